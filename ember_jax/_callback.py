@@ -1,0 +1,67 @@
+"""The one door between JAX and the host: the only file that binds `jax.pure_callback` and `io_callback`.
+
+Design note. Everything that leaves XLA is an instance of `HostFunction`: a text operation, a host call, an LLM
+call, an operator's island. It is bound as the callback itself, so lowering recognises it by looking at an
+equation's `callback` parameter and needs no primitive of our own. Instances compare by value, because JAX keys
+its caches by the callback: an object that differs from call to call compiles again each time.
+"""
+
+import abc
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import io_callback
+
+_ZERO = np.zeros((), np.float32)
+
+
+class HostFunction(abc.ABC):
+    """A Python callable on NumPy arrays that JAX programs may call.
+
+    Subclasses are hashable by value.
+    """
+
+    @abc.abstractmethod
+    def __call__(self, *arrays: Any) -> Sequence[np.ndarray]:
+        """Runs on concrete arrays that may have leading batch axes, the same ones on every argument."""
+
+
+def is_eager() -> bool:
+    """Whether no trace is active, so that a host call may be made line by line, now.
+
+    The inputs do not tell: a literal under `jax.jit` looks concrete, and a call made on it would be paid at trace
+    time. Whether an operation on constants yields a tracer does tell, with public API only. (Under an eager
+    `jax.vmap` or `jax.grad` constants stay concrete; there the inputs decide, see `all_concrete`.)
+    """
+    return not isinstance(jnp.add(_ZERO, _ZERO), jax.core.Tracer)
+
+
+def all_concrete(tree: Any) -> bool:
+    """Whether no leaf of a pytree is a tracer."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def bind(
+    function: HostFunction, out: Sequence[jax.ShapeDtypeStruct], *arrays: Any, effectful: bool = False
+) -> tuple[jax.Array, ...]:
+    """Binds a host function into the JAX program that is being traced; `out` is what it returns here.
+
+    Inputs are behind `stop_gradient`: words have no derivative, and a callback has none to give. Under `vmap` the
+    function gets every argument with the batch axes in front.
+    """
+    inputs = [jax.lax.stop_gradient(a) for a in arrays]
+    if effectful:
+        return tuple(io_callback(function, list(out), *inputs, ordered=False))
+    return tuple(jax.pure_callback(function, list(out), *inputs, vmap_method="broadcast_all"))
+
+
+def invoke(
+    function: HostFunction, out: Sequence[jax.ShapeDtypeStruct], *arrays: Any, effectful: bool = False
+) -> tuple[jax.Array, ...]:
+    """Calls a host function: line by line where nothing is traced, as a callback where something is."""
+    if all_concrete(arrays) and is_eager():
+        return tuple(jnp.asarray(r) for r in function(*(np.asarray(a) for a in arrays)))
+    return bind(function, out, *arrays, effectful=effectful)

@@ -1,0 +1,148 @@
+"""Every exception that ember_jax raises, drawn here once.
+
+    EmberError
+    ├── TextError (ValueError)            a value that cannot be a Text, a template that lacks a field
+    │   └── UnknownDigestError            a digest whose words are not in this process
+    ├── AnnotationError (TypeError)       an operator's missing annotation, or a value that breaks one
+    ├── TracedControlFlowError (TypeError)  Python `if`, `while`, `for`, `str()` on a traced value
+    ├── UnsupportedError (ValueError)     a JAX feature that has no meaning inside an operator
+    ├── GradientError (ValueError)        a derivative that would silently be wrong
+    ├── HostResultError (TypeError)       a host function returned something other than its `out=`
+    ├── ModelError (ValueError)           a model id that no provider knows
+    ├── ProviderError                     what a provider answered instead of a completion
+    │   ├── AuthenticationError           no API key, or a wrong one
+    │   ├── RefusedRequestError           the request itself is at fault (4xx)
+    │   ├── RateLimitError                too many requests (429)
+    │   ├── ServerError                   the provider's fault (408, 5xx)
+    │   ├── ConnectionFailedError         nothing, or half of an answer, came back
+    │   └── MalformedResponseError        an answer that is not what the protocol says
+    ├── SweepError                        some lanes of a sweep failed; the others are kept
+    └── CancelledError                    the sweep was stopped, by Ctrl-C or at interpreter exit
+
+    RepeatedSampleWarning (UserWarning)   equal keyless calls that were answered by one sample
+
+No message holds a credential, and none but `SweepError`'s causes quote a prompt.
+"""
+
+from collections.abc import Sequence
+
+
+class EmberError(Exception):
+    """The base of every error that ember_jax raises."""
+
+
+class TextError(EmberError, ValueError):
+    """A value that cannot be a Text, or a text operation that cannot be done."""
+
+
+class UnknownDigestError(TextError):
+    """A digest whose words are not in this process's store."""
+
+
+class AnnotationError(EmberError, TypeError):
+    """An operator lacks an annotation, or was given a value that breaks one."""
+
+
+class TracedControlFlowError(EmberError, TypeError):
+    """Python control flow, or `str()`, on a value that is known only when the plan runs."""
+
+
+class UnsupportedError(EmberError, ValueError):
+    """A JAX feature that has no meaning inside an operator."""
+
+
+class GradientError(EmberError, ValueError):
+    """A derivative was asked for that would silently be wrong."""
+
+
+class HostResultError(EmberError, TypeError):
+    """A host function returned something that does not match its `out=`."""
+
+
+class ModelError(EmberError, ValueError):
+    """A model id that names no known provider or model."""
+
+
+class ProviderError(EmberError):
+    """What a provider answered instead of a completion.
+
+    **Attributes:**
+
+    - `status`: the HTTP status, or `None` when there was no HTTP answer.
+    - `retry_after`: seconds the provider asks to wait, or `None`.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None):
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class AuthenticationError(ProviderError):
+    """There is no API key, or the provider does not accept it."""
+
+
+class RefusedRequestError(ProviderError):
+    """The provider refused the request itself; sending it again cannot help."""
+
+
+class RateLimitError(ProviderError):
+    """The provider is asked too often."""
+
+
+class ServerError(ProviderError):
+    """The provider failed; the same request may succeed later."""
+
+
+class ConnectionFailedError(ProviderError):
+    """No answer, or only half of one, came back."""
+
+
+class MalformedResponseError(ProviderError):
+    """The provider's answer is not what its protocol says."""
+
+
+class LaneFailure:
+    """One failed lane: its index (outermost `vmap` first), its operator scope, and why."""
+
+    def __init__(self, lane: tuple[int, ...], scope: str, cause: BaseException):
+        self.lane = lane
+        self.scope = scope
+        self.cause = cause
+
+    def __str__(self) -> str:
+        where = f"lane {list(self.lane)}" if self.lane else "the only lane"
+        return f"{where}, {self.scope or 'top level'}: {type(self.cause).__name__}: {self.cause}"
+
+
+class SweepError(EmberError):
+    """Some lanes failed; every other lane finished and its answers are kept.
+
+    **Attributes:**
+
+    - `failures`: one `LaneFailure` for each failed lane, in lane order.
+    - `lanes`: the number of lanes that were run.
+    """
+
+    _SHOWN = 3
+
+    def __init__(self, failures: Sequence[LaneFailure], lanes: int):
+        self.failures = tuple(failures)
+        self.lanes = lanes
+        shown = "".join(f"\n  - {failure}" for failure in self.failures[: self._SHOWN])
+        more = len(self.failures) - self._SHOWN
+        rest = f"\n  - … and {more} more (`error.failures` has them all)" if more > 0 else ""
+        super().__init__(
+            f"{len(self.failures)} of {lanes} lanes failed; the other {lanes - len(self.failures)} finished, "
+            f"and what they were answered is kept in the journal:{shown}{rest}\n"
+            "To resume, run the same program again in this session: answered calls are replayed, "
+            "only the failed ones are asked again."
+        )
+
+
+class CancelledError(EmberError):
+    """The sweep was stopped before it finished."""
+
+
+class RepeatedSampleWarning(UserWarning):
+    """Several equal calls without a key were answered by one sample."""

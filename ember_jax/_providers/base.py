@@ -1,0 +1,101 @@
+"""What a provider is: requests in, responses out, as data.
+
+A provider knows one service's protocol and nothing of JAX, lanes or journals. It never retries, paces or
+caches: the runtime does, the same way for all of them.
+"""
+
+import abc
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation; `role` is `system`, `user` or `assistant`."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call, complete: two equal requests have the same answer.
+
+    **Fields:**
+
+    - `provider`, `model`: the two halves of the model id `provider/model`.
+    - `messages`: the conversation.
+    - `parameters`: JSON values by name, as the user set them (`temperature`, `max_tokens`, …).
+    - `sample`: the bits of the caller's key in hex, or `None` for "sample 0". Providers do not send it, but a
+        simulated one may draw from it.
+    """
+
+    provider: str
+    model: str
+    messages: tuple[Message, ...]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    sample: str | None = None
+
+    def digest(self) -> bytes:
+        """32 bytes that are equal exactly for equal requests, on every machine."""
+        canonical = json.dumps(
+            [
+                self.provider,
+                self.model,
+                [[m.role, m.content] for m in self.messages],
+                dict(self.parameters),
+                self.sample,
+            ],
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=True,
+        )
+        return hashlib.blake2b(canonical.encode("ascii"), digest_size=32).digest()
+
+
+@dataclass(frozen=True)
+class Response:
+    """One answer.
+
+    **Fields:**
+
+    - `text`: the words.
+    - `input_tokens`, `output_tokens`: as the provider counted them; 0 where it does not say.
+    - `cost`: US dollars, NaN where no price is known.
+    - `logprob`: the sum of the answer's token log-probabilities, NaN where the provider does not say.
+    - `model`: the model that answered, as the provider names it.
+    - `request_id`: the provider's own id of the request, empty where it gives none.
+    """
+
+    text: str
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float = float("nan")
+    logprob: float = float("nan")
+    model: str = ""
+    request_id: str = ""
+
+
+class Provider(abc.ABC):
+    """One service that answers requests.
+
+    An instance may be used from one event loop at a time; `complete` is called concurrently on it.
+    """
+
+    @abc.abstractmethod
+    def check(self, model: str) -> None:
+        """Raises `ModelError` if `model` (without the provider's prefix) is known not to exist.
+
+        Called when an `LLM` is built; it must neither do IO nor need credentials.
+        """
+
+    @abc.abstractmethod
+    async def complete(self, request: Request) -> Response:
+        """Answers one request, or raises a `ProviderError`."""
+
+    @abc.abstractmethod
+    async def close(self) -> None:
+        """Frees connections. The provider may be used again afterwards."""

@@ -1,0 +1,95 @@
+"""Text operations: pure Python on words, element by element, inside any JAX program.
+
+Design note. A text operation is a callback that XLA sees as digests in, digests (or numbers) out. It is elementwise
+over its leading axes, so a batch axis added by `vmap` is one more leading axis and needs no rule. An operator's plan
+runs it inline on the lane's strings, without XLA.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import _callback
+from . import store
+
+Kind = Literal["text", "texts", "number"]
+# What one element of an operand is: a string; a list of strings (the last axis); a NumPy scalar.
+TEXT: Kind = "text"
+TEXTS: Kind = "texts"
+NUMBER: Kind = "number"
+_CORE_RANK = {TEXT: 1, TEXTS: 2, NUMBER: 0}
+
+
+@dataclass(frozen=True)
+class ElementwiseOp(_callback.HostFunction):
+    """One text operation, compared by value: `function(*static, *elements)` for every element.
+
+    `function` is module-level and `static` hashable, so that the same operation is the same callback.
+    """
+
+    function: Callable[..., Any]
+    static: tuple[Hashable, ...]
+    operands: tuple[Kind, ...]
+    result: Literal["text"] | np.dtype
+
+    def __call__(self, *arrays: Any) -> Sequence[np.ndarray]:
+        arrays = tuple(np.asarray(a) for a in arrays)
+        kind = self.operands[0]
+        batch = arrays[0].shape[: arrays[0].ndim - _CORE_RANK[kind]]
+        columns = [_column(kind, array, len(batch)) for kind, array in zip(self.operands, arrays, strict=True)]
+        results = [self.function(*self.static, *row) for row in zip(*columns, strict=True)]
+        if self.result == TEXT:
+            words = np.empty(len(results), object)
+            words[:] = results
+            return [store.put_array(words).reshape(*batch, store.DIGEST_WORDS)]
+        if not results:
+            return [np.zeros((), self.result)]
+        return [np.asarray(results, self.result).reshape(*batch, *np.shape(results[0]))]
+
+    def __str__(self) -> str:
+        return self.function.__name__.strip("_")
+
+
+def _column(kind: Kind, array: np.ndarray, batch_rank: int) -> list[Any]:
+    if kind == NUMBER:
+        return list(array.ravel())
+    words = store.get_array(array)
+    if kind == TEXT:
+        return words
+    length, rows = array.shape[batch_rank], int(np.prod(array.shape[:batch_rank], dtype=int))
+    return [words[i * length : (i + 1) * length] for i in range(rows)]
+
+
+def elementwise(
+    function: Callable[..., Any],
+    static: tuple[Hashable, ...],
+    operands: Sequence[tuple[Any, Kind]],
+    result: Literal["text"] | jax.ShapeDtypeStruct,
+) -> jax.Array:
+    """Applies a function to every element of some arrays, which broadcast against each other.
+
+    **Arguments:**
+
+    - `function`, `static`: `function(*static, *elements)` computes one element.
+    - `operands`: arrays (digests for text) with what one element of each is.
+    - `result`: `TEXT`, or the shape and dtype of one element's numbers.
+
+    **Returns:** digests `uint32[*batch, 4]`, or numbers `[*batch, *result.shape]`.
+    """
+    arrays = [jnp.asarray(array) for array, _ in operands]
+    kinds = tuple(kind for _, kind in operands)
+    cores = [a.shape[a.ndim - _CORE_RANK[k] :] for a, k in zip(arrays, kinds, strict=True)]
+    batch = np.broadcast_shapes(*(a.shape[: a.ndim - len(c)] for a, c in zip(arrays, cores, strict=True)))
+    arrays = [jnp.broadcast_to(a, (*batch, *c)) for a, c in zip(arrays, cores, strict=True)]
+    if result == TEXT:
+        out, dtype = jax.ShapeDtypeStruct((*batch, store.DIGEST_WORDS), np.uint32), TEXT
+    else:
+        out, dtype = jax.ShapeDtypeStruct((*batch, *result.shape), result.dtype), np.dtype(result.dtype)
+    if 0 in batch:
+        return jnp.zeros(out.shape, out.dtype)
+    op = ElementwiseOp(function, static, kinds, dtype)
+    return _callback.invoke(op, [out], *arrays)[0]

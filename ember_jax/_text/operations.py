@@ -1,0 +1,223 @@
+"""Operations on Text that give Text: `format`, `join`, `normalize`, `where`, `stack`, `concatenate`; and `fold_in`."""
+
+import re
+import string
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._errors import TextError
+from . import store
+from .elementwise import NUMBER, TEXT, TEXTS, Kind, elementwise
+from .text import Text, as_text, text
+
+
+def format(template: str | Text, **fields: Any) -> Text:
+    """Fills `{name}` fields of a template.
+
+    Only the names that are passed are replaced, wherever they stand; every other brace is left as it is, so JSON and
+    LaTeX need no escaping. Arrays take Python's format specifications: `{x:.2f}`. Template and fields broadcast
+    against each other.
+
+    **Arguments:**
+
+    - `template`: a string, or a Text of any shape.
+    - `fields`: a string, a Text, a number or an array for each name.
+
+    **Returns:** a Text of the broadcast shape.
+
+    **Raises:** `TextError` if a `str` template lacks a field that was passed, or a field is neither text nor number.
+    A Text template may lack one: it is data, and differs from lane to lane.
+    """
+    names = tuple(sorted(fields))
+    if isinstance(template, str):
+        _check_fields(template, names)
+    operands = [(as_text(template).digests, TEXT), *(_field(name, fields[name]) for name in names)]
+    return Text(elementwise(_format, (names,), operands, TEXT))
+
+
+def join(separator: str | Text, texts: Text | Sequence[Any], axis: int = -1) -> Text:
+    """Joins strings along an axis, as `str.join` does.
+
+    **Arguments:**
+
+    - `separator`: what stands between them; broadcasts against the result.
+    - `texts`: a Text of rank 1 or more, or a sequence of Texts and strings, which are broadcast and joined.
+    - `axis`: the axis of `texts` that is joined.
+
+    **Returns:** a Text without that axis. An empty axis gives empty strings.
+    """
+    if isinstance(texts, str):
+        raise TextError("ember.join takes several texts: a Text of rank 1 or more, or a list; got one string.")
+    if not isinstance(texts, Text):
+        texts = stack(_broadcast_texts(texts), axis=-1) if texts else text([])
+        axis = -1
+    if not texts.shape:
+        raise TextError("ember.join got a Text of rank 0: there is nothing to join. Stack several with `ember.stack`.")
+    last = jnp.moveaxis(texts.digests, _leading(axis, texts.ndim), -2)
+    return Text(elementwise(_join, (), [(as_text(separator).digests, TEXT), (last, TEXTS)], TEXT))
+
+
+def normalize(t: Text | str, how: str = "answer") -> Text:
+    """Brings answers that mean the same to the same words, so that `==` and votes find them.
+
+    **Arguments:**
+
+    - `t`: a Text of any shape.
+    - `how`: `"answer"` (Unicode NFKC, lower case, without punctuation at the ends of words, the articles *a*, *an*
+        and *the*, and repeated white space: the normalisation of SQuAD, arXiv 1606.05250, kept to word ends so that
+        `3.14` and `x-1` survive), `"case"` (NFKC and lower case), `"space"` (white space collapsed and stripped),
+        `"unicode"` (NFKC alone) or `"number"` (the last number, written canonically; the text as it is where there
+        is none).
+
+    **Raises:** `TextError` for another `how`.
+    """
+    if how not in _NORMALIZERS:
+        raise TextError(f"ember.normalize knows how={sorted(_NORMALIZERS)}; got {how!r}.")
+    return Text(elementwise(_normalize, (how,), [(as_text(t).digests, TEXT)], TEXT))
+
+
+def where(condition: Any, a: Text | str, b: Text | str) -> Text:
+    """`jnp.where` for Text: `a` where `condition` holds, else `b`; all three broadcast."""
+    a, b = as_text(a), as_text(b)
+    return Text(jnp.where(jnp.asarray(condition)[..., None], a.digests, b.digests))
+
+
+def stack(texts: Sequence[Text | str], axis: int = 0) -> Text:
+    """`jnp.stack` for Text: texts of one shape along a new axis."""
+    parts = [as_text(t) for t in texts]
+    if not parts:
+        raise TextError("ember.stack needs at least one Text; `ember.text([])` is an empty one.")
+    return Text(jnp.stack([t.digests for t in parts], _leading(axis, parts[0].ndim + 1)))
+
+
+def concatenate(texts: Sequence[Text | str], axis: int = 0) -> Text:
+    """`jnp.concatenate` for Text: texts along an axis they have."""
+    parts = [as_text(t) for t in texts]
+    if not parts:
+        raise TextError("ember.concatenate needs at least one Text; `ember.text([])` is an empty one.")
+    if not parts[0].shape:
+        raise TextError("ember.concatenate needs Texts of rank 1 or more; `ember.stack` makes an axis, `+` joins words.")
+    return Text(jnp.concatenate([t.digests for t in parts], _leading(axis, parts[0].ndim)))
+
+
+def fold_in(key: jax.Array, data: Any) -> jax.Array:
+    """Makes a new key from a key and some content, so that the key stays with the content.
+
+    Where `jax.random.split` gives keys by position, a key folded from a question is that question's key: filtering
+    rows or inserting a call does not change, and so does not repay, the others.
+
+    **Arguments:**
+
+    - `key`: a typed or legacy key, of rank 0.
+    - `data`: a string, a Text of rank 0, or an integer (as `jax.random.fold_in`).
+
+    **Returns:** a key of the same kind. The same words give the same key, traced or not.
+    """
+    if isinstance(data, str):
+        data = text(data)
+    if not isinstance(data, Text):
+        return jax.random.fold_in(key, data)
+    if data.shape:
+        raise TextError(f"ember.fold_in takes one Text, got shape {data.shape}; use jax.vmap(ember.fold_in).")
+    for word in range(store.DIGEST_WORDS):
+        key = jax.random.fold_in(key, data.digests[word])
+    return key
+
+
+# -- on one element --------------------------------------------------------------------------------------------------
+
+
+def _format(names: tuple[str, ...], template: str, *values: Any) -> str:
+    if not names:
+        return template
+    by_name = dict(zip(names, values, strict=True))
+    return _pattern(names).sub(lambda m: _fill(m, by_name[m[1]]), template)
+
+
+def _fill(match: re.Match[str], value: Any) -> str:
+    spec = match[2] or ""
+    value = value if isinstance(value, str) else value.item()
+    try:
+        return value.__format__(spec)
+    except ValueError as error:
+        raise TextError(
+            f"ember.format cannot write a {type(value).__name__} in the field {match[0]!r}: {error}."
+        ) from None
+
+
+def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(r"\{(" + "|".join(map(re.escape, names)) + r")(?::([^{}]*))?\}")  # re caches compiled patterns
+
+
+def _join(separator: str, parts: list[str]) -> str:
+    return separator.join(parts)
+
+
+def _normalize(how: str, words: str) -> str:
+    return _NORMALIZERS[how](words)
+
+
+def _unicode(words: str) -> str:
+    return unicodedata.normalize("NFKC", words)
+
+
+def _space(words: str) -> str:
+    return " ".join(words.split())
+
+
+def _case(words: str) -> str:
+    return _unicode(words).casefold()
+
+
+def _answer(words: str) -> str:
+    bare = [word.strip(string.punctuation) or word for word in _case(words).split()]
+    return " ".join(word for word in bare if word not in ("a", "an", "the"))
+
+
+_NORMALIZERS = {"answer": _answer, "case": _case, "space": _space, "unicode": _unicode}
+
+
+# -- operands --------------------------------------------------------------------------------------------------------
+
+
+def _check_fields(template: str, names: tuple[str, ...]) -> None:
+    found = {match[1] for match in _pattern(names).finditer(template)} if names else set()
+    if missing := [name for name in names if name not in found]:
+        raise TextError(
+            f"the template lacks the field {{{missing[0]}}} that was passed to ember.format: {template!r:.200}. "
+            "Write it into the template, or do not pass it."
+        )
+
+
+def _field(name: str, value: Any) -> tuple[Any, Kind]:
+    if isinstance(value, Text | str):
+        return as_text(value).digests, TEXT
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        return text(value).digests, TEXT
+    array = jnp.asarray(value) if isinstance(value, bool | int | float | list | np.ndarray | np.generic) else value
+    if not isinstance(array, jax.Array) or not (
+        jnp.issubdtype(array.dtype, jnp.number) or jnp.issubdtype(array.dtype, jnp.bool_)
+    ):
+        raise TextError(
+            f"the field {name} of ember.format is of type {type(value).__name__}; it takes text, numbers and arrays "
+            "of them."
+        )
+    return array, NUMBER
+
+
+def _leading(axis: int, rank: int) -> int:
+    """An axis of the strings as an axis of their digests, whose last one is not theirs."""
+    if not -rank <= axis < rank:
+        raise TextError(f"axis {axis} is out of range for a Text of rank {rank}.")
+    return axis % rank
+
+
+def _broadcast_texts(texts: Sequence[Any]) -> list[Text]:
+    parts = [as_text(t) for t in texts]
+    shape = np.broadcast_shapes(*(t.shape for t in parts))
+    return [Text(jnp.broadcast_to(t.digests, (*shape, store.DIGEST_WORDS))) for t in parts]

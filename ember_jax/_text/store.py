@@ -1,0 +1,92 @@
+"""The content-addressed store: where the words lie once, while arrays carry their digests.
+
+Design note. A digest is BLAKE2b (RFC 7693) with 128 bits of output over the UTF-8 bytes, so it means the same on
+every machine. With n texts the chance of any collision is about n²/2^129: below 1e-20 for a billion texts. That
+is why equality of digests may stand for equality of words, and why a collision is not searched for.
+
+Two digests are reserved and never the digest of words: all zeros, which fills the unused parts of arrays (an
+unselected branch, `jnp.zeros`), and all ones, kept for a failed Text.
+"""
+
+import hashlib
+
+import numpy as np
+
+from .._errors import TextError, UnknownDigestError
+
+DIGEST_WORDS = 4
+DIGEST_BYTES = 16
+_BLANK = bytes(DIGEST_BYTES)
+
+_words: dict[bytes, str] = {}
+
+
+def digest_of(words: str) -> bytes:
+    """The 16-byte digest of some words.
+
+    **Raises:** `TextError` if they hold a lone surrogate, which no UTF-8 text can.
+    """
+    try:
+        raw = words.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise TextError(
+            f"character {error.start} of a text of {len(words)} characters is the lone surrogate "
+            f"U+{ord(words[error.start]):04X}, which is not valid Unicode text. It often comes from "
+            'reading bytes with errors="surrogateescape"; decode them with errors="replace", or drop it by '
+            'words.encode("utf-8", "ignore").decode().'
+        ) from None
+    return hashlib.blake2b(raw, digest_size=DIGEST_BYTES).digest()
+
+
+def put(words: str) -> bytes:
+    """Keeps some words and returns their digest."""
+    # A subclass of str (numpy.str_) would keep its whole array alive.
+    words = words if type(words) is str else str(words)
+    digest = digest_of(words)
+    _words[digest] = words
+    return digest
+
+
+def get(digest: bytes) -> str:
+    """The words of a digest.
+
+    **Raises:** `UnknownDigestError` if this process never saw them.
+    """
+    try:
+        return _words[digest]
+    except KeyError:
+        raise UnknownDigestError(_unknown(digest)) from None
+
+
+def peek(digest: bytes) -> str | None:
+    """The words of a digest, or `None` if they are not here; for a repr, which must not raise."""
+    return _words.get(digest)
+
+
+def put_array(words: np.ndarray) -> np.ndarray:
+    """Digests `uint32[*shape, 4]` of an object array of strings."""
+    digests = b"".join([put(w) for w in words.ravel().tolist()])
+    return np.frombuffer(digests, np.uint32).reshape(*words.shape, DIGEST_WORDS)
+
+
+def get_array(digests: np.ndarray) -> list[str]:
+    """The words of digests `uint32[*shape, 4]`, flattened in row-major order."""
+    raw = np.ascontiguousarray(digests, np.uint32).tobytes()
+    return [get(raw[i : i + DIGEST_BYTES]) for i in range(0, len(raw), DIGEST_BYTES)]
+
+
+def _unknown(digest: bytes) -> str:
+    if digest == _BLANK:
+        return (
+            "this Text is blank: its digest is all zeros, which stands for no words. It comes from an array made of "
+            "zeros in place of a Text (`jnp.zeros_like`, padding, an out-of-range index); start from "
+            '`ember.text("")` instead.'
+        )
+    return (
+        f"the words of digest {digest.hex()} are not in this process. Likely causes, the first first:\n"
+        "  1. an axis other than a leading one was mapped or moved: the last axis of a Text's array holds the "
+        "digest's four words, so `in_axes=-1`, `out_axes=-1` or a transpose takes digests apart. Use leading axes.\n"
+        "  2. the Text was loaded from a plain checkpoint, which holds digests only. `ember.save` and `ember.load` "
+        "keep the words with them.\n"
+        "  3. it was made in another process. Send the words along, or make the Text again here with `ember.text`."
+    )

@@ -1,0 +1,303 @@
+"""`Text`: an array of strings that JAX carries as fixed-size digests.
+
+Design note. Text is a pytree with one leaf, `uint32[*shape, 4]`: a 128-bit digest for each string, whose words lie
+in the process's store. The alternatives were bytes padded to a length (every new length retraces, every lane pays
+for the longest) and static strings (every new prompt recompiles). With digests text has a constant size,
+equality is integer comparison inside XLA, and `vmap`, `scan` carries and `lax.cond` work because the leaf is an
+ordinary array.
+"""
+
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt32
+
+from .._errors import TextError, TracedControlFlowError
+from . import store
+from .elementwise import TEXT, elementwise
+
+_TRACED_WORDS = (
+    "the words of a traced Text are not known while JAX traces: only its digest flows through the program. "
+    'Build text with `ember.format("… {{x}} …", x=text)` or `+`, not with an f-string or `str()`; compare with '
+    '`text == "yes"`; take a Python function to the words with `ember.host`.{hint}'
+)
+
+
+class TextAnnotation:
+    """`Text["n"]`: a Text annotated with a shape, in jaxtyping's language for dimensions."""
+
+    def __init__(self, dimensions: str):
+        self.dimensions = dimensions
+        self.leaf = UInt32[jax.Array, f"{dimensions} {store.DIGEST_WORDS}"]
+
+    def __repr__(self) -> str:
+        return f'Text["{self.dimensions}"]'
+
+    # `Text["n"] | None` must be a valid annotation.
+    def __or__(self, other: Any) -> Any:
+        from typing import Union  # typing builds unions from a call on any object
+
+        return Union[self, other]  # noqa: UP007
+
+    def __call__(self) -> None:
+        raise TypeError(f"{self!r} is an annotation; make a Text with `ember.text`.")
+
+
+class Text:
+    """An array of strings, of any shape; made by `ember.text`.
+
+    Indexing, `reshape`, `vmap`, `scan` and `lax.cond` treat it as an array of that shape (the digest's own axis, the
+    last one of the leaf, is hidden). `==` compares words and gives a boolean array. `str(t)` and `t.tolist()` give
+    the words back.
+    """
+
+    __slots__ = ("digests",)
+    __hash__ = None  # type: ignore[assignment]  # `==` gives an array
+    # NumPy must not take `np_array == text` apart element by element.
+    __array_priority__ = 100
+
+    def __init__(self, digests: Any):
+        # Not validated: JAX and Equinox put tracers, `None`, booleans and tuples here.
+        self.digests = digests
+
+    def __class_getitem__(cls, dimensions: str) -> Any:
+        if not isinstance(dimensions, str):
+            raise TypeError(f'Text takes its shape as a string, as in Text["n"]; got {dimensions!r}.')
+        return TextAnnotation(dimensions)
+
+    # -- shape ---------------------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array of strings."""
+        shape = getattr(self.digests, "shape", None)
+        if shape is None:
+            raise TextError(f"this Text holds {self.digests!r} in place of digests, so it has no shape.")
+        if shape[-1:] != (store.DIGEST_WORDS,):
+            raise TextError(
+                f"a Text's array must end in an axis of {store.DIGEST_WORDS}, the words of a digest; this one has "
+                f"shape {tuple(shape)}. Map, move and reduce leading axes only (`in_axes=-1` takes digests apart)."
+            )
+        return tuple(shape[:-1])
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes of the array of strings."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of strings."""
+        return int(np.prod(self.shape, dtype=int))
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a Text of rank 0 is one string and has no len(); `len(str(t))` counts its characters.")
+        return self.shape[0]
+
+    def reshape(self, *shape: Any) -> "Text":
+        """The same strings in another shape."""
+        target = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
+        if -1 in target:
+            # resolved here: with an explicit digest axis, -1 would be ambiguous for size 0
+            target = np.empty(self.shape, np.bool_).reshape(*target).shape
+        return Text(jnp.reshape(self.digests, (*target, store.DIGEST_WORDS)))
+
+    def __getitem__(self, index: Any) -> "Text":
+        shape = self.shape
+        if not shape:
+            raise IndexError("a Text of rank 0 is one string and cannot be indexed; `str(t)[i]` is a character.")
+        if not isinstance(index, tuple) and index is not Ellipsis and getattr(index, "dtype", None) != bool:
+            return Text(jnp.asarray(self.digests)[index])
+        # Positions stand for strings, so that NumPy's own rules decide what any index means.
+        positions = jnp.arange(self.size).reshape(shape)[index]
+        return Text(jnp.reshape(self.digests, (-1, store.DIGEST_WORDS))[positions])
+
+    def __iter__(self) -> Iterator["Text"]:
+        return (self[i] for i in range(len(self)))
+
+    # -- words ---------------------------------------------------------------------------------------------------
+
+    def _words(self, hint: str = "") -> list[str]:
+        if isinstance(self.digests, jax.core.Tracer):
+            raise TracedControlFlowError(_TRACED_WORDS.format(hint=hint))
+        _ = self.shape
+        return store.get_array(np.asarray(self.digests))
+
+    def tolist(self) -> Any:
+        """The words, as a `str` or nested lists of them."""
+        return np.asarray(self).tolist() if self.shape else str(self)
+
+    def __str__(self) -> str:
+        words = self._words()
+        return words[0] if self.shape == () else str(self.tolist())
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        # object, not `<U`: NumPy's fixed-width strings drop trailing NULs
+        words = np.empty(self.size, object)
+        words[:] = self._words()
+        return words.reshape(self.shape).astype(dtype) if dtype is not None else words.reshape(self.shape)
+
+    def __repr__(self) -> str:
+        if not isinstance(self.digests, jax.Array | np.ndarray):
+            return f"Text({self.digests!r})"
+        dims = ",".join(map(str, self.digests.shape[:-1]))
+        if isinstance(self.digests, jax.core.Tracer):
+            return f"Text[{dims}](traced)"
+        if self.digests.shape[-1:] != (store.DIGEST_WORDS,):
+            return f"Text(array of shape {self.digests.shape})"
+        return f"Text[{dims}]({_excerpt(np.asarray(self.digests))})" if dims else f"Text({_excerpt(self.digests)})"
+
+    def __bool__(self) -> bool:
+        if isinstance(self.digests, jax.core.Tracer):
+            raise TracedControlFlowError(_TRACED_WORDS.format(hint=""))
+        raise TypeError('the truth of a Text is not defined; compare it, as in `text == ""`, or use `str(text)`.')
+
+    def __contains__(self, part: Any) -> bool:
+        if self.shape:
+            raise TypeError("`in` on an array of Text is not defined; `(texts == words).any()` looks for an element.")
+        return str(part) in str(self)
+
+    # -- operators -----------------------------------------------------------------------------------------------
+
+    def __eq__(self, other: Any) -> Any:
+        other = _as_operand(other)
+        if other is None:
+            return NotImplemented
+        _ = self.shape, other.shape
+        return jnp.all(jnp.equal(*_broadcast(self, other)), axis=-1)
+
+    def __ne__(self, other: Any) -> Any:
+        equal = self.__eq__(other)
+        return equal if equal is NotImplemented else jnp.logical_not(equal)
+
+    def __add__(self, other: Any) -> "Text":
+        return _concatenate(self, other)
+
+    def __radd__(self, other: Any) -> "Text":
+        return _concatenate(other, self)
+
+
+jax.tree_util.register_pytree_with_keys(
+    Text,
+    lambda t: (((jax.tree_util.GetAttrKey("digests"), t.digests),), None),
+    lambda _, leaves: Text(*leaves),
+    lambda t: ((t.digests,), None),
+)
+
+
+def text(words: Any) -> Text:
+    """Makes a `Text` of a string, or of nested lists, a NumPy array or a pandas Series of strings.
+
+    **Arguments:**
+
+    - `words`: what to hold. A `Text` is returned as it is.
+
+    **Returns:** a `Text` whose shape is that of `words`: `()` for a string, `(n,)` for a list of n.
+
+    **Raises:** `TextError` for anything that is not a string (the message names the element), for lists of unequal
+    length, and for lone surrogates.
+    """
+    if isinstance(words, Text):
+        return words
+    array = np.asarray(words, object) if isinstance(words, str) else _object_array(words)
+    for index, element in np.ndenumerate(array):
+        if not isinstance(element, str):
+            where = f"element {list(index)}" if index else "the argument"
+            raise TextError(
+                f"{where} of ember.text is {_describe(element)}, not a string."
+                + (" Lists of unequal length do not make an array." if isinstance(element, list | tuple) else "")
+                + (" Fill missing values first." if _is_missing(element) else " Convert it with str().")
+            )
+    # Concrete even while something is traced: these words are known, and become a constant of the program.
+    with jax.ensure_compile_time_eval():
+        return Text(jnp.asarray(store.put_array(array)))
+
+
+def as_text(value: Any) -> Text:
+    """`value` as a Text; what every text operation does to its operands."""
+    return value if isinstance(value, Text) else text(value)
+
+
+def _object_array(words: Any) -> np.ndarray:
+    if isinstance(words, jax.Array):
+        raise TextError(f"ember.text takes strings; got {_describe(words)}.")
+    if isinstance(words, list | tuple):
+        shape = _shape(words)
+        array = np.empty(int(np.prod(shape, dtype=int)), object)
+        array[:] = list(_flatten(words, len(shape)))
+        return array.reshape(shape)
+    return np.asarray(words, object)
+
+
+def _shape(words: Any) -> tuple[int, ...]:
+    """The shape of nested lists; a level of unequal lengths is where it ends."""
+    if not isinstance(words, list | tuple):
+        return ()
+    inner = {_shape(w) for w in words}
+    if len(inner) <= 1:
+        return (len(words), *(inner.pop() if inner else ()))
+    raise TextError(
+        "ember.text got lists of unequal length, which do not make an array: "
+        f"shapes {sorted(inner, key=str)} stand side by side. Pad them, or make one Text for each."
+    )
+
+
+def _flatten(words: Any, depth: int) -> Iterator[Any]:
+    if depth == 0:
+        yield words
+    else:
+        for inner in words:
+            yield from _flatten(inner, depth - 1)
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, jax.Array | np.ndarray):
+        return f"an array of {value.dtype}{list(value.shape)}"
+    return f"of type {type(value).__name__} ({value!r:.40})"
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def _as_operand(value: Any) -> Text | None:
+    return text(value) if isinstance(value, str | list) else value if isinstance(value, Text) else None
+
+
+def _broadcast(a: Text, b: Text) -> tuple[Any, Any]:
+    shape = np.broadcast_shapes(a.shape, b.shape)
+    full = (*shape, store.DIGEST_WORDS)
+    return jnp.broadcast_to(a.digests, full), jnp.broadcast_to(b.digests, full)
+
+
+def _concatenate(a: Any, b: Any) -> Any:
+    if not isinstance(a, Text | str) or not isinstance(b, Text | str):
+        return NotImplemented
+    digests = [as_text(side).digests for side in (a, b)]
+    return Text(elementwise(operator.add, (), [(side, TEXT) for side in digests], TEXT))
+
+
+_SHOWN_CHARACTERS = 60
+_SHOWN_STRINGS = 4
+
+
+def _excerpt(digests: Any) -> str:
+    """The words for a repr: a few strings, each shortened; digests whose words are not here are shown as such."""
+    flat = np.asarray(digests).reshape(-1, store.DIGEST_WORDS)
+    shown = [_short(store.peek(row.tobytes())) for row in flat[:_SHOWN_STRINGS]]
+    more = [f"… {len(flat) - _SHOWN_STRINGS} more"] if len(flat) > _SHOWN_STRINGS else []
+    return ", ".join(shown + more)
+
+
+def _short(words: str | None) -> str:
+    if words is None:
+        return "<unknown words>"
+    return repr(words if len(words) <= _SHOWN_CHARACTERS else words[: _SHOWN_CHARACTERS - 1] + "…")
