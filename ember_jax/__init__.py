@@ -1,5 +1,20 @@
-"""Networks of LLM calls as JAX programs."""
+"""Networks of LLM calls as JAX programs.
 
+The plan runs the calls; XLA runs the numbers.
+"""
+
+from . import testing as testing
+from ._host import host as host
+from ._jit import jit as jit
+from ._llm import LLM as LLM
+from ._llm import Completion as Completion
+from ._operator import Operator as Operator
+from ._operator import operator as operator
+from ._providers.registry import register as register
+from ._runtime.session import session as session
+from ._text.numbers import features as features
+from ._text.numbers import parse_number as parse_number
+from ._text.numbers import tokens as tokens
 from ._text.operations import concatenate as concatenate
 from ._text.operations import fold_in as fold_in
 from ._text.operations import format as format
@@ -9,3 +24,4 @@ from ._text.operations import stack as stack
 from ._text.operations import where as where
 from ._text.text import Text as Text
 from ._text.text import text as text
+from ._types import Key as Key

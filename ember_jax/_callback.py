@@ -26,7 +26,11 @@ class HostFunction(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, *arrays: Any) -> Sequence[np.ndarray]:
-        """Runs on concrete arrays that may have leading batch axes, the same ones on every argument."""
+        """Runs inside JAX, on concrete arrays that may have leading batch axes, the same ones on every argument."""
+
+    def call_now(self, *arrays: Any) -> Sequence[np.ndarray]:
+        """Runs from ordinary Python, outside any JAX program."""
+        return self(*arrays)
 
 
 def is_eager() -> bool:
@@ -63,5 +67,5 @@ def invoke(
 ) -> tuple[jax.Array, ...]:
     """Calls a host function: line by line where nothing is traced, as a callback where something is."""
     if all_concrete(arrays) and is_eager():
-        return tuple(jnp.asarray(r) for r in function(*(np.asarray(a) for a in arrays)))
+        return tuple(jnp.asarray(r) for r in function.call_now(*(np.asarray(a) for a in arrays)))
     return bind(function, out, *arrays, effectful=effectful)

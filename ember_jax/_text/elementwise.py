@@ -7,7 +7,7 @@ runs it inline on the lane's strings, without XLA.
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,9 @@ from . import store
 
 Kind = Literal["text", "texts", "number"]
 # What one element of an operand is: a string; a list of strings (the last axis); a NumPy scalar.
-TEXT: Kind = "text"
-TEXTS: Kind = "texts"
-NUMBER: Kind = "number"
+TEXT: Final = "text"
+TEXTS: Final = "texts"
+NUMBER: Final = "number"
 _CORE_RANK = {TEXT: 1, TEXTS: 2, NUMBER: 0}
 
 
@@ -48,7 +48,7 @@ class ElementwiseOp(_callback.HostFunction):
             return [store.put_array(words).reshape(*batch, store.DIGEST_WORDS)]
         if not results:
             return [np.zeros((), self.result)]
-        return [np.asarray(results, self.result).reshape(*batch, *np.shape(results[0]))]
+        return [np.asarray(results, self.result).reshape((*batch, *np.shape(results[0])))]
 
     def __str__(self) -> str:
         return self.function.__name__.strip("_")
@@ -81,7 +81,7 @@ def elementwise(
     **Returns:** digests `uint32[*batch, 4]`, or numbers `[*batch, *result.shape]`.
     """
     arrays = [jnp.asarray(array) for array, _ in operands]
-    kinds = tuple(kind for _, kind in operands)
+    kinds: tuple[Kind, ...] = tuple(kind for _, kind in operands)
     cores = [a.shape[a.ndim - _CORE_RANK[k] :] for a, k in zip(arrays, kinds, strict=True)]
     batch = np.broadcast_shapes(*(a.shape[: a.ndim - len(c)] for a, c in zip(arrays, cores, strict=True)))
     arrays = [jnp.broadcast_to(a, (*batch, *c)) for a, c in zip(arrays, cores, strict=True)]

@@ -11,17 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._errors import TextError
-from . import store
+from . import grammar, store
 from .elementwise import NUMBER, TEXT, TEXTS, Kind, elementwise
 from .text import Text, as_text, text
 
 
-def format(template: str | Text, **fields: Any) -> Text:
+def format(template: str | Text, /, **fields: Any) -> Text:
     """Fills `{name}` fields of a template.
 
     Only the names that are passed are replaced, wherever they stand; every other brace is left as it is, so JSON and
-    LaTeX need no escaping. Arrays take Python's format specifications: `{x:.2f}`. Template and fields broadcast
-    against each other.
+    LaTeX need no escaping. Numbers take Python's format specifications, as in `{x:.2f}`; without one they are written
+    as short as reads back the same, so that 0.1 is `0.1` in float32 too. Template and fields broadcast against each
+    other.
 
     **Arguments:**
 
@@ -30,29 +31,36 @@ def format(template: str | Text, **fields: Any) -> Text:
 
     **Returns:** a Text of the broadcast shape.
 
-    **Raises:** `TextError` if a `str` template lacks a field that was passed, or a field is neither text nor number.
+    **Raises:** `TextError` if a `str` template lacks a field that was passed, if a field is neither text nor number, or
+    if an array of integers does not fit into JAX's 32 bits.
     A Text template may lack one: it is data, and differs from lane to lane.
     """
-    names = tuple(sorted(fields))
     if isinstance(template, str):
-        _check_fields(template, names)
+        _check_fields(template, tuple(fields))
+    # Python numbers stay what they are: as arrays they would lose digits beyond JAX's 32 bits.
+    numbers = {name: fields.pop(name) for name in sorted(fields) if isinstance(fields[name], _SCALARS)}
+    template = _fill_numbers(template, numbers) if numbers else template
+    names = tuple(sorted(fields))
     operands = [(as_text(template).digests, TEXT), *(_field(name, fields[name]) for name in names)]
     return Text(elementwise(_format, (names,), operands, TEXT))
 
 
-def join(separator: str | Text, texts: Text | Sequence[Any], axis: int = -1) -> Text:
+def join(separator: str | Text, texts: Text | np.ndarray | Sequence[Any], axis: int = -1) -> Text:
     """Joins strings along an axis, as `str.join` does.
 
     **Arguments:**
 
     - `separator`: what stands between them; broadcasts against the result.
-    - `texts`: a Text of rank 1 or more, or a sequence of Texts and strings, which are broadcast and joined.
+    - `texts`: a Text or NumPy array of rank 1 or more, or a sequence of Texts and strings, which are broadcast and
+        joined.
     - `axis`: the axis of `texts` that is joined.
 
     **Returns:** a Text without that axis. An empty axis gives empty strings.
     """
     if isinstance(texts, str):
         raise TextError("ember.join takes several texts: a Text of rank 1 or more, or a list; got one string.")
+    if isinstance(texts, np.ndarray):
+        texts = text(texts)
     if not isinstance(texts, Text):
         texts = stack(_broadcast_texts(texts), axis=-1) if texts else text([])
         axis = -1
@@ -71,8 +79,8 @@ def normalize(t: Text | str, how: str = "answer") -> Text:
     - `how`: `"answer"` (Unicode NFKC, lower case, without punctuation at the ends of words, the articles *a*, *an*
         and *the*, and repeated white space: the normalisation of SQuAD, arXiv 1606.05250, kept to word ends so that
         `3.14` and `x-1` survive), `"case"` (NFKC and lower case), `"space"` (white space collapsed and stripped),
-        `"unicode"` (NFKC alone) or `"number"` (the last number, written canonically; the text as it is where there
-        is none).
+        `"unicode"` (NFKC alone) or `"number"` (the last number, as `ember.parse_number` finds it, exact and in one
+        spelling: `1,234.50` is `1234.5`, `3/4` is `0.75`, `2/6` is `1/3`; the text as it is where there is none).
 
     **Raises:** `TextError` for another `how`.
     """
@@ -101,7 +109,7 @@ def concatenate(texts: Sequence[Text | str], axis: int = 0) -> Text:
     if not parts:
         raise TextError("ember.concatenate needs at least one Text; `ember.text([])` is an empty one.")
     if not parts[0].shape:
-        raise TextError("ember.concatenate needs Texts of rank 1 or more; `ember.stack` makes an axis, `+` joins words.")
+        raise TextError("ember.concatenate needs Texts of rank 1 or more: `ember.stack` makes an axis, `+` joins words")
     return Text(jnp.concatenate([t.digests for t in parts], _leading(axis, parts[0].ndim)))
 
 
@@ -139,9 +147,15 @@ def _format(names: tuple[str, ...], template: str, *values: Any) -> str:
     return _pattern(names).sub(lambda m: _fill(m, by_name[m[1]]), template)
 
 
+def _format_numbers(numbers: tuple[tuple[str, str, Any], ...], template: str) -> str:
+    return _format(tuple(name for name, _, _ in numbers), template, *(value for _, _, value in numbers))
+
+
 def _fill(match: re.Match[str], value: Any) -> str:
     spec = match[2] or ""
-    value = value if isinstance(value, str) else value.item()
+    if not spec:
+        return str(value)  # of NumPy's own scalar: as a Python float, float32's 0.1 has 17 more digits
+    value = value.item() if isinstance(value, np.generic) and not isinstance(value, str) else value
     try:
         return value.__format__(spec)
     except ValueError as error:
@@ -174,12 +188,17 @@ def _case(words: str) -> str:
     return _unicode(words).casefold()
 
 
+def _number(words: str) -> str:
+    number = grammar.last_number(words)
+    return words if number is None else grammar.written(number)
+
+
 def _answer(words: str) -> str:
     bare = [word.strip(string.punctuation) or word for word in _case(words).split()]
     return " ".join(word for word in bare if word not in ("a", "an", "the"))
 
 
-_NORMALIZERS = {"answer": _answer, "case": _case, "space": _space, "unicode": _unicode}
+_NORMALIZERS = {"answer": _answer, "case": _case, "number": _number, "space": _space, "unicode": _unicode}
 
 
 # -- operands --------------------------------------------------------------------------------------------------------
@@ -194,20 +213,51 @@ def _check_fields(template: str, names: tuple[str, ...]) -> None:
         )
 
 
+def _fill_numbers(template: str | Text, numbers: dict[str, Any]) -> str | Text:
+    """Fills in Python's numbers first: written out, a number holds no brace that could pass for another field."""
+    # The repr, because operations compare by value, and 1, 1.0 and True are equal.
+    static = tuple((name, repr(value), value) for name, value in numbers.items())
+    if isinstance(template, str):  # now, so that another number is another word and not another operation
+        return _format_numbers(static, template)
+    return Text(elementwise(_format_numbers, (static,), [(template.digests, TEXT)], TEXT))
+
+
+_SCALARS = (int, float, complex, np.number, np.bool_)
+
+
 def _field(name: str, value: Any) -> tuple[Any, Kind]:
+    value = _of_list(value) if isinstance(value, list | tuple) else value
+    if isinstance(value, np.ndarray):
+        value = text(value) if value.dtype.kind in "OUT" else jnp.asarray(_fitting(name, value))
     if isinstance(value, Text | str):
         return as_text(value).digests, TEXT
-    if isinstance(value, list) and value and isinstance(value[0], str):
-        return text(value).digests, TEXT
-    array = jnp.asarray(value) if isinstance(value, bool | int | float | list | np.ndarray | np.generic) else value
-    if not isinstance(array, jax.Array) or not (
-        jnp.issubdtype(array.dtype, jnp.number) or jnp.issubdtype(array.dtype, jnp.bool_)
+    if not isinstance(value, jax.Array) or not (
+        jnp.issubdtype(value.dtype, jnp.number) or jnp.issubdtype(value.dtype, jnp.bool_)
     ):
         raise TextError(
             f"the field {name} of ember.format is of type {type(value).__name__}; it takes text, numbers and arrays "
             "of them."
         )
-    return array, NUMBER
+    return value, NUMBER
+
+
+def _of_list(value: Any) -> Text | np.ndarray | jax.Array:
+    leaves = jax.tree.leaves(value)
+    if leaves and isinstance(leaves[0], str):
+        return text(value)  # not through NumPy, whose fixed-width strings drop trailing NULs
+    return jnp.asarray(value) if any(isinstance(leaf, jax.Array) for leaf in leaves) else np.asarray(value)
+
+
+def _fitting(name: str, array: Any) -> Any:
+    """Refuses integers that JAX would wrap around silently: they would be other numbers in the prompt."""
+    if array.dtype.kind in "iu" and array.size:
+        limits = np.iinfo(jax.dtypes.canonicalize_dtype(array.dtype))
+        if array.min() < limits.min or array.max() > limits.max:
+            raise TextError(
+                f"the field {name} of ember.format holds integers that do not fit into {limits.dtype}, JAX's own. Pass "
+                "them as text, as in [str(n) for n in numbers], or set jax.config.update('jax_enable_x64', True)."
+            )
+    return array
 
 
 def _leading(axis: int, rank: int) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import UInt32
 
 from .._errors import TextError, TracedControlFlowError
@@ -101,17 +102,18 @@ class Text:
 
     def reshape(self, *shape: Any) -> "Text":
         """The same strings in another shape."""
-        target = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
-        if -1 in target:
-            # resolved here: with an explicit digest axis, -1 would be ambiguous for size 0
-            target = np.empty(self.shape, np.bool_).reshape(*target).shape
+        # NumPy resolves it: beside the digest's own axis -1 is ambiguous for size 0, and errors would name that axis.
+        target = np.broadcast_to(np.False_, self.shape).reshape(*shape).shape
         return Text(jnp.reshape(self.digests, (*target, store.DIGEST_WORDS)))
 
     def __getitem__(self, index: Any) -> "Text":
         shape = self.shape
         if not shape:
             raise IndexError("a Text of rank 0 is one string and cannot be indexed; `str(t)[i]` is a character.")
-        if not isinstance(index, tuple) and index is not Ellipsis and getattr(index, "dtype", None) != bool:
+        if isinstance(index, list):
+            index = np.asarray(index, None if index else int)
+        _check_bounds(index, shape)
+        if not isinstance(index, tuple) and index is not Ellipsis and getattr(index, "dtype", None) != np.bool_:
             return Text(jnp.asarray(self.digests)[index])
         # Positions stand for strings, so that NumPy's own rules decide what any index means.
         positions = jnp.arange(self.size).reshape(shape)[index]
@@ -123,7 +125,7 @@ class Text:
     # -- words ---------------------------------------------------------------------------------------------------
 
     def _words(self, hint: str = "") -> list[str]:
-        if isinstance(self.digests, jax.core.Tracer):
+        if isinstance(self.digests, Tracer):
             raise TracedControlFlowError(_TRACED_WORDS.format(hint=hint))
         _ = self.shape
         return store.get_array(np.asarray(self.digests))
@@ -149,14 +151,14 @@ class Text:
         if not isinstance(self.digests, jax.Array | np.ndarray):
             return f"Text({self.digests!r})"
         dims = ",".join(map(str, self.digests.shape[:-1]))
-        if isinstance(self.digests, jax.core.Tracer):
+        if isinstance(self.digests, Tracer):
             return f"Text[{dims}](traced)"
         if self.digests.shape[-1:] != (store.DIGEST_WORDS,):
             return f"Text(array of shape {self.digests.shape})"
         return f"Text[{dims}]({_excerpt(np.asarray(self.digests))})" if dims else f"Text({_excerpt(self.digests)})"
 
     def __bool__(self) -> bool:
-        if isinstance(self.digests, jax.core.Tracer):
+        if isinstance(self.digests, Tracer):
             raise TracedControlFlowError(_TRACED_WORDS.format(hint=""))
         raise TypeError('the truth of a Text is not defined; compare it, as in `text == ""`, or use `str(text)`.')
 
@@ -214,7 +216,7 @@ def text(words: Any) -> Text:
             raise TextError(
                 f"{where} of ember.text is {_describe(element)}, not a string."
                 + (" Lists of unequal length do not make an array." if isinstance(element, list | tuple) else "")
-                + (" Fill missing values first." if _is_missing(element) else " Convert it with str().")
+                + _remedy(element)
             )
     # Concrete even while something is traced: these words are known, and become a constant of the program.
     with jax.ensure_compile_time_eval():
@@ -264,12 +266,26 @@ def _describe(value: Any) -> str:
     return f"of type {type(value).__name__} ({value!r:.40})"
 
 
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and value != value)
+def _remedy(element: Any) -> str:
+    if isinstance(element, Text):
+        return " Texts are put together with ember.stack."
+    if element is None or (isinstance(element, float) and element != element):
+        return " Fill missing values first."
+    return " Convert it with str()."
+
+
+def _check_bounds(index: Any, shape: tuple[int, ...]) -> None:
+    """Refuses integers out of range with NumPy's own error; JAX would clamp them, and so give another string."""
+    parts = index if isinstance(index, tuple) else (index,)
+    # An index array is left to JAX's rules: checking it would wait for a device, or is impossible while traced.
+    if all(isinstance(part, int | np.integer | slice) or part is None or part is Ellipsis for part in parts):
+        np.broadcast_to(np.False_, shape)[tuple(slice(None) if isinstance(part, slice) else part for part in parts)]
 
 
 def _as_operand(value: Any) -> Text | None:
-    return text(value) if isinstance(value, str | list) else value if isinstance(value, Text) else None
+    if isinstance(value, str | list | tuple) or (isinstance(value, np.ndarray) and value.dtype.kind in "OUT"):
+        return text(value)
+    return value if isinstance(value, Text) else None
 
 
 def _broadcast(a: Text, b: Text) -> tuple[Any, Any]:

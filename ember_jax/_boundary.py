@@ -1,0 +1,232 @@
+"""The operator boundary: a function traced once, its host side recorded, its numbers replayed.
+
+Design note. The boundary is one `jax.jit` with the function and everything static about its arguments as a static
+argument, so JAX's own cache decides when anything is traced again: never for new data. Inside it the function is traced
+to a jaxpr from sharding-free types; its constants are inputs, since a constant that differs would be another program.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core as jex
+
+from . import _callback
+from ._errors import CancelledError
+from ._plan import ir
+from ._plan.island import Program, record
+from ._plan.jaxprs import from_raw, leaves_xla, to_raw
+from ._plan.lower import lower
+from ._plan.recording import Recording
+from ._runtime import failures, interrupt
+from ._runtime.loop import forbid_in_loop
+
+
+@jax.tree_util.register_pytree_node_class
+@dataclasses.dataclass(frozen=True)
+class Static:
+    """Values that are no arrays, carried through JAX as structure."""
+
+    values: tuple[Any, ...]
+
+    def tree_flatten(self) -> tuple[tuple[()], "Static"]:
+        return (), self
+
+    @classmethod
+    def tree_unflatten(cls, static: "Static", _: Any) -> "Static":
+        return static
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """What is static about a call: the tree of its arguments, and the leaves that are no arrays."""
+
+    tree: Any
+    static: tuple[Any, ...]
+
+
+class Boundary:
+    """A function as an operator.
+
+    **Arguments:**
+
+    - `function`: what to run; called with the arguments, or with tracers in their place.
+    - `name`: names the operator in plans, errors and profiles.
+    """
+
+    def __init__(self, function: Callable[..., Any], name: str):
+        self._function = function
+        self.name = name
+        self._traces = 0
+
+        def through(signature: Signature, arrays: list[Any]) -> Any:
+            return self._record_and_replay(signature, arrays)
+
+        through.__name__ = through.__qualname__ = name
+        self._jitted = jax.jit(through, static_argnums=0)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs through JAX: traced, recorded, replayed."""
+        forbid_in_loop(self.name)
+        interrupt.install()
+        signature, arrays = split((args, kwargs))
+        return self._through_jax(signature, arrays)
+
+    def _through_jax(self, signature: Signature, arrays: list[Any]) -> Any:
+        # Under `jax.disable_jit` an outer `vmap` still needs the boundary.
+        with jax.disable_jit(False):
+            try:
+                outputs = self._jitted(signature, arrays)
+                if _callback.all_concrete(outputs):
+                    jax.block_until_ready(outputs)
+            except jax.errors.JaxRuntimeError as error:
+                known = failures.typed(error)
+                if isinstance(known, CancelledError):
+                    interrupt.settle()
+                if known is None:
+                    raise
+                raise known from None
+        return join_outputs(outputs)
+
+    def trace(self, signature: Signature, arrays: Sequence[Any]) -> tuple[jex.ClosedJaxpr, Any, list[Any]]:
+        """Traces the function.
+
+        **Returns:** its jaxpr, whose first inputs are its constants; the tree of its outputs; the constants.
+        """
+        tree: Any = None
+
+        def flat(*leaves: Any) -> list[Any]:
+            nonlocal tree
+            args, kwargs = unite(signature, leaves)
+            outputs = split_outputs(self._function(*args, **kwargs))
+            leaves, tree = jax.tree.flatten(outputs)
+            return leaves
+
+        avals = [jax.ShapeDtypeStruct(jnp.shape(a), jax.typeof(a).dtype) for a in arrays]
+        self._traces += 1
+        with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+            closed = jax.make_jaxpr(flat)(*avals)
+        jaxpr = closed.jaxpr
+        lifted = jex.Jaxpr((), [*jaxpr.constvars, *jaxpr.invars], jaxpr.outvars, jaxpr.eqns, jaxpr.effects)
+        return jex.ClosedJaxpr(lifted, ()), tree, list(closed.consts)
+
+    def program(self, recording: Recording) -> Program:
+        """The recorded half of a traced function, lowered."""
+
+        def recorded(*raw: Any) -> list[Any]:
+            invars = recording.closed.jaxpr.invars
+            return recording.record([from_raw(x, v.aval) for x, v in zip(raw, invars, strict=True)])[1]
+
+        with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+            raw = [jax.eval_shape(to_raw, _struct(v.aval)) for v in recording.closed.jaxpr.invars]
+            jaxpr = jax.make_jaxpr(recorded)(*raw)
+        plan = lower(jaxpr)
+        return Program(self.name, jaxpr, plan, effectful=_has_impure_call(plan))
+
+    def _record_and_replay(self, signature: Signature, arrays: list[Any]) -> Any:
+        closed, tree, constants = self.trace(signature, arrays)
+        inputs = [*constants, *arrays]
+        if not any(leaves_xla(eqn) for eqn in closed.jaxpr.eqns):
+            return jax.tree.unflatten(tree, jax.core.eval_jaxpr(closed.jaxpr, (), *inputs))
+        recording = Recording(closed, [True] * len(closed.jaxpr.outvars))
+        program = self.program(recording)
+        slots: list[Any] = []
+        if program.plan.nodes:
+            slots = record(program, [to_raw(jax.lax.stop_gradient(x)) for x in inputs])
+        return jax.tree.unflatten(tree, recording.replay(inputs, slots))
+
+
+def _struct(aval: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+
+
+def _has_impure_call(plan: ir.Plan) -> bool:
+    for node in plan.nodes:
+        match node:
+            case ir.Call():
+                impure = not node.function.pure
+            case ir.Foreign():
+                impure = node.eqn.primitive.name == "io_callback"
+            case ir.Branch():
+                impure = any(map(_has_impure_call, node.branches))
+            case ir.Loop():
+                impure = _has_impure_call(node.condition) or _has_impure_call(node.body)
+            case ir.Scan() | ir.Lanes():
+                impure = _has_impure_call(node.body)
+            case _:
+                impure = False
+        if impure:
+            return True
+    return False
+
+
+# -- arguments and results as arrays and the rest --------------------------------------------------------------------
+
+
+def split(tree: Any) -> tuple[Signature, list[Any]]:
+    """An argument tree as its static part and its arrays, as `eqx.filter_jit` would split it.
+
+    **Raises:** `TypeError` for a leaf that is neither an array nor hashable.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    arrays, static = [], []
+    for leaf in leaves:
+        if eqx.is_array(leaf) or isinstance(leaf, np.ndarray | np.generic):
+            arrays.append(_strong(jnp.asarray(leaf)))
+            static.append(None)
+        else:
+            static.append(_Leaf(leaf))
+    return Signature(structure, tuple(static)), arrays
+
+
+def unite(signature: Signature, arrays: Sequence[Any]) -> Any:
+    """The inverse of `split`."""
+    given = iter(arrays)
+    return jax.tree.unflatten(signature.tree, [next(given) if s is None else s.value for s in signature.static])
+
+
+class _Leaf:
+    """A leaf that is no array; compared by type and value, so that 1, 1.0 and True are three programs."""
+
+    def __init__(self, value: Any):
+        try:
+            hash(value)
+        except TypeError:
+            raise TypeError(
+                f"an argument holds {value!r:.80} of type {type(value).__name__}, which is neither an array nor "
+                "hashable, so it can be neither traced nor kept static. Convert it to an array or a Text."
+            ) from None
+        self.value = value
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Leaf) and type(self.value) is type(other.value) and self.value == other.value
+
+
+def _strong(array: Any) -> Any:
+    """Without weak typing: a scalar setting is the same program whether it came as 0.5 or as an array."""
+    return jax.lax.convert_element_type(array, array.dtype) if jax.typeof(array).weak_type else array
+
+
+def split_outputs(tree: Any) -> Any:
+    """Outputs as JAX can return them: arrays, and the rest as structure."""
+    leaves, structure = jax.tree.flatten(tree)
+    arrays = [x for x in leaves if eqx.is_array_like(x)]
+    static = Static((structure, tuple(None if eqx.is_array_like(x) else (x,) for x in leaves)))
+    return static, [jnp.asarray(a) for a in arrays]
+
+
+def join_outputs(outputs: Any) -> Any:
+    """The inverse of `split_outputs`."""
+    static, arrays = outputs
+    structure, rest = static.values
+    given = iter(arrays)
+    return jax.tree.unflatten(structure, [next(given) if r is None else r[0] for r in rest])
+
+

@@ -1,0 +1,350 @@
+"""Calls to the host: `host`, and what it has in common with an LLM call.
+
+A host call is an equation whose callback is a `HostCall`. Inside an operator the plan runs it on the event loop, lane
+by lane; outside one, in an ordinary JAX program, the callback does so itself, for all lanes of a batch at once.
+"""
+
+import abc
+import asyncio
+import base64
+import dataclasses
+import functools
+import hashlib
+import inspect
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import _callback
+from ._errors import EmberError, HostResultError, LaneFailure, SweepError
+from ._runtime import failures, interrupt
+from ._runtime import session as sessions
+from ._text import store
+from ._text.text import Text, TextAnnotation, text
+
+Aval = jax.ShapeDtypeStruct
+
+
+@dataclasses.dataclass(frozen=True)
+class Caller:
+    """Who makes a call: which lane, in which operator, and whom to tell when it is a sample without a key.
+
+    `remembers` says whether a pure function's earlier result may be given again; line by line, it is run each time.
+    """
+
+    lane: tuple[int, ...] = ()
+    scope: str = ""
+    remembers: bool = True
+    unkeyed: Callable[[bytes], None] = lambda digest: None
+
+
+class HostCall(_callback.HostFunction):
+    """A call that the event loop makes for one lane.
+
+    **Attributes:**
+
+    - `ranks`: the rank of each operand of one call; further leading axes are a batch.
+    - `pure`: whether equal calls are the same call.
+    """
+
+    ranks: tuple[int, ...]
+    pure: bool
+
+    @abc.abstractmethod
+    async def run(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Makes one call."""
+
+    async def run_batch(
+        self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        """Makes the calls of a batch at once, and stacks their results.
+
+        **Raises:** what a single call raised; `SweepError` if calls of a batch failed, after the others finished.
+        """
+        batch = arrays[0].shape[: arrays[0].ndim - self.ranks[0]]
+        if not batch:
+            return await self.run(session, caller, arrays)
+        lanes = list(itertools.product(*map(range, batch)))
+        outcomes = await asyncio.gather(
+            *(
+                self.run(session, dataclasses.replace(caller, lane=caller.lane + lane), [a[lane] for a in arrays])
+                for lane in lanes
+            ),
+            return_exceptions=True,
+        )
+        failed = [
+            LaneFailure(caller.lane + lane, caller.scope or str(self), outcome)
+            for lane, outcome in zip(lanes, outcomes, strict=True)
+            if isinstance(outcome, BaseException)
+        ]
+        if failed:
+            raise SweepError(failed, len(lanes))
+        return [np.stack(c).reshape(*batch, *c[0].shape) for c in zip(*outcomes, strict=True)]  # type: ignore[arg-type]
+
+    def __call__(self, *arrays: Any) -> list[np.ndarray]:
+        return self._wait(arrays, in_callback=True)
+
+    def call_now(self, *arrays: Any) -> list[np.ndarray]:
+        """Makes the call from ordinary Python, outside any JAX program."""
+        return self._wait(arrays, in_callback=False)
+
+    def _wait(self, arrays: Sequence[Any], *, in_callback: bool) -> list[np.ndarray]:
+        values = [np.asarray(a) for a in arrays]
+        loop, session = sessions.loop(), sessions.current()
+        future = loop.submit(self.run_batch(session, Caller(scope=str(self), remembers=in_callback), values))
+        try:
+            return interrupt.wait(future, future.cancel, in_callback=in_callback)
+        except Exception as error:  # also a host function's own
+            raise failures.raised(error) from None
+
+
+# -- any Python function ---------------------------------------------------------------------------------------------
+
+
+def host(
+    fn: Callable[..., Any], out: Any, pure: bool = True, cache: str | None = None
+) -> Callable[..., Any]:
+    """Makes any Python function callable from JAX programs.
+
+    **Arguments:**
+
+    - `fn`: a `def` or `async def` function. It gets one lane's values: a `str` for a Text of rank 0 and nested lists
+        for others, NumPy for arrays, the static values as they are. A `def` runs in a thread, an `async def` on the
+        event loop, which it must not block.
+    - `out`: what it returns: `ember.Text`, `ember.Text["3"]`, a `jax.ShapeDtypeStruct`, or a pytree of them.
+    - `pure`: whether equal arguments give equal results, so that unused calls may be dropped, and equal ones in JAX
+        programs be made once in a session. With `pure=False` every call is made, each time.
+    - `cache`: a name with a version, such as `"search:v1"`, under which the journal keeps results. Only for pure
+        functions.
+
+    **Returns:** a function of the same arguments, usable eagerly and under every JAX transformation. Its results have
+    derivative zero.
+
+    **Raises:** `HostResultError`, when it runs, if what `fn` returns does not match `out`. Numbers are cast where
+    nothing is lost (an `int` for a float), never the other way.
+    """
+    if cache is not None and not pure:
+        raise ValueError("ember.host: cache= keeps results for later, which pure=False forbids; drop one of them.")
+    leaves, tree = jax.tree.flatten(out, is_leaf=_is_spec)
+    specs = tuple(_out_spec(leaf) for leaf in leaves)
+    function = _Function(fn, specs, tree, pure, cache)
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function.bind(args, kwargs)
+
+    return call
+
+
+@dataclasses.dataclass(frozen=True)
+class _Out:
+    """One result of a host function, without batch axes."""
+
+    is_text: bool
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def aval(self) -> Aval:
+        return Aval((*self.shape, store.DIGEST_WORDS), np.uint32) if self.is_text else Aval(self.shape, self.dtype)
+
+    def __str__(self) -> str:
+        return f"Text{list(self.shape)}" if self.is_text else f"{self.dtype}{list(self.shape)}"
+
+
+def _is_spec(value: Any) -> bool:
+    return value is Text or isinstance(value, TextAnnotation | Aval)
+
+
+def _out_spec(leaf: Any) -> _Out:
+    if leaf is Text:
+        return _Out(True, (), np.dtype(object))
+    if isinstance(leaf, TextAnnotation):
+        try:
+            return _Out(True, tuple(map(int, leaf.dimensions.split())), np.dtype(object))
+        except ValueError:
+            raise TypeError(f"ember.host: out={leaf!r} needs numbers as dimensions, as in ember.Text['3'].") from None
+    if isinstance(leaf, Aval):
+        return _Out(False, tuple(leaf.shape), np.dtype(jax.dtypes.canonicalize_dtype(leaf.dtype)))
+    raise TypeError(
+        f"ember.host: out= holds {leaf!r}; it takes ember.Text, a jax.ShapeDtypeStruct, or a pytree of them, such as "
+        "jax.ShapeDtypeStruct((), jnp.float32)."
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Function:
+    """A Python function with what it returns."""
+
+    fn: Callable[..., Any]
+    out: tuple[_Out, ...]
+    out_tree: Any
+    pure: bool
+    cache: str | None
+
+    @functools.cached_property
+    def is_async(self) -> bool:
+        call = getattr(self.fn, "__call__", None)  # noqa: B004: an object with an async __call__
+        return inspect.iscoroutinefunction(self.fn) or inspect.iscoroutinefunction(call)
+
+    def bind(self, args: Any, kwargs: Any) -> Any:
+        leaves, tree = jax.tree.flatten((args, kwargs), is_leaf=lambda x: isinstance(x, Text))
+        leaves = [text(x) if isinstance(x, str) else x for x in leaves]
+        arrays, kinds = [], []
+        for leaf in leaves:
+            if isinstance(leaf, Text):
+                arrays.append(leaf.digests)
+                kinds.append(True)
+            elif isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
+                array = jnp.asarray(leaf)
+                key = jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key)
+                arrays.append(jax.random.key_data(array) if key else array)
+                kinds.append(False)
+            else:
+                kinds.append(_Static(leaf))
+        if not arrays:  # a callback needs an operand for its batch axes to show
+            arrays = [jnp.zeros((), jnp.int32)]
+        call = FunctionCall(self, tree, tuple(kinds), tuple(jnp.ndim(a) for a in arrays))
+        results = _callback.invoke(call, [o.aval for o in self.out], *arrays, effectful=not self.pure)
+        values = [Text(r) if o.is_text else r for o, r in zip(self.out, results, strict=True)]
+        return jax.tree.unflatten(self.out_tree, values)
+
+
+class _Static:
+    """An argument that is no array; compared by value if it can be, else by identity."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __hash__(self) -> int:
+        try:
+            return hash(self.value)
+        except TypeError:
+            return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Static):
+            return NotImplemented
+        return self.value is other.value or (type(self.value) is type(other.value) and self.value == other.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionCall(HostCall):
+    """A call of a Python function, as the callback that JAX sees.
+
+    `kinds` says of each leaf of the arguments whether it is text (`True`), an array (`False`) or static.
+    """
+
+    function: _Function
+    tree: Any
+    kinds: tuple[Any, ...]
+    ranks: tuple[int, ...]
+
+    @property
+    def pure(self) -> bool:  # type: ignore[override]
+        return self.function.pure
+
+    def __str__(self) -> str:
+        return getattr(self.function.fn, "__qualname__", type(self.function.fn).__name__).rsplit(".", 1)[-1]
+
+    async def run(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        if not self.pure or (self.function.cache is None and not caller.remembers):
+            return await self._call(arrays)
+        digest = hashlib.blake2b(digest_size=32)
+        for array in arrays:
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        if self.function.cache is None:
+            key = (self, digest.digest())
+            return await session.remember(key, lambda rs: sum(r.nbytes for r in rs), lambda: self._call(arrays))
+        digest.update(self.function.cache.encode())
+
+        async def work() -> bytes:
+            return self._encode(await self._call(arrays))
+
+        return self._decode(await session.journaled(digest.digest(), work))
+
+    async def _call(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        given = iter(arrays)
+        leaves = [k.value if isinstance(k, _Static) else _value(next(given), k) for k in self.kinds]
+        args, kwargs = jax.tree.unflatten(self.tree, leaves)
+        fn = self.function.fn
+        try:
+            if self.function.is_async:
+                result = await fn(*args, **kwargs)
+            else:
+                result = await sessions.loop().threads.run(lambda: fn(*args, **kwargs))
+        except (KeyboardInterrupt, SystemExit) as error:  # would end the event loop for everybody
+            raise HostResultError(f"the host function {self} raised {type(error).__name__}.") from error
+        return self._results(result)
+
+    def _results(self, result: Any) -> list[np.ndarray]:
+        try:
+            leaves = self.function.out_tree.flatten_up_to(result)
+        except ValueError:
+            declared = jax.tree.unflatten(self.function.out_tree, list(map(str, self.function.out)))
+            raise HostResultError(
+                f"the host function {self} returned {_describe(result)}, but its out= says {declared}."
+            ) from None
+        return [self._result(spec, leaf) for spec, leaf in zip(self.function.out, leaves, strict=True)]
+
+    def _result(self, spec: _Out, leaf: Any) -> np.ndarray:
+        if spec.is_text:
+            return self._words(spec, leaf)
+        try:
+            array = np.asarray(leaf)
+        except ValueError:  # ragged lists
+            array = np.asarray(None)
+        if array.shape != spec.shape or not np.can_cast(array.dtype, spec.dtype, "same_kind"):
+            raise HostResultError(
+                f"the host function {self} returned {_describe(leaf)}, but its out= says {spec}. "
+                "Convert it in the function, or declare what it returns."
+            )
+        return array.astype(spec.dtype)
+
+    def _words(self, spec: _Out, leaf: Any) -> np.ndarray:
+        if isinstance(leaf, str | list | tuple | Text) or (isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OU"):
+            try:
+                found = text(leaf)
+            except EmberError as error:
+                raise HostResultError(f"the host function {self} returned what is no Text: {error}") from None
+            if found.shape == spec.shape:
+                return np.asarray(found.digests)
+        raise HostResultError(f"the host function {self} returned {_describe(leaf)}, but its out= says {spec}.")
+
+    def _encode(self, results: Sequence[np.ndarray]) -> bytes:
+        rows = [
+            store.get_array(r) if spec.is_text else base64.b64encode(r.tobytes()).decode()
+            for spec, r in zip(self.function.out, results, strict=True)
+        ]
+        return json.dumps(rows).encode()
+
+    def _decode(self, row: bytes) -> list[np.ndarray]:
+        results = []
+        for spec, kept in zip(self.function.out, json.loads(row), strict=True):
+            if spec.is_text:
+                words = np.empty(len(kept), object)
+                words[:] = kept
+                results.append(store.put_array(words).reshape(*spec.shape, store.DIGEST_WORDS))
+            else:
+                results.append(np.frombuffer(base64.b64decode(kept), spec.dtype).reshape(spec.shape))
+        return results
+
+
+def _value(array: np.ndarray, is_text: bool) -> Any:
+    if not is_text:
+        return array[()]
+    return Text(array).tolist()
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, np.ndarray | jax.Array):
+        return f"an array {value.dtype}{list(value.shape)}"
+    if isinstance(value, list | tuple):
+        return f"a {type(value).__name__} of {len(value)}: {value!r:.80}"
+    return f"{value!r:.80} of type {type(value).__name__}"

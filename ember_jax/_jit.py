@@ -1,0 +1,38 @@
+"""`jit`: any function as an operator, without annotations."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from . import _callback, _traced
+from ._boundary import Boundary
+
+
+def jit(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiles a function, or an operator, into a plan: its calls run at once where their data allow.
+
+    Like `equinox.filter_jit` it takes and returns any pytrees: arrays (and Text) are traced, everything else is static.
+    A string among the arguments is static; pass `ember.text(...)` for words that vary.
+
+    **Returns:** a function of the same arguments, to be used under every JAX transformation. Under
+    `jax.disable_jit()` it runs line by line.
+
+    **Raises:** when called, what the calls raised, with its own type.
+    """
+    name = getattr(fn, "__name__", type(fn).__name__)
+
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        with _traced.explained(name):
+            return fn(*args, **kwargs)
+
+    boundary = Boundary(traced, name)
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if jax.config.jax_disable_jit and _callback.all_concrete((args, kwargs)) and _callback.is_eager():
+            return fn(*args, **kwargs)
+        return boundary(*args, **kwargs)
+
+    return call

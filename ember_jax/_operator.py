@@ -1,0 +1,118 @@
+"""`Operator`: an Equinox module whose `forward` is an island of calls in a JAX program."""
+
+import abc
+import functools
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+
+from . import _annotations, _callback, _traced
+from ._boundary import Boundary
+
+
+class Operator(eqx.Module):
+    """The abstract base of operators: a pytree of settings, weights and other operators, with a `forward`.
+
+    ```python
+    class Pair(ember.Operator):
+        first: ember.LLM
+        second: ember.LLM
+
+        def forward(self, question: ember.Text) -> ember.Text:
+            return ember.join("\\n", [self.first(question), self.second(question)])
+    ```
+
+    Calling an operator runs `forward`. With concrete inputs and outside every JAX transformation (and under
+    `jax.disable_jit()`) that happens line by line, one call after another. Under a transformation `forward` is traced
+    once, and its calls run as parallel as their data allows, each `vmap` lane at its own pace.
+
+    `forward` must annotate its inputs and its result; they are checked when it is traced or run. Strings given for Text,
+    and Python numbers given for arrays, are converted.
+
+    Operators compare and hash by identity, so that `jax.jit(operator)` works; its arrays are then constants of that
+    program, which `ember.jit` and Equinox's filtered transformations lift.
+
+    **Raises:** `AnnotationError` when a subclass lacks an annotation, or a call breaks one; `TracedControlFlowError` for
+    Python control flow on traced values; `SweepError` if some lanes failed.
+    """
+
+    @abc.abstractmethod
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the operator does; written as eager JAX and calls."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "forward" in cls.__dict__ and not getattr(cls.__dict__["forward"], "__isabstractmethod__", False):
+            _annotations.require(cls.__dict__["forward"], f"{cls.__qualname__.rsplit('.', 1)[-1]}.forward", True)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        boundary = _boundary(self)
+        args, kwargs = boundary.specification.bind(args, kwargs)
+        if _callback.all_concrete((self, args, kwargs)) and _callback.is_eager():
+            return boundary.forward(self, *args, **kwargs)
+        return boundary(self, *args, **kwargs)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class FunctionOperator(Operator):
+    """An annotated function as an operator; made by `ember.operator`."""
+
+    fn: Callable[..., Any] = eqx.field(static=True)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.fn(*args, **kwargs)
+
+
+def operator(fn: Callable[..., Any]) -> Operator:
+    """Makes an operator of an annotated function.
+
+    ```python
+    @ember.operator
+    def shout(answer: ember.Text) -> ember.Text:
+        return answer + "!"
+    ```
+
+    **Raises:** `AnnotationError` if an annotation is missing.
+    """
+    _annotations.require(fn, fn.__name__, False)
+    return FunctionOperator(fn)
+
+
+class _OperatorBoundary(Boundary):
+    """The boundary of an operator class, with its specification."""
+
+    def __init__(self, function: Callable[..., Any], name: str, specification: _annotations.Specification):
+        self.specification = specification
+        self._forward = function
+        super().__init__(self._explained_forward, name)
+
+    def forward(self, operator: Operator, *args: Any, **kwargs: Any) -> Any:
+        """Runs `forward` with its inputs and result checked."""
+        return self.specification.run(functools.partial(self._forward, operator), args, kwargs)
+
+    def _explained_forward(self, operator: Operator, *args: Any, **kwargs: Any) -> Any:
+        with _traced.explained(self.name):
+            return self.forward(operator, *args, **kwargs)
+
+
+# One boundary for each operator class, or function: instances share what is traced and compiled.
+_boundaries: weakref.WeakKeyDictionary[Any, _OperatorBoundary] = weakref.WeakKeyDictionary()
+
+
+def _boundary(operator: Operator) -> _OperatorBoundary:
+    is_function = isinstance(operator, FunctionOperator)
+    key: Any = operator.fn if is_function else type(operator)
+    found = _boundaries.get(key)
+    if found is None:
+        name = key.__name__
+        specification = _annotations.Specification.of(key if is_function else key.forward, name, not is_function)
+        forward = (lambda _, *args, **kwargs: key(*args, **kwargs)) if is_function else key.forward
+        found = _boundaries[key] = _OperatorBoundary(forward, name, specification)
+    return found

@@ -1,0 +1,140 @@
+"""The plan as data: what calls what, in values and nodes.
+
+Design note. A `Plan` is what a jaxpr becomes when calls are its purpose and numbers are in between. Values are small
+integers, so that a lane is a list; every node is one kind of thing that can be waited for. Numeric equations that
+become ready at the same moment are one `Segment`, one XLA executable: they are grouped by the *set of calls they wait
+for*. Equations with equal sets can always run together, and no set ever waits for a call it does not need, so grouping
+loses no parallelism (grouping by connection or by program order would).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import core as jex
+
+from .._host import HostCall
+from .._text.elementwise import ElementwiseOp
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One step. `inputs` and `outputs` are values; `scope` is the operator it stands in, outermost first."""
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    scope: str
+
+
+@dataclass(frozen=True, eq=False)
+class Words(Node):
+    """A text operation, run inline on the lane's strings."""
+
+    function: ElementwiseOp
+
+
+@dataclass(frozen=True, eq=False)
+class Call(Node):
+    """A host call, or a batch of them that is made at once."""
+
+    function: HostCall
+
+
+@dataclass(frozen=True, eq=False)
+class Foreign(Node):
+    """An equation that calls Python and is not ours: somebody's `pure_callback`, a `jax.debug.print`. In a thread."""
+
+    eqn: jex.JaxprEqn
+
+
+@dataclass(frozen=True, eq=False)
+class Equation:
+    """One numeric equation of a segment, on values; `None` stands for a literal."""
+
+    eqn: jex.JaxprEqn
+    inputs: tuple[int | None, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Segment(Node):
+    """Numeric equations that run as one XLA executable, for several lanes at once.
+
+    `avals` are the types of its inputs and outputs; `constants` values that are known; `calls_python` says that an
+    equation calls Python in a way that only XLA can run.
+    """
+
+    equations: tuple[Equation, ...]
+    avals: Mapping[int, Any]
+    constants: Mapping[int, Any]
+    calls_python: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Branch(Node):
+    """A `cond` or `switch`: the first input is the index, the others go to the branch."""
+
+    branches: "tuple[Plan, ...]"
+
+
+@dataclass(frozen=True, eq=False)
+class Loop(Node):
+    """A `while_loop`; inputs are the condition's constants, the body's, and the first carry."""
+
+    condition: "Plan"
+    body: "Plan"
+    condition_constants: int
+    body_constants: int
+
+
+@dataclass(frozen=True, eq=False)
+class Scan(Node):
+    """A `scan`; inputs are constants, the first carry, and what is scanned over."""
+
+    body: "Plan"
+    constants: int
+    carry: int
+    length: int
+    reverse: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Lanes(Node):
+    """A nested operator under a `vmap` of the outer one: its lanes are lanes of their own.
+
+    `sizes` are the lengths of the lane axes, outermost first; `mapped[i][k]` says whether input i has axis k.
+    """
+
+    body: "Plan"
+    sizes: tuple[int, ...]
+    mapped: tuple[tuple[bool, ...], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Nodes over values; the first `inputs` values are given, `constants` are known, `outputs` are wanted."""
+
+    inputs: int
+    size: int
+    constants: Mapping[int, np.ndarray]
+    nodes: tuple[Node, ...]
+    outputs: tuple[int, ...]
+    avals: tuple[jax.ShapeDtypeStruct, ...]  # of the outputs
+    # Derived: how many nodes each node waits for, and which nodes wait for it.
+    waits: tuple[int, ...] = field(init=False)
+    followers: tuple[tuple[int, ...], ...] = field(init=False)
+    first: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        maker = {value: i for i, node in enumerate(self.nodes) for value in node.outputs}
+        sources = [{maker[v] for v in node.inputs if v in maker} for node in self.nodes]
+        followers: list[list[int]] = [[] for _ in self.nodes]
+        for i, waited in enumerate(sources):
+            for source in waited:
+                followers[source].append(i)
+        object.__setattr__(self, "waits", tuple(map(len, sources)))
+        object.__setattr__(self, "followers", tuple(map(tuple, followers)))
+        # Reversed, so that a stack of ready nodes gives them in program order.
+        object.__setattr__(self, "first", tuple(i for i in reversed(range(len(sources))) if not sources[i]))

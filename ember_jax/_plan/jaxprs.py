@@ -1,0 +1,148 @@
+"""What the plan needs to know of jaxprs: which equations leave XLA, which hold other jaxprs, how to evaluate one.
+
+Only `jax.extend.core` and the equations' parameters are used. Parameter names are JAX's own and checked against
+JAX 0.10; a higher-order primitive that is not listed here is treated as an ordinary numeric equation.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core as jex
+
+Aval = jax.ShapeDtypeStruct
+
+_HOST = frozenset({"pure_callback", "io_callback"})
+_PRINT = frozenset({"debug_callback", "debug_print"})
+# Primitives that mean "run this jaxpr here", with the parameter that holds it.
+_CALLS = {
+    "jit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vmap_call": "call",
+}
+
+
+def is_host(eqn: jex.JaxprEqn) -> bool:
+    """Whether an equation calls Python for a result."""
+    return eqn.primitive.name in _HOST
+
+
+def is_print(eqn: jex.JaxprEqn) -> bool:
+    """Whether an equation calls Python for its effect, as `jax.debug.print` does."""
+    return eqn.primitive.name in _PRINT
+
+
+def host_function(eqn: jex.JaxprEqn) -> Any:
+    """The Python callable behind a host equation, as it was given to `pure_callback`."""
+    callback = eqn.params["callback"]
+    # `_FlatCallback` in JAX 0.10: the user's callable and the tree of its arguments.
+    return getattr(callback, "callback_func", callback)
+
+
+def called(eqn: jex.JaxprEqn) -> jex.ClosedJaxpr | None:
+    """The jaxpr that a call-like equation runs, or `None`."""
+    name = _CALLS.get(eqn.primitive.name)
+    return None if name is None else close(eqn.params[name])
+
+
+def close(jaxpr: Any) -> jex.ClosedJaxpr:
+    """A closed jaxpr; `remat2` holds an open one without constants."""
+    return jaxpr if isinstance(jaxpr, jex.ClosedJaxpr) else jex.ClosedJaxpr(jaxpr, ())
+
+
+def _open(jaxpr: Any) -> jex.Jaxpr:
+    return jaxpr.jaxpr if isinstance(jaxpr, jex.ClosedJaxpr) else jaxpr
+
+
+@functools.lru_cache(maxsize=8192)  # jaxprs hash by identity
+def _leaves_xla(jaxpr: jex.Jaxpr) -> bool:
+    return any(leaves_xla(eqn) for eqn in jaxpr.eqns)
+
+
+def leaves_xla(eqn: jex.JaxprEqn) -> bool:
+    """Whether an equation calls Python, itself or in a jaxpr that it holds."""
+    return is_host(eqn) or is_print(eqn) or any(_leaves_xla(_open(j)) for j in jex.jaxprs_in_params(eqn.params))
+
+
+@functools.lru_cache(maxsize=8192)
+def _calls_host(jaxpr: jex.Jaxpr) -> bool:
+    return any(calls_host(eqn) for eqn in jaxpr.eqns)
+
+
+def calls_host(eqn: jex.JaxprEqn) -> bool:
+    """Whether an equation calls Python for a result, itself or in a jaxpr that it holds."""
+    return is_host(eqn) or any(_calls_host(_open(j)) for j in jex.jaxprs_in_params(eqn.params))
+
+
+def is_key(aval: Any) -> bool:
+    """Whether an abstract value is an array of typed PRNG keys."""
+    return jax.dtypes.issubdtype(aval.dtype, jax.dtypes.prng_key)
+
+
+def is_inexact(aval: Any) -> bool:
+    """Whether an abstract value holds floating-point or complex numbers."""
+    return not is_key(aval) and jnp.issubdtype(aval.dtype, jnp.inexact)
+
+
+def raw_aval(aval: Any) -> Aval:
+    """Shape and dtype of a value as the host sees it: keys are their key data."""
+    if is_key(aval):
+        data = jax.eval_shape(jax.random.key_data, Aval(aval.shape, aval.dtype))
+        return Aval(data.shape, data.dtype)
+    return Aval(aval.shape, aval.dtype)
+
+
+def to_raw(value: Any) -> Any:
+    """A value as the host sees it."""
+    return jax.random.key_data(value) if is_key(jax.typeof(value)) else value
+
+
+def from_raw(value: Any, aval: Any) -> Any:
+    """The inverse of `to_raw`: key data are wrapped again by the dtype that the program gives them."""
+    return jax.random.wrap_key_data(value, impl=_implementation(aval.dtype)) if is_key(aval) else value
+
+
+@functools.lru_cache(maxsize=64)
+def _implementation(dtype: Any) -> Any:
+    """The PRNG implementation behind a key dtype, which only an array of keys will tell."""
+    found: list[Any] = []
+    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), Aval((), dtype))
+    return found[0]
+
+
+def evaluate(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list[Any]:
+    """Evaluates one equation.
+
+    As a jaxpr of its own, because `Primitive.get_bind_params` returns something else since JAX 0.10, and because
+    JAX then restores the equation's name stack and context.
+    """
+    free: dict[jex.Var, Any] = {}
+    for var, value in zip(eqn.invars, values, strict=True):
+        if not isinstance(var, jex.Literal):
+            free[var] = value
+    one = jex.Jaxpr((), list(free), eqn.outvars, [eqn], eqn.effects)
+    return jax.core.eval_jaxpr(one, (), *free.values())
+
+
+class Environment:
+    """The values of a jaxpr's variables while it is walked."""
+
+    def __init__(self, closed: jex.ClosedJaxpr, args: Sequence[Any]):
+        jaxpr = closed.jaxpr
+        self._values: dict[Any, Any] = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+        self._values.update(zip(jaxpr.invars, args, strict=True))
+
+    def read(self, atoms: Sequence[Any]) -> list[Any]:
+        """The values of variables and literals; `None` where nothing was written."""
+        return [a.val if isinstance(a, jex.Literal) else self._values.get(a) for a in atoms]
+
+    def write(self, variables: Sequence[Any], values: Sequence[Any]) -> None:
+        """Sets the values of variables."""
+        self._values.update(zip(variables, values, strict=True))

@@ -1,0 +1,463 @@
+"""Record and replay: an operator's jaxpr split into what the host decides and what XLA computes.
+
+Design note. `Recording` walks a jaxpr backwards from the outputs that are needed and says, for each equation, what of
+it must be *recorded* when the program runs on the host and what the *replay* computes again in XLA:
+
+- Results of host calls are recorded; so is every integer, boolean or key that was computed from floating-point
+  numbers or keys (a comparison, `argmax`, a draw). A discrete value that is computed twice, by two compilations, may
+  come out differently, and then what is returned is not what was called. Floating-point numbers are computed again,
+  so that they have derivatives.
+- A control-flow equation whose needed results are all discrete is recorded whole: nothing inside it is replayed.
+  Otherwise its body is split the same way; `scan` stacks its records, branches of a `cond` share theirs by type.
+- A `while_loop` with calls is recorded whole. Its numbers would need a record of unknown length to be differentiated,
+  so a guard raises if anybody perturbs what it depends on.
+
+Both halves are ordinary JAX functions, `record(*args) -> (outputs, slots)` and `replay(args, slots) -> outputs`; the
+plan is lowered from the jaxpr of the first with the slots as its only outputs, so what only the replay needs is dead
+code there, and the executor knows nothing of recording. (The alternative, an executor that fills slots as it goes, put
+the layout of the record into every control node.)
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
+from jax.extend import core as jex
+
+from .._errors import GradientError, UnsupportedError
+from .jaxprs import (
+    Aval,
+    Environment,
+    called,
+    calls_host,
+    close,
+    evaluate,
+    from_raw,
+    is_host,
+    is_inexact,
+    is_key,
+    leaves_xla,
+    raw_aval,
+    to_raw,
+)
+
+Values = Sequence[Any]
+
+
+class Step:
+    """What becomes of one equation. `slots` are recorded; `reads` says which operands the replay needs."""
+
+    slots: tuple[Aval, ...] = ()
+    reads: tuple[bool, ...] = ()
+
+    def __init__(self, eqn: jex.JaxprEqn):
+        self.eqn = eqn
+
+    def record(self, values: Values) -> tuple[list[Any], list[Any]]:
+        """Evaluates the equation; returns its results and its slots."""
+        raise NotImplementedError
+
+    def replay(self, values: Values, slots: Values) -> list[Any]:
+        """Its results from operands and slots; `None` for results that nothing needs."""
+        raise NotImplementedError
+
+
+class Recorded(Step):
+    """Some results are recorded, the other needed ones are computed again by the same equation."""
+
+    def __init__(self, eqn: jex.JaxprEqn, recorded: Sequence[int], recompute: bool):
+        super().__init__(eqn)
+        self._recorded = tuple(recorded)
+        self._recompute = recompute
+        self.slots = tuple(raw_aval(eqn.outvars[i].aval) for i in recorded)
+        self.reads = (recompute,) * len(eqn.invars)
+
+    def record(self, values: Values) -> tuple[list[Any], list[Any]]:
+        outs = evaluate(self.eqn, values)
+        return outs, [to_raw(outs[i]) for i in self._recorded]
+
+    def replay(self, values: Values, slots: Values) -> list[Any]:
+        outs = evaluate(self.eqn, values) if self._recompute else [None] * len(self.eqn.outvars)
+        for i, slot in zip(self._recorded, slots, strict=True):
+            outs[i] = from_raw(slot, self.eqn.outvars[i].aval)
+        return outs
+
+
+class Guarded(Step):
+    """A loop, or an unknown construct, whose numbers come out of the record and so have no derivative."""
+
+    def __init__(self, eqn: jex.JaxprEqn, needed: Sequence[bool]):
+        super().__init__(eqn)
+        self._recorded = [i for i, n in enumerate(needed) if n]
+        self.slots = tuple(raw_aval(eqn.outvars[i].aval) for i in self._recorded)
+        numbers = any(is_inexact(eqn.outvars[i].aval) for i in self._recorded)
+        self.reads = tuple(numbers and is_inexact(v.aval) for v in eqn.invars)
+
+    def record(self, values: Values) -> tuple[list[Any], list[Any]]:
+        outs = evaluate(self.eqn, values)
+        return outs, [to_raw(outs[i]) for i in self._recorded]
+
+    def replay(self, values: Values, slots: Values) -> list[Any]:
+        operands = [v for v, read in zip(values, self.reads, strict=True) if read]
+        what = f"a `{'while_loop' if self.eqn.primitive.name == 'while' else self.eqn.primitive.name}`"
+        outs: list[Any] = [None] * len(self.eqn.outvars)
+        for i, slot in zip(self._recorded, slots, strict=True):
+            aval = self.eqn.outvars[i].aval
+            outs[i] = _not_differentiable(what, slot, operands) if is_inexact(aval) else from_raw(slot, aval)
+        return outs
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _not_differentiable(what: str, recorded: jax.Array, operands: list[jax.Array]) -> jax.Array:
+    return recorded
+
+
+@functools.partial(_not_differentiable.defjvp, symbolic_zeros=True)
+def _(what: str, primals: Any, tangents: Any) -> Any:
+    if any(not isinstance(t, SymbolicZero) for t in jax.tree.leaves(tangents[1])):
+        raise GradientError(
+            f"{what} that makes calls was differentiated. Its numbers are recorded while it runs, so their "
+            "derivative would silently be zero. Use `jax.lax.scan` with a fixed length, which is differentiable, "
+            "or put `jax.lax.stop_gradient` around what the loop is given."
+        )
+    return primals[0], tangents[0]
+
+
+class Called(Step):
+    """A call-like equation (`jit`, a nested operator, `jax.checkpoint`): its body is split in place."""
+
+    def __init__(self, eqn: jex.JaxprEqn, body: "Recording"):
+        super().__init__(eqn)
+        self._body = body
+        self.slots, self.reads = body.slots, body.reads
+
+    def record(self, values: Values) -> tuple[list[Any], list[Any]]:
+        with _scope(self.eqn):
+            return self._body.record(values)
+
+    def replay(self, values: Values, slots: Values) -> list[Any]:
+        body = self._body.replay
+        if "policy" in self.eqn.params:  # `jax.checkpoint`: what it saves and recomputes stays as the user said
+            body = jax.checkpoint(
+                body, policy=self.eqn.params["policy"], prevent_cse=self.eqn.params["prevent_cse"]
+            )
+        with _scope(self.eqn):
+            return body(list(values), list(slots))
+
+
+class CustomJVP(Step):
+    """`jax.custom_jvp` around calls: the primal is replayed, the user's rule gives the tangents."""
+
+    def __init__(self, eqn: jex.JaxprEqn, body: "Recording"):
+        super().__init__(eqn)
+        self._body = body
+        self.slots, self.reads = body.slots, (True,) * len(eqn.invars)
+
+    def record(self, values: Values) -> tuple[list[Any], list[Any]]:
+        return self._body.record(values)
+
+    def replay(self, values: Values, slots: Values) -> list[Any]:
+        @jax.custom_jvp
+        def primal(values: Values, slots: Values) -> list[Any]:
+            return self._body.replay(values, slots)
+
+        @primal.defjvp
+        def _(primals: Any, tangents: Any) -> Any:
+            # JAX applies the user's rule to the original equation; its primal results, which would call again, are
+            # dropped, and with them the calls.
+            rule = lambda *xs: evaluate(self.eqn, xs)
+            return primal(*primals), jax.jvp(rule, tuple(primals[0]), tuple(tangents[0]))[1]
+
+        return primal(list(values), list(slots))
+
+
+class CustomVJP(Step):
+    """`jax.custom_vjp` around calls: the primal is replayed, the user's rule pulls cotangents back."""
+
+    def __init__(self, eqn: jex.JaxprEqn, body: "Recording"):
+        super().__init__(eqn)
+        self._body = body
+        self.slots, self.reads = body.slots, (True,) * len(eqn.invars)
+
+    def record(self, values: Values) -> tuple[list[Any], list[Any]]:
+        return self._body.record(values)
+
+    def replay(self, values: Values, slots: Values) -> list[Any]:
+        @jax.custom_vjp
+        def primal(values: Values, slots: Values) -> list[Any]:
+            return self._body.replay(values, slots)
+
+        def forward(values: Values, slots: Values) -> tuple[list[Any], Any]:
+            _, pullback = jax.vjp(lambda *xs: evaluate(self.eqn, xs), *values)
+            return primal(values, slots), (pullback, slots)
+
+        def backward(residuals: Any, cotangents: Any) -> Any:
+            pullback, slots = residuals
+            zeros = [jnp.zeros(s.shape, s.dtype) if is_inexact(s) else _float0(s) for s in slots]
+            return list(pullback(list(cotangents))), zeros
+
+        primal.defvjp(forward, backward)
+        return primal(list(values), list(slots))
+
+
+class Branched(Step):
+    """A `cond` or `switch` with numeric results: the index is known to the replay, each branch is split."""
+
+    def __init__(self, eqn: jex.JaxprEqn, recorded: Sequence[int], needed: Sequence[bool]):
+        super().__init__(eqn)
+        self._recorded = tuple(recorded)
+        self._branches = [Recording(close(b), needed) for b in eqn.params["branches"]]
+        own = tuple(raw_aval(eqn.outvars[i].aval) for i in recorded)
+        shared, self._places = _share([b.slots for b in self._branches])
+        self.slots = own + shared
+        self._needed = tuple(needed)
+        self.reads = (True, *(any(r) for r in zip(*(b.reads for b in self._branches), strict=True)))
+        self.plain = not shared and not any(leaves_xla_jaxpr(b.closed) for b in self._branches)
+
+    def record(self, values: Values) -> tuple[list[Any], list[Any]]:
+        shared = self.slots[len(self._recorded) :]
+
+        def branch(body: "Recording", places: Sequence[int]) -> Any:
+            def run(*operands: Any) -> Any:
+                outs, slots = body.record(operands)
+                filled = [jnp.zeros(s.shape, s.dtype) for s in shared]
+                for place, slot in zip(places, slots, strict=True):
+                    filled[place] = slot
+                return outs, filled
+
+            return run
+
+        branches = [branch(b, p) for b, p in zip(self._branches, self._places, strict=True)]
+        outs, slots = jax.lax.switch(_index(values[0]), branches, *values[1:])
+        return outs, [*(to_raw(outs[i]) for i in self._recorded), *slots]
+
+    def replay(self, values: Values, slots: Values) -> list[Any]:
+        own, shared = slots[: len(self._recorded)], list(slots[len(self._recorded) :])
+        # operands that no branch reads in the replay were not computed
+        read = [i for i, r in enumerate(self.reads[1:]) if r]
+
+        def branch(body: "Recording", places: Sequence[int]) -> Any:
+            def run(slots: Values, operands: Values) -> Any:
+                args: list[Any] = [None] * len(body.reads)
+                for i, operand in zip(read, operands, strict=True):
+                    args[i] = operand
+                outs = body.replay(args, [slots[p] for p in places])
+                return [o for o, n in zip(outs, self._needed, strict=True) if n]
+
+            return run
+
+        branches = [branch(b, p) for b, p in zip(self._branches, self._places, strict=True)]
+        needed = jax.lax.switch(_index(values[0]), branches, shared, [values[1 + i] for i in read])
+        outs = _spread(needed, self._needed)
+        for i, slot in zip(self._recorded, own, strict=True):
+            outs[i] = from_raw(slot, self.eqn.outvars[i].aval)
+        return outs
+
+
+class Scanned(Step):
+    """A `scan` with numeric results: the records of its steps are stacked, and scanned over in the replay."""
+
+    def __init__(self, eqn: jex.JaxprEqn, recorded: Sequence[int], needed: Sequence[bool]):
+        super().__init__(eqn)
+        self._recorded = tuple(recorded)
+        p = eqn.params
+        self._consts, self._carry, self._length = p["num_consts"], p["num_carry"], p["length"]
+        body, first_ys = close(p["jaxpr"]), self._carry
+        carried = list(needed[:first_ys])
+        while True:  # a carry is needed if its last value is, or if a step of the replay reads it
+            self._body = Recording(body, [*carried, *needed[first_ys:]])
+            reads = self._body.reads[self._consts : self._consts + self._carry]
+            wider = [c or r for c, r in zip(carried, reads, strict=True)]
+            if wider == carried:
+                break
+            carried = wider
+        self._carried, self._needed = carried, tuple(needed)
+        own = tuple(raw_aval(eqn.outvars[i].aval) for i in recorded)
+        stacked = tuple(Aval((self._length, *s.shape), s.dtype) for s in self._body.slots)
+        self.slots = own + stacked
+        reads = list(self._body.reads)
+        reads[self._consts : self._consts + self._carry] = carried
+        self.reads = tuple(reads)
+        self.plain = not stacked and not leaves_xla_jaxpr(body)
+
+    def _parts(self, values: Values) -> tuple[list[Any], list[Any], list[Any]]:
+        xs = self._consts + self._carry
+        return list(values[: self._consts]), list(values[self._consts : xs]), list(values[xs:])
+
+    def _scan(self, step: Any, carry: Any, xs: Any) -> Any:
+        p = self.eqn.params
+        return jax.lax.scan(step, carry, xs, length=self._length, reverse=p["reverse"], unroll=p["unroll"])
+
+    def record(self, values: Values) -> tuple[list[Any], list[Any]]:
+        consts, carry, xs = self._parts(values)
+
+        def step(carry: Any, x: Any) -> Any:
+            outs, slots = self._body.record([*consts, *carry, *x])
+            return outs[: self._carry], (outs[self._carry :], slots)
+
+        carry, (ys, stacked) = self._scan(step, carry, xs)
+        outs = [*carry, *ys]
+        return outs, [*(to_raw(outs[i]) for i in self._recorded), *stacked]
+
+    def replay(self, values: Values, slots: Values) -> list[Any]:
+        consts, carry, xs = self._parts(values)
+        own, stacked = slots[: len(self._recorded)], list(slots[len(self._recorded) :])
+        wanted = self._needed[self._carry :]
+
+        def step(carry: Any, x: Any) -> Any:
+            x, slots = x
+            outs = self._body.replay([*consts, *_spread(carry, self._carried), *x], slots)
+            return _take(outs[: self._carry], self._carried), _take(outs[self._carry :], wanted)
+
+        carry, ys = self._scan(step, _take(carry, self._carried), (xs, stacked))
+        outs = [*_spread(carry, self._carried), *_spread(ys, wanted)]
+        for i, slot in zip(self._recorded, own, strict=True):
+            outs[i] = from_raw(slot, self.eqn.outvars[i].aval)
+        return outs
+
+
+class Recording:
+    """One jaxpr split into record and replay.
+
+    **Arguments:**
+
+    - `closed`: the jaxpr.
+    - `needed`: which of its outputs the replay must give.
+
+    **Attributes:**
+
+    - `slots`: shapes and dtypes of what is recorded.
+    - `reads`: which of the jaxpr's inputs the replay needs.
+    """
+
+    def __init__(self, closed: jex.ClosedJaxpr, needed: Sequence[bool]):
+        self.closed = closed
+        self._needed = tuple(needed)
+        jaxpr = closed.jaxpr
+        live = {v for v, n in zip(jaxpr.outvars, needed, strict=True) if n and isinstance(v, jex.Var)}
+        steps: dict[int, Step] = {}
+        for position in reversed(range(len(jaxpr.eqns))):
+            eqn = jaxpr.eqns[position]
+            wanted = [v in live for v in eqn.outvars]
+            if not any(wanted):
+                continue
+            live.difference_update(eqn.outvars)
+            step = _step(eqn, wanted)
+            steps[position] = step
+            live.update(
+                v for v, read in zip(eqn.invars, step.reads, strict=True) if read and isinstance(v, jex.Var)
+            )
+        self._steps = dict(sorted(steps.items()))
+        self.slots = tuple(slot for step in self._steps.values() for slot in step.slots)
+        self.reads = tuple(v in live for v in jaxpr.invars)
+
+    def record(self, args: Values) -> tuple[list[Any], list[Any]]:
+        """Runs the whole jaxpr; returns its outputs and the slots. Traceable."""
+        jaxpr, env = self.closed.jaxpr, Environment(self.closed, args)
+        slots: list[Any] = []
+        for position, eqn in enumerate(jaxpr.eqns):
+            step = self._steps.get(position)
+            if step is None:
+                outs = evaluate(eqn, env.read(eqn.invars))
+            else:
+                outs, recorded = step.record(env.read(eqn.invars))
+                slots += recorded
+            env.write(eqn.outvars, outs)
+        return env.read(jaxpr.outvars), slots
+
+    def replay(self, args: Values, slots: Values) -> list[Any]:
+        """The needed outputs from the arguments that `reads` names and the slots. Traceable, makes no call."""
+        jaxpr, env, at = self.closed.jaxpr, Environment(self.closed, args), 0
+        for step in self._steps.values():
+            count = len(step.slots)
+            outs = step.replay(env.read(step.eqn.invars), slots[at : at + count])
+            at += count
+            env.write(step.eqn.outvars, outs)
+        outs = env.read(jaxpr.outvars)
+        return [o if n else None for o, n in zip(outs, self._needed, strict=True)]
+
+
+def _step(eqn: jex.JaxprEqn, wanted: Sequence[bool]) -> Step:
+    name = eqn.primitive.name
+    calls = calls_host(eqn)
+    discrete = [i for i, w in enumerate(wanted) if w and not is_inexact(eqn.outvars[i].aval)]
+    numbers = [w and is_inexact(v.aval) for w, v in zip(wanted, eqn.outvars, strict=True)]
+    from_numbers = any(is_inexact(v.aval) or is_key(v.aval) for v in eqn.invars)
+    decided = discrete if calls or from_numbers else []
+    if name == "io_callback" and eqn.params["ordered"]:
+        raise UnsupportedError(
+            "an ordered io_callback cannot stand inside an operator: its lanes run side by side, so there is no one "
+            "order. Use ordered=False, or ember.host(fn, out=…, pure=False)."
+        )
+    if is_host(eqn):
+        return Recorded(eqn, [i for i, w in enumerate(wanted) if w], recompute=False)
+    if decided and not any(numbers):
+        return Recorded(eqn, decided, recompute=False)
+    if name == "while":
+        return Guarded(eqn, wanted) if calls else Recorded(eqn, decided, recompute=True)
+    if name in ("cond", "scan"):
+        rest = [w and i not in decided for i, w in enumerate(wanted)]
+        split = (Branched if name == "cond" else Scanned)(eqn, decided, rest)
+        return Recorded(eqn, decided, recompute=True) if split.plain else split
+    body = called(eqn)
+    if body is None:
+        return Guarded(eqn, wanted) if calls else Recorded(eqn, decided, recompute=True)
+    rule = {"custom_jvp_call": CustomJVP, "custom_vjp_call": CustomVJP}.get(name)
+    split = Recording(body, [True] * len(wanted) if rule else wanted)
+    if not split.slots and not leaves_xla_jaxpr(body):
+        return Recorded(eqn, (), recompute=True)
+    return rule(eqn, split) if rule and calls else _without_rule(eqn, split, rule is not None, decided)
+
+
+def _without_rule(eqn: jex.JaxprEqn, split: Recording, has_rule: bool, decided: Sequence[int]) -> Step:
+    """A call-like equation split in place; one that only decides and has a rule of its own keeps the rule."""
+    return Recorded(eqn, decided, recompute=True) if has_rule else Called(eqn, split)
+
+
+def leaves_xla_jaxpr(closed: jex.ClosedJaxpr) -> bool:
+    """Whether any equation of a jaxpr calls Python."""
+    return any(leaves_xla(eqn) for eqn in closed.jaxpr.eqns)
+
+
+def _share(groups: Sequence[Sequence[Aval]]) -> tuple[tuple[Aval, ...], list[list[int]]]:
+    """Packs the slots of exclusive branches: one place serves every branch that has a slot of its type."""
+    shared: list[Aval] = []
+    places: list[list[int]] = []
+    for group in groups:
+        free = list(range(len(shared)))
+        taken: list[int] = []
+        for slot in group:
+            place = next((i for i in free if (shared[i].shape, shared[i].dtype) == (slot.shape, slot.dtype)), None)
+            if place is None:
+                place = len(shared)
+                shared.append(slot)
+            else:
+                free.remove(place)
+            taken.append(place)
+        places.append(taken)
+    return tuple(shared), places
+
+
+def _scope(eqn: jex.JaxprEqn) -> Any:
+    return jax.named_scope(eqn.params.get("name") or eqn.primitive.name)
+
+
+def _index(index: Any) -> Any:
+    return jnp.asarray(index, jnp.int32)
+
+
+def _take(values: Values, mask: Sequence[bool]) -> list[Any]:
+    return [v for v, m in zip(values, mask, strict=True) if m]
+
+
+def _spread(values: Values, mask: Sequence[bool]) -> list[Any]:
+    taken = iter(values)
+    return [next(taken) if m else None for m in mask]
+
+
+def _float0(aval: Any) -> Any:
+    return np.zeros(aval.shape, jax.dtypes.float0)

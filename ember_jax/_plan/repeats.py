@@ -1,0 +1,43 @@
+"""Noticing samples that were meant to be independent and are not.
+
+Without a key a call is "sample 0": equal keyless calls are one call. That is what a program wants for a question asked
+in every epoch, and not what it wants for five votes. So a sweep warns, once, when one lane asks the same keyless sample
+twice, and when a call of several lanes collapses to one.
+"""
+
+from typing import Any
+
+_FIX = (
+    "Equal calls without a key are one sample, asked once. For independent samples split a key and pass it: "
+    "`llm(prompt, key)`."
+)
+
+
+class Repeats:
+    """What a sweep's keyless calls were. Used from the event loop."""
+
+    def __init__(self, operator: str):
+        self._operator = operator
+        self._by_lane: dict[Any, set[bytes]] = {}
+        self._by_call: dict[Any, tuple[set[bytes], set[Any]]] = {}
+        self._twice: str | None = None
+
+    def saw(self, lane: Any, node: Any, digest: bytes) -> None:
+        """Notes that a lane made a keyless call that draws a sample."""
+        seen = self._by_lane.setdefault(lane, set())
+        if digest in seen and self._twice is None:
+            self._twice = node.scope or self._operator
+        seen.add(digest)
+        digests, lanes = self._by_call.setdefault(node, (set(), set()))
+        if len(digests) < 2:
+            digests.add(digest)
+        lanes.add(lane)
+
+    def warning(self, lanes: int) -> str | None:
+        """What to warn of, if anything, after a sweep of so many lanes."""
+        if self._twice is not None:
+            return f"{self._twice} asks the same sample more than once in one lane. {_FIX}"
+        for node, (digests, callers) in self._by_call.items():
+            if lanes > 1 and len(callers) == lanes and len(digests) == 1:
+                return f"{node.scope or self._operator} asks one and the same sample in all {lanes} lanes. {_FIX}"
+        return None

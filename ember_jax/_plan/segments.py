@@ -1,0 +1,111 @@
+"""Running a numeric segment for several lanes at once, with bits that do not depend on who shares the batch.
+
+Design note. `vmap` of a segment gives other last bits than one lane alone, and they change with the batch: a lane's
+decision near a threshold would depend on its company. So lanes are looped over *inside* one executable, each computed
+exactly as if alone: inputs are stacked into buffers of a few capacities, and a loop with a *dynamic* number of steps
+runs the body for the lanes that are there. `lax.map` does the same with a static length; the dynamic one needs fewer
+executables, wastes nothing on padding, and is never unrolled, so one lane and a thousand run the same loop body.
+Measured beside `vmap` and one-by-one in `benchmarks/segments.py`.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .ir import Segment
+from .jaxprs import evaluate, from_raw, raw_aval, to_raw
+
+# Few, so that little is compiled; far apart, because an unused row costs nothing but memory.
+CAPACITIES = (8, 128, 2048)
+# A segment that took longer than this on its last run, or compiles, leaves the event loop's thread.
+_LOOP_SECONDS = 0.002
+
+
+class SegmentRunner:
+    """The executables of one segment, for one choice of inputs that all lanes share.
+
+    **Arguments:**
+
+    - `segment`: the equations.
+    - `shared`: which inputs no lane varies; they are given once and not stacked.
+    """
+
+    def __init__(self, segment: Segment, shared: Sequence[bool]):
+        self._segment = segment
+        self._shared = tuple(shared)
+        self._seconds: dict[int, float] = {}
+        self._out = [raw_aval(segment.avals[v]) for v in segment.outputs]
+        self._x64 = bool(jax.config.jax_enable_x64)
+        # JAX names profiles and logs after the function.
+        self._compiled = jax.jit(self._run, static_argnums=0)
+        self._lock = threading.Lock()
+
+    def is_quick(self, count: int) -> bool:
+        """Whether running `count` lanes may be done on the event loop's own thread."""
+        seconds = self._seconds.get(_capacity(count))
+        return seconds is not None and seconds < _LOOP_SECONDS and not self._segment.calls_python
+
+    def run(self, shared: Sequence[Any], rows: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
+        """Computes the outputs of each lane.
+
+        **Arguments:**
+
+        - `shared`: the shared inputs.
+        - `rows`: the other inputs of each lane; at most the largest capacity.
+
+        **Returns:** for each lane, its outputs.
+        """
+        count = len(rows)
+        capacity = _capacity(count)
+        start = time.perf_counter()
+        stacked = [_stack(column, capacity) for column in zip(*rows, strict=True)]
+        # The configuration of the traced program, not of this thread.
+        with jax.enable_x64(self._x64), jax.default_device(_device()):
+            outs = self._compiled(capacity, np.int32(count), list(shared), stacked)
+            arrays = [np.asarray(o) for o in outs]
+        self._seconds[capacity] = time.perf_counter() - start if capacity in self._seconds else 0.0
+        return [[a[i] for a in arrays] for i in range(count)]
+
+    def _run(self, capacity: int, count: Any, shared: list[Any], stacked: list[Any]) -> list[Any]:
+        def lane(i: Any, outs: list[Any]) -> list[Any]:
+            varying = iter(jax.lax.dynamic_index_in_dim(s, i, keepdims=False) for s in stacked)
+            common = iter(shared)
+            values = [next(common if s else varying) for s in self._shared]
+            results = run_segment(self._segment, values)
+            return [
+                jax.lax.dynamic_update_index_in_dim(o, r, i, 0) for o, r in zip(outs, results, strict=True)
+            ]
+
+        empty = [jnp.zeros((capacity, *o.shape), o.dtype) for o in self._out]
+        return jax.lax.fori_loop(0, count, lane, empty)
+
+
+def run_segment(segment: Segment, raw: Sequence[Any]) -> list[Any]:
+    """Evaluates a segment's equations once. Traceable; keys go in and come out as key data."""
+    values = {v: jnp.asarray(c) for v, c in segment.constants.items()}
+    values |= {v: from_raw(x, segment.avals[v]) for v, x in zip(segment.inputs, raw, strict=True)}
+    for equation in segment.equations:
+        outs = evaluate(equation.eqn, [None if v is None else values[v] for v in equation.inputs])
+        values.update(zip(equation.outputs, outs, strict=True))
+    return [to_raw(values[v]) for v in segment.outputs]
+
+
+def _capacity(count: int) -> int:
+    return next(c for c in CAPACITIES if c >= count)
+
+
+def _stack(column: Sequence[np.ndarray], capacity: int) -> np.ndarray:
+    first = column[0]
+    buffer = np.zeros((capacity, *first.shape), first.dtype)
+    np.stack(column, out=buffer[: len(column)])
+    return buffer
+
+
+def _device() -> jax.Device:
+    """Where segments run: the host's first CPU, whatever else the program uses."""
+    return jax.local_devices(backend="cpu")[0]

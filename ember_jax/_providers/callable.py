@@ -1,0 +1,55 @@
+"""A Python function as a provider."""
+
+import asyncio
+import inspect
+from collections import abc
+
+from .._errors import MalformedResponseError
+from .base import Provider, Request, Response
+
+
+class Callable(Provider):
+    """Answers with `fn(request)`, a `str` or a whole `Response`.
+
+    An `async def` runs on the event loop and must not block it. A plain function runs in a thread of the loop's
+    default pool, which has `min(32, CPUs + 4)` of them: no more than that many run at once, and it must be safe to
+    call from several threads. What `fn` raises goes through unchanged; raise a `ProviderError` such as
+    `RateLimitError` or `ServerError` for what is worth another try.
+
+    **Example:**
+
+        def shout(request):
+            return request.messages[-1].content.upper()
+
+        register("mine", Callable(shout))  # then the model id is "mine/anything"
+    """
+
+    def __init__(self, fn: abc.Callable[[Request], str | Response | abc.Awaitable[str | Response]]):
+        if not callable(fn):
+            raise TypeError(f"Callable() takes a function of one Request, not {fn!r}.")
+        self._fn = fn
+        # An object may have an `async def __call__`.
+        self._is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
+
+    def __repr__(self) -> str:
+        return f"Callable({getattr(self._fn, '__qualname__', self._fn)})"
+
+    def check(self, model: str) -> None:
+        """Every model is known: the function sees its name as `request.model`."""
+
+    async def complete(self, request: Request) -> Response:
+        result = self._fn(request) if self._is_async else await asyncio.to_thread(self._fn, request)
+        # A plain function may still return an awaitable, as a lambda around an `async def` does.
+        if inspect.isawaitable(result):
+            result = await result
+        if isinstance(result, str):
+            return Response(text=result, model=request.model)
+        if isinstance(result, Response):
+            return result
+        raise MalformedResponseError(
+            f"{request.provider}/{request.model}: {self!r} returned {type(result).__name__}; "
+            "return a str, or a Response."
+        )
+
+    async def close(self) -> None:
+        """There is nothing to free."""

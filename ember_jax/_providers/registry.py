@@ -1,0 +1,91 @@
+"""Providers by name: what the part of a model id before the first `/` stands for."""
+
+import asyncio
+import difflib
+import threading
+from collections.abc import Callable
+
+from .._errors import ModelError
+from .base import Provider
+from .openai import OpenAI
+from .sim import Sim
+
+# Made when first asked for, so that a provider nobody uses costs nothing.
+_BUILT_IN: dict[str, Callable[[], Provider]] = {"sim": Sim, "openai": OpenAI}
+
+_lock = threading.Lock()
+_providers: dict[str, Provider] = {}
+
+
+def register(name: str, provider: Provider) -> None:
+    """Lets model ids that begin with `name/` be answered by `provider`, from the next call on.
+
+    A name that was registered before is replaced; the provider it stood for is not closed. Raises `ModelError` for a
+    name that cannot stand in a model id, and `TypeError` for what is not a `Provider`.
+    """
+    if not name or "/" in name or name != name.strip():
+        raise ModelError(f"{name!r} cannot name a provider: give a word without '/', such as 'local'.")
+    if not isinstance(provider, Provider):
+        raise TypeError(
+            f"register({name!r}, …) takes a Provider, not {type(provider).__name__}; "
+            f"wrap a function: register({name!r}, Callable(fn))."
+        )
+    with _lock:
+        _providers[name] = provider
+
+
+def get(name: str) -> Provider:
+    """The provider of that name. Raises `ModelError`, with close names, where there is none."""
+    with _lock:
+        if name in _providers:
+            return _providers[name]
+        if name in _BUILT_IN:
+            return _providers.setdefault(name, _BUILT_IN[name]())
+        known = sorted({*_providers, *_BUILT_IN})
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ModelError(
+        f"There is no provider {name!r}; there are {', '.join(known)}.{hint} "
+        f"A server of your own is added with register({name!r}, OpenAI(base_url=…))."
+    )
+
+
+def split(model_id: str) -> tuple[str, str]:
+    """`provider/model` as its two halves; a model's own name may hold more slashes. Raises `ModelError`."""
+    provider, slash, model = model_id.partition("/")
+    if not slash or not provider or not model or model_id != model_id.strip():
+        raise ModelError(
+            f"{model_id!r} is not a model id: write 'provider/model', such as 'sim/small' or 'openai/gpt-4o-mini'."
+            + _guess(model_id.strip())
+        )
+    return provider, model
+
+
+def _guess(name: str) -> str:
+    """The built-in simulated model that a bare name most likely stands for, as a hint."""
+    if "/" in name:
+        return ""
+    try:
+        Sim().check(name)
+    except ModelError:
+        return ""
+    return f" Did you mean 'sim/{name}'?"
+
+
+def check(model_id: str) -> None:
+    """Raises `ModelError` if a model id is malformed, or names a provider or model known not to exist."""
+    provider, model = split(model_id)
+    get(provider).check(model)
+
+
+async def close_all() -> None:
+    """Closes every provider that is registered or was used. They stay registered and may be used again.
+
+    All are closed, even where one fails; the first failure is then raised.
+    """
+    with _lock:
+        providers = list(_providers.values())
+    results = await asyncio.gather(*(p.close() for p in providers), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result

@@ -1,0 +1,430 @@
+"""`sim`: models that live in this process, cost nothing, and are wrong as often as they are told to be.
+
+A simulated answer is a pure function of the model's name, the messages, the parameters and the sample: the same on
+every machine and in every order of calls. What it says depends on the form of the last user message; the first of
+these that fits is taken:
+
+1. *Verification.* Some line is `Answer: …` (up to three words may stand before `answer`, as in `Proposed answer:
+   391`; something must stand after the colon), and some line has the word `correct` and, later, a `?`. The reply is
+   `yes` or `no`, right with probability `verify_accuracy`. The last such answer line counts, by its last number.
+2. *Judging.* Some lines are `[1] …`, `[2] …`: the candidates, one line each. The reply is the text of one of them;
+   where some are right and some wrong, by their last number, a right one with probability `judge_accuracy`.
+3. *Arithmetic.* Some line has an expression of integers and decimals with `+ - * / × ÷` and parentheses, and at least
+   one operator, such as `What is 17 * 23 + 4?`. The first such line counts. The reply is its value, to six decimals,
+   with probability `accuracy`, else a number close by. Powers, `%` and names are not arithmetic here.
+4. *Anything else.* A short sentence.
+
+In forms 1 and 2 the truth is the first expression outside the answer and candidate lines; where there is none, the
+reply is drawn uniformly. With `verbosity=v` an arithmetic reply is `v` filler words without digits, then `The answer
+is X.`. One token is one word between white space.
+"""
+
+import asyncio
+import dataclasses
+import difflib
+import hashlib
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from .._errors import ModelError, RefusedRequestError
+from .base import Provider, Request, Response
+
+
+@dataclass(frozen=True)
+class SimModel:
+    """How good, fast and dear one simulated model is.
+
+    **Fields:**
+
+    - `accuracy`: the probability that an arithmetic answer is right.
+    - `latency`: the median time to an answer, in seconds.
+    - `sigma`: the standard deviation of the latency's logarithm; 0 is the same latency for every request.
+    - `input_price`, `output_price`: US dollars for a million tokens.
+    - `verbosity`: the number of filler words before an arithmetic answer.
+    - `judge_accuracy`, `verify_accuracy`: the same probability for the other two tasks; `accuracy` where `None`.
+
+    Raises `ValueError` for a probability outside [0, 1] and for a negative or infinite number.
+    """
+
+    accuracy: float = 0.8
+    latency: float = 0.05
+    sigma: float = 0.0
+    input_price: float = 0.15
+    output_price: float = 0.60
+    verbosity: int = 0
+    judge_accuracy: float | None = None
+    verify_accuracy: float | None = None
+
+    def __post_init__(self):
+        for name in ("accuracy", "judge_accuracy", "verify_accuracy"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"SimModel({name}={value!r}): a probability is between 0 and 1, such as {name}=0.8.")
+        for name in ("latency", "sigma", "input_price", "output_price", "verbosity"):
+            value = getattr(self, name)
+            if not (0 <= value < math.inf):
+                raise ValueError(f"SimModel({name}={value!r}): give a finite number that is at least 0.")
+        if not isinstance(self.verbosity, int):
+            raise ValueError(f"SimModel(verbosity={self.verbosity!r}): give a whole number of words.")
+
+
+# A ladder as real ones are: the dear model costs a hundred times the cheap one and is seldom wrong.  The latencies
+# are a tenth of real ones, so that a demonstration of some hundred questions takes seconds.
+_BUILT_IN = {
+    "small": SimModel(accuracy=0.70, latency=0.02, sigma=0.3, input_price=0.15, output_price=0.60),
+    "medium": SimModel(accuracy=0.85, latency=0.05, sigma=0.3, input_price=1.50, output_price=6.00),
+    "large": SimModel(accuracy=0.97, latency=0.10, sigma=0.3, input_price=15.0, output_price=60.0),
+}
+
+
+class Sim(Provider):
+    """The provider of simulated models.
+
+    **Arguments:**
+
+    - `models`: models by name, added to the built-in `small`, `medium` and `large`; an equal name replaces one.
+    """
+
+    def __init__(self, models: Mapping[str, SimModel] | None = None):
+        self._models = {**_BUILT_IN, **(models or {})}
+
+    def __repr__(self) -> str:
+        return f"Sim({', '.join(self._models)})"
+
+    def check(self, model: str) -> None:
+        if model not in self._models:
+            close = difflib.get_close_matches(model, self._models, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ModelError(f"There is no simulated model {model!r}; there are {', '.join(self._models)}.{hint}")
+
+    def answer(self, request: Request) -> Response:
+        """The answer, at once.
+
+        Raises `ModelError` for an unknown model, and `RefusedRequestError` for a `max_tokens` that is no count.
+        """
+        self.check(request.model)
+        return reply(self._models[request.model], request)
+
+    async def complete(self, request: Request) -> Response:
+        response = self.answer(request)
+        seconds = delay(self._models[request.model], request)
+        if seconds > 0:
+            await asyncio.sleep(seconds)
+        return response
+
+    async def close(self) -> None:
+        """There is nothing to free."""
+
+
+def delay(model: SimModel, request: Request) -> float:
+    """The seconds that `model` takes for `request`: lognormal around the median."""
+    draws = _Draws(request)
+    # Box and Muller: one standard normal from two uniforms, of which the first must not be 0.
+    radius = math.sqrt(-2 * math.log(1 - draws.uniform("radius")))
+    return model.latency * math.exp(model.sigma * radius * math.cos(2 * math.pi * draws.uniform("angle")))
+
+
+def reply(model: SimModel, request: Request) -> Response:
+    """The answer of `model`, whatever name the request gives it: a pure function, without delay.
+
+    Raises `RefusedRequestError` for a `max_tokens` that is no count.
+    """
+    asked = [m.content for m in request.messages if m.role == "user"]
+    text, logprob = _said(model, asked[-1] if asked else "", _Draws(request))
+    words = text.split()
+    limit = request.parameters.get("max_completion_tokens", request.parameters.get("max_tokens"))
+    if limit is not None:
+        if not isinstance(limit, int) or limit < 1:
+            raise RefusedRequestError(f"{request.model}: max_tokens is {limit!r}; give a whole number, at least 1.")
+        if len(words) > limit:
+            words = words[:limit]
+            text = " ".join(words)
+    tokens = sum(len(m.content.split()) for m in request.messages), len(words)
+    return Response(
+        text=text,
+        input_tokens=tokens[0],
+        output_tokens=tokens[1],
+        cost=(tokens[0] * model.input_price + tokens[1] * model.output_price) / 1e6,
+        logprob=logprob,
+        model=request.model,
+    )
+
+
+# These change how much of the answer is returned, not which answer it is.
+_IMMATERIAL = frozenset({"max_tokens", "max_completion_tokens", "logprobs", "top_logprobs"})
+
+
+class _Draws:
+    """The random numbers of one request: hashes of it and of what each number is for."""
+
+    def __init__(self, request: Request):
+        material = {k: v for k, v in request.parameters.items() if k not in _IMMATERIAL}
+        sample = None if material.get("temperature") == 0 else request.sample
+        # The name under which the provider is registered is no part of a model.
+        self._seed = dataclasses.replace(request, provider="", parameters=material, sample=sample).digest()
+
+    def uniform(self, purpose: str) -> float:
+        """Uniform in [0, 1), by 53 bits, all that a double holds; independent of any other purpose's."""
+        digest = hashlib.blake2b(purpose.encode(), key=self._seed, digest_size=8).digest()
+        return (int.from_bytes(digest, "big") >> 11) / 2**53
+
+    def below(self, n: int, purpose: str) -> int:
+        """Uniform in 0, …, n - 1."""
+        return int(self.uniform(purpose) * n)
+
+    def succeeds(self, probability: float) -> tuple[bool, float]:
+        """Whether the model is right this time, and the log-probability of that, which is always finite."""
+        # An outcome of probability 0 is never drawn, because a uniform number is below 1 and at least 0.
+        right = self.uniform("right") < probability
+        return right, math.log(probability if right else 1 - probability)
+
+
+_PROPOSED = re.compile(r"[ \t]*(?:\w+[ \t]+){0,3}answer[ \t]*:[ \t]*(\S.*)", re.IGNORECASE)
+_CANDIDATE = re.compile(r"[ \t]*\[[0-9]+\][ \t]*(.*)")
+_CORRECT = re.compile(r"\bcorrect\b", re.IGNORECASE)
+
+
+def _said(model: SimModel, prompt: str, draws: _Draws) -> tuple[str, float]:
+    """The whole reply and its log-probability."""
+    lines = prompt.splitlines()
+    proposed = [m for m in map(_PROPOSED.fullmatch, lines) if m]
+    if proposed and any((m := _CORRECT.search(line)) and "?" in line[m.end() :] for line in lines):
+        accuracy = model.accuracy if model.verify_accuracy is None else model.verify_accuracy
+        return _verify(proposed[-1][1], [li for li in lines if not _PROPOSED.fullmatch(li)], accuracy, draws)
+    candidates = [m[1].rstrip() for m in map(_CANDIDATE.fullmatch, lines) if m]
+    if candidates:
+        accuracy = model.accuracy if model.judge_accuracy is None else model.judge_accuracy
+        return _judge(candidates, [li for li in lines if not _CANDIDATE.fullmatch(li)], accuracy, draws)
+    return _solve(model, lines, draws)
+
+
+def _verify(proposed: str, question: Sequence[str], accuracy: float, draws: _Draws) -> tuple[str, float]:
+    try:
+        truth = first_value(question)
+    except CannotCompute:
+        is_right = False
+    else:
+        if truth is None:
+            return ("yes", "no")[draws.below(2, "guess")], -math.log(2)
+        is_right = _claims(proposed, truth)
+    succeeds, logprob = draws.succeeds(accuracy)
+    return "yes" if is_right == succeeds else "no", logprob
+
+
+def _judge(candidates: Sequence[str], question: Sequence[str], accuracy: float, draws: _Draws) -> tuple[str, float]:
+    try:
+        truth = first_value(question)
+    except CannotCompute:
+        truth = None
+    right = [c for c in candidates if truth is not None and _claims(c, truth)]
+    wrong = [c for c in candidates if truth is None or not _claims(c, truth)]
+    if not right or not wrong:
+        return candidates[draws.below(len(candidates), "candidate")], -math.log(len(candidates))
+    succeeds, logprob = draws.succeeds(accuracy)
+    pool = right if succeeds else wrong
+    return pool[draws.below(len(pool), "candidate")], logprob
+
+
+def _solve(model: SimModel, lines: Sequence[str], draws: _Draws) -> tuple[str, float]:
+    try:
+        truth = first_value(lines)
+    except CannotCompute as reason:
+        return f"I cannot compute that: {reason}.", 0.0
+    if truth is None:
+        subject, predicate = draws.below(len(_SUBJECTS), "subject"), draws.below(len(_PREDICATES), "predicate")
+        return f"{_SUBJECTS[subject]} {_PREDICATES[predicate]}.", -math.log(len(_SUBJECTS) * len(_PREDICATES))
+    right, logprob = draws.succeeds(model.accuracy)
+    number = shown(truth) if right else _near(truth, draws)
+    if not model.verbosity:
+        return number, logprob
+    filler = [_FILLER[draws.below(len(_FILLER), f"filler {i}")] for i in range(model.verbosity)]
+    return " ".join([*filler, f"The answer is {number}."]), logprob
+
+
+_FILLER = ("we", "first", "take", "the", "parts", "apart", "then", "combine", "them", "and", "check", "again")
+_SUBJECTS = (
+    "The short answer",
+    "A careful reading",
+    "The usual view",
+    "One reason",
+    "The simplest account",
+    "A second look",
+    "The evidence so far",
+    "Common sense",
+)
+_PREDICATES = (
+    "points the same way",
+    "depends on the details",
+    "is less clear than it seems",
+    "favours the first option",
+    "favours the second option",
+    "rests on one assumption",
+    "holds in most cases",
+    "leaves the question open",
+)
+
+
+class CannotCompute(Exception):
+    """The question is an expression that has no value, or too large a one. It never leaves `reply`."""
+
+
+# Far beyond what a question asks, and small enough that a hostile prompt costs nothing.
+_MAX_DIGITS = 30
+_MAX_DEPTH = 50
+_LARGEST = 10 ** (2 * _MAX_DIGITS)
+
+_NUMBER = re.compile(r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?!\w|[.,][0-9])")
+_SIGNED = re.compile(r"(?<![\w.,])-?" + _NUMBER.pattern)
+_LOOK_ALIKES = str.maketrans("×÷−", "*/-")
+_BULLET = re.compile(r"\s*(?:[-*•]|[0-9]+[.)])\s+")
+_RUN = re.compile(r"[0-9.,()+\-*/^%\s]+")
+# What may follow an expression: the end of its run, or the end of its sentence.
+_END = re.compile(r"[\s).,]*\Z|[.,]\s")
+
+
+def first_value(lines: Sequence[str]) -> Fraction | None:
+    """The exact value of the first expression in `lines`, or `None`. Raises `CannotCompute`."""
+    for line in lines:
+        text = line.translate(_LOOK_ALIKES)
+        bullet = _BULLET.match(text)
+        text = text[bullet.end() :] if bullet else text
+        for run in _RUN.finditer(text):
+            for start in _starts(text, run):
+                expression = _Expression(text, start)
+                value = expression.parse()
+                if value is not None and expression.operators and _END.match(text[expression.at : run.end()]):
+                    if expression.fault:
+                        raise CannotCompute(expression.fault)
+                    return value
+    return None
+
+
+def _starts(text: str, run: re.Match[str]) -> Iterator[int]:
+    """Where in a run of arithmetic characters an expression may begin.
+
+    Not inside a number or a word, and not after an operator or a parenthesis: the `3 + 4` of `2 ** 3 + 4` and of
+    `f(3 + 4)` is not what is asked.
+    """
+    before = " "
+    for at in range(run.start(), run.end()):
+        adjacent = text[at - 1] if at else " "
+        inside = adjacent.isalnum() or adjacent in "_.,"
+        if text[at] in "(-0123456789" and before not in "+-*/^%(" and not inside:
+            yield at
+        before = before if text[at].isspace() else text[at]
+
+
+class _Expression:
+    """Recursive descent with exact fractions.
+
+    `at` is where the reading has come to, `operators` how many it saw. `fault` is why the value is not to be had:
+    that is known before it is known whether what stands here is an expression at all, so reading goes on.
+    """
+
+    def __init__(self, text: str, at: int):
+        self.text, self.at, self.operators, self.fault = text, at, 0, ""
+        self._depth = 0
+
+    def parse(self) -> Fraction | None:
+        """The value of the longest expression from here, or `None` where what stands here is not one."""
+        total = self._term()
+        while total is not None and (operator := self._operator("+-")):
+            other = self._term()
+            if other is None:
+                return None
+            total = self._bounded(total + other if operator == "+" else total - other)
+        return total
+
+    def _term(self) -> Fraction | None:
+        product = self._factor()
+        while product is not None and (operator := self._operator("*/")):
+            other = self._factor()
+            if other is None:
+                return None
+            if operator == "/" and not other:
+                self.fault = self.fault or "it divides by zero"
+                other = Fraction(1)
+            product = self._bounded(product * other if operator == "*" else product / other)
+        return product
+
+    def _factor(self) -> Fraction | None:
+        self._skip()
+        if self._next() == "-" and not self.text[self.at + 1 : self.at + 2].isspace():
+            self.at += 1
+            # A second sign would make `--` an operator and recursion unbounded.
+            value = None if self._next() == "-" else self._factor()
+            return None if value is None else -value
+        if self._next() == "(":
+            return self._parenthesised()
+        number = _NUMBER.match(self.text, self.at)
+        if number is None:
+            return None
+        self.at = number.end()
+        if len(number[0]) > _MAX_DIGITS:
+            return self._bounded(Fraction(_LARGEST + 1))
+        return Fraction(number[0].replace(",", ""))
+
+    def _parenthesised(self) -> Fraction | None:
+        if self._depth == _MAX_DEPTH:
+            return None
+        self._depth += 1
+        self.at += 1
+        value = self.parse()
+        self._depth -= 1
+        self._skip()
+        if value is None or self._next() != ")":
+            return None
+        self.at += 1
+        return value
+
+    def _operator(self, among: str) -> str:
+        mark = self.at
+        self._skip()
+        operator = self._next()
+        if not operator or operator not in among:
+            self.at = mark
+            return ""
+        self.at += 1
+        self.operators += 1
+        return operator
+
+    def _bounded(self, value: Fraction) -> Fraction:
+        if abs(value.numerator) <= _LARGEST and value.denominator <= _LARGEST:
+            return value
+        self.fault = self.fault or "its numbers are too large"
+        return Fraction(1)
+
+    def _skip(self) -> None:
+        while self._next().isspace():
+            self.at += 1
+
+    def _next(self) -> str:
+        return self.text[self.at : self.at + 1]
+
+
+def shown(value: Fraction) -> str:
+    """The value as digits, rounded to six decimals."""
+    scaled = round(value * 10**6)
+    digits = f"{abs(scaled):07d}"
+    decimals = digits[-6:].rstrip("0")
+    return ("-" if scaled < 0 else "") + digits[:-6] + (f".{decimals}" if decimals else "")
+
+
+def _claims(text: str, truth: Fraction) -> bool:
+    """Whether the last number of a text is the truth, to six decimals."""
+    numbers = _SIGNED.findall(text.translate(_LOOK_ALIKES))
+    # Longer than any answer can be shown, and Python refuses to read a number of many thousand digits.
+    if not numbers or len(numbers[-1]) > 4 * _MAX_DIGITS:
+        return False
+    return shown(Fraction(numbers[-1].replace(",", ""))) == shown(truth)
+
+
+def _near(truth: Fraction, draws: _Draws) -> str:
+    """A wrong number of as many decimals, one to ten units of the last place away."""
+    right = shown(truth)
+    unit = Fraction(1, 10 ** len(right.partition(".")[2]))
+    sign = 1 if draws.below(2, "sign") else -1
+    return shown(Fraction(right) + sign * unit * (1 + draws.below(10, "distance")))

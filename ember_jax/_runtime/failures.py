@@ -1,0 +1,32 @@
+"""From JAX's error back to the one that caused it.
+
+An exception that leaves a callback reaches the user as `JaxRuntimeError`: its text is kept, its type is lost. The last
+few that were raised into JAX are kept here, so that the typed one can be raised where a frame of ours is outermost.
+"""
+
+import collections
+import threading
+
+import jax
+
+_lock = threading.Lock()
+_raised: collections.deque[BaseException] = collections.deque(maxlen=16)
+
+
+def raised(error: BaseException) -> BaseException:
+    """Notes an error that is about to be raised into JAX; returns it."""
+    with _lock:
+        _raised.append(error)
+    return error
+
+
+def typed(error: BaseException) -> BaseException | None:
+    """The error that a `JaxRuntimeError` stands for, or `None`."""
+    if not isinstance(error, jax.errors.JaxRuntimeError):
+        return None
+    message = str(error)
+    with _lock:
+        for known in reversed(_raised):
+            if type(known).__name__ in message and str(known) in message:
+                return known
+    return None

@@ -1,0 +1,116 @@
+"""The event loop in a thread of its own, on which every call runs.
+
+Design note. One loop for the whole process: a notebook's own running loop is left alone, calls from many threads meet
+in one place (so that equal calls in flight can share one request), and nobody's blocking code stops another's IO.
+After a fork the child has no threads; it gets a fresh loop on first use. At interpreter exit work is cancelled and the
+thread joined, so that no callback runs into a half-destroyed interpreter.
+"""
+
+import asyncio
+import atexit
+import concurrent.futures
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from .._errors import CancelledError, UnsupportedError
+from .threads import Threads
+
+_EXIT_SECONDS = 2.0
+
+
+class Loop:
+    """An asyncio loop in a daemon thread."""
+
+    def __init__(self) -> None:
+        self.asyncio = asyncio.new_event_loop()
+        self.threads = Threads()
+        # What to do before the thread ends: coroutine functions, called in the loop.
+        self.closers: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self._thread = threading.Thread(target=self._serve, name="ember-loop", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self.asyncio)
+        self.asyncio.run_forever()
+
+    def is_current(self) -> bool:
+        """Whether the caller runs on the loop's thread."""
+        return threading.current_thread() is self._thread
+
+    def submit(self, coroutine: Coroutine[Any, Any, Any]) -> concurrent.futures.Future[Any]:
+        """Starts a coroutine from another thread."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.asyncio)
+
+    def call(self, function: Callable[[], Any]) -> None:
+        """Calls a function on the loop's thread, soon."""
+        self.asyncio.call_soon_threadsafe(function)
+
+    def close(self) -> None:
+        """Cancels what runs, frees connections, ends the thread."""
+        if not self._thread.is_alive():
+            return
+        try:
+            self.submit(self._wind_down()).result(_EXIT_SECONDS)
+        except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
+            pass
+        self.call(self.asyncio.stop)
+        self._thread.join(_EXIT_SECONDS)
+        if not self._thread.is_alive():
+            self.asyncio.close()
+
+    async def _wind_down(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        for closer in self.closers:
+            await closer()
+
+
+_lock = threading.Lock()
+_loop: Loop | None = None
+_ended = False
+
+
+def get_loop() -> Loop:
+    """The process's loop, started on first use.
+
+    **Raises:** `CancelledError` once the interpreter is exiting.
+    """
+    global _loop
+    if _loop is not None:
+        return _loop
+    with _lock:
+        if _ended:
+            raise CancelledError("no calls can be made: the interpreter is exiting.")
+        if _loop is None:
+            _loop = Loop()
+    return _loop
+
+
+def forbid_in_loop(what: str) -> None:
+    """Raises where blocking would wait for itself: on the loop's own thread."""
+    if _loop is not None and _loop.is_current():
+        raise UnsupportedError(
+            f"{what} was called from an `async def` host function. It would wait for the very event loop that runs "
+            "that function. Make the host function a plain `def`: it then runs in a thread, where operators work."
+        )
+
+
+def _after_fork() -> None:
+    global _loop, _lock
+    _loop, _lock = None, threading.Lock()
+
+
+@atexit.register
+def _at_exit() -> None:
+    global _ended
+    with _lock:
+        _ended = True
+    if _loop is not None:
+        _loop.close()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,195 @@
+"""A session: whom calls are made through, where answers are kept, and what was counted.
+
+One call's life, always the same: journal, single flight, provider, journal, lane.
+"""
+
+import asyncio
+import dataclasses
+import json
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from .._errors import ProviderError
+from .._providers import registry
+from .._providers.base import Provider, Request, Response
+from . import failures
+from .flight import SingleFlight
+from .journal import Journal, Memo, MemoryJournal, NoJournal
+from .loop import Loop, get_loop
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a session did.
+
+    **Fields:**
+
+    - `calls`: LLM calls asked for by lanes.
+    - `requests`: requests sent to providers.
+    - `replayed`: calls answered by the journal.
+    - `merged`: calls that shared the request of an equal call in flight.
+    - `failed`: requests that a provider did not answer.
+    - `input_tokens`, `output_tokens`: of the requests sent.
+    - `cost_usd`: of the requests sent; NaN if the price of one is unknown.
+    - `islands`: operators run as a plan.
+    """
+
+    calls: int = 0
+    requests: int = 0
+    replayed: int = 0
+    merged: int = 0
+    failed: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+    islands: int = 0
+
+    def __str__(self) -> str:
+        rows = [(f.name.replace("_", " "), getattr(self, f.name)) for f in dataclasses.fields(self)]
+        shown = [(name, f"${value:,.6f}" if name == "cost usd" else f"{value:,}") for name, value in rows]
+        width = max(len(value) for _, value in shown)
+        return "\n".join(f"{name:<14} {value:>{width}}" for name, value in shown)
+
+
+class Session:
+    """The state behind `ember.session`; calls reach it from the event loop."""
+
+    def __init__(self, journal: Journal, providers: Mapping[str, Provider]):
+        self._journal = journal
+        self._providers = dict(providers)
+        self._counts: dict[str, float] = dataclasses.asdict(Report())
+        self._flights = SingleFlight()
+        self._host_flights = SingleFlight()
+        self._memo = Memo()
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def report(self) -> Report:
+        """What was done so far."""
+        return Report(**self._counts)  # type: ignore[arg-type]
+
+    def count(self, name: str, amount: float = 1) -> None:
+        """Adds to one of the report's counts."""
+        self._counts[name] += amount
+
+    def provider(self, name: str) -> Provider:
+        """A provider of the session, or one that is registered for all."""
+        return self._providers.get(name) or registry.get(name)
+
+    async def ask(self, request: Request) -> Response:
+        """Answers one LLM call."""
+        self.count("calls")
+        digest = request.digest()
+        row = self._journal.get(digest)
+        if row is not None:
+            self.count("replayed")
+            return _decode(row)
+        response, shared = await self._flights.do(digest, lambda: self._send(request, digest))
+        if shared:
+            self.count("merged")
+        return response
+
+    async def _send(self, request: Request, digest: bytes) -> Response:
+        self.count("requests")
+        try:
+            response = await self.provider(request.provider).complete(request)
+        except ProviderError:
+            self.count("failed")
+            raise
+        self.count("input_tokens", response.input_tokens)
+        self.count("output_tokens", response.output_tokens)
+        self.count("cost_usd", response.cost)
+        await self._journal.put(digest, _encode(response))
+        return response
+
+    async def remember(self, key: Any, size: Callable[[Any], int], work: Callable[[], Awaitable[Any]]) -> Any:
+        """The result of a pure host call: from memory, from an equal call in flight, or by doing the work."""
+        known = self._memo.get(key)
+        if known is not None:
+            return known
+        result, shared = await self._host_flights.do(key, work)
+        if not shared:
+            self._memo.put(key, result, size(result))
+        return result
+
+    async def journaled(self, digest: bytes, work: Callable[[], Awaitable[bytes]]) -> bytes:
+        """The row of a digest; the work is done, and its row kept, if there is none."""
+
+        async def do() -> bytes:
+            row = await work()
+            await self._journal.put(digest, row)
+            return row
+
+        return self._journal.get(digest) or (await self._host_flights.do(digest, do))[0]
+
+
+def _encode(response: Response) -> bytes:
+    return json.dumps(dataclasses.astuple(response)).encode()
+
+
+def _decode(row: bytes) -> Response:
+    return Response(*json.loads(row))
+
+
+# The sessions that are open, innermost last. A stack of the process and not of the thread: XLA runs host callbacks on
+# threads of its own, which know nothing of the thread that dispatched them.
+_lock = threading.Lock()
+_open: list[Session] = []
+_default: Session | None = None
+
+
+def current() -> Session:
+    """The innermost open session, or the process's own."""
+    global _default
+    with _lock:
+        if _open:
+            return _open[-1]
+        if _default is None:
+            _default = Session(MemoryJournal(), {})
+        return _default
+
+
+_UNSET: Any = object()
+
+
+class session:
+    """Runs calls under settings of their own, and counts them.
+
+    ```python
+    with ember.session() as run:
+        answers = jax.vmap(op)(questions)
+    print(run.report())
+    ```
+
+    **Arguments:**
+
+    - `journal`: where answers are kept: a journal of the session's own in memory by default, `None` for none.
+    - `providers`: providers by name that are used in place of the registered ones of that name.
+
+    Sessions nest; the innermost open one counts. They belong to the process, not to a thread.
+
+    **Raises:** on leaving, the typed error behind a `JaxRuntimeError` that one of its calls caused.
+    """
+
+    def __init__(self, *, journal: Journal | None = _UNSET, providers: Mapping[str, Provider] | None = None):
+        chosen = MemoryJournal() if journal is _UNSET else NoJournal() if journal is None else journal
+        self._session = Session(chosen, providers or {})
+
+    def __enter__(self) -> Session:
+        with _lock:
+            _open.append(self._session)
+        return self._session
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        with _lock:
+            _open.remove(self._session)
+        if error is not None and (typed := failures.typed(error)) is not None:
+            raise typed from error
+
+
+def loop() -> Loop:
+    """The process's event loop, which frees the providers' connections before it ends."""
+    running = get_loop()
+    if registry.close_all not in running.closers:
+        running.closers.append(registry.close_all)
+    return running

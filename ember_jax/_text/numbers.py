@@ -1,0 +1,185 @@
+"""Numbers out of text: the number that is written in it, its tokens, and a vector of features."""
+
+import functools
+import operator
+import re
+import unicodedata
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from .._errors import TextError
+from . import grammar
+from .elementwise import TEXT, elementwise
+from .text import Text, as_text
+
+BYTES = "bytes"
+PADDING = -1
+
+
+def parse_number(t: Text | str) -> Float32[jax.Array, "*shape"]:
+    r"""The last number in each text.
+
+    Reads integers, decimals, signs, exponents (`1e-3`, `6.02 × 10^{23}`), thousands separators (`1,234,567.5`),
+    fractions (`3/4`, `1 1/2`, `½`, `\frac{3}{4}`), full-width and other scripts' digits; a full stop, a unit or a
+    percent sign after the number is ignored (`12.5%` is 12.5). A LaTeX `\boxed{…}` with a number in it goes before
+    what follows it. The whole grammar, with what was decided about ranges, dates and lists, heads `grammar.py`.
+
+    **Arguments:**
+
+    - `t`: a Text of any shape.
+
+    **Returns:** `float32[*t.shape]`: what Python's `float` makes of the number, rounded to float32 (infinite from 2^128
+    on); NaN where there is no number. Compare answers with `ember.normalize(t, "number")`, which does not round.
+    """
+    return elementwise(_parse_number, (), [(as_text(t).digests, TEXT)], jax.ShapeDtypeStruct((), np.float32))
+
+
+def tokens(t: Text | str, length: int, encoding: str = BYTES) -> Int32[jax.Array, "*shape {length}"]:
+    """Each text as token ids, at a fixed length.
+
+    **Arguments:**
+
+    - `t`: a Text of any shape.
+    - `length`: how many ids to give, a Python int of 1 or more: longer texts are cut, shorter ones are padded with
+        -1 at the end.
+    - `encoding`: `"bytes"` (the UTF-8 bytes, 0 to 255; built in), or the name of a tiktoken encoding (`"o200k_base"`)
+        or of a model that has one (`"gpt-4o"`). Vocabularies are downloaded once, at first use, by tiktoken. Special
+        tokens written in a text (`<|endoftext|>`) are ordinary text.
+
+    **Returns:** `int32[*t.shape, length]`.
+
+    **Raises:** `TextError` for another `length`, for an unknown encoding, and where its vocabulary cannot be loaded.
+    """
+    length = _size(length, "length", "tokens")
+    if encoding != BYTES:
+        _vocabulary(encoding)  # here, where an error has the user's own frame, and not when the program runs
+    result = jax.ShapeDtypeStruct((length,), np.int32)
+    return elementwise(_tokens, (length, encoding), [(as_text(t).digests, TEXT)], result)
+
+
+def features(t: Text | str, dim: int) -> Float32[jax.Array, "*shape {dim}"]:
+    """Each text as a vector of unit length, from its words and their parts: hashed counts, nothing learned.
+
+    Counts words (runs of letters and digits; every other character but white space is a word of its own) and the
+    trigrams of characters inside each word with its ends marked, after Unicode NFKC and without case. A hash gives each
+    a place and a sign, so that collisions cancel in the mean and inner products are kept without bias (Weinberger
+    et al. 2009, arXiv 0902.2206).
+
+    **Arguments:**
+
+    - `t`: a Text of any shape.
+    - `dim`: the length of the vector, a Python int of 1 or more. From 256 on collisions are few for a sentence.
+
+    **Returns:** `float32[*t.shape, dim]`, the same on every machine; zeros for a text without words.
+
+    **Raises:** `TextError` for another `dim`.
+    """
+    dim = _size(dim, "dim", "features")
+    result = jax.ShapeDtypeStruct((dim,), np.float32)
+    return elementwise(_features, (dim,), [(as_text(t).digests, TEXT)], result)
+
+
+def _size(value: Any, name: str, function: str) -> int:
+    try:
+        size = operator.index(value)
+    except TypeError:  # a float, or a tracer
+        size = 0
+    if size < 1 or isinstance(value, bool):
+        raise TextError(
+            f"`{name}` of ember.{function} is part of a shape, so it must be a Python int of 1 or more that is known "
+            f"while JAX traces; got {value!r:.80}."
+        )
+    return size
+
+
+# -- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def _parse_number(words: str) -> np.float32:
+    number = grammar.last_number(words)
+    with np.errstate(over="ignore"):
+        return np.float32(np.nan if number is None else float(number))
+
+
+# -- tokens ----------------------------------------------------------------------------------------------------------
+
+
+def _tokens(length: int, encoding: str, words: str) -> np.ndarray:
+    out = np.full(length, PADDING, np.int32)
+    if encoding == BYTES:
+        ids = np.frombuffer(words[:length].encode(), np.uint8)[:length]  # a character has at least one byte
+    else:
+        ids = _vocabulary(encoding).encode_to_numpy(words, disallowed_special=())[:length]
+    out[: len(ids)] = ids
+    return out
+
+
+@functools.cache
+def _vocabulary(encoding: str) -> Any:
+    import tiktoken  # here: it costs 60 ms, and few programs need it
+
+    name = encoding
+    if name not in tiktoken.list_encoding_names():
+        try:
+            name = tiktoken.encoding_name_for_model(encoding)
+        except KeyError:
+            raise TextError(
+                f"ember.tokens knows no encoding {encoding!r}. It takes {BYTES!r}, an encoding of tiktoken "
+                f"({', '.join(tiktoken.list_encoding_names())}) or the name of an OpenAI model without its provider, "
+                'as in "gpt-4o".'
+            ) from None
+    try:
+        return tiktoken.get_encoding(name)
+    # What tiktoken lets through: OSError from the network or the disk, ValueError for a damaged vocabulary.
+    except (OSError, ValueError) as error:
+        raise TextError(
+            f"the vocabulary of {name} is not on this machine and could not be downloaded "
+            f"({type(error).__name__}: {error!s:.200}). Without a network use ember.tokens(…, encoding={BYTES!r}), or "
+            "set TIKTOKEN_CACHE_DIR to a folder into which tiktoken has loaded it before."
+        ) from error
+
+
+# -- features --------------------------------------------------------------------------------------------------------
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+# The multiplier of Knuth's MMIX generator for the polynomial; then the finaliser of SplitMix64 (Steele, Lea and
+# Flood 2014), so that every bit of a hash depends on every character.
+_BASE = np.uint64(6364136223846793005)
+_MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+
+
+def _features(dim: int, words: str) -> np.ndarray:
+    hashes = _hashes(unicodedata.normalize("NFKC", words).casefold())
+    # The upper half of a hash, as a fraction of 2^32, chooses the place (without the bias of a remainder), the lowest
+    # bit the sign.
+    places = ((hashes >> np.uint64(32)) * np.uint64(dim)) >> np.uint64(32)
+    signs = 1.0 - 2.0 * (hashes & np.uint64(1))
+    counts = np.bincount(places.astype(np.intp), signs, minlength=dim)
+    # Counts are whole numbers, so their length is 0 or at least 1.
+    return (counts / max(np.linalg.norm(counts), 1.0)).astype(np.float32)
+
+
+def _hashes(words: str) -> np.ndarray:
+    """One hash `uint64[n]` for each trigram and each word, computed for all of them at once."""
+    found = _WORD.findall(words)
+    if not found:
+        return np.zeros(0, np.uint64)
+    codes = np.frombuffer(f" {' '.join(found)} ".encode("utf-32-le"), "<u4").astype(np.uint64)
+    spaces = np.flatnonzero(codes == ord(" "))
+    trigrams = (codes[:-2] * _BASE + codes[1:-1]) * _BASE + codes[2:]
+    trigrams = trigrams[codes[1:-1] != ord(" ")]
+    # The place of a character in its word, for a polynomial that does not depend on where the word stands.
+    place = np.arange(len(codes)) - np.repeat(spaces, np.diff(spaces, append=len(codes)))
+    powers = np.multiply.accumulate(np.full(place.max() + 1, _BASE, np.uint64))
+    of_words = np.add.reduceat(codes * powers[place], spaces[:-1])
+    return _mix(np.concatenate([trigrams, of_words]))
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    x = x + _MIX[0]
+    x = (x ^ (x >> np.uint64(30))) * _MIX[1]
+    x = (x ^ (x >> np.uint64(27))) * _MIX[2]
+    return x ^ (x >> np.uint64(31))

@@ -1,0 +1,75 @@
+"""Python control flow on traced values, told as what to write instead."""
+
+import contextlib
+import linecache
+import os
+import sys
+from collections.abc import Iterator
+from types import TracebackType
+
+import jax
+
+from ._errors import TracedControlFlowError
+
+_LIBRARIES = tuple(
+    os.path.dirname(sys.modules[name].__file__ or "") + os.sep
+    for name in ("jax", "jaxlib", "equinox", "jaxtyping", "numpy", __package__)
+)
+
+_IF = """\
+    answer = jax.lax.cond(condition, lambda: when_true, lambda: when_false)
+(several cases: `jax.lax.switch(index, [lambda: first, lambda: second])`; text or numbers that are there already: \
+`ember.where(condition, a, b)`, `jnp.where`)"""
+_WHILE = """\
+    final = jax.lax.while_loop(lambda carry: condition, lambda carry: next_carry, first_carry)
+(where gradients are needed: `jax.lax.scan` with a fixed length)"""
+_FOR = """\
+    final, outputs = jax.lax.scan(lambda carry, x: (next_carry, output), first_carry, xs)
+(a traced number of turns: `jax.lax.fori_loop(0, n, lambda i, carry: next_carry, first_carry)`)"""
+
+
+@contextlib.contextmanager
+def explained(operator: str) -> Iterator[None]:
+    """Turns JAX's errors for concrete values into one that names the operator and line and shows the fix."""
+    try:
+        yield
+    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+        raise TracedControlFlowError(_message(operator, error)) from error
+    except TracedControlFlowError as error:
+        if error.args[0].startswith(_OPENING):  # told by an operator inside already
+            raise
+        raise TracedControlFlowError(_message(operator, error)) from error
+
+
+_OPENING = "Python code in "
+
+
+def _message(operator: str, error: BaseException) -> str:
+    file, line = _users_line(error.__traceback__)
+    source = linecache.getline(file, line).strip()
+    own = f"\n{error}" if isinstance(error, TracedControlFlowError) else ""
+    return (
+        f"{_OPENING}{operator} depends on a value that is known only when the plan runs:\n"
+        f"  {os.path.basename(file)}:{line}: {source}{own}\n"
+        f"While JAX traces an operator, write\n{_suggestion(source)}\n"
+        "Outside every transformation, and under `jax.disable_jit()`, operators run line by line and this works."
+    )
+
+
+def _suggestion(source: str) -> str:
+    if source.startswith("while"):
+        return _WHILE
+    if source.startswith("for") or "range(" in source:
+        return _FOR
+    return _IF
+
+
+def _users_line(traceback: TracebackType | None) -> tuple[str, int]:
+    """The innermost line that is in no library."""
+    found = ("<unknown>", 0)
+    while traceback is not None:
+        file = traceback.tb_frame.f_code.co_filename
+        if not file.startswith(_LIBRARIES) and not file.startswith("<"):
+            found = (file, traceback.tb_lineno)
+        traceback = traceback.tb_next
+    return found

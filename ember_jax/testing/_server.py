@@ -1,0 +1,293 @@
+"""A chat-completions server on this machine, with simulated answers and the faults that a test asks for."""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import json
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from .._errors import RefusedRequestError
+from .._providers.base import Message, Request, Response
+from .._providers.sim import SimModel, delay, reply
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong with one request.
+
+    **Fields:**
+
+    - `status`, `headers`: of the answer.
+    - `body`: of the answer; by default the simulated one for status 200, else an error in OpenAI's form.
+    - `delay`: seconds before the answer.
+    - `reset`: the connection is reset and there is no answer.
+    - `truncate`: the connection is closed after half of the body.
+    """
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: str | bytes | None = None
+    delay: float = 0.0
+    reset: bool = False
+    truncate: bool = False
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One request as it came: its JSON body, its headers (without the key), and `time.monotonic()` in seconds."""
+
+    body: Any
+    headers: Mapping[str, str]
+    time: float
+
+
+# Longer than the prompts of any test; aiohttp's own limit is one MiB.
+_MAX_BODY = 2**26
+# How many connections may wait to be accepted: a thousand may come within one round of the event loop.
+_BACKLOG = 4096
+
+
+class ChatServer:
+    """An OpenAI-compatible HTTP/1.1 server on 127.0.0.1, in a thread of its own, while the `with` block lasts.
+
+    **Arguments:**
+
+    - `model`: answers every request, whatever model it names; its reply depends on that name.
+    - `latency`: seconds before each answer; `None` is the model's own.
+    - `faults`: what goes wrong with request 0, 1, …: a sequence, or a function of the number. `None` is nothing.
+    - `fresh`: equal requests get independent samples, as from a real server; otherwise equal answers.
+    - `api_key`: requests without it as bearer token get status 401; `None` lets all pass.
+    - `together`: no answer is sent before this many requests have been in flight at once. It proves parallelism
+        without a clock: a client that sends fewer waits until it gives up.
+
+    **Attributes:**
+
+    - `base_url`: for `OpenAI(base_url=…)`.
+    - `requests`: what has come so far, in order.
+    - `in_flight_max`: the most requests that were in flight at once.
+
+    **Example:**
+
+        with ChatServer(faults=[Fault(status=429, headers={"retry-after": "1"})]) as server:
+            provider = OpenAI(base_url=server.base_url)
+    """
+
+    def __init__(
+        self,
+        model: SimModel | None = None,
+        *,
+        latency: float | None = 0.0,
+        faults: Callable[[int], Fault | None] | Sequence[Fault | None] | None = None,
+        fresh: bool = False,
+        api_key: str | None = None,
+        together: int = 1,
+    ):
+        self.requests: list[Recorded] = []
+        self.in_flight_max = 0
+        self._model = SimModel() if model is None else model
+        self._latency = latency
+        self._faults = () if faults is None else faults
+        self._fresh = fresh
+        self._api_key = api_key
+        self._together = together
+        self._in_flight = 0
+        self._seen: Counter[str] = Counter()
+        self._thread: threading.Thread | None = None
+        self._port = 0
+
+    @property
+    def base_url(self) -> str:
+        if self._thread is None:
+            raise RuntimeError("The server is not running; use it as `with ChatServer() as server: …`.")
+        return f"http://127.0.0.1:{self._port}/v1"
+
+    def __enter__(self) -> "ChatServer":
+        if self._thread is not None:
+            raise RuntimeError("The server is already running; make another ChatServer().")
+        started: concurrent.futures.Future[int] = concurrent.futures.Future()
+        thread = threading.Thread(target=self._run, args=(started,), name="ChatServer", daemon=True)
+        thread.start()
+        self._port = started.result()
+        self._thread = thread
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._thread is not None
+        self._loop.call_soon_threadsafe(self._stop)
+        self._thread.join()
+        self._thread = None
+
+    def _run(self, started: "concurrent.futures.Future[int]") -> None:
+        try:
+            asyncio.run(self._serve(started))
+        except (ImportError, OSError) as error:
+            # No aiohttp, or no socket to be had: it is for the thread that waits to know.
+            if started.done():
+                raise
+            started.set_exception(error)
+
+    def _stop(self) -> None:
+        # Requests that wait are let go, so that closing does not take as long as their delay.
+        self._stopping.set()
+        self._gathered.set()
+
+    async def _serve(self, started: "concurrent.futures.Future[int]") -> None:
+        # Imported when a server starts: providers do not need it, and it is slow to import.
+        from aiohttp import web
+
+        self._loop = asyncio.get_running_loop()
+        self._stopping, self._gathered = asyncio.Event(), asyncio.Event()
+        app = web.Application(client_max_size=_MAX_BODY)
+        app.router.add_post("/v1/chat/completions", self._handle)
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0, backlog=_BACKLOG).start()
+            started.set_result(runner.addresses[0][1])
+            await self._stopping.wait()
+        finally:
+            await runner.cleanup()
+
+    async def _handle(self, request: "web.Request") -> "web.StreamResponse":
+        raw = await request.read()
+        number = len(self.requests)
+        body = _parsed(raw)
+        self.requests.append(Recorded(body, _masked(request.headers), time.monotonic()))
+        self._in_flight += 1
+        self.in_flight_max = max(self.in_flight_max, self._in_flight)
+        if self.in_flight_max >= self._together:
+            self._gathered.set()
+        try:
+            await self._gathered.wait()
+            return await self._respond(request, number, body, self._fault(number))
+        finally:
+            self._in_flight -= 1
+
+    def _fault(self, number: int) -> Fault:
+        if callable(self._faults):
+            return self._faults(number) or Fault()
+        return (self._faults[number] if number < len(self._faults) else None) or Fault()
+
+    async def _respond(self, request: "web.Request", number: int, body: Any, fault: Fault) -> "web.StreamResponse":
+        # See `_serve`.
+        from aiohttp import web
+
+        await self._pause(fault.delay)
+        if fault.reset:
+            _reset(request)
+            return web.Response()
+        status, content = fault.status, fault.body
+        if content is None:
+            status, content = await self._content(request, number, body, status)
+        content = content.encode() if isinstance(content, str) else content
+        headers = {"Content-Type": "application/json", "x-request-id": f"req-{number}", **fault.headers}
+        if not fault.truncate:
+            return web.Response(status=status, headers=headers, body=content)
+        response = web.StreamResponse(status=status, headers={**headers, "Content-Length": str(len(content))})
+        await response.prepare(request)
+        await response.write(content[: len(content) // 2])
+        if request.transport is not None:
+            request.transport.close()
+        return response
+
+    async def _content(self, request: "web.Request", number: int, body: Any, status: int) -> tuple[int, str]:
+        """The status and body of an answer that no fault spells out."""
+        if status != 200:
+            return status, _error("This fault was asked for.", "injected")
+        if self._api_key is not None and request.headers.get("Authorization") != f"Bearer {self._api_key}":
+            return 401, _error("The API key is missing or wrong.", "invalid_api_key")
+        try:
+            asked = self._request(body)
+        except (KeyError, TypeError, AttributeError):
+            return 400, _error("The body is not a chat-completions request.", "invalid_request_error")
+        try:
+            response = reply(self._model, asked)
+        except RefusedRequestError as refusal:
+            return 400, _error(str(refusal), "invalid_request_error")
+        await self._pause(delay(self._model, asked) if self._latency is None else self._latency)
+        return 200, _completion(response, number, bool(asked.parameters.get("logprobs")))
+
+    def _request(self, body: Any) -> Request:
+        messages = tuple(Message(str(m["role"]), m["content"]) for m in body["messages"])
+        if not all(isinstance(m.content, str) for m in messages):
+            raise TypeError("a message's content is text here")
+        parameters = {k: v for k, v in body.items() if k not in ("model", "messages")}
+        asked = Request("sim", str(body["model"]), messages, parameters)
+        if not self._fresh:
+            return asked
+        digest = asked.digest().hex()
+        sample = str(self._seen[digest])
+        self._seen[digest] += 1
+        return Request("sim", asked.model, messages, parameters, sample)
+
+    async def _pause(self, seconds: float) -> None:
+        """Waits, but not beyond the server's end."""
+        if seconds > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._stopping.wait()
+
+
+def _parsed(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return None
+
+
+def _masked(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers, where a test's failure may print them: that there was a key is seen, the key is not."""
+    return {name: "Bearer (masked)" if name.lower() == "authorization" else value for name, value in headers.items()}
+
+
+def _reset(request: "web.Request") -> None:
+    """Ends a connection the hard way: closing with a linger time of 0 sends RST in place of FIN."""
+    transport = request.transport
+    if transport is not None:
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+
+
+def _error(message: str, code: str) -> str:
+    return json.dumps({"error": {"message": message, "type": "error", "param": None, "code": code}})
+
+
+def _completion(response: Response, number: int, with_logprobs: bool) -> str:
+    """A simulated answer in the protocol's form; its first word bears the whole log-probability."""
+    words = response.text.split()
+    logprobs = [{"token": w, "logprob": response.logprob if i == 0 else 0.0} for i, w in enumerate(words)]
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": response.text, "refusal": None},
+        "logprobs": {"content": logprobs} if with_logprobs else None,
+        "finish_reason": "stop",
+    }
+    usage = {
+        "prompt_tokens": response.input_tokens,
+        "completion_tokens": response.output_tokens,
+        "total_tokens": response.input_tokens + response.output_tokens,
+    }
+    return json.dumps(
+        {
+            "id": f"chatcmpl-{number}",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": response.model,
+            "choices": [choice],
+            "usage": usage,
+        }
+    )
