@@ -12,6 +12,8 @@ from ._operator import Operator as Operator
 from ._operator import operator as operator
 from ._providers.registry import register as register
 from ._runtime.session import session as session
+from ._text.files import load as load
+from ._text.files import save as save
 from ._text.numbers import features as features
 from ._text.numbers import parse_number as parse_number
 from ._text.numbers import tokens as tokens
@@ -22,6 +24,7 @@ from ._text.operations import join as join
 from ._text.operations import normalize as normalize
 from ._text.operations import stack as stack
 from ._text.operations import where as where
+from ._text.table import table as table
 from ._text.text import Text as Text
 from ._text.text import text as text
 from ._types import Key as Key

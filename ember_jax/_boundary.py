@@ -6,6 +6,7 @@ to a jaxpr from sharding-free types; its constants are inputs, since a constant 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -61,7 +62,6 @@ class Boundary:
     def __init__(self, function: Callable[..., Any], name: str):
         self._function = function
         self.name = name
-        self._traces = 0
 
         def through(signature: Signature, arrays: list[Any]) -> Any:
             return self._record_and_replay(signature, arrays)
@@ -80,7 +80,7 @@ class Boundary:
         # Under `jax.disable_jit` an outer `vmap` still needs the boundary.
         with jax.disable_jit(False):
             try:
-                outputs = self._jitted(signature, arrays)
+                outputs = without_explicit_axes(functools.partial(self._jitted, signature), arrays)
                 if _callback.all_concrete(outputs):
                     jax.block_until_ready(outputs)
             except jax.errors.JaxRuntimeError as error:
@@ -92,8 +92,8 @@ class Boundary:
                 raise known from None
         return join_outputs(outputs)
 
-    def trace(self, signature: Signature, arrays: Sequence[Any]) -> tuple[jex.ClosedJaxpr, Any, list[Any]]:
-        """Traces the function.
+    def trace(self, signature: Signature, avals: Sequence[Any]) -> tuple[jex.ClosedJaxpr, Any, list[Any]]:
+        """Traces the function on types, or on values that tell their types.
 
         **Returns:** its jaxpr, whose first inputs are its constants; the tree of its outputs; the constants.
         """
@@ -106,10 +106,7 @@ class Boundary:
             leaves, tree = jax.tree.flatten(outputs)
             return leaves
 
-        avals = [jax.ShapeDtypeStruct(jnp.shape(a), jax.typeof(a).dtype) for a in arrays]
-        self._traces += 1
-        with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
-            closed = jax.make_jaxpr(flat)(*avals)
+        closed = jax.make_jaxpr(flat)(*avals)
         jaxpr = closed.jaxpr
         lifted = jex.Jaxpr((), [*jaxpr.constvars, *jaxpr.invars], jaxpr.outvars, jaxpr.eqns, jaxpr.effects)
         return jex.ClosedJaxpr(lifted, ()), tree, list(closed.consts)
@@ -121,23 +118,51 @@ class Boundary:
             invars = recording.closed.jaxpr.invars
             return recording.record([from_raw(x, v.aval) for x, v in zip(raw, invars, strict=True)])[1]
 
-        with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+        with no_mesh():
             raw = [jax.eval_shape(to_raw, _struct(v.aval)) for v in recording.closed.jaxpr.invars]
             jaxpr = jax.make_jaxpr(recorded)(*raw)
         plan = lower(jaxpr)
         return Program(self.name, jaxpr, plan, effectful=_has_impure_call(plan))
 
     def _record_and_replay(self, signature: Signature, arrays: list[Any]) -> Any:
-        closed, tree, constants = self.trace(signature, arrays)
-        inputs = [*constants, *arrays]
+        with no_mesh():
+            closed, tree, constants = self.trace(signature, [_struct(jax.typeof(a)) for a in arrays])
         if not any(leaves_xla(eqn) for eqn in closed.jaxpr.eqns):
-            return jax.tree.unflatten(tree, jax.core.eval_jaxpr(closed.jaxpr, (), *inputs))
+            closed, tree, constants = self.trace(signature, arrays)
+            return jax.tree.unflatten(tree, jax.core.eval_jaxpr(closed.jaxpr, (), *constants, *arrays))
         recording = Recording(closed, [True] * len(closed.jaxpr.outvars))
         program = self.program(recording)
         slots: list[Any] = []
         if program.plan.nodes:
+            inputs = [*constants, *arrays]
             slots = record(program, [to_raw(jax.lax.stop_gradient(x)) for x in inputs])
-        return jax.tree.unflatten(tree, recording.replay(inputs, slots))
+        if not jax.sharding.get_abstract_mesh().empty:
+            # The replay runs under the caller's mesh, where types say more than shapes: it is traced there. The two
+            # traces of one function differ in casts only, so their records are the same.
+            closed, tree, constants = self.trace(signature, arrays)
+            recording = Recording(closed, [True] * len(closed.jaxpr.outvars))
+        return jax.tree.unflatten(tree, recording.replay([*constants, *arrays], slots))
+
+
+def no_mesh() -> Any:
+    """A context without a mesh: what is traced in it has no shardings."""
+    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ()))
+
+
+def without_explicit_axes(fn: Callable[[list[Any]], Any], arrays: list[Any]) -> Any:
+    """Calls `fn` where no array's type says how it is sharded.
+
+    An operator's lanes run on the host, which gathers its inputs; explicit mesh axes are made automatic for it, and its
+    results are whole.
+    """
+    meshes = [jax.typeof(a).sharding.mesh for a in arrays]
+    explicit = [m for m in meshes if jax.sharding.AxisType.Explicit in m.axis_types]
+    if not explicit:
+        return fn(arrays)
+    mesh = explicit[0]
+    axes = tuple(n for n, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if t == jax.sharding.AxisType.Explicit)
+    with jax.sharding.use_abstract_mesh(mesh):
+        return jax.sharding.auto_axes(fn, axes=axes, out_sharding=jax.sharding.PartitionSpec())(arrays)
 
 
 def _struct(aval: Any) -> jax.ShapeDtypeStruct:

@@ -68,4 +68,12 @@ def invoke(
     """Calls a host function: line by line where nothing is traced, as a callback where something is."""
     if all_concrete(arrays) and is_eager():
         return tuple(jnp.asarray(r) for r in function.call_now(*(np.asarray(a) for a in arrays)))
-    return bind(function, out, *arrays, effectful=effectful)
+    # In a `shard_map` JAX types a callback's results as the same on every device; they differ where its inputs do.
+    axes = frozenset[Any]().union(*(jax.typeof(a).manual_axis_type.varying for a in arrays))
+    return tuple(vary(result, axes) for result in bind(function, out, *arrays, effectful=effectful))
+
+
+def vary(value: Any, axes: frozenset[Any]) -> Any:
+    """A value typed as varying over some axes of a `shard_map`, which is where gradients are summed over them."""
+    missing = axes - jax.typeof(value).manual_axis_type.varying if axes else axes
+    return jax.lax.pcast(value, tuple(sorted(missing, key=str)), to="varying") if missing else value

@@ -3,17 +3,21 @@
 import contextlib
 import linecache
 import os
-import sys
 from collections.abc import Iterator
 from types import TracebackType
 
+import equinox
 import jax
+import jaxlib
+import jaxtyping
+import numpy
 
 from ._errors import TracedControlFlowError
 
-_LIBRARIES = tuple(
-    os.path.dirname(sys.modules[name].__file__ or "") + os.sep
-    for name in ("jax", "jaxlib", "equinox", "jaxtyping", "numpy", __package__)
+# Whose lines are not the user's.
+_LIBRARIES = (
+    *(os.path.dirname(m.__file__ or "") + os.sep for m in (jax, jaxlib, equinox, jaxtyping, numpy)),
+    os.path.dirname(__file__) + os.sep,
 )
 
 _IF = """\

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core as jex
 
+from .._callback import vary
+
 Aval = jax.ShapeDtypeStruct
 
 _HOST = frozenset({"pure_callback", "io_callback"})
@@ -105,8 +107,14 @@ def to_raw(value: Any) -> Any:
 
 
 def from_raw(value: Any, aval: Any) -> Any:
-    """The inverse of `to_raw`: key data are wrapped again by the dtype that the program gives them."""
-    return jax.random.wrap_key_data(value, impl=_implementation(aval.dtype)) if is_key(aval) else value
+    """The inverse of `to_raw`: a value of the type that the program gives it.
+
+    Key data are wrapped again, by the dtype. Inside a `shard_map` a value is typed as varying over the mesh if the
+    program says so; a callback's result, which JAX types as the same everywhere, is not of itself.
+    """
+    if is_key(aval):
+        value = jax.random.wrap_key_data(value, impl=_implementation(aval.dtype))
+    return vary(value, aval.manual_axis_type.varying)
 
 
 @functools.lru_cache(maxsize=64)
@@ -123,6 +131,8 @@ def evaluate(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list[Any]:
     As a jaxpr of its own, because `Primitive.get_bind_params` returns something else since JAX 0.10, and because
     JAX then restores the equation's name stack and context.
     """
+    if eqn.primitive.name == "pvary":  # `shard_map`'s cast; control flow may have cast what comes from the record
+        return [vary(value, frozenset(eqn.params["axes"])) for value in values]
     free: dict[jex.Var, Any] = {}
     for var, value in zip(eqn.invars, values, strict=True):
         if not isinstance(var, jex.Literal):

@@ -107,7 +107,8 @@ class Guarded(Step):
         outs: list[Any] = [None] * len(self.eqn.outvars)
         for i, slot in zip(self._recorded, slots, strict=True):
             aval = self.eqn.outvars[i].aval
-            outs[i] = _not_differentiable(what, slot, operands) if is_inexact(aval) else from_raw(slot, aval)
+            out = from_raw(slot, aval)
+            outs[i] = _not_differentiable(what, out, operands) if is_inexact(aval) else out
         return outs
 
 

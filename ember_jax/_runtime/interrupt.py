@@ -23,11 +23,12 @@ from types import FrameType
 from typing import Any
 
 import jax
+import jaxlib
 
 from .._errors import CancelledError
 
 _INTERRUPTED = "interrupted by Ctrl-C; what was answered so far is kept in the journal."
-_JAX_FOLDERS = tuple(os.path.dirname(m.__file__) + os.sep for m in (jax, sys.modules["jaxlib"]) if m.__file__)
+_JAX_FOLDERS = tuple(os.path.dirname(m.__file__) + os.sep for m in (jax, jaxlib) if m.__file__)
 
 _lock = threading.Lock()
 _waiting: dict[int, Callable[[], None]] = {}

@@ -103,7 +103,8 @@ class Text:
     def reshape(self, *shape: Any) -> "Text":
         """The same strings in another shape."""
         # NumPy resolves it: beside the digest's own axis -1 is ambiguous for size 0, and errors would name that axis.
-        target = np.broadcast_to(np.False_, self.shape).reshape(*shape).shape
+        target = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
+        target = np.broadcast_to(np.False_, self.shape).reshape(tuple(target)).shape
         return Text(jnp.reshape(self.digests, (*target, store.DIGEST_WORDS)))
 
     def __getitem__(self, index: Any) -> "Text":
