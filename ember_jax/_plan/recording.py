@@ -28,6 +28,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.extend import core as jex
 
+from .._callback import vary
 from .._errors import GradientError, UnsupportedError
 from .jaxprs import (
     Aval,
@@ -252,7 +253,10 @@ class Branched(Step):
             return run
 
         branches = [branch(b, p) for b, p in zip(self._branches, self._places, strict=True)]
-        needed = jax.lax.switch(_index(values[0]), branches, shared, [values[1 + i] for i in read])
+        # In a `shard_map` JAX 0.10 cannot batch a `cond` whose branches cast their operands; cast before, none does.
+        axes = frozenset[Any]().union(*(jax.typeof(v).manual_axis_type.varying for v in values if v is not None))
+        operands = [vary(values[1 + i], axes) for i in read]
+        needed = jax.lax.switch(_index(values[0]), branches, [vary(s, axes) for s in shared], operands)
         outs = _spread(needed, self._needed)
         for i, slot in zip(self._recorded, own, strict=True):
             outs[i] = from_raw(slot, self.eqn.outvars[i].aval)
