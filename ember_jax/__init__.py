@@ -3,14 +3,18 @@
 The plan runs the calls; XLA runs the numbers.
 """
 
+from . import _errors, _providers
 from . import testing as testing
 from ._host import host as host
 from ._jit import jit as jit
 from ._llm import LLM as LLM
 from ._llm import Completion as Completion
+from ._lower import Plan as Plan
+from ._lower import lower as lower
 from ._operator import Operator as Operator
 from ._operator import operator as operator
 from ._providers.registry import register as register
+from ._runtime.session import Report as Report
 from ._runtime.session import session as session
 from ._text.files import load as load
 from ._text.files import save as save
@@ -28,3 +32,6 @@ from ._text.table import table as table
 from ._text.text import Text as Text
 from ._text.text import text as text
 from ._types import Key as Key
+
+errors = _errors
+providers = _providers

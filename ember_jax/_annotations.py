@@ -27,7 +27,9 @@ def require(fn: Callable[..., Any], name: str, skip_first: bool) -> None:
     """Raises `AnnotationError` unless every parameter and the result of `fn` are annotated."""
     signature = inspect.signature(fn)
     missing = [
-        p.name for p in list(signature.parameters.values())[int(skip_first) :] if p.annotation is inspect.Parameter.empty
+        p.name
+        for p in list(signature.parameters.values())[int(skip_first) :]
+        if p.annotation is inspect.Parameter.empty
     ]
     if missing or signature.return_annotation is inspect.Signature.empty:
         what = ", ".join(f"`{m}`" for m in missing) or "the result"
@@ -156,8 +158,8 @@ def _problem(value: Any, hint: Any) -> str | None:
             return f'{_describe(value)}: one string is meant. Use jax.vmap, or annotate Text["n"] to take an array'
         return None
     if isinstance(hint, TextAnnotation):
-        fits = isinstance(value, Text) and isinstance(_typed_leaf(value), hint.leaf)
-        return None if fits else _describe(value)
+        leaf: Any = hint.leaf
+        return None if isinstance(value, Text) and isinstance(_typed_leaf(value), leaf) else _describe(value)
     if hint is Key:
         return key_problem(value)
     if isinstance(hint, type) and issubclass(hint, AbstractArray):

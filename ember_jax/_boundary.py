@@ -14,13 +14,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import eval_jaxpr
 from jax.extend import core as jex
 
 from . import _callback
 from ._errors import CancelledError
 from ._plan import ir
 from ._plan.island import Program, record
-from ._plan.jaxprs import from_raw, leaves_xla, to_raw
+from ._plan.jaxprs import assemble, calls_host, from_raw, to_raw
 from ._plan.lower import lower
 from ._plan.recording import Recording
 from ._runtime import failures, interrupt
@@ -83,7 +84,7 @@ class Boundary:
                 outputs = without_explicit_axes(functools.partial(self._jitted, signature), arrays)
                 if _callback.all_concrete(outputs):
                     jax.block_until_ready(outputs)
-            except jax.errors.JaxRuntimeError as error:
+            except failures.FROM_JAX as error:
                 known = failures.typed(error)
                 if isinstance(known, CancelledError):
                     interrupt.settle()
@@ -103,12 +104,12 @@ class Boundary:
             nonlocal tree
             args, kwargs = unite(signature, leaves)
             outputs = split_outputs(self._function(*args, **kwargs))
-            leaves, tree = jax.tree.flatten(outputs)
-            return leaves
+            found, tree = jax.tree.flatten(outputs)
+            return found
 
         closed = jax.make_jaxpr(flat)(*avals)
         jaxpr = closed.jaxpr
-        lifted = jex.Jaxpr((), [*jaxpr.constvars, *jaxpr.invars], jaxpr.outvars, jaxpr.eqns, jaxpr.effects)
+        lifted = assemble([*jaxpr.constvars, *jaxpr.invars], jaxpr.outvars, jaxpr.eqns, jaxpr.effects)
         return jex.ClosedJaxpr(lifted, ()), tree, list(closed.consts)
 
     def program(self, recording: Recording) -> Program:
@@ -122,14 +123,22 @@ class Boundary:
             raw = [jax.eval_shape(to_raw, _struct(v.aval)) for v in recording.closed.jaxpr.invars]
             jaxpr = jax.make_jaxpr(recorded)(*raw)
         plan = lower(jaxpr)
-        return Program(self.name, jaxpr, plan, effectful=_has_impure_call(plan))
+        # JAX drops a pure callback without results, and with it what the plan prints.
+        return Program(self.name, jaxpr, plan, effectful=not plan.outputs or _has_impure_call(plan))
+
+    def lower(self, *args: Any, **kwargs: Any) -> Program:
+        """The recorded half of the function for such arguments."""
+        signature, arrays = split((args, kwargs))
+        with no_mesh():
+            closed, _, _ = self.trace(signature, [_struct(jax.typeof(a)) for a in arrays])
+        return self.program(Recording(closed, [True] * len(closed.jaxpr.outvars)))
 
     def _record_and_replay(self, signature: Signature, arrays: list[Any]) -> Any:
         with no_mesh():
             closed, tree, constants = self.trace(signature, [_struct(jax.typeof(a)) for a in arrays])
-        if not any(leaves_xla(eqn) for eqn in closed.jaxpr.eqns):
+        if not any(map(calls_host, closed.jaxpr.eqns)):  # nothing to record: the function as it stands
             closed, tree, constants = self.trace(signature, arrays)
-            return jax.tree.unflatten(tree, jax.core.eval_jaxpr(closed.jaxpr, (), *constants, *arrays))
+            return jax.tree.unflatten(tree, eval_jaxpr(closed.jaxpr, (), *constants, *arrays))
         recording = Recording(closed, [True] * len(closed.jaxpr.outvars))
         program = self.program(recording)
         slots: list[Any] = []
@@ -160,7 +169,9 @@ def without_explicit_axes(fn: Callable[[list[Any]], Any], arrays: list[Any]) -> 
     if not explicit:
         return fn(arrays)
     mesh = explicit[0]
-    axes = tuple(n for n, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if t == jax.sharding.AxisType.Explicit)
+    axes = tuple(
+        n for n, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if t == jax.sharding.AxisType.Explicit
+    )
     with jax.sharding.use_abstract_mesh(mesh):
         return jax.sharding.auto_axes(fn, axes=axes, out_sharding=jax.sharding.PartitionSpec())(arrays)
 
@@ -253,5 +264,3 @@ def join_outputs(outputs: Any) -> Any:
     structure, rest = static.values
     given = iter(arrays)
     return jax.tree.unflatten(structure, [next(given) if r is None else r[0] for r in rest])
-
-

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.experimental import io_callback
 
 _ZERO = np.zeros((), np.float32)
@@ -40,12 +41,12 @@ def is_eager() -> bool:
     time. Whether an operation on constants yields a tracer does tell, with public API only. (Under an eager
     `jax.vmap` or `jax.grad` constants stay concrete; there the inputs decide, see `all_concrete`.)
     """
-    return not isinstance(jnp.add(_ZERO, _ZERO), jax.core.Tracer)
+    return not isinstance(jnp.add(_ZERO, _ZERO), Tracer)
 
 
 def all_concrete(tree: Any) -> bool:
     """Whether no leaf of a pytree is a tracer."""
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def bind(

@@ -26,6 +26,7 @@ from ._runtime import failures, interrupt
 from ._runtime import session as sessions
 from ._text import store
 from ._text.text import Text, TextAnnotation, text
+from ._types import is_key
 
 Aval = jax.ShapeDtypeStruct
 
@@ -106,9 +107,7 @@ class HostCall(_callback.HostFunction):
 # -- any Python function ---------------------------------------------------------------------------------------------
 
 
-def host(
-    fn: Callable[..., Any], out: Any, pure: bool = True, cache: str | None = None
-) -> Callable[..., Any]:
+def host(fn: Callable[..., Any], out: Any, pure: bool = True, cache: str | None = None) -> Callable[..., Any]:
     """Makes any Python function callable from JAX programs.
 
     **Arguments:**
@@ -189,8 +188,8 @@ class _Function:
 
     @functools.cached_property
     def is_async(self) -> bool:
-        call = getattr(self.fn, "__call__", None)  # noqa: B004: an object with an async __call__
-        return inspect.iscoroutinefunction(self.fn) or inspect.iscoroutinefunction(call)
+        # an object may have an async `__call__`
+        return inspect.iscoroutinefunction(self.fn) or inspect.iscoroutinefunction(type(self.fn).__call__)
 
     def bind(self, args: Any, kwargs: Any) -> Any:
         leaves, tree = jax.tree.flatten((args, kwargs), is_leaf=lambda x: isinstance(x, Text))
@@ -202,8 +201,7 @@ class _Function:
                 kinds.append(True)
             elif isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
                 array = jnp.asarray(leaf)
-                key = jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key)
-                arrays.append(jax.random.key_data(array) if key else array)
+                arrays.append(jax.random.key_data(array) if is_key(array) else array)
                 kinds.append(False)
             else:
                 kinds.append(_Static(leaf))

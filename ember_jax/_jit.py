@@ -21,18 +21,24 @@ def jit(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     **Raises:** when called, what the calls raised, with its own type.
     """
+    boundary = boundary_for(fn)
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        disabled = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
+        if disabled and _callback.all_concrete((args, kwargs)) and _callback.is_eager():
+            return fn(*args, **kwargs)
+        return boundary(*args, **kwargs)
+
+    return call
+
+
+def boundary_for(fn: Callable[..., Any]) -> Boundary:
+    """A boundary of its own for a function."""
     name = getattr(fn, "__name__", type(fn).__name__)
 
     def traced(*args: Any, **kwargs: Any) -> Any:
         with _traced.explained(name):
             return fn(*args, **kwargs)
 
-    boundary = Boundary(traced, name)
-
-    @functools.wraps(fn)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if jax.config.jax_disable_jit and _callback.all_concrete((args, kwargs)) and _callback.is_eager():
-            return fn(*args, **kwargs)
-        return boundary(*args, **kwargs)
-
-    return call
+    return Boundary(traced, name)

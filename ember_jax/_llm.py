@@ -21,7 +21,7 @@ from ._runtime import session as sessions
 from ._text import store
 from ._text.elementwise import NUMBER, TEXT, elementwise
 from ._text.text import Text, text
-from ._types import Key, key_problem
+from ._types import Key, is_key, key_problem
 
 # Settings that providers share; another name is sent as it is, a near miss of one of these is a typo.
 _KNOWN_SETTINGS = (
@@ -66,9 +66,9 @@ class Completion(NamedTuple):
 class LLM(eqx.Module):
     """A language model with its settings.
 
-    Every setting is a Text leaf that holds the value as canonical JSON, 0.7 as "0.7" whether it came as a Python float, a
-    float32 or a traced number. So settings may vary under `vmap`, no optimiser step can drift one, and equal settings
-    make equal calls.
+    Every setting is a Text leaf that holds the value as canonical JSON, 0.7 as "0.7" whether it came as a Python
+    float, a float32 or a traced number. So settings may vary under `vmap`, no optimiser step can drift one, and equal
+    settings make equal calls.
 
     **Arguments:**
 
@@ -102,8 +102,8 @@ class LLM(eqx.Module):
         **Arguments:**
 
         - `prompt`: the user's message, a Text of rank 0.
-        - `key`: a PRNG key, for independent samples: equal calls with equal keys, or without, are one sample. Ignored at
-            temperature 0.
+        - `key`: a PRNG key, for independent samples: equal calls with equal keys, or without, are one sample. Ignored
+            at temperature 0.
 
         **Returns:** the answer's words; derivative zero. `complete` gives tokens and cost as well.
 
@@ -210,7 +210,7 @@ def _prompt(prompt: Any) -> Text:
     value = text(prompt) if isinstance(prompt, str) else prompt
     if value.shape:
         raise TextError(
-            f"the prompt has shape {list(value.shape)}; an LLM takes one. Ask all of them with `jax.vmap(llm)(prompts)`."
+            f"the prompt has shape {list(value.shape)}; an LLM takes one. Ask them all with `jax.vmap(llm)(prompts)`."
         )
     return value
 
@@ -219,7 +219,7 @@ def _key_data(key: Any) -> Any:
     problem = key_problem(key)
     if problem:
         raise TypeError(f"the key of an LLM call is {problem}.")
-    return jax.random.key_data(key) if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+    return jax.random.key_data(key) if is_key(key) else key
 
 
 # -- settings --------------------------------------------------------------------------------------------------------

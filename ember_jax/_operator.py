@@ -28,14 +28,14 @@ class Operator(eqx.Module):
     `jax.disable_jit()`) that happens line by line, one call after another. Under a transformation `forward` is traced
     once, and its calls run as parallel as their data allows, each `vmap` lane at its own pace.
 
-    `forward` must annotate its inputs and its result; they are checked when it is traced or run. Strings given for Text,
-    and Python numbers given for arrays, are converted.
+    `forward` must annotate its inputs and its result; they are checked when it is traced or run. Strings given for
+    Text, and Python numbers given for arrays, are converted.
 
     Operators compare and hash by identity, so that `jax.jit(operator)` works; its arrays are then constants of that
     program, which `ember.jit` and Equinox's filtered transformations lift.
 
-    **Raises:** `AnnotationError` when a subclass lacks an annotation, or a call breaks one; `TracedControlFlowError` for
-    Python control flow on traced values; `SweepError` if some lanes failed.
+    **Raises:** `AnnotationError` when a subclass lacks an annotation, or a call breaks one; `TracedControlFlowError`
+    for Python control flow on traced values; `SweepError` if some lanes failed.
     """
 
     @abc.abstractmethod
@@ -48,11 +48,15 @@ class Operator(eqx.Module):
             _annotations.require(cls.__dict__["forward"], f"{cls.__qualname__.rsplit('.', 1)[-1]}.forward", True)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        boundary = _boundary(self)
+        boundary = boundary_of(self)
         args, kwargs = boundary.specification.bind(args, kwargs)
         if _callback.all_concrete((self, args, kwargs)) and _callback.is_eager():
             return boundary.forward(self, *args, **kwargs)
         return boundary(self, *args, **kwargs)
+
+    @property
+    def __name__(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]  # JAX names what it compiles so
+        return type(self).__name__
 
     def __hash__(self) -> int:
         return id(self)
@@ -106,7 +110,8 @@ class _OperatorBoundary(Boundary):
 _boundaries: weakref.WeakKeyDictionary[Any, _OperatorBoundary] = weakref.WeakKeyDictionary()
 
 
-def _boundary(operator: Operator) -> _OperatorBoundary:
+def boundary_of(operator: Operator) -> _OperatorBoundary:
+    """The boundary that an operator is called through."""
     is_function = isinstance(operator, FunctionOperator)
     key: Any = operator.fn if is_function else type(operator)
     found = _boundaries.get(key)

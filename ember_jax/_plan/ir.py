@@ -37,9 +37,10 @@ class Words(Node):
 
 @dataclass(frozen=True, eq=False)
 class Call(Node):
-    """A host call, or a batch of them that is made at once."""
+    """A host call, or a batch of them that is made at once: `batch` is its shape."""
 
     function: HostCall
+    batch: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +63,12 @@ class Equation:
 class Segment(Node):
     """Numeric equations that run as one XLA executable, for several lanes at once.
 
-    `avals` are the types of its inputs and outputs; `constants` values that are known; `calls_python` says that an
-    equation calls Python in a way that only XLA can run.
+    `avals` are the types of its outputs; `constants` values that are known; `calls_python` says that an equation calls
+    Python in a way that only XLA can run.
     """
 
     equations: tuple[Equation, ...]
-    avals: Mapping[int, Any]
+    avals: tuple[jax.ShapeDtypeStruct, ...]
     constants: Mapping[int, Any]
     calls_python: bool = False
 

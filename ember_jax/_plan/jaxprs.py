@@ -10,9 +10,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import eval_jaxpr
 from jax.extend import core as jex
 
 from .._callback import vary
+from .._types import is_key
 
 Aval = jax.ShapeDtypeStruct
 
@@ -83,11 +85,6 @@ def calls_host(eqn: jex.JaxprEqn) -> bool:
     return is_host(eqn) or any(_calls_host(_open(j)) for j in jex.jaxprs_in_params(eqn.params))
 
 
-def is_key(aval: Any) -> bool:
-    """Whether an abstract value is an array of typed PRNG keys."""
-    return jax.dtypes.issubdtype(aval.dtype, jax.dtypes.prng_key)
-
-
 def is_inexact(aval: Any) -> bool:
     """Whether an abstract value holds floating-point or complex numbers."""
     return not is_key(aval) and jnp.issubdtype(aval.dtype, jnp.inexact)
@@ -125,6 +122,17 @@ def _implementation(dtype: Any) -> Any:
     return found[0]
 
 
+@functools.cache
+def _debug_info() -> Any:
+    # JAX warns of a jaxpr without one, and makes them in `make_jaxpr` only.
+    return jax.make_jaxpr(lambda: ())().jaxpr.debug_info
+
+
+def assemble(invars: Sequence[Any], outvars: Sequence[Any], eqns: Sequence[Any], effects: Any) -> jex.Jaxpr:
+    """A jaxpr of given parts, without constants."""
+    return jex.Jaxpr((), list(invars), list(outvars), list(eqns), effects, _debug_info())
+
+
 def evaluate(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list[Any]:
     """Evaluates one equation.
 
@@ -137,8 +145,7 @@ def evaluate(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list[Any]:
     for var, value in zip(eqn.invars, values, strict=True):
         if not isinstance(var, jex.Literal):
             free[var] = value
-    one = jex.Jaxpr((), list(free), eqn.outvars, [eqn], eqn.effects)
-    return jax.core.eval_jaxpr(one, (), *free.values())
+    return eval_jaxpr(assemble(list(free), eqn.outvars, [eqn], eqn.effects), (), *free.values())
 
 
 class Environment:

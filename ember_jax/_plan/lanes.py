@@ -184,7 +184,7 @@ class Sweep:
             frame.done([values[v] for v in plan.outputs])
 
     def _fail(self, frame: Frame, index: int, error: BaseException) -> None:
-        scope = frame.plan.nodes[index].scope or self._name
+        scope = "/".join(filter(None, (self._name, frame.plan.nodes[index].scope)))
         if isinstance(error, SweepError):  # calls of a batch inside this lane
             self._failures.extend(error.failures)
         else:

@@ -155,7 +155,7 @@ class _Builder:
             outputs=outputs,
             scope="",
             equations=tuple(equations),
-            avals={v: self._avals[v] for v in (*inputs, *outputs)},
+            avals=tuple(raw_aval(self._avals[v]) for v in outputs),
             constants=constants,
             calls_python=any(leaves_xla(e.eqn) for e in equations),
         )
@@ -191,7 +191,8 @@ def _host_node(eqn: jex.JaxprEqn, **where: Any) -> ir.Node:
     if isinstance(function, ElementwiseOp):
         return ir.Words(function=function, **where)
     if isinstance(function, HostCall):
-        return ir.Call(function=function, **where)
+        shape = raw_aval(eqn.invars[0].aval).shape
+        return ir.Call(function=function, batch=shape[: len(shape) - function.ranks[0]], **where)
     return ir.Foreign(eqn=eqn, **where)
 
 
@@ -232,6 +233,7 @@ _CONTROL = {"cond": _branch, "while": _loop, "scan": _scan}
 
 
 def _join(scope: str, inner: str) -> str:
+    inner = "/".join(part for part in inner.split("/") if part and not part.endswith("()"))  # `vmap()` names nobody
     return f"{scope}/{inner}" if scope and inner else scope or inner
 
 

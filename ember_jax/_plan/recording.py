@@ -30,6 +30,7 @@ from jax.extend import core as jex
 
 from .._callback import vary
 from .._errors import GradientError, UnsupportedError
+from .._types import is_key
 from .jaxprs import (
     Aval,
     Environment,
@@ -40,7 +41,6 @@ from .jaxprs import (
     from_raw,
     is_host,
     is_inexact,
-    is_key,
     leaves_xla,
     raw_aval,
     to_raw,
@@ -144,9 +144,7 @@ class Called(Step):
     def replay(self, values: Values, slots: Values) -> list[Any]:
         body = self._body.replay
         if "policy" in self.eqn.params:  # `jax.checkpoint`: what it saves and recomputes stays as the user said
-            body = jax.checkpoint(
-                body, policy=self.eqn.params["policy"], prevent_cse=self.eqn.params["prevent_cse"]
-            )
+            body = jax.checkpoint(body, policy=self.eqn.params["policy"], prevent_cse=self.eqn.params["prevent_cse"])
         with _scope(self.eqn):
             return body(list(values), list(slots))
 
@@ -353,9 +351,7 @@ class Recording:
             live.difference_update(eqn.outvars)
             step = _step(eqn, wanted)
             steps[position] = step
-            live.update(
-                v for v, read in zip(eqn.invars, step.reads, strict=True) if read and isinstance(v, jex.Var)
-            )
+            live.update(v for v, read in zip(eqn.invars, step.reads, strict=True) if read and isinstance(v, jex.Var))
         self._steps = dict(sorted(steps.items()))
         self.slots = tuple(slot for step in self._steps.values() for slot in step.slots)
         self.reads = tuple(v in live for v in jaxpr.invars)

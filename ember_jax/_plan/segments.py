@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .ir import Segment
-from .jaxprs import evaluate, from_raw, raw_aval, to_raw
+from .jaxprs import evaluate, from_raw, to_raw
 
 # Few, so that little is compiled; far apart, because an unused row costs nothing but memory.
 CAPACITIES = (8, 128, 2048)
@@ -39,8 +39,8 @@ class SegmentRunner:
         self._segment = segment
         self._shared = tuple(shared)
         self._seconds: dict[int, float] = {}
-        self._out = [raw_aval(segment.avals[v]) for v in segment.outputs]
-        self._x64 = bool(jax.config.jax_enable_x64)
+        self._out = segment.avals
+        self._x64 = jax.dtypes.canonicalize_dtype(np.int64) == np.int64
         # JAX names profiles and logs after the function.
         self._compiled = jax.jit(self._run, static_argnums=0)
         self._lock = threading.Lock()
@@ -77,9 +77,7 @@ class SegmentRunner:
             common = iter(shared)
             values = [next(common if s else varying) for s in self._shared]
             results = run_segment(self._segment, values)
-            return [
-                jax.lax.dynamic_update_index_in_dim(o, r, i, 0) for o, r in zip(outs, results, strict=True)
-            ]
+            return [jax.lax.dynamic_update_index_in_dim(o, r, i, 0) for o, r in zip(outs, results, strict=True)]
 
         empty = [jnp.zeros((capacity, *o.shape), o.dtype) for o in self._out]
         return jax.lax.fori_loop(0, count, lane, empty)
@@ -87,12 +85,15 @@ class SegmentRunner:
 
 def run_segment(segment: Segment, raw: Sequence[Any]) -> list[Any]:
     """Evaluates a segment's equations once. Traceable; keys go in and come out as key data."""
-    values = {v: jnp.asarray(c) for v, c in segment.constants.items()}
-    values |= {v: from_raw(x, segment.avals[v]) for v, x in zip(segment.inputs, raw, strict=True)}
+    values: dict[int, Any] = {v: jnp.asarray(c) for v, c in segment.constants.items()}
+    values.update(zip(segment.inputs, raw, strict=True))
     for equation in segment.equations:
-        outs = evaluate(equation.eqn, [None if v is None else values[v] for v in equation.inputs])
+        # A value may be a key in one equation and its data in another, so each equation says what it reads.
+        pairs = zip(equation.inputs, equation.eqn.invars, strict=True)
+        args = [None if v is None else from_raw(values[v], var.aval) for v, var in pairs]
+        outs = map(to_raw, evaluate(equation.eqn, args))
         values.update(zip(equation.outputs, outs, strict=True))
-    return [to_raw(values[v]) for v in segment.outputs]
+    return [values[v] for v in segment.outputs]
 
 
 def _capacity(count: int) -> int:
@@ -106,6 +107,6 @@ def _stack(column: Sequence[np.ndarray], capacity: int) -> np.ndarray:
     return buffer
 
 
-def _device() -> jax.Device:
+def _device() -> Any:
     """Where segments run: the host's first CPU, whatever else the program uses."""
     return jax.local_devices(backend="cpu")[0]

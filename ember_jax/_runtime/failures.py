@@ -9,6 +9,9 @@ import threading
 
 import jax
 
+# What JAX raises for a failed callback. Its compiled fast path, which takes over on the second call, says ValueError.
+FROM_JAX = (jax.errors.JaxRuntimeError, ValueError)
+
 _lock = threading.Lock()
 _raised: collections.deque[BaseException] = collections.deque(maxlen=16)
 
@@ -21,10 +24,10 @@ def raised(error: BaseException) -> BaseException:
 
 
 def typed(error: BaseException) -> BaseException | None:
-    """The error that a `JaxRuntimeError` stands for, or `None`."""
-    if not isinstance(error, jax.errors.JaxRuntimeError):
-        return None
+    """The error that one of JAX's stands for, or `None`."""
     message = str(error)
+    if not isinstance(error, FROM_JAX) or (isinstance(error, ValueError) and not message.startswith("INTERNAL: ")):
+        return None
     with _lock:
         for known in reversed(_raised):
             if type(known).__name__ in message and str(known) in message:

@@ -31,7 +31,7 @@ _INTERRUPTED = "interrupted by Ctrl-C; what was answered so far is kept in the j
 _JAX_FOLDERS = tuple(os.path.dirname(m.__file__) + os.sep for m in (jax, jaxlib) if m.__file__)
 
 _lock = threading.Lock()
-_waiting: dict[int, Callable[[], None]] = {}
+_waiting: dict[int, Callable[[], object]] = {}
 _watcher: threading.Thread | None = None
 
 
@@ -53,7 +53,7 @@ def _on_interrupt(number: int, frame: FrameType | None) -> None:
     signal.default_int_handler(number, frame)
 
 
-def wait(future: concurrent.futures.Future[Any], cancel: Callable[[], None], *, in_callback: bool) -> Any:
+def wait(future: concurrent.futures.Future[Any], cancel: Callable[[], object], *, in_callback: bool) -> Any:
     """The result of work on the event loop, interruptible.
 
     **Arguments:**

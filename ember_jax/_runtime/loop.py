@@ -9,6 +9,7 @@ thread joined, so that no callback runs into a half-destroyed interpreter.
 import asyncio
 import atexit
 import concurrent.futures
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Coroutine
@@ -51,10 +52,8 @@ class Loop:
         """Cancels what runs, frees connections, ends the thread."""
         if not self._thread.is_alive():
             return
-        try:
+        with contextlib.suppress(concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
             self.submit(self._wind_down()).result(_EXIT_SECONDS)
-        except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
-            pass
         self.call(self.asyncio.stop)
         self._thread.join(_EXIT_SECONDS)
         if not self._thread.is_alive():

@@ -168,13 +168,14 @@ def _hashes(words: str) -> np.ndarray:
     if not found:
         return np.zeros(0, np.uint64)
     codes = np.frombuffer(f" {' '.join(found)} ".encode("utf-32-le"), "<u4").astype(np.uint64)
-    spaces = np.flatnonzero(codes == ord(" "))
     trigrams = (codes[:-2] * _BASE + codes[1:-1]) * _BASE + codes[2:]
     trigrams = trigrams[codes[1:-1] != ord(" ")]
-    # The place of a character in its word, for a polynomial that does not depend on where the word stands.
-    place = np.arange(len(codes)) - np.repeat(spaces, np.diff(spaces, append=len(codes)))
+    # A word's polynomial is in the place of each character in its word, from the space before it on.
+    codes = codes[:-1]
+    starts = np.flatnonzero(codes == ord(" "))
+    place = np.arange(len(codes)) - np.repeat(starts, np.diff(starts, append=len(codes)))
     powers = np.multiply.accumulate(np.full(place.max() + 1, _BASE, np.uint64))
-    of_words = np.add.reduceat(codes * powers[place], spaces[:-1])
+    of_words = np.add.reduceat(codes * powers[place], starts)
     return _mix(np.concatenate([trigrams, of_words]))
 
 

@@ -75,16 +75,12 @@ def _labels(axis: str, given: Any) -> dict[str, Column]:
 
 
 def _sequence(name: str, given: Any) -> Column:
-    if isinstance(given, Text):
-        given = given.tolist()
-    elif isinstance(given, jax.Array):
-        given = _numpy(given)
-    elif hasattr(given, "to_numpy"):  # a pandas Series or Index, without importing pandas
-        given = given.to_numpy()
-    if isinstance(given, np.ndarray) and given.ndim:
-        return given if given.ndim == 1 else given.tolist()
+    given = given.tolist() if isinstance(given, Text) else given
     if isinstance(given, Sequence) and not isinstance(given, str | bytes):
         return list(given)
+    array = _numpy(given)  # a pandas Series too
+    if array.ndim:
+        return array if array.ndim == 1 else array.tolist()
     raise TextError(
         f"`{name}` of ember.table is {given!r:.80}; an axis takes a sequence of its labels, a dictionary of such "
         "sequences, or its length."

@@ -1,0 +1,5 @@
+"""`python -m ember_jax`."""
+
+from ._cli import main
+
+main()
