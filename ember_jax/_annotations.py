@@ -124,10 +124,14 @@ def _convert(value: Any, hint: Any) -> Any:
         return text(value)
     if isinstance(value, list | tuple) and isinstance(hint, TextAnnotation) and _all_strings(value):
         return text(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OUT":
+        return text(value) if isinstance(hint, TextAnnotation) else value
     if isinstance(value, np.ndarray | np.generic) or (
         isinstance(value, bool | int | float | complex) and _takes_array(hint)
     ):
-        array = jnp.asarray(value)
+        # Never weakly typed: line by line, a number would promote otherwise than when it is traced.
+        strong = None if isinstance(value, np.ndarray | np.generic) else jnp.result_type(type(value))
+        array = jnp.asarray(value, strong)
         floats = getattr(hint, "dtypes", ())
         if isinstance(value, int) and floats and array.dtype.name not in floats and "float32" in floats:
             array = jnp.asarray(value, jnp.result_type(float))

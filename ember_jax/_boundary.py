@@ -211,7 +211,7 @@ def split(tree: Any) -> tuple[Signature, list[Any]]:
     leaves, structure = jax.tree.flatten(tree)
     arrays, static = [], []
     for leaf in leaves:
-        if eqx.is_array(leaf) or isinstance(leaf, np.ndarray | np.generic):
+        if eqx.is_array(leaf) or (isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind not in "OUSTV"):
             arrays.append(_strong(jnp.asarray(leaf)))
             static.append(None)
         else:

@@ -20,6 +20,13 @@ _LIBRARIES = (
     os.path.dirname(__file__) + os.sep,
 )
 
+# `if` and `float`, `np.asarray`, `range`.
+_CONVERSIONS = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
 _IF = """\
     answer = jax.lax.cond(condition, lambda: when_true, lambda: when_false)
 (several cases: `jax.lax.switch(index, [lambda: first, lambda: second])`; text or numbers that are there already: \
@@ -37,7 +44,7 @@ def explained(operator: str) -> Iterator[None]:
     """Turns JAX's errors for concrete values into one that names the operator and line and shows the fix."""
     try:
         yield
-    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+    except _CONVERSIONS as error:
         raise TracedControlFlowError(_message(operator, error)) from error
     except TracedControlFlowError as error:
         if error.args[0].startswith(_OPENING):  # told by an operator inside already

@@ -271,7 +271,7 @@ def rewrite(file, name, data):
 
 def test_a_newer_format_is_told(file):
     ember.save(file, LIKE)
-    rewrite(file, "manifest.json", lambda raw: raw.replace(b'"version":1', b'"version":2'))
+    rewrite(file, "manifest.json", lambda raw: raw.replace(b'"version": 1', b'"version": 2'))
     with pytest.raises(TextError, match=r"in version 2; this ember_jax reads 'ember_jax tree' in version 1\. Upgrade"):
         ember.load(file, LIKE)
 

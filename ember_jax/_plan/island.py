@@ -20,6 +20,7 @@ from .. import _callback
 from .._errors import RepeatedSampleWarning
 from .._runtime import failures, interrupt
 from .._runtime import session as sessions
+from .._runtime.garbage import calm
 from . import ir
 from .lanes import Runners, Sweep, lane_arguments
 
@@ -78,7 +79,8 @@ class Island(_callback.HostFunction):
         async def sweep() -> str | None:
             session.count("islands")
             running = Sweep(plan, self._runners, session, loop.threads, self.program.name)
-            await running.run(lane_arguments(self._sizes, self._mapped, values), finished)
+            with calm():
+                await running.run(lane_arguments(self._sizes, self._mapped, values), finished)
             return running.warning()
 
         future = loop.submit(sweep())

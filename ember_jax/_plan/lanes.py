@@ -209,7 +209,8 @@ class Sweep:
             case ir.Call():
                 self._task(frame, index, self._call(frame, node))
             case ir.Foreign():
-                self._task(frame, index, self._threads.run(functools.partial(_evaluate, node, _inputs(frame, node))))
+                work = functools.partial(_evaluate, node, _inputs(frame, node), self._runners.x64)
+                self._task(frame, index, self._threads.run(work))
             case ir.Branch():
                 self._branch(frame, index, node)
             case ir.Scan():
@@ -383,7 +384,8 @@ class Sweep:
         """A shared input as a device array, uploaded once in a sweep."""
         known = self._uploaded.get(id(value))
         if known is None:
-            known = self._uploaded[id(value)] = (value, jnp.asarray(value))
+            with jax.enable_x64(self._runners.x64):
+                known = self._uploaded[id(value)] = (value, jnp.asarray(value))
         return known[1]
 
 
@@ -393,15 +395,17 @@ class Runners(dict[ir.Segment, SegmentRunner]):
     **Attributes:**
 
     - `sharing`: for each segment, which inputs no lane varies.
+    - `x64`: the configuration under which the program was traced; the loop's thread knows nothing of it.
     """
 
     def __init__(self, plan: ir.Plan, shared: Sequence[bool]):
         super().__init__()
+        self.x64 = jax.dtypes.canonicalize_dtype(np.int64) == np.int64
         self.sharing: dict[ir.Segment, tuple[bool, ...]] = {}
         _find_sharing(plan, shared, self.sharing)
 
     def __missing__(self, segment: ir.Segment) -> SegmentRunner:
-        runner = self[segment] = SegmentRunner(segment, self.sharing[segment])
+        runner = self[segment] = SegmentRunner(segment, self.sharing[segment], self.x64)
         return runner
 
 
@@ -411,7 +415,8 @@ def _find_sharing(plan: ir.Plan, shared: Sequence[bool], found: dict[ir.Segment,
         mine = [is_shared.get(v, False) for v in node.inputs]
         match node:
             case ir.Segment():
-                found[node] = tuple(mine)
+                # A plan that stands in two places is given two different "shared" inputs.
+                found[node] = (False,) * len(mine) if node in found else tuple(mine)
             case ir.Branch():
                 for branch in node.branches:
                     _find_sharing(branch, mine[1:], found)
@@ -442,7 +447,8 @@ def _inputs(frame: Frame, node: ir.Node) -> list[Any]:
     return [values[v] for v in node.inputs]
 
 
-def _evaluate(node: ir.Foreign, raw: Sequence[Any]) -> list[np.ndarray]:
+def _evaluate(node: ir.Foreign, raw: Sequence[Any], x64: bool) -> list[np.ndarray]:
     """Runs somebody's callback as JAX would, outside any program."""
-    values = [from_raw(jnp.asarray(x), v.aval) for x, v in zip(raw, node.eqn.invars, strict=True)]
-    return [np.asarray(to_raw(out)) for out in evaluate(node.eqn, values)]
+    with jax.enable_x64(x64):
+        values = [from_raw(jnp.asarray(x), v.aval) for x, v in zip(raw, node.eqn.invars, strict=True)]
+        return [np.asarray(to_raw(out)) for out in evaluate(node.eqn, values)]

@@ -152,7 +152,7 @@ class Called(Step):
 class CustomJVP(Step):
     """`jax.custom_jvp` around calls: the primal is replayed, the user's rule gives the tangents."""
 
-    def __init__(self, eqn: jex.JaxprEqn, body: "Recording"):
+    def __init__(self, eqn: jex.JaxprEqn, body: "Recording | Recorded"):
         super().__init__(eqn)
         self._body = body
         self.slots, self.reads = body.slots, (True,) * len(eqn.invars)
@@ -382,6 +382,11 @@ class Recording:
         return [o if n else None for o, n in zip(outs, self._needed, strict=True)]
 
 
+# Floating-point results that are decisions: they jump where their operands hardly differ, and their derivative is zero.
+# (A remainder, and what is sorted along with its keys, jump too, but have a derivative.)
+_FLAT = frozenset({"ceil", "floor", "round", "sign"})
+
+
 def _step(eqn: jex.JaxprEqn, wanted: Sequence[bool]) -> Step:
     name = eqn.primitive.name
     calls = calls_host(eqn)
@@ -394,8 +399,10 @@ def _step(eqn: jex.JaxprEqn, wanted: Sequence[bool]) -> Step:
             "an ordered io_callback cannot stand inside an operator: its lanes run side by side, so there is no one "
             "order. Use ordered=False, or ember.host(fn, out=…, pure=False)."
         )
-    if is_host(eqn):
+    if is_host(eqn) or name in _FLAT or name == "rng_bit_generator":  # which draws otherwise under `vmap`
         return Recorded(eqn, [i for i, w in enumerate(wanted) if w], recompute=False)
+    if (name == "rem" or (name == "sort" and len(wanted) > 1)) and any(numbers):
+        return CustomJVP(eqn, Recorded(eqn, range(len(wanted)), recompute=False))
     if decided and not any(numbers):
         return Recorded(eqn, decided, recompute=False)
     if name == "while":
@@ -411,12 +418,7 @@ def _step(eqn: jex.JaxprEqn, wanted: Sequence[bool]) -> Step:
     split = Recording(body, [True] * len(wanted) if rule else wanted)
     if not split.slots and not leaves_xla_jaxpr(body):
         return Recorded(eqn, (), recompute=True)
-    return rule(eqn, split) if rule and calls else _without_rule(eqn, split, rule is not None, decided)
-
-
-def _without_rule(eqn: jex.JaxprEqn, split: Recording, has_rule: bool, decided: Sequence[int]) -> Step:
-    """A call-like equation split in place; one that only decides and has a rule of its own keeps the rule."""
-    return Recorded(eqn, decided, recompute=True) if has_rule else Called(eqn, split)
+    return (rule or Called)(eqn, split)
 
 
 def leaves_xla_jaxpr(closed: jex.ClosedJaxpr) -> bool:

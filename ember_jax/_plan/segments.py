@@ -33,14 +33,15 @@ class SegmentRunner:
 
     - `segment`: the equations.
     - `shared`: which inputs no lane varies; they are given once and not stacked.
+    - `x64`: the configuration of the traced program, which is not that of the thread that runs it.
     """
 
-    def __init__(self, segment: Segment, shared: Sequence[bool]):
+    def __init__(self, segment: Segment, shared: Sequence[bool], x64: bool):
         self._segment = segment
         self._shared = tuple(shared)
         self._seconds: dict[int, float] = {}
         self._out = segment.avals
-        self._x64 = jax.dtypes.canonicalize_dtype(np.int64) == np.int64
+        self._x64 = x64
         # JAX names profiles and logs after the function.
         self._compiled = jax.jit(self._run, static_argnums=0)
         self._lock = threading.Lock()
@@ -64,7 +65,6 @@ class SegmentRunner:
         capacity = _capacity(count)
         start = time.perf_counter()
         stacked = [_stack(column, capacity) for column in zip(*rows, strict=True)]
-        # The configuration of the traced program, not of this thread.
         with jax.enable_x64(self._x64), jax.default_device(_device()):
             outs = self._compiled(capacity, np.int32(count), list(shared), stacked)
             arrays = [np.asarray(o) for o in outs]

@@ -12,6 +12,8 @@ are saved, and any other leaf (a function, a string) is taken from `like`.
 """
 
 import contextlib
+import dataclasses
+import json
 import os
 import secrets
 import struct
@@ -22,7 +24,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import msgspec
 import numpy as np
 from jax.core import Tracer
 
@@ -43,7 +44,8 @@ _RESERVED = frozenset([bytes(store.DIGEST_BYTES), b"\xff" * store.DIGEST_BYTES])
 _ARRAY_TYPES = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
 
-class _Leaf(msgspec.Struct, frozen=True):
+@dataclasses.dataclass(frozen=True)
+class _Leaf:
     """What a leaf is; two trees fit if these agree (but for `value`, which may differ)."""
 
     path: str
@@ -55,12 +57,6 @@ class _Leaf(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         shape = str(list(self.shape)) if self.kind in ("array", "text", "key") else ""
         return f"`{self.path or 'the whole tree'}`, {self.dtype or 'no array or number'}{shape}"
-
-
-class _Manifest(msgspec.Struct, frozen=True):
-    format: str
-    version: int
-    leaves: tuple[_Leaf, ...]
 
 
 def save(path: str | os.PathLike[str], tree: Any) -> None:
@@ -109,15 +105,10 @@ def load(path: str | os.PathLike[str], like: Any) -> Any:
     """
     leaves, treedef = jax.tree.flatten(like, is_leaf=_is_text)
     with open(path, "rb") as file, _damage(path), zipfile.ZipFile(file) as archive:
-        manifest = msgspec.json.decode(archive.read("manifest.json"), type=_Manifest)
-        if (manifest.format, manifest.version) != (_FORMAT, _VERSION):
-            raise TextError(
-                f"{os.fspath(path)} holds {manifest.format!r} in version {manifest.version}; this ember_jax reads "
-                f"{_FORMAT!r} in version {_VERSION}. Upgrade ember_jax, or save the tree again."
-            )
-        _check_same(path, [leaf for leaf, _ in _flatten(like)], manifest.leaves)
+        saved = _read_manifest(path, archive)
+        _check_same(path, [leaf for leaf, _ in _flatten(like)], saved)
         known = _RESERVED.union(store.put(words) for words in _read_words(archive))
-        pairs = zip(manifest.leaves, leaves, strict=True)
+        pairs = zip(saved, leaves, strict=True)
         return treedef.unflatten(_read_leaf(archive, i, *pair, known) for i, pair in enumerate(pairs))
 
 
@@ -162,7 +153,7 @@ def _dtype_name(path: str, dtype: np.dtype) -> str:
     )
 
 
-def _check_same(path: Any, like: list[_Leaf], saved: tuple[_Leaf, ...]) -> None:
+def _check_same(path: Any, like: list[_Leaf], saved: list[_Leaf]) -> None:
     for mine, theirs in zip(like, saved, strict=False):  # their lengths are compared last, to name a leaf if we can
         if (mine.path, mine.kind, mine.dtype, mine.shape) != (theirs.path, theirs.kind, theirs.dtype, theirs.shape):
             raise TextError(
@@ -194,8 +185,8 @@ def _write(file: Any, leaves: list[tuple[_Leaf, Any]]) -> None:
         lengths = np.asarray([len(raw) for raw in words.values()], "<u8")
         _add(archive, "lengths", lengths.tobytes())
         _add(archive, "words", b"".join(words.values()), zipfile.ZIP_DEFLATED)
-        manifest = _Manifest(_FORMAT, _VERSION, tuple(described))
-        _add(archive, "manifest.json", msgspec.json.encode(manifest), zipfile.ZIP_DEFLATED)
+        manifest = {"format": _FORMAT, "version": _VERSION, "leaves": [dataclasses.asdict(leaf) for leaf in described]}
+        _add(archive, "manifest.json", json.dumps(manifest).encode(), zipfile.ZIP_DEFLATED)
 
 
 def _array(leaf: _Leaf, value: Any) -> tuple[Any, _Leaf]:
@@ -209,7 +200,7 @@ def _array(leaf: _Leaf, value: Any) -> tuple[Any, _Leaf]:
     if isinstance(held, jax.ShapeDtypeStruct):
         raise TextError(f"the leaf `{leaf.path}` is a jax.ShapeDtypeStruct: it has a shape and no values to save.")
     if leaf.kind == "key":
-        leaf = msgspec.structs.replace(leaf, value=str(jax.random.key_impl(value)))
+        leaf = dataclasses.replace(leaf, value=str(jax.random.key_impl(value)))
         return np.asarray(jax.random.key_data(value)), leaf
     return (np.asarray(held), leaf) if leaf.kind in ("array", "text") else (None, leaf)
 
@@ -238,17 +229,29 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes, compression: int = zi
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 
+# What reading a damaged file raises: OSError for a part that would lie before the file's beginning, KeyError for one
+# that is missing, RuntimeError for one that seems encrypted, TypeError for a manifest that is not ours.
+_READ_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    OSError,
+    EOFError,
+    KeyError,
+    TypeError,
+    ValueError,
+    RuntimeError,
+)
+
+
 @contextlib.contextmanager
 def _damage(path: Any) -> Iterator[None]:
-    """Tells the many ways in which reading a damaged archive fails as one error."""
+    """Tells the many ways in which reading a damaged file fails as one error."""
     try:
         yield
     except TextError:
         raise
-    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, KeyError, ValueError, RuntimeError) as error:
-        # KeyError is a part that is missing, RuntimeError one that calls itself encrypted
-        raise _damaged(path, error) from error
-    except msgspec.MsgspecError as error:
+    except _READ_ERRORS as error:
         raise _damaged(path, error) from error
 
 
@@ -257,6 +260,16 @@ def _damaged(path: Any, error: Exception) -> TextError:
         f"{os.fspath(path)} was not written by ember.save, or is damaged: {error!s:.200}. (A checkpoint of Equinox's "
         "own is read with eqx.tree_deserialise_leaves, and holds no words.)"
     )
+
+
+def _read_manifest(path: Any, archive: zipfile.ZipFile) -> list[_Leaf]:
+    manifest = json.loads(archive.read("manifest.json"))
+    if (manifest["format"], manifest["version"]) != (_FORMAT, _VERSION):
+        raise TextError(
+            f"{os.fspath(path)} holds {manifest['format']!r} in version {manifest['version']}; this ember_jax reads "
+            f"{_FORMAT!r} in version {_VERSION}. Upgrade ember_jax, or save the tree again."
+        )
+    return [_Leaf(**leaf | {"shape": tuple(leaf["shape"])}) for leaf in manifest["leaves"]]
 
 
 def _read_words(archive: zipfile.ZipFile) -> list[str]:

@@ -153,9 +153,9 @@ def _format_numbers(numbers: tuple[tuple[str, str, Any], ...], template: str) ->
 
 def _fill(match: re.Match[str], value: Any) -> str:
     spec = match[2] or ""
-    if not spec:
-        return str(value)  # of NumPy's own scalar: as a Python float, float32's 0.1 has 17 more digits
-    value = value.item() if isinstance(value, np.generic) and not isinstance(value, str) else value
+    if isinstance(value, np.generic):
+        # Through str, which is short in the number's own precision: float32's 0.1 is 0.10000000149011612 in float64.
+        value = float(str(value)) if not spec and isinstance(value.item(), float) else value.item()
     try:
         return value.__format__(spec)
     except ValueError as error:

@@ -38,11 +38,16 @@ class TextAnnotation:
     def __repr__(self) -> str:
         return f'Text["{self.dimensions}"]'
 
-    # `Text["n"] | None` must be a valid annotation.
+    # `Text["n"] | None` and `Text | Text["n"]` must be valid annotations.
     def __or__(self, other: Any) -> Any:
         from typing import Union  # typing builds unions from a call on any object
 
         return Union[self, other]  # noqa: UP007
+
+    def __ror__(self, other: Any) -> Any:
+        from typing import Union
+
+        return Union[other, self]  # noqa: UP007
 
     def __call__(self) -> None:
         raise TypeError(f"{self!r} is an annotation; make a Text with `ember.text`.")
