@@ -18,7 +18,7 @@ from jax.core import eval_jaxpr
 from jax.extend import core as jex
 
 from . import _callback
-from ._errors import CancelledError
+from ._errors import CancelledError, EmberError
 from ._plan import ir
 from ._plan.island import Program, record
 from ._plan.jaxprs import assemble, calls_host, from_raw, to_raw
@@ -90,7 +90,8 @@ class Boundary:
                     interrupt.settle()
                 if known is None:
                     raise
-                raise known from None
+                # JAX's frames and ours say nothing that the message does not; a host function's own frames do
+                raise (known.with_traceback(None) if isinstance(known, EmberError) else known) from None
         return join_outputs(outputs)
 
     def trace(self, signature: Signature, avals: Sequence[Any]) -> tuple[jex.ClosedJaxpr, Any, list[Any]]:
@@ -211,7 +212,7 @@ def split(tree: Any) -> tuple[Signature, list[Any]]:
     leaves, structure = jax.tree.flatten(tree)
     arrays, static = [], []
     for leaf in leaves:
-        if eqx.is_array(leaf) or (isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind not in "OUSTV"):
+        if isinstance(leaf, jax.Array) or (isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind not in "OUST"):
             arrays.append(_strong(jnp.asarray(leaf)))
             static.append(None)
         else:

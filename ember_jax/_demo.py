@@ -53,16 +53,16 @@ class Network(Operator):
         return jax.lax.cond(verdict == "yes", lambda: answer, lambda: self.large(question))
 
 
-def demo(questions: int, seed: int, out: TextIO = sys.stdout) -> None:
+def demo(questions: int, seed: int, out: TextIO | None = None) -> None:
     """Answers arithmetic questions with one small model, a vote, the network, and one large model.
 
     **Arguments:**
 
     - `questions`: how many.
     - `seed`: draws the questions and the samples.
-    - `out`: where the answers, the plan, and calls, cost and accuracy are written.
+    - `out`: where the answers, the plan, and calls, cost and accuracy are written; standard output by default.
     """
-    write = lambda *lines: print(*lines, sep="\n", file=out, flush=True)
+    write = lambda *lines: print(*lines, sep="\n", file=out or sys.stdout, flush=True)
     asked, gold = _questions(questions, seed)
     keys = jax.random.split(jax.random.key(seed), questions)
     small, medium, large = LLM("sim/small"), LLM("sim/medium"), LLM("sim/large")

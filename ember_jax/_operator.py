@@ -118,6 +118,7 @@ def boundary_of(operator: Operator) -> _OperatorBoundary:
     if found is None:
         name = key.__name__
         specification = _annotations.Specification.of(key if is_function else key.forward, name, not is_function)
-        forward = (lambda _, *args, **kwargs: key(*args, **kwargs)) if is_function else key.forward
+        # taken from the instance: a boundary that held on to its key would keep it alive
+        forward = lambda operator, *args, **kwargs: type(operator).forward(operator, *args, **kwargs)
         found = _boundaries[key] = _OperatorBoundary(forward, name, specification)
     return found

@@ -28,7 +28,7 @@ from .._host import Caller
 from .._runtime.session import Session
 from .._runtime.threads import Threads
 from . import ir
-from .jaxprs import evaluate, from_raw, to_raw
+from .jaxprs import evaluate, from_raw, is_host, to_raw
 from .repeats import Repeats
 from .segments import CAPACITIES, SegmentRunner
 
@@ -86,6 +86,7 @@ class Sweep:
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._ready: list[tuple[Frame, int]] = []
+        self._landed: list[tuple[asyncio.Task[Any], list[tuple[Frame, int]]]] = []
         self._collected: dict[ir.Segment, list[tuple[Frame, int]]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._pumping = False
@@ -136,6 +137,9 @@ class Sweep:
     def _pump(self) -> None:
         self._pumping = False
         try:
+            landed, self._landed = self._landed, []
+            for task, waiting in landed:
+                self._settle(task, waiting)
             while True:
                 while self._ready:
                     frame, index = self._ready.pop()
@@ -207,10 +211,10 @@ class Sweep:
             case ir.Words():
                 self._words(frame, index, node)
             case ir.Call():
-                self._task(frame, index, self._call(frame, node))
+                self._task(self._call(frame, node), [(frame, index)])
             case ir.Foreign():
                 work = functools.partial(_evaluate, node, _inputs(frame, node), self._runners.x64)
-                self._task(frame, index, self._threads.run(work))
+                self._task(self._threads.run(work), [(frame, index)])
             case ir.Branch():
                 self._branch(frame, index, node)
             case ir.Scan():
@@ -228,27 +232,33 @@ class Sweep:
         else:
             self._complete(frame, index, outputs)
 
-    def _call(self, frame: Frame, node: ir.Call) -> Any:
+    async def _call(self, frame: Frame, node: ir.Call) -> list[Any]:
         caller = Caller(frame.lane.index, node.scope, unkeyed=functools.partial(self._repeats.saw, frame.lane, node))
-        return node.function.run_batch(self._session, caller, _inputs(frame, node))
+        return [await node.function.run_batch(self._session, caller, _inputs(frame, node))]
 
-    def _task(self, frame: Frame, index: int, work: Any) -> None:
+    def _task(self, work: Any, waiting: list[tuple[Frame, int]]) -> None:
+        """Starts what takes time: a call of one lane, or a slow segment of several."""
         task = self._loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(functools.partial(self._landed, frame, index))
+        task.add_done_callback(functools.partial(self._land, waiting))
 
-    def _landed(self, frame: Frame, index: int, task: asyncio.Task[Any]) -> None:
+    def _land(self, waiting: list[tuple[Frame, int]], task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
+        self._landed.append((task, waiting))
+        self._schedule()
+
+    def _settle(self, task: asyncio.Task[Any], waiting: list[tuple[Frame, int]]) -> None:
         if task.cancelled():
             if not self._ended.done():
                 self._ended.cancel()
             return
         error = task.exception()
         if error is not None:
-            self._fail(frame, index, error)
-        else:
-            self._complete(frame, index, task.result())
-        self._schedule()
+            for frame, index in waiting:
+                self._fail(frame, index, error)
+            return
+        for (frame, index), outputs in zip(waiting, task.result(), strict=True):
+            self._complete(frame, index, outputs)
 
     def _branch(self, frame: Frame, index: int, node: ir.Branch) -> None:
         which, *operands = _inputs(frame, node)
@@ -355,29 +365,10 @@ class Sweep:
         varying = [v for v, s in zip(segment.inputs, sharing, strict=True) if not s]
         rows = [[frame.values[v] for v in varying] for frame, _ in waiting]
         run = functools.partial(runner.run, shared, rows)
-        if runner.is_quick(len(rows)):
-            self._segment_done(waiting, run())
+        if not runner.is_quick(len(rows)):
+            self._task(self._threads.run(run), waiting)
             return
-        task = self._loop.create_task(self._threads.run(run))
-        self._tasks.add(task)
-        task.add_done_callback(functools.partial(self._segment_landed, waiting))
-
-    def _segment_landed(self, waiting: list[tuple[Frame, int]], task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled():
-            if not self._ended.done():
-                self._ended.cancel()
-            return
-        error = task.exception()
-        if error is not None:
-            for frame, index in waiting:
-                self._fail(frame, index, error)
-        else:
-            self._segment_done(waiting, task.result())
-        self._schedule()
-
-    def _segment_done(self, waiting: list[tuple[Frame, int]], results: list[list[Any]]) -> None:
-        for (frame, index), outputs in zip(waiting, results, strict=True):
+        for (frame, index), outputs in zip(waiting, run(), strict=True):
             self._complete(frame, index, outputs)
 
     def _upload(self, value: Any) -> jax.Array:
@@ -447,8 +438,10 @@ def _inputs(frame: Frame, node: ir.Node) -> list[Any]:
     return [values[v] for v in node.inputs]
 
 
-def _evaluate(node: ir.Foreign, raw: Sequence[Any], x64: bool) -> list[np.ndarray]:
+def _evaluate(node: ir.Foreign, raw: Sequence[Any], x64: bool) -> list[list[np.ndarray]]:
     """Runs somebody's callback as JAX would, outside any program."""
     with jax.enable_x64(x64):
         values = [from_raw(jnp.asarray(x), v.aval) for x, v in zip(raw, node.eqn.invars, strict=True)]
-        return [np.asarray(to_raw(out)) for out in evaluate(node.eqn, values)]
+        # a callback is called as it is: to compile a program around each would gain nothing
+        outs = node.eqn.params["callback"](*values) if is_host(node.eqn) else evaluate(node.eqn, values)
+        return [[np.asarray(to_raw(out)) for out in outs]]

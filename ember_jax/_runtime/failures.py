@@ -5,6 +5,7 @@ few that were raised into JAX are kept here, so that the typed one can be raised
 """
 
 import collections
+import logging
 import threading
 
 import jax
@@ -20,7 +21,14 @@ def raised(error: BaseException) -> BaseException:
     """Notes an error that is about to be raised into JAX; returns it."""
     with _lock:
         _raised.append(error)
+        logging.getLogger("jax._src.callback").addFilter(_is_news)
     return error
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether JAX's log of a callback's error says what the user is not told anyway, by the error."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not any(error is known for known in list(_raised))
 
 
 def typed(error: BaseException) -> BaseException | None:

@@ -2,7 +2,7 @@ r"""The numbers that people and models write, read exactly: the grammar behind `
 
 Design note. One regular expression runs over the text from left to right and the last number that it finds counts.
 It matches what is *not* a number too (an identifier, an exponent), so that digits inside one are passed over rather
-than read as a shorter number. Every repetition is possessive, which keeps the search linear in the length of the text.
+than read as a shorter number. Runs of digits are possessive, which keeps the search linear in the length of the text.
 In arithmetic nothing is rounded: a decimal is a `Decimal`, a fraction a `Fraction`. `Fraction` for both would write out
 1e999999999 digit by digit.
 
