@@ -5,6 +5,7 @@ The plan runs the calls; XLA runs the numbers.
 
 from . import _errors, _providers
 from . import testing as testing
+from ._choose import Choice as Choice
 from ._host import host as host
 from ._jit import jit as jit
 from ._llm import LLM as LLM

@@ -7,6 +7,7 @@ its caches by the callback: an object that differs from call to call compiles ag
 """
 
 import abc
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,10 +58,18 @@ def bind(
     Inputs are behind `stop_gradient`: words have no derivative, and a callback has none to give. Under `vmap` the
     function gets every argument with the batch axes in front.
     """
-    inputs = [jax.lax.stop_gradient(a) for a in arrays]
+    return _bound(function, tuple(out), effectful, *(jax.lax.stop_gradient(a) for a in arrays))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
+def _bound(function: HostFunction, out: tuple[Any, ...], effectful: bool, *inputs: Any) -> tuple[jax.Array, ...]:
     if effectful:
-        return tuple(io_callback(function, list(out), *inputs, ordered=False))
-    return tuple(jax.pure_callback(function, list(out), *inputs, vmap_method="broadcast_all"))
+        results = io_callback(function, out, *inputs, ordered=False)
+    else:
+        results = jax.pure_callback(function, out, *inputs, vmap_method="broadcast_all")
+    # JAX 0.10 types a callback's result, where it is returned as it is and inputs are sharded, by a sharding that no
+    # other program accepts ("Cannot convert GSPMDSharding"); behind a barrier, in the same program, it chooses one.
+    return tuple(jax.lax.optimization_barrier(r) for r in results)
 
 
 def invoke(

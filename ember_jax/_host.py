@@ -24,6 +24,7 @@ from . import _callback
 from ._errors import EmberError, HostResultError, LaneFailure, SweepError
 from ._runtime import failures, interrupt
 from ._runtime import session as sessions
+from ._runtime.loop import forbid_in_loop
 from ._text import store
 from ._text.text import Text, TextAnnotation, text
 from ._types import is_key
@@ -95,6 +96,7 @@ class HostCall(_callback.HostFunction):
         return self._wait(arrays, in_callback=False)
 
     def _wait(self, arrays: Sequence[Any], *, in_callback: bool) -> list[np.ndarray]:
+        forbid_in_loop(str(self))
         values = [np.asarray(a) for a in arrays]
         loop, session = sessions.loop(), sessions.current()
         future = loop.submit(self.run_batch(session, Caller(scope=str(self), remembers=in_callback), values))
@@ -203,6 +205,11 @@ class _Function:
                 array = jnp.asarray(leaf)
                 arrays.append(jax.random.key_data(array) if is_key(array) else array)
                 kinds.append(False)
+            elif self.cache is not None and " at 0x" in repr(leaf):
+                raise TypeError(
+                    f"ember.host: with cache= results are kept by the words of their arguments, and {leaf!r} has none "
+                    "that mean the same in another process. Close over it, and name it in cache=."
+                )
             else:
                 kinds.append(_Static(leaf))
         if not arrays:  # a callback needs an operand for its batch axes to show
@@ -260,7 +267,9 @@ class FunctionCall(HostCall):
         if self.function.cache is None:
             key = (self, digest.digest())
             return await session.remember(key, lambda rs: sum(r.nbytes for r in rs), lambda: self._call(arrays))
-        digest.update(self.function.cache.encode())
+        # The journal outlives this process, so what is no array is told by its words.
+        static = [k.value for k in self.kinds if isinstance(k, _Static)]
+        digest.update(f"{self.function.cache}{self.tree}{static!r}".encode())
 
         async def work() -> bytes:
             return self._encode(await self._call(arrays))
@@ -298,7 +307,8 @@ class FunctionCall(HostCall):
             array = np.asarray(leaf)
         except ValueError:  # ragged lists
             array = np.asarray(None)
-        if array.shape != spec.shape or not np.can_cast(array.dtype, spec.dtype, "same_kind"):
+        fits = array.shape == spec.shape and np.can_cast(array.dtype, spec.dtype, "same_kind")
+        if not fits or (spec.dtype.kind in "iu" and not np.array_equal(array, array.astype(spec.dtype))):
             raise HostResultError(
                 f"the host function {self} returned {_describe(leaf)}, but its out= says {spec}. "
                 "Convert it in the function, or declare what it returns."

@@ -1,11 +1,11 @@
 """`LLM`: a language model as a module whose settings are data."""
 
 import difflib
-import functools
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -13,15 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _callback
+from ._asking import ModelCall, Operands, operands, prompt_text, setting
+from ._choose import Choice, ChoiceCall, options_text
 from ._errors import ModelError, TextError
-from ._host import Caller, HostCall
 from ._providers import registry
-from ._providers.base import Message, Request
-from ._runtime import session as sessions
+from ._providers.base import Request, Response
+from ._schema import build, schema_of
+from ._structured import StructuredCall
 from ._text import store
 from ._text.elementwise import NUMBER, TEXT, elementwise
 from ._text.text import Text, text
-from ._types import Key, is_key, key_problem
+from ._types import Key
+
+_S = TypeVar("_S")
 
 # Settings that providers share; another name is sent as it is, a near miss of one of these is a typo.
 _KNOWN_SETTINGS = (
@@ -113,23 +117,84 @@ class LLM(eqx.Module):
 
     def complete(self, prompt: str | Text, key: Key | None = None) -> Completion:
         """Asks the model; like calling it, with the answer's tokens, cost and log-probability."""
-        prompt = _prompt(prompt)
-        names = tuple(self.settings)
-        words = [("model", self.model), ("prompt", prompt)]
-        words += [] if self.system is None else [("system", self.system)]
-        words += [(name, self.settings[name]) for name in names]
-        for name, value in words:
-            if value.shape:
-                raise TextError(
-                    f"the {name} of this LLM has shape {list(value.shape)}: it is several models in one, to be mapped: "
-                    "`jax.vmap(lambda llm: llm(prompt))(llms)`."
-                )
-        operands = [value.digests for _, value in words]
-        if key is not None:
-            operands.append(_key_data(key))
-        call = LLMCall(names, self.system is not None, key is not None)
-        digest, *numbers = _callback.invoke(call, _OUT, *operands)
+        static, arrays = self._operands(prompt_text(prompt), key)
+        call = LLMCall(static)
+        digest, *numbers = _callback.invoke(call, call.out, *arrays)
         return Completion(Text(digest), *numbers)
+
+    def choose(self, prompt: str | Text, options: Sequence[str | Text] | Text, key: Key | None = None) -> Choice:
+        """Lets the model pick one of several options.
+
+        The options are listed below the prompt as `A. …`, `B. …`, and the model is asked for a letter. The
+        log-probabilities of the answer's first token are asked for, and done without where a service refuses them.
+
+        ```python
+        choice = llm.choose("Is this review positive?\n\n" + review, ["yes", "no"])
+        choice.probs[0]
+        ```
+
+        **Arguments:**
+
+        - `prompt`: the user's message, a Text of rank 0.
+        - `options`: 2 to 26 strings, or a Text of rank 1.
+        - `key`: as when the LLM is called: the choice is a sample of the model.
+
+        **Returns:** the option that was answered, with the probability of each; derivative zero.
+
+        **Raises:** `TextError` for a prompt or options of another rank or type; a `ProviderError` if the call fails,
+        which is a `MalformedResponseError` if the answer names no option.
+        """
+        prompt = prompt_text(prompt, "choose(prompt, options)")
+        listed = options_text(options)
+        static, arrays = self._operands(prompt, key, listed)
+        call = ChoiceCall(static, len(listed))
+        index, probs, digest = _callback.invoke(call, call.out, *arrays)
+        return Choice(index, probs, Text(digest))
+
+    def structured(self, prompt: str | Text, schema: type[_S], key: Key | None = None) -> _S:
+        """Asks the model for an answer in fields.
+
+        ```python
+        class Review(eqx.Module):
+            stars: int
+            mood: Literal["glad", "angry", "neither"]
+            topics: ember.Text["3"]
+
+        review = llm.structured(question, Review)
+        ```
+
+        **Arguments:**
+
+        - `prompt`: the user's message, a Text of rank 0.
+        - `schema`: a NamedTuple, dataclass or `eqx.Module` class, which is sent as a JSON schema; its docstring and the
+            lines ``- `field`: …`` in it are descriptions that the model reads. A dataclass is registered with JAX if it
+            is not yet. Each field is one of
+
+            - `Text`, `str` and a `Literal` of strings: a Text;
+            - `float`, `int`, `bool` and a `Literal` of whole numbers: a float32, int32 or boolean array of rank 0;
+            - `Text["3"]`, `Float[Array, "3"]`, `Int[Array, "2 2"]`, `Bool[Array, "3"]`: lists of fixed lengths;
+            - another such class.
+        - `key`: as when the LLM is called.
+
+        **Returns:** an instance of `schema`; derivative zero.
+
+        **Raises:** `AnnotationError` for a field of another type; `TextError` for a prompt of another rank or type; a
+        `ProviderError` if the call fails, which is a `MalformedResponseError` naming the field if the answer does not
+        fit.
+        """
+        prompt = prompt_text(prompt, f"structured(prompt, {getattr(schema, '__name__', 'Schema')})")
+        record = schema_of(schema)
+        if "response_format" in self.settings:
+            raise TypeError(
+                "a structured answer has a response_format of its own, and this LLM sets one; take it out with "
+                "`llm.replace(response_format=None)`."
+            )
+        static, arrays = self._operands(prompt, key)
+        call = StructuredCall(static, record)
+        return build(schema, record, _callback.invoke(call, call.out, *arrays))
+
+    def _operands(self, prompt: Text, key: Key | None, *extra: Text) -> tuple[Operands, list[Any]]:
+        return operands(self.model, self.system, self.settings, prompt, key, extra)
 
     def replace(self, **settings: Any) -> "LLM":
         """The same model with some of `model`, `system` and the settings changed; `None` unsets one."""
@@ -143,83 +208,32 @@ class LLM(eqx.Module):
         return f"LLM({', '.join(parts)})"
 
 
-_OUT = (
-    jax.ShapeDtypeStruct((store.DIGEST_WORDS,), np.uint32),
-    jax.ShapeDtypeStruct((), np.int32),
-    jax.ShapeDtypeStruct((), np.int32),
-    jax.ShapeDtypeStruct((), np.float32),
-    jax.ShapeDtypeStruct((), np.float32),
-)
-
-
 @dataclass(frozen=True)
-class LLMCall(HostCall):
-    """One call of an LLM, as the callback that JAX sees; the settings' values are operands, only names are static."""
+class LLMCall(ModelCall):
+    """One call for an answer in words."""
 
-    names: tuple[str, ...]
-    has_system: bool
-    has_key: bool
-
-    pure = True
+    operands: Operands
 
     @property
-    def ranks(self) -> tuple[int, ...]:  # type: ignore[override]
-        return (1,) * (2 + self.has_system + len(self.names) + self.has_key)
+    def out(self) -> Sequence[jax.ShapeDtypeStruct]:
+        numbers = (np.int32, np.int32, np.float32, np.float32)
+        words = jax.ShapeDtypeStruct((store.DIGEST_WORDS,), np.uint32)
+        return words, *(jax.ShapeDtypeStruct((), dtype) for dtype in numbers)
 
     def __str__(self) -> str:
         return "LLM"
 
-    async def run(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        request = self._request(arrays)
-        if request.sample is None and _draws(request.parameters):
-            caller.unkeyed(request.digest())
-        response = await session.ask(request)
-        digest = np.frombuffer(store.put(response.text), np.uint32)
+    def asks(self, request: Request, extra: Sequence[np.ndarray]) -> Request:
+        return request
+
+    def read(self, request: Request, response: Response, extra: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [
-            digest,
+            np.frombuffer(store.put(response.text), np.uint32),
             np.asarray(response.input_tokens, np.int32),
             np.asarray(response.output_tokens, np.int32),
             np.asarray(response.cost, np.float32),
             np.asarray(response.logprob, np.float32),
         ]
-
-    def _request(self, arrays: Sequence[np.ndarray]) -> Request:
-        key = np.ascontiguousarray(arrays[-1]).tobytes().hex() if self.has_key else None
-        words = [store.get(np.ascontiguousarray(a).tobytes()) for a in (arrays[:-1] if self.has_key else arrays)]
-        model, prompt, *rest = words
-        provider, name = registry.split(model)
-        system = [Message("system", rest.pop(0))] if self.has_system else []
-        parameters = {n: _parsed(value) for n, value in zip(self.names, rest, strict=True)}
-        return Request(
-            provider=provider,
-            model=name,
-            messages=(*system, Message("user", prompt)),
-            parameters=parameters,
-            sample=key if _draws(parameters) else None,
-        )
-
-
-def _draws(parameters: dict[str, Any] | Any) -> bool:
-    """Whether two calls may differ: at temperature 0 there is nothing to draw, and a key means nothing."""
-    return parameters.get("temperature") != 0
-
-
-def _prompt(prompt: Any) -> Text:
-    if not isinstance(prompt, Text | str):
-        raise TextError(f"a prompt is a string or a Text; got {type(prompt).__name__}.")
-    value = text(prompt) if isinstance(prompt, str) else prompt
-    if value.shape:
-        raise TextError(
-            f"the prompt has shape {list(value.shape)}; an LLM takes one. Ask them all with `jax.vmap(llm)(prompts)`."
-        )
-    return value
-
-
-def _key_data(key: Any) -> Any:
-    problem = key_problem(key)
-    if problem:
-        raise TypeError(f"the key of an LLM call is {problem}.")
-    return jax.random.key_data(key) if is_key(key) else key
 
 
 # -- settings --------------------------------------------------------------------------------------------------------
@@ -257,22 +271,15 @@ def _number(value: Any) -> str:
     """The shortest decimal that is this number in its own precision; whole numbers without a point."""
     if isinstance(value, bool | np.bool_):
         return json.dumps(bool(value))
+    if not math.isfinite(value):
+        raise TextError(f"a setting of an LLM is {value}, which is no number that can be sent.")
     if float(value).is_integer():
         return str(int(value))
     return str(value)
 
 
 def _is_json(words: str) -> bool:
-    return _parsed(words) is not words
-
-
-@functools.lru_cache(maxsize=4096)  # a sweep has few distinct settings
-def _parsed(words: str) -> Any:
-    """A setting's value: what the JSON says, or the string itself."""
-    try:
-        return json.loads(words)
-    except ValueError:
-        return words
+    return setting(words) is not words
 
 
 def _shown(value: Text, bare: bool = False) -> str:

@@ -56,7 +56,7 @@ class Operator(eqx.Module):
 
     @property
     def __name__(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]  # JAX names what it compiles so
-        return type(self).__name__
+        return (self.fn if isinstance(self, FunctionOperator) else type(self)).__name__
 
     def __hash__(self) -> int:
         return id(self)

@@ -21,6 +21,7 @@ from .._errors import RepeatedSampleWarning
 from .._runtime import failures, interrupt
 from .._runtime import session as sessions
 from .._runtime.garbage import calm
+from .._runtime.loop import forbid_in_loop
 from . import ir
 from .lanes import Runners, Sweep, lane_arguments
 
@@ -67,6 +68,7 @@ class Island(_callback.HostFunction):
 
     def run(self, arrays: Sequence[Any], *, in_callback: bool) -> list[np.ndarray]:
         """Runs all lanes; returns what is recorded, with the lane axes in front."""
+        forbid_in_loop(self.program.name)  # also here: a compiled program comes by no boundary
         plan = self.program.plan
         values = [np.asarray(a) for a in arrays]
         outputs = [np.zeros((*self._sizes, *a.shape), a.dtype) for a in plan.avals]

@@ -191,6 +191,7 @@ class Sweep:
         scope = "/".join(filter(None, (self._name, frame.plan.nodes[index].scope)))
         if isinstance(error, SweepError):  # calls of a batch inside this lane
             self._failures.extend(error.failures)
+            self._total += error.lanes - 1
         else:
             self._failures.append(LaneFailure(frame.lane.index, scope, error))
         lane: Lane | None = frame.lane

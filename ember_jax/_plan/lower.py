@@ -19,7 +19,7 @@ from .island import Island
 from .jaxprs import called, close, host_function, is_host, is_print, leaves_xla, raw_aval
 
 # On raw values, where keys are their key data, these change nothing.
-_IDENTITIES = frozenset({"stop_gradient", "random_wrap", "random_unwrap", "copy", "copy_p"})
+_IDENTITIES = frozenset({"stop_gradient", "random_wrap", "random_unwrap", "copy", "copy_p", "optimization_barrier"})
 
 
 def lower(closed: jex.ClosedJaxpr) -> ir.Plan:
@@ -73,13 +73,14 @@ class _Builder:
     def _add(self, eqn: jex.JaxprEqn, values: dict[Any, int], scope: str) -> list[int]:
         name = eqn.primitive.name
         if name in _IDENTITIES:
-            return [self._value(eqn.invars[0], values)]
+            return [self._value(v, values) for v in eqn.invars]
         _refuse(eqn)
         if not leaves_xla(eqn):
             return self._numeric(eqn, values)
         scope = _join(scope, str(eqn.source_info.name_stack))
         body = called(eqn)
         if body is not None:
+            scope = _join(scope, eqn.params.get("name", ""))  # an operator's, or a jitted function's
             return self.walk(body, [self._value(v, values) for v in eqn.invars], scope)
         inputs = tuple(self._value(v, values) for v in eqn.invars)
         if is_host(eqn) and isinstance(function := host_function(eqn), Island):

@@ -5,6 +5,7 @@ caches: the runtime does, the same way for all of them.
 """
 
 import abc
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -31,6 +32,8 @@ class Request:
     - `parameters`: JSON values by name, as the user set them (`temperature`, `max_tokens`, …).
     - `sample`: the bits of the caller's key in hex, or `None` for "sample 0". Providers do not send it, but a
         simulated one may draw from it.
+    - `optional`: the names of parameters that the call can do without where a service refuses them. They are no part
+        of what is asked, and not of the digest.
     """
 
     provider: str
@@ -38,6 +41,12 @@ class Request:
     messages: tuple[Message, ...]
     parameters: Mapping[str, Any] = field(default_factory=dict)
     sample: str | None = None
+    optional: frozenset[str] = frozenset()
+
+    def without_optional(self) -> "Request":
+        """The same request without the parameters that it can do without."""
+        parameters = {k: v for k, v in self.parameters.items() if k not in self.optional}
+        return dataclasses.replace(self, parameters=parameters, optional=frozenset())
 
     def digest(self) -> bytes:
         """32 bytes that are equal exactly for equal requests, on every machine."""
@@ -68,6 +77,8 @@ class Response:
     - `logprob`: the sum of the answer's token log-probabilities, NaN where the provider does not say.
     - `model`: the model that answered, as the provider names it.
     - `request_id`: the provider's own id of the request, empty where it gives none.
+    - `alternatives`: the candidates for the answer's first token with their log-probabilities, as the provider lists
+        them; empty where it does not say.
     """
 
     text: str
@@ -77,6 +88,7 @@ class Response:
     logprob: float = float("nan")
     model: str = ""
     request_id: str = ""
+    alternatives: tuple[tuple[str, float], ...] = ()
 
 
 class Provider(abc.ABC):

@@ -129,6 +129,7 @@ class OpenAI(Provider):
             logprob=_summed(choice.logprobs),
             model=completion.model or request.model,
             request_id=headers.get("x-request-id", ""),
+            alternatives=_alternatives(choice.logprobs),
         )
 
     async def complete(self, request: Request) -> Response:
@@ -237,8 +238,15 @@ class _Message:
 
 
 @dataclass
+class _Candidate:
+    token: str
+    logprob: float
+
+
+@dataclass
 class _Token:
     logprob: float
+    top_logprobs: list[_Candidate] | None = None
 
 
 @dataclass
@@ -401,3 +409,8 @@ def _summed(logprobs: _Logprobs | None) -> float:
     if logprobs is None or not logprobs.content:
         return math.nan
     return math.fsum(token.logprob for token in logprobs.content)
+
+
+def _alternatives(logprobs: _Logprobs | None) -> tuple[tuple[str, float], ...]:
+    first = logprobs.content[0] if logprobs is not None and logprobs.content else None
+    return tuple((c.token, c.logprob) for c in (first.top_logprobs or ())) if first is not None else ()

@@ -1,36 +1,45 @@
 """`sim`: models that live in this process, cost nothing, and are wrong as often as they are told to be.
 
 A simulated answer is a pure function of the model's name, the messages, the parameters and the sample: the same on
-every machine and in every order of calls. What it says depends on the form of the last user message; the first of
-these that fits is taken:
+every machine and in every order of calls. A request with a JSON schema is answered by filling it in, see
+`sim_schema.py`. Otherwise what is said depends on the form of the last user message; the first of these that fits is
+taken:
 
-1. *Verification.* Some line is `Answer: …` (up to three words may stand before `answer`, as in `Proposed answer:
+1. *Choice.* The last line that begins with `Reply with the letter` stands after lines `A. …`, `B. …`: the options. The
+   reply is a letter. Where some options are right and some wrong, by their last number, the right ones share the
+   probability `accuracy` and the wrong ones the rest; otherwise all are equally likely. At temperature 0 it is a most
+   likely one. With `logprobs` and `top_logprobs` the letters' probabilities are the first token's alternatives.
+2. *Verification.* Some line is `Answer: …` (up to three words may stand before `answer`, as in `Proposed answer:
    391`; something must stand after the colon), and some line has the word `correct` and, later, a `?`. The reply is
    `yes` or `no`, right with probability `verify_accuracy`. The last such answer line counts, by its last number.
-2. *Judging.* Some lines are `[1] …`, `[2] …`: the candidates, one line each. The reply is the text of one of them;
+3. *Judging.* Some lines are `[1] …`, `[2] …`: the candidates, one line each. The reply is the text of one of them;
    where some are right and some wrong, by their last number, a right one with probability `judge_accuracy`.
-3. *Arithmetic.* Some line has an expression of integers and decimals with `+ - * / × ÷` and parentheses, and at least
+4. *Arithmetic.* Some line has an expression of integers and decimals with `+ - * / × ÷` and parentheses, and at least
    one operator, such as `What is 17 * 23 + 4?`. The first such line counts. The reply is its value, to six decimals,
    with probability `accuracy`, else a number close by. Powers, `%` and names are not arithmetic here.
-4. *Anything else.* A short sentence.
+5. *Anything else.* A short sentence.
 
-In forms 1 and 2 the truth is the first expression outside the answer and candidate lines; where there is none, the
-reply is drawn uniformly. With `verbosity=v` an arithmetic reply is `v` filler words without digits, then `The answer
-is X.`. One token is one word between white space.
+In forms 1 to 3 the truth is the first expression outside the option, answer and candidate lines; where there is none,
+the reply is drawn uniformly. In a choice between `yes` and `no` a verification is right with `verify_accuracy`. With
+`verbosity=v` an arithmetic reply is `v` filler words without digits, then `The answer is X.`. One token is one word
+between white space.
 """
 
 import asyncio
 import dataclasses
 import difflib
 import hashlib
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from .._errors import ModelError, RefusedRequestError
 from .base import Provider, Request, Response
+from .sim_schema import fill
 
 
 @dataclass(frozen=True)
@@ -130,10 +139,11 @@ def delay(model: SimModel, request: Request) -> float:
 def reply(model: SimModel, request: Request) -> Response:
     """The answer of `model`, whatever name the request gives it: a pure function, without delay.
 
-    Raises `RefusedRequestError` for a `max_tokens` that is no count.
+    Raises `RefusedRequestError` for a `max_tokens` that is no count, and for a JSON schema that it cannot fill in.
     """
     asked = [m.content for m in request.messages if m.role == "user"]
-    text, logprob = _said(model, asked[-1] if asked else "", _Draws(request))
+    said = _said(model, asked[-1] if asked else "", request.parameters, _Draws(request))
+    text = said.text
     words = text.split()
     limit = request.parameters.get("max_completion_tokens", request.parameters.get("max_tokens"))
     if limit is not None:
@@ -148,9 +158,16 @@ def reply(model: SimModel, request: Request) -> Response:
         input_tokens=tokens[0],
         output_tokens=tokens[1],
         cost=(tokens[0] * model.input_price + tokens[1] * model.output_price) / 1e6,
-        logprob=logprob,
+        logprob=said.logprob,
         model=request.model,
+        alternatives=said.alternatives[: _reported(request.parameters)],
     )
+
+
+def _reported(parameters: Mapping[str, Any]) -> int:
+    """How many alternatives of a token are asked for."""
+    top = parameters.get("top_logprobs")
+    return top if parameters.get("logprobs") is True and isinstance(top, int) and top > 0 else 0
 
 
 # These change how much of the answer is returned, not which answer it is.
@@ -182,18 +199,26 @@ class _Draws:
         return right, math.log(probability if right else 1 - probability)
 
 
-_PROPOSED = re.compile(r"[ \t]*(?:\w+[ \t]+){0,3}answer[ \t]*:[ \t]*(\S.*)", re.IGNORECASE)
-_CANDIDATE = re.compile(r"[ \t]*\[[0-9]+\][ \t]*(.*)")
-_CORRECT = re.compile(r"\bcorrect\b", re.IGNORECASE)
+@dataclass(frozen=True)
+class _Said:
+    """A whole reply, its log-probability, and the likeliest alternatives to its first token, where it has some."""
+
+    text: str
+    logprob: float
+    alternatives: tuple[tuple[str, float], ...] = ()
 
 
-def _said(model: SimModel, prompt: str, draws: _Draws) -> tuple[str, float]:
-    """The whole reply and its log-probability."""
+def _said(model: SimModel, prompt: str, parameters: Mapping[str, Any], draws: _Draws) -> _Said:
+    match parameters.get("response_format"):
+        case {"type": "json_schema", "json_schema": {"schema": schema}}:
+            return _fill_in(model, schema, prompt, draws)
+    choice = _options(prompt)
+    if choice is not None:
+        return _choose(model, *choice, parameters.get("temperature") == 0, draws)
     lines = prompt.splitlines()
-    proposed = [m for m in map(_PROPOSED.fullmatch, lines) if m]
-    if proposed and any((m := _CORRECT.search(line)) and "?" in line[m.end() :] for line in lines):
-        accuracy = model.accuracy if model.verify_accuracy is None else model.verify_accuracy
-        return _verify(proposed[-1][1], [li for li in lines if not _PROPOSED.fullmatch(li)], accuracy, draws)
+    verification = _verification(lines)
+    if verification is not None:
+        return _verify(model, *verification, draws)
     candidates = [m[1].rstrip() for m in map(_CANDIDATE.fullmatch, lines) if m]
     if candidates:
         accuracy = model.accuracy if model.judge_accuracy is None else model.judge_accuracy
@@ -201,47 +226,182 @@ def _said(model: SimModel, prompt: str, draws: _Draws) -> tuple[str, float]:
     return _solve(model, lines, draws)
 
 
-def _verify(proposed: str, question: Sequence[str], accuracy: float, draws: _Draws) -> tuple[str, float]:
+def _truth(lines: Sequence[str]) -> Fraction | None:
     try:
-        truth = first_value(question)
+        return first_value(lines)
     except CannotCompute:
-        is_right = False
+        return None
+
+
+# -- choices
+
+_REPLY = "Reply with the letter"
+
+
+def _options(prompt: str) -> tuple[list[str], list[str]] | None:
+    """The options of a choice and the lines before them, or `None` where the prompt has no such form."""
+    lines = prompt.split("\n")
+    ends = [i for i, line in enumerate(lines) if line.startswith(_REPLY)]
+    starts = [i for i, line in enumerate(lines[: ends[-1]]) if line.startswith("A. ")] if ends else []
+    if not starts:
+        return None
+    options: list[str] = []
+    for line in lines[starts[-1] : ends[-1]]:
+        if line.startswith(f"{chr(ord('A') + len(options))}. "):
+            options.append(line[3:])
+        else:
+            options[-1] += f"\n{line}"
+    return options, "\n".join(lines[: starts[-1]]).splitlines()
+
+
+def _choose(model: SimModel, options: Sequence[str], question: Sequence[str], is_greedy: bool, draws: _Draws) -> _Said:
+    accuracy, right = _right_options(model, options, question)
+    wrong = [i for i in range(len(options)) if i not in right]
+    if not right or not wrong:
+        probability = dict.fromkeys(range(len(options)), 1 / len(options))
     else:
-        if truth is None:
-            return ("yes", "no")[draws.below(2, "guess")], -math.log(2)
-        is_right = _claims(proposed, truth)
-    succeeds, logprob = draws.succeeds(accuracy)
-    return "yes" if is_right == succeeds else "no", logprob
+        share = accuracy / len(right), (1 - accuracy) / len(wrong)
+        probability = {i: share[i in wrong] for i in range(len(options))}
+    if is_greedy:
+        pool = [i for i, p in probability.items() if p == max(probability.values())]
+    elif not right or not wrong:
+        pool = list(probability)
+    else:
+        pool = right if draws.succeeds(accuracy)[0] else wrong
+    chosen = pool[draws.below(len(pool), "option")]
+    ranked = sorted(probability, key=lambda i: -probability[i])
+    likely = tuple((_letter(i), math.log(probability[i])) for i in ranked if probability[i] > 0)
+    return _Said(_letter(chosen), math.log(probability[chosen]), likely)
 
 
-def _judge(candidates: Sequence[str], question: Sequence[str], accuracy: float, draws: _Draws) -> tuple[str, float]:
+def _right_options(model: SimModel, options: Sequence[str], question: Sequence[str]) -> tuple[float, list[int]]:
+    """Which options are right, and how probable it is that the model sees it."""
+    verification = _verification(question)
+    if verification is not None:
+        is_right = _is_right(*verification)
+        words = None if is_right is None else "yes" if is_right else "no"
+        return _verify_accuracy(model), [i for i, o in enumerate(options) if o.strip().lower() == words]
+    truth = _truth(question)
+    return model.accuracy, [i for i, o in enumerate(options) if truth is not None and _claims(o, truth)]
+
+
+def _letter(index: int) -> str:
+    return chr(ord("A") + index)
+
+
+# -- verification and judging
+
+_PROPOSED = re.compile(r"[ \t]*(?:\w+[ \t]+){0,3}answer[ \t]*:[ \t]*(\S.*)", re.IGNORECASE)
+_CANDIDATE = re.compile(r"[ \t]*\[[0-9]+\][ \t]*(.*)")
+_CORRECT = re.compile(r"\bcorrect\b", re.IGNORECASE)
+
+
+def _verification(lines: Sequence[str]) -> tuple[str, list[str]] | None:
+    """The answer that is to be verified and the other lines, or `None` where that is not asked."""
+    proposed = [m for m in map(_PROPOSED.fullmatch, lines) if m]
+    if not proposed or not any((m := _CORRECT.search(line)) and "?" in line[m.end() :] for line in lines):
+        return None
+    return proposed[-1][1], [li for li in lines if not _PROPOSED.fullmatch(li)]
+
+
+def _is_right(proposed: str, question: Sequence[str]) -> bool | None:
+    """Whether a proposed answer is right; `None` where no question is known."""
     try:
         truth = first_value(question)
     except CannotCompute:
-        truth = None
+        return False
+    return None if truth is None else _claims(proposed, truth)
+
+
+def _verify_accuracy(model: SimModel) -> float:
+    return model.accuracy if model.verify_accuracy is None else model.verify_accuracy
+
+
+def _verify(model: SimModel, proposed: str, question: Sequence[str], draws: _Draws) -> _Said:
+    is_right = _is_right(proposed, question)
+    if is_right is None:
+        return _Said(("yes", "no")[draws.below(2, "guess")], -math.log(2))
+    succeeds, logprob = draws.succeeds(_verify_accuracy(model))
+    return _Said("yes" if is_right == succeeds else "no", logprob)
+
+
+def _judge(candidates: Sequence[str], question: Sequence[str], accuracy: float, draws: _Draws) -> _Said:
+    truth = _truth(question)
     right = [c for c in candidates if truth is not None and _claims(c, truth)]
     wrong = [c for c in candidates if truth is None or not _claims(c, truth)]
     if not right or not wrong:
-        return candidates[draws.below(len(candidates), "candidate")], -math.log(len(candidates))
+        return _Said(candidates[draws.below(len(candidates), "candidate")], -math.log(len(candidates)))
     succeeds, logprob = draws.succeeds(accuracy)
     pool = right if succeeds else wrong
-    return pool[draws.below(len(pool), "candidate")], logprob
+    return _Said(pool[draws.below(len(pool), "candidate")], logprob)
 
 
-def _solve(model: SimModel, lines: Sequence[str], draws: _Draws) -> tuple[str, float]:
+# -- schemas
+
+
+class _Filling:
+    """What one reply fills into a JSON schema, and the log-probability of each thing that it drew.
+
+    The question is answered once: all numbers of a reply are right, or all are wrong; so are all booleans where the
+    prompt asks for verification. The rest is drawn place by place.
+    """
+
+    def __init__(self, model: SimModel, prompt: str, draws: _Draws):
+        self._model, self._draws = model, draws
+        self._logprobs: dict[str, float] = {}
+        lines = prompt.splitlines()
+        verification = _verification(lines)
+        self._truth = _truth(lines if verification is None else verification[1])
+        self._is_right = None if verification is None else _is_right(*verification)
+
+    @property
+    def logprob(self) -> float:
+        return math.fsum(self._logprobs.values())
+
+    def number(self, is_whole: bool, path: str) -> float:
+        if self._truth is None:
+            return self.member(range(100), path)
+        truth = Fraction(round(self._truth)) if is_whole else self._truth
+        right, self._logprobs["number"] = self._draws.succeeds(self._model.accuracy)
+        value = Fraction(shown(truth) if right else _near(truth, self._draws))
+        return int(value) if value.denominator == 1 else float(value)
+
+    def flag(self, path: str) -> bool:
+        if self._is_right is None:
+            return self.member((True, False), path)
+        succeeds, self._logprobs["flag"] = self._draws.succeeds(_verify_accuracy(self._model))
+        return self._is_right == succeeds
+
+    def words(self, path: str) -> str:
+        return f"{self.member(_SUBJECTS, f'{path} subject')} {self.member(_PREDICATES, f'{path} predicate')}."
+
+    def member(self, members: Sequence[Any], path: str) -> Any:
+        self._logprobs[path] = -math.log(len(members))
+        return members[self._draws.below(len(members), path)]
+
+
+def _fill_in(model: SimModel, schema: Any, prompt: str, draws: _Draws) -> _Said:
+    filling = _Filling(model, prompt, draws)
+    return _Said(json.dumps(fill(schema, filling), ensure_ascii=False), filling.logprob)
+
+
+# -- numbers and sentences
+
+
+def _solve(model: SimModel, lines: Sequence[str], draws: _Draws) -> _Said:
     try:
         truth = first_value(lines)
     except CannotCompute as reason:
-        return f"I cannot compute that: {reason}.", 0.0
+        return _Said(f"I cannot compute that: {reason}.", 0.0)
     if truth is None:
         subject, predicate = draws.below(len(_SUBJECTS), "subject"), draws.below(len(_PREDICATES), "predicate")
-        return f"{_SUBJECTS[subject]} {_PREDICATES[predicate]}.", -math.log(len(_SUBJECTS) * len(_PREDICATES))
+        return _Said(f"{_SUBJECTS[subject]} {_PREDICATES[predicate]}.", -math.log(len(_SUBJECTS) * len(_PREDICATES)))
     right, logprob = draws.succeeds(model.accuracy)
     number = shown(truth) if right else _near(truth, draws)
     if not model.verbosity:
-        return number, logprob
+        return _Said(number, logprob)
     filler = [_FILLER[draws.below(len(_FILLER), f"filler {i}")] for i in range(model.verbosity)]
-    return " ".join([*filler, f"The answer is {number}."]), logprob
+    return _Said(" ".join([*filler, f"The answer is {number}."]), logprob)
 
 
 _FILLER = ("we", "first", "take", "the", "parts", "apart", "then", "combine", "them", "and", "check", "again")

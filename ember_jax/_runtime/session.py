@@ -10,7 +10,7 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from .._errors import ProviderError
+from .._errors import ProviderError, RefusedRequestError
 from .._providers import registry
 from .._providers.base import Provider, Request, Response
 from . import failures
@@ -62,6 +62,7 @@ class Session:
         self._flights = SingleFlight()
         self._host_flights = SingleFlight()
         self._memo = Memo()
+        self._declining: set[tuple[str, str]] = set()
         self._running: set[asyncio.Task[Any]] = set()
 
     def report(self) -> Report:
@@ -90,16 +91,30 @@ class Session:
         return response
 
     async def _send(self, request: Request, digest: bytes) -> Response:
-        self.count("requests")
-        try:
-            response = await self.provider(request.provider).complete(request)
-        except ProviderError:
-            self.count("failed")
-            raise
+        response = await self._complete(request)
         self.count("input_tokens", response.input_tokens)
         self.count("output_tokens", response.output_tokens)
         self.count("cost_usd", response.cost)
         await self._journal.put(digest, _encode(response))
+        return response
+
+    async def _complete(self, request: Request) -> Response:
+        """Sends a request; once more without its optional parameters, if those may be why it is refused."""
+        model = request.provider, request.model
+        if model in self._declining:
+            request = request.without_optional()
+        self.count("requests")
+        try:
+            return await self.provider(request.provider).complete(request)
+        except RefusedRequestError as error:
+            self.count("failed")
+            if not request.optional or error.status not in _AT_FAULT:
+                raise
+        except ProviderError:
+            self.count("failed")
+            raise
+        response = await self._complete(request.without_optional())
+        self._declining.add(model)  # it was them: this model is not asked for them again
         return response
 
     async def remember(self, key: Any, size: Callable[[Any], int], work: Callable[[], Awaitable[Any]]) -> Any:
@@ -123,12 +138,20 @@ class Session:
         return self._journal.get(digest) or (await self._host_flights.do(digest, do))[0]
 
 
+# The statuses by which a service says that it does not know a parameter; `None` is a provider that is not HTTP.  With
+# status 200 a model declines, and would again.
+_AT_FAULT = (None, 400, 422)
+
+
 def _encode(response: Response) -> bytes:
-    return json.dumps(dataclasses.astuple(response)).encode()
+    return json.dumps(vars(response)).encode()
 
 
 def _decode(row: bytes) -> Response:
-    return Response(*json.loads(row))
+    fields = json.loads(row)
+    # JSON knows no tuples
+    fields["alternatives"] = tuple((token, logprob) for token, logprob in fields["alternatives"])
+    return Response(**fields)
 
 
 # The sessions that are open, innermost last. A stack of the process and not of the thread: XLA runs host callbacks on

@@ -267,9 +267,12 @@ def _error(message: str, code: str) -> str:
 
 
 def _completion(response: Response, number: int, with_logprobs: bool) -> str:
-    """A simulated answer in the protocol's form; its first word bears the whole log-probability."""
+    """A simulated answer in the protocol's form; its first word bears the log-probability and the alternatives."""
     words = response.text.split()
-    logprobs = [{"token": w, "logprob": response.logprob if i == 0 else 0.0} for i, w in enumerate(words)]
+    logprobs: list[dict[str, Any]] = [{"token": w, "logprob": 0.0, "top_logprobs": []} for w in words]
+    if logprobs:
+        top = [{"token": token, "logprob": logprob} for token, logprob in response.alternatives]
+        logprobs[0].update(logprob=response.logprob, top_logprobs=top)
     choice = {
         "index": 0,
         "message": {"role": "assistant", "content": response.text, "refusal": None},

@@ -1,0 +1,164 @@
+"""What the calls of a language model have in common: settings and words as operands, one request, one answer.
+
+The settings' values are operands, only their names are static, so a sweep over models, prompts or temperatures is a
+`vmap` and one program.
+"""
+
+import abc
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from ._errors import TextError
+from ._host import Caller, HostCall
+from ._providers import registry
+from ._providers.base import Message, Request, Response
+from ._runtime import session as sessions
+from ._text import store
+from ._text.text import Text, text
+from ._types import Key, is_key, key_problem
+
+
+@dataclass(frozen=True)
+class Operands:
+    """What is static about a call's operands: model, prompt, system, settings, what else the call takes, and the key.
+
+    `names` are those of the settings, `extra` the ranks of what else it takes.
+    """
+
+    names: tuple[str, ...]
+    has_system: bool
+    has_key: bool
+    extra: tuple[int, ...] = ()
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        return (1,) * (2 + self.has_system + len(self.names)) + self.extra + (1,) * self.has_key
+
+    def request(self, arrays: Sequence[np.ndarray]) -> tuple[Request, list[np.ndarray]]:
+        """The request that one lane's operands make, and what else they hold."""
+        rest = list(arrays)
+        key = np.ascontiguousarray(rest.pop()).tobytes().hex() if self.has_key else None
+        extra = [rest.pop() for _ in self.extra][::-1]
+        model, prompt, *words = (store.get(np.ascontiguousarray(a).tobytes()) for a in rest)
+        provider, name = registry.split(model)
+        system = [Message("system", words.pop(0))] if self.has_system else []
+        parameters = {n: setting(value) for n, value in zip(self.names, words, strict=True)}
+        request = Request(
+            provider=provider,
+            model=name,
+            messages=(*system, Message("user", prompt)),
+            parameters=parameters,
+            sample=key if _draws(parameters) else None,
+        )
+        return request, extra
+
+
+def operands(
+    model: Text,
+    system: Text | None,
+    settings: Mapping[str, Text],
+    prompt: Text,
+    key: Key | None,
+    extra: Sequence[Text] = (),
+) -> tuple[Operands, list[Any]]:
+    """A call's operands as arrays, with what is static about them.
+
+    **Raises:** `TextError` for a model or setting that is not of rank 0, `TypeError` for what is no key.
+    """
+    words = [("model", model), ("prompt", prompt)]
+    words += [] if system is None else [("system", system)]
+    words += settings.items()
+    for name, value in words:
+        if value.shape:
+            raise TextError(
+                f"the {name} of this LLM has shape {list(value.shape)}: it is several models in one, to be mapped: "
+                "`jax.vmap(lambda llm: llm(prompt))(llms)`."
+            )
+    arrays = [value.digests for _, value in words] + [value.digests for value in extra]
+    if key is not None:
+        arrays.append(_key_data(key))
+    ranks = tuple(value.ndim + 1 for value in extra)
+    return Operands(tuple(settings), system is not None, key is not None, ranks), arrays
+
+
+class ModelCall(HostCall):
+    """One call that asks a model, as the callback that JAX sees. Subclasses are frozen dataclasses.
+
+    **Attributes:**
+
+    - `operands`: what is static about its operands.
+    """
+
+    operands: Operands
+
+    pure = True
+
+    @property
+    @abc.abstractmethod
+    def out(self) -> Sequence[jax.ShapeDtypeStruct]:
+        """The types of the results of one call."""
+
+    @property
+    def ranks(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self.operands.ranks
+
+    @abc.abstractmethod
+    def asks(self, request: Request, extra: Sequence[np.ndarray]) -> Request:
+        """The request that is sent, from that of the prompt alone and from what else the call takes."""
+
+    @abc.abstractmethod
+    def read(self, request: Request, response: Response, extra: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The results that an answer stands for. Raises `MalformedResponseError` if it stands for none."""
+
+    async def run(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        request, extra = self.operands.request(arrays)
+        request = self.asks(request, extra)
+        if request.sample is None and _draws(request.parameters):
+            caller.unkeyed(request.digest())
+        return self.read(request, await session.ask(request), extra)
+
+
+def prompt_text(prompt: Any, method: str = "") -> Text:
+    """A prompt as a Text of rank 0; `method` is that of an LLM which takes it, for the error.
+
+    **Raises:** `TextError` for anything else.
+    """
+    if not isinstance(prompt, Text | str):
+        raise TextError(f"a prompt is a string or a Text; got {type(prompt).__name__}.")
+    value = text(prompt) if isinstance(prompt, str) else prompt
+    if value.shape:
+        mapped = f"jax.vmap(lambda prompt: llm.{method})(prompts)" if method else "jax.vmap(llm)(prompts)"
+        raise TextError(f"the prompt has shape {list(value.shape)}; an LLM takes one. Ask them all with `{mapped}`.")
+    return value
+
+
+@functools.lru_cache(maxsize=4096)  # a sweep has few distinct settings
+def setting(words: str) -> Any:
+    """A setting's value: what the JSON says, or the string itself."""
+    try:
+        return json.loads(words)
+    except ValueError:
+        return words
+
+
+def of_same_sample(request: Request) -> str:
+    """What to do about an answer that is of no use, which the journal keeps like any other."""
+    return "Equal calls give this answer again" + ("; another key asks anew." if _draws(request.parameters) else ".")
+
+
+def _draws(parameters: Mapping[str, Any]) -> bool:
+    """Whether two calls may differ: at temperature 0 there is nothing to draw, and a key means nothing."""
+    return parameters.get("temperature") != 0
+
+
+def _key_data(key: Any) -> Any:
+    problem = key_problem(key)
+    if problem:
+        raise TypeError(f"the key of an LLM call is {problem}.")
+    return jax.random.key_data(key) if is_key(key) else key

@@ -1,0 +1,55 @@
+"""How a simulated model fills in a JSON schema.
+
+Known are objects, arrays (of `minItems`, else one), strings, numbers, integers, booleans and `enum`. What stands in
+each place is for the `Guesses` to say; a place is named by its path, such as `.steps[0].score`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from .._errors import RefusedRequestError
+
+
+class Guesses(Protocol):
+    """What a model would answer, by place."""
+
+    def member(self, members: Sequence[Any], path: str) -> Any:
+        """One of the members of an `enum`."""
+        ...
+
+    def number(self, is_whole: bool, path: str) -> float:
+        """A number, an `int` where it must be whole."""
+        ...
+
+    def flag(self, path: str) -> bool:
+        """Yes or no."""
+        ...
+
+    def words(self, path: str) -> str:
+        """A short text."""
+        ...
+
+
+def fill(schema: Any, guesses: Guesses, path: str = "") -> Any:
+    """A JSON value that fits `schema`. Raises `RefusedRequestError` for a schema with anything else in it."""
+    match schema:
+        case {"enum": [_, *_] as members}:
+            return guesses.member(members, path)
+        case {"type": "object"}:
+            properties = schema.get("properties")
+            if isinstance(properties, Mapping):
+                return {name: fill(inner, guesses, f"{path}.{name}") for name, inner in properties.items()}
+        case {"type": "array"}:
+            length = schema.get("minItems", 1)
+            if isinstance(length, int):
+                return [fill(schema.get("items"), guesses, f"{path}[{i}]") for i in range(length)]
+        case {"type": "string"}:
+            return guesses.words(path)
+        case {"type": "number" | "integer" as kind}:
+            return guesses.number(kind == "integer", path)
+        case {"type": "boolean"}:
+            return guesses.flag(path)
+    raise RefusedRequestError(
+        f"simulated models cannot fill in the JSON schema at {path or 'its top'}: it takes objects with properties, "
+        "arrays, strings, numbers, integers, booleans and enums."
+    )

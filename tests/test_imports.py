@@ -1,0 +1,130 @@
+"""Imports point down: a file imports only from floors below its own, and `import ember_jax` loads nothing heavy."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ember_jax
+
+PACKAGE = Path(ember_jax.__file__).parent
+
+# Each of the package's own files and folders stands on one floor; within a folder imports make no circle.
+FLOORS = (
+    ("_errors", "_types", "_callback"),
+    ("_text",),
+    ("_providers",),
+    ("_runtime",),
+    ("_host",),
+    ("_plan",),
+    ("_boundary", "_annotations", "_traced", "_asking"),
+    ("_operator", "_jit", "_choose"),
+    ("_llm",),
+    ("_lower", "testing"),
+    ("__init__",),
+    ("_demo",),
+    ("_cli",),
+    ("__main__",),
+)
+FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+
+
+def modules():
+    """Name below the package, dotted -> path: `_plan.ir`, `_plan` for its `__init__`, `__init__` for the package's."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts) or "__init__"] = path
+    return found
+
+
+MODULES = modules()
+
+
+def is_package(name):
+    return MODULES[name].name == "__init__.py"
+
+
+def imported(name):
+    """The package's own modules that a module imports, each with the line, and whether that is inside a function."""
+    tree = ast.parse(MODULES[name].read_text())
+    here = [] if name == "__init__" else name.split(".")
+    base = here if is_package(name) else here[:-1]
+    at_top = set(map(id, tree.body))
+    for node in ast.walk(tree):
+        targets = []
+        if isinstance(node, ast.ImportFrom):
+            if node.level:
+                start = [*base[: len(base) - node.level + 1], *(node.module or "").split(".")]
+                start = [part for part in start if part]
+            elif (node.module or "").split(".")[0] == "ember_jax":
+                start = node.module.split(".")[1:]
+            else:
+                continue
+            targets = [".".join([*start, alias.name]) for alias in node.names]
+            targets = [t if t in MODULES else ".".join(start) or "__init__" for t in targets]
+        elif isinstance(node, ast.Import):
+            own = [alias.name.split(".")[1:] for alias in node.names if alias.name.split(".")[0] == "ember_jax"]
+            targets = [".".join(parts) or "__init__" for parts in own]
+        for target in targets:
+            assert target in MODULES, f"{name}:{node.lineno} imports {target}, which is no module"
+            yield target, node.lineno, id(node) not in at_top
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_stands_on_a_floor_and_imports_from_below_it(name):
+    top = name.split(".")[0]
+    assert top in FLOOR, f"{name} stands on no floor; add it to FLOORS"
+    for target, line, _ in imported(name):
+        below = target.split(".")[0]
+        assert below == top or FLOOR[below] < FLOOR[top], f"{name}:{line} imports {target}, which is not below it"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_modules_own_imports_stand_at_its_head(name):
+    inside = [f"{name}:{line} imports {target}" for target, line, is_inside in imported(name) if is_inside]
+    assert not inside
+
+
+def test_no_imports_make_a_circle():
+    graph = {name: {target for target, _, _ in imported(name)} - {name} for name in MODULES}
+    assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(MODULES)
+
+
+def test_no_floor_names_what_is_not_there():
+    assert FLOOR.keys() == {name.split(".")[0] for name in MODULES}
+
+
+def test_only_the_callback_module_says_pure_callback():
+    names = {"pure_callback", "io_callback"}
+    found = {}
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            said = (
+                (isinstance(node, ast.Attribute) and node.attr in names)
+                or (isinstance(node, ast.Name) and node.id in names)
+                or (isinstance(node, ast.alias) and node.name.split(".")[-1] in names)
+            )
+            if said:
+                found.setdefault(name, []).append(node.lineno)
+    assert list(found) == ["_callback"], found
+
+
+def test_importing_loads_nothing_that_is_heavy_or_optional():
+    heavy = ("httpx", "httpx_aiohttp", "aiohttp", "tiktoken", "genai_prices", "pandas", "matplotlib", "optax", "tqdm")
+    script = f"import sys, ember_jax; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[]", "")
+
+
+def test_importing_starts_no_thread_and_no_backend():
+    script = """
+import threading, ember_jax
+from jax._src import xla_bridge
+print(threading.active_count(), xla_bridge.backends_are_initialized())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.split()) == (0, ["1", "False"]), done.stderr
