@@ -173,7 +173,6 @@ def test_lanes_of_a_nested_operator_are_told_with_their_own_index():
     assert REQUESTS == ["Dx", "CX!-DX!"]
 
 
-@pytest.mark.xfail(strict=True, reason="what stands in the body of a control or lanes node is told without its path")
 @pytest.mark.parametrize("where", ["lanes", "a branch", "a loop"])
 def test_a_failure_in_a_body_is_told_with_the_operators_it_stands_in(where):
     BROKEN.add("a")

@@ -374,3 +374,24 @@ def test_a_loop_without_calls_keeps_its_forward_derivative():
 
     _, slope = jax.jvp(run, (jnp.float32(2),), (jnp.float32(1),))
     assert slope == 4 * 2.0**3 * known_price(2.0)  # 2 -> 4 -> 16 is x**4
+
+
+def test_a_loop_without_calls_whose_bound_alone_is_learned_has_reverse_derivative_zero():
+    def run(call):
+        return lambda x: jax.lax.while_loop(lambda c: c < x[0], lambda c: c + 0.25, 0.0) * x[1] * call(x[2])
+
+    slope = jax.jit(jax.grad(operator(run(price))))(ONE)
+    np.testing.assert_allclose(slope, jax.grad(run(known_price))(ONE), rtol=1e-6)
+    assert slope[1] != 0
+
+
+def test_a_loop_without_calls_is_a_constant_of_reverse_mode_behind_stop_gradient():
+    def run(call):
+        def power(x):
+            fixed = jax.lax.stop_gradient(x)
+            return jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] * fixed), (0, fixed))[1]
+
+        return lambda x: power(x[0]) * x[1] * call(x[2])
+
+    slope = jax.vmap(jax.grad(operator(run(price))))(FOUR)
+    np.testing.assert_allclose(slope, jax.vmap(jax.grad(run(known_price)))(FOUR), rtol=1e-6)

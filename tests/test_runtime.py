@@ -214,6 +214,7 @@ def test_sixteen_threads_get_their_own_answers():
 
 
 def test_equal_calls_of_two_threads_share_one_request():
+    # Line by line: of two compiled programs with callbacks, JAX itself runs one after the other.
     first, go_on = threading.Event(), threading.Event()
 
     async def answer(request):
@@ -224,7 +225,7 @@ def test_equal_calls_of_two_threads_share_one_request():
 
     answers = []
     with answering(answer) as run:
-        threads = [threading.Thread(target=lambda: answers.append(str(ask(ember.text("hello"))))) for _ in range(2)]
+        threads = [threading.Thread(target=lambda: answers.append(str(LLM("hello")))) for _ in range(2)]
         for thread in threads:
             thread.start()
         assert first.wait(_HANG)

@@ -48,13 +48,21 @@ class Lane:
 
 
 class Frame:
-    """One run of a plan by a lane."""
+    """One run of a plan by a lane; `inside` is the frame and step that hold it."""
 
-    __slots__ = ("done", "lane", "left", "plan", "values", "waits")
+    __slots__ = ("done", "inside", "lane", "left", "plan", "values", "waits")
 
-    def __init__(self, plan: ir.Plan, args: Sequence[Any], lane: Lane, done: Callable[[list[Any]], None]):
+    def __init__(
+        self,
+        plan: ir.Plan,
+        args: Sequence[Any],
+        lane: Lane,
+        done: Callable[[list[Any]], None],
+        inside: "tuple[Frame, int] | None",
+    ):
         self.plan = plan
         self.lane = lane
+        self.inside = inside
         self.done = done
         self.values: list[Any] = [*args, *itertools.repeat(None, plan.size - plan.inputs)]
         for value, constant in plan.constants.items():
@@ -167,8 +175,15 @@ class Sweep:
         self._open -= 1
         self._finished(lane.index, outputs)
 
-    def _enter(self, plan: ir.Plan, args: Sequence[Any], lane: Lane, done: Callable[[list[Any]], None]) -> None:
-        frame = Frame(plan, args, lane, done)
+    def _enter(
+        self,
+        plan: ir.Plan,
+        args: Sequence[Any],
+        lane: Lane,
+        done: Callable[[list[Any]], None],
+        inside: tuple[Frame, int] | None = None,
+    ) -> None:
+        frame = Frame(plan, args, lane, done, inside)
         if not frame.left:
             done([frame.values[v] for v in plan.outputs])
         for index in plan.first:
@@ -188,7 +203,7 @@ class Sweep:
             frame.done([values[v] for v in plan.outputs])
 
     def _fail(self, frame: Frame, index: int, error: BaseException) -> None:
-        scope = "/".join(filter(None, (self._name, frame.plan.nodes[index].scope)))
+        scope = self._scope(frame, index)
         if isinstance(error, SweepError):  # calls of a batch inside this lane
             self._failures.extend(error.failures)
             self._total += error.lanes - 1
@@ -199,6 +214,16 @@ class Sweep:
             lane.failed = True
             self._open -= 1
             lane = lane.parent
+
+    def _scope(self, frame: Frame, index: int) -> str:
+        """Where a step stands: the operators it is in, outermost first."""
+        path: list[str] = []
+        at: tuple[Frame, int] | None = (frame, index)
+        while at is not None:
+            frame, index = at
+            path.append(frame.plan.nodes[index].scope)
+            at = frame.inside
+        return "/".join(filter(None, (self._name, *reversed(path))))
 
     # -- nodes -------------------------------------------------------------------------------------------------------
 
@@ -264,7 +289,7 @@ class Sweep:
     def _branch(self, frame: Frame, index: int, node: ir.Branch) -> None:
         which, *operands = _inputs(frame, node)
         chosen = node.branches[min(max(int(which), 0), len(node.branches) - 1)]
-        self._enter(chosen, operands, frame.lane, functools.partial(self._complete, frame, index))
+        self._enter(chosen, operands, frame.lane, functools.partial(self._complete, frame, index), (frame, index))
 
     def _while(self, frame: Frame, index: int, node: ir.Loop) -> None:
         inputs = _inputs(frame, node)
@@ -272,11 +297,12 @@ class Sweep:
         of_condition, of_body = inputs[: node.condition_constants], inputs[node.condition_constants : first]
 
         def test(carry: list[Any]) -> None:
-            self._enter(node.condition, [*of_condition, *carry], frame.lane, functools.partial(step, carry))
+            args = [*of_condition, *carry]
+            self._enter(node.condition, args, frame.lane, functools.partial(step, carry), (frame, index))
 
         def step(carry: list[Any], outputs: list[Any]) -> None:
             if bool(outputs[0]):
-                self._enter(node.body, [*of_body, *carry], frame.lane, test)
+                self._enter(node.body, [*of_body, *carry], frame.lane, test, (frame, index))
             else:
                 self._complete(frame, index, carry)
 
@@ -307,7 +333,8 @@ class Sweep:
                     finish([])
 
             for step in order[::-1]:  # pushed last is started first
-                self._enter(node.body, [*constants, *(x[step] for x in xs)], frame.lane, functools.partial(land, step))
+                args = [*constants, *(x[step] for x in xs)]
+                self._enter(node.body, args, frame.lane, functools.partial(land, step), (frame, index))
             if not node.length:
                 finish([])
             return
@@ -320,7 +347,7 @@ class Sweep:
                 finish(carry)
             else:
                 args = [*constants, *carry, *(x[step] for x in xs)]
-                self._enter(node.body, args, frame.lane, functools.partial(stepped, step))
+                self._enter(node.body, args, frame.lane, functools.partial(stepped, step), (frame, index))
 
         def stepped(step: int, outputs: list[Any]) -> None:
             ys[step] = outputs[node.carry :]
@@ -348,7 +375,7 @@ class Sweep:
         self._open += left
         for at, args in reversed(list(lane_arguments(node.sizes, node.mapped, _inputs(frame, node)))):
             lane = Lane(frame.lane.index + at, frame.lane)
-            self._enter(node.body, args, lane, functools.partial(land, at))
+            self._enter(node.body, args, lane, functools.partial(land, at), (frame, index))
 
     # -- segments ----------------------------------------------------------------------------------------------------
 

@@ -246,7 +246,7 @@ def _refuse(eqn: jex.JaxprEqn) -> None:
             "run side by side and do not meet, so collectives and `axis_index` have no meaning in it. Return the "
             "values and reduce them outside, or pass the index in as an argument."
         )
-    if getattr(eqn.params.get("effect"), "ordered", False) or eqn.params.get("ordered"):
+    if type(eqn.params.get("effect")).__name__ == "OrderedDebugEffect" or eqn.params.get("ordered"):
         raise UnsupportedError(
             f"an ordered `{eqn.primitive.name}` stands inside an operator. Its lanes run side by side, so there is no "
             "one order. Use ordered=False."

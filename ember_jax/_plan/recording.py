@@ -405,6 +405,9 @@ def _step(eqn: jex.JaxprEqn, wanted: Sequence[bool]) -> Step:
         return CustomJVP(eqn, Recorded(eqn, range(len(wanted)), recompute=False))
     if decided and not any(numbers):
         return Recorded(eqn, decided, recompute=False)
+    if name == "while" and not calls and (any(numbers) or leaves_xla(eqn)):
+        # it decides on its numbers when to stop; run again, only its tangents are
+        return CustomJVP(eqn, Recorded(eqn, range(len(wanted)), recompute=False))
     if name == "while":
         return Guarded(eqn, wanted) if calls else Recorded(eqn, decided, recompute=True)
     if name in ("cond", "scan"):

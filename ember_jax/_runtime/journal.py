@@ -72,6 +72,8 @@ class Memo:
 
     def put(self, key: Any, result: Any, size: int) -> None:
         """Keeps a result of `size` bytes, dropping the least recently used ones beyond the bound."""
+        _, replaced = self._rows.pop(key, (None, 0))
+        self._bytes -= replaced
         # a key costs about as much as a small result
         self._rows[key] = (result, size + 256)
         self._bytes += size + 256
