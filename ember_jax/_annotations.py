@@ -114,7 +114,7 @@ class Specification:
     def _check(self, value: Any, hint: Any, where: str) -> None:
         problem = _problem(value, hint)
         if problem:
-            raise AnnotationError(f"{where} is annotated {_show(hint)}, but is {problem}.")
+            raise AnnotationError(f"{where} is annotated {shown(hint)}, but is {problem}.")
 
 
 def _convert(value: Any, hint: Any) -> Any:
@@ -240,7 +240,8 @@ def _describe(value: Any) -> str:
     return f"{value!r:.60} of type {type(value).__name__}" if value is not None else "None"
 
 
-def _show(hint: Any) -> str:
+def shown(hint: Any) -> str:
+    """An annotation as it is written."""
     if isinstance(hint, type) and issubclass(hint, AbstractArray):
         return f'{hint.__name__.split("[")[0]}[Array, "{hint.dim_str}"]'  # type: ignore[attr-defined]
-    return "Text" if hint is Text else "Key" if hint is Key else getattr(hint, "__name__", None) or str(hint)
+    return "Key" if hint is Key else hint.__name__ if isinstance(hint, type) else str(hint)

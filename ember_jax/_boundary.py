@@ -23,7 +23,9 @@ from ._plan import ir
 from ._plan.island import Program, record
 from ._plan.jaxprs import assemble, calls_host, from_raw, to_raw
 from ._plan.lower import lower
+from ._plan.passes import simplify
 from ._plan.recording import Recording
+from ._plan.refuse import refuse
 from ._runtime import failures, interrupt
 from ._runtime.loop import forbid_in_loop
 
@@ -123,7 +125,7 @@ class Boundary:
         with no_mesh():
             raw = [jax.eval_shape(to_raw, _struct(v.aval)) for v in recording.closed.jaxpr.invars]
             jaxpr = jax.make_jaxpr(recorded)(*raw)
-        plan = lower(jaxpr)
+        plan = simplify(lower(jaxpr))
         # JAX drops a pure callback without results, and with it what the plan prints.
         return Program(self.name, jaxpr, plan, effectful=not plan.outputs or _has_impure_call(plan))
 
@@ -132,6 +134,7 @@ class Boundary:
         signature, arrays = split((args, kwargs))
         with no_mesh():
             closed, _, _ = self.trace(signature, [_struct(jax.typeof(a)) for a in arrays])
+        refuse(closed.jaxpr)
         return self.program(Recording(closed, [True] * len(closed.jaxpr.outvars)))
 
     def _record_and_replay(self, signature: Signature, arrays: list[Any]) -> Any:
@@ -140,6 +143,7 @@ class Boundary:
         if not any(map(calls_host, closed.jaxpr.eqns)):  # nothing to record: the function as it stands
             closed, tree, constants = self.trace(signature, arrays)
             return jax.tree.unflatten(tree, eval_jaxpr(closed.jaxpr, (), *constants, *arrays))
+        refuse(closed.jaxpr)
         recording = Recording(closed, [True] * len(closed.jaxpr.outvars))
         program = self.program(recording)
         slots: list[Any] = []

@@ -92,6 +92,8 @@ def options_text(options: Any) -> Text:
     if isinstance(options, str):
         raise TextError('the options of a choice are a list, as in `llm.choose(prompt, ["yes", "no"])`; got a string.')
     is_mixed = isinstance(options, list | tuple) and any(isinstance(option, Text) for option in options)
+    if is_mixed and (shaped := [option for option in options if isinstance(option, Text) and option.shape]):
+        raise TextError(f"an option has shape {list(shaped[0].shape)}; each is one string, or a Text of rank 0.")
     value = stack(options) if is_mixed else text(options)
     if value.ndim != 1:
         raise TextError(
@@ -119,11 +121,18 @@ def _lettered(prompt: str, options: Sequence[str]) -> str:
 _OPEN, _CLOSE = r"[\s(\[{\"'*_`]*+", r"[\s)\]}\"'*_`.,:;!]*+"
 # The letter alone: `B`, `(b)`, `**B.**`.
 _ALONE = re.compile(rf"{_OPEN}([A-Za-z]){_CLOSE}")
-# After words that announce it; `A`, `I` and small letters may be words, and must end their clause.
-_STATED = rf"\s*+:?+{_OPEN}(?:([B-HJ-Z])\b|([A-Za-z])(?=[)\]}}\"'*_`.,:;!]|\s*+$))"
-# `Answer: B`, `the answer to this is (B)`, `\boxed{B}`; and `option B`, which may be said of several.
-_ANSWER = re.compile(r"(?i:\banswer\b(?:[^\n.:]{0,60}?\bis\b)?|\\boxed)" + _STATED, re.MULTILINE)
-_OPTION = re.compile(r"(?i:\b(?:option|choice|letter)\b(?:\s++is\b)?)" + _STATED, re.MULTILINE)
+# `Answer: B`, `the answer to this is (B)`, `\boxed{B}`; not `the answer is B or C`.  Here `A`, `I` and small letters
+# may be words, and must end their clause.
+_END = r"(?=[)\]}\"'*_`.,:;!]|\s*+$)"
+_ANSWER = re.compile(
+    rf"(?i:\banswer\b(?:[^\n.:]{{0,60}}?\bis\b)?|\\boxed)\s*+:?+{_OPEN}"
+    rf"(?:([B-HJ-Z])\b(?!\s++(?:or|and)\b)|([A-Za-z]){_END})",
+    re.MULTILINE,
+)
+# `option B`, which an answer may say of several.
+_OPTION = re.compile(
+    rf"(?i:\b(?:option|choice|letter)\b(?:\s++is\b)?)\s*+:?+{_OPEN}(?:([A-Z])\b|([a-z]){_END})", re.MULTILINE
+)
 # The letter as a mark before words: `B. Paris`, `(b) Paris`, `B: because …`, `B - Paris`; not `A careful reading`.
 _FIRST_MARK = re.compile(rf"{_OPEN}([A-Za-z])[\"'*_`]*+(?:[)\].:][)\]\"'*_`.:]*+|\s++[-–—])\s")
 _MARK = re.compile(r"(?<![^\s(\[\"'*_`])([A-Z])[)\].:]")

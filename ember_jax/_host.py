@@ -307,8 +307,9 @@ class FunctionCall(HostCall):
             array = np.asarray(leaf)
         except ValueError:  # ragged lists
             array = np.asarray(None)
-        fits = array.shape == spec.shape and np.can_cast(array.dtype, spec.dtype, "same_kind")
-        if not fits or (spec.dtype.kind in "iu" and not np.array_equal(array, array.astype(spec.dtype))):
+        whole = spec.dtype.kind in "iu" and array.dtype.kind in "iu"
+        fits = array.shape == spec.shape and (whole or np.can_cast(array.dtype, spec.dtype, "same_kind"))
+        if not fits or (whole and not np.array_equal(array, array.astype(spec.dtype))):
             raise HostResultError(
                 f"the host function {self} returned {_describe(leaf)}, but its out= says {spec}. "
                 "Convert it in the function, or declare what it returns."

@@ -16,8 +16,8 @@ from . import _callback
 from ._asking import ModelCall, Operands, operands, prompt_text, setting
 from ._choose import Choice, ChoiceCall, options_text
 from ._errors import ModelError, TextError
-from ._providers import registry
 from ._providers.base import Request, Response
+from ._runtime import session as sessions
 from ._schema import build, schema_of
 from ._structured import StructuredCall
 from ._text import store
@@ -94,7 +94,7 @@ class LLM(eqx.Module):
             raise ModelError(f"LLM takes a model id such as 'sim/small', not {type(model).__name__}.")
         if _callback.all_concrete(self.model):
             for name in set(np.asarray(self.model).ravel().tolist()):
-                registry.check(name)
+                sessions.current().check(name)
         self.system = None if system is None else text(system) if isinstance(system, str) else system
         for name in settings:
             _check_name(name)

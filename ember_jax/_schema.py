@@ -22,6 +22,7 @@ import jax
 import numpy as np
 from jaxtyping import AbstractArray
 
+from ._annotations import shown
 from ._errors import AnnotationError, TextError
 from ._text import store
 from ._text.text import Text, TextAnnotation
@@ -129,13 +130,14 @@ def _hints(cls: Any) -> Mapping[str, Any]:
             f"an annotation of {cls.__name__} names {error.name!r}, which cannot be found from the module that defines "
             f"{cls.__name__}. Import it there, or define {cls.__name__} without `from __future__ import annotations`."
         ) from None
-    fields: Sequence[Any] = () if issubclass(cls, tuple) else dataclasses.fields(cls)
+    is_tuple = issubclass(cls, tuple)
+    fields: Sequence[Any] = () if is_tuple else dataclasses.fields(cls)
     static = [field.name for field in fields if field.metadata.get("static")]
     if static:
         raise AnnotationError(
             f"the field `{static[0]}` of {cls.__name__} is static: known while JAX traces, as no answer is."
         )
-    names = cls._fields if issubclass(cls, tuple) else [field.name for field in fields if field.init]
+    names: Sequence[str] = vars(cls)["_fields"] if is_tuple else [field.name for field in fields if field.init]
     missing = [name for name in names if name not in hints]
     if missing:
         raise AnnotationError(f"{cls.__name__} does not annotate `{missing[0]}`; a field's annotation says what it is.")
@@ -153,8 +155,9 @@ def _field(cls: Any, name: str, hint: Any, within: tuple[Any, ...]) -> Leaf | Re
     if isinstance(hint, TextAnnotation):
         return Leaf(_STRING, _dimensions(cls, name, hint, hint.dimensions))
     if isinstance(hint, type) and issubclass(hint, AbstractArray):
-        # The names of the dtypes that it takes: one of them is that in which answers come.
-        kinds = [kind for kind, dtype in _DTYPES.items() if dtype.name in tuple(hint.dtypes)]
+        # By name; one of them is that in which answers come.  `Shaped` takes any and has no list.
+        names = hint.dtypes if isinstance(hint.dtypes, list | tuple) else ()
+        kinds = [kind for kind, dtype in _DTYPES.items() if dtype.name in names]
         if kinds:
             return Leaf(kinds[0], _dimensions(cls, name, hint, hint.dim_str))
     if typing.get_origin(hint) is typing.Literal:
@@ -186,9 +189,8 @@ def _refuse(cls: Any, name: str, hint: Any) -> NoReturn:
             'Float[Array, "3"], Int[Array, "3"] or Bool[Array, "3"] with its sizes as numbers; or another class of '
             "such fields."
         )
-    shown = hint.__name__ if isinstance(hint, type) else str(hint)
     raise AnnotationError(
-        f"the field `{name}` of {cls.__name__} is annotated {shown}, which no structured answer can be. {advice}"
+        f"the field `{name}` of {cls.__name__} is annotated {shown(hint)}, which no structured answer can be. {advice}"
     )
 
 

@@ -176,21 +176,21 @@ def test_lanes_of_a_nested_operator_are_told_with_their_own_index():
 @pytest.mark.parametrize("where", ["lanes", "a branch", "a loop"])
 def test_a_failure_in_a_body_is_told_with_the_operators_it_stands_in(where):
     BROKEN.add("a")
-    word = ember.text("a")
     programs = {
-        "lanes": lambda: jax.vmap(chain)(word.reshape(1)),
-        "a branch": lambda: jax.lax.cond(LLM(word + "?") == "A?", middle, lambda: word),
-        "a loop": lambda: jax.lax.fori_loop(0, 1, lambda i, w: middle(), word),
+        "lanes": lambda word: jax.vmap(chain)(word.reshape(1)),
+        "a branch": lambda word: jax.lax.cond(LLM(word + "?") == "A?", lambda: middle(word), lambda: word),
+        "a loop": lambda word: jax.lax.fori_loop(0, 1, lambda i, w: middle(word), word),
     }
 
-    def middle():
+    def middle(word):
         with jax.named_scope("middle"):
             return jax.lax.cond(LLM(word + "?") == "A?", lambda: chain(word), lambda: word)
 
     with pytest.raises(errors.SweepError) as raised:
-        jax.vmap(ember.jit(lambda w: (w, programs[where]())))(WORDS[:2])
-    scope = raised.value.failures[0].scope
-    assert scope.endswith("chain") and (where == "lanes" or "middle" in scope)
+        jax.vmap(ember.jit(programs[where]))(WORDS[:2])
+    (failure,) = raised.value.failures
+    assert failure.lane[0] == 0
+    assert failure.scope.endswith("chain") and (where == "lanes" or "middle" in failure.scope)
 
 
 def test_two_failures_of_one_row_are_both_told():

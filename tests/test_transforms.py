@@ -22,18 +22,8 @@ MODES = {"eager": lambda f: f, "jax.jit": jax.jit, "ember.jit": ember.jit, "eqx.
 BATCHES = ("one", "vmap", "vmap of vmap")
 EVERYTHING = list(itertools.product(MODES, BATCHES))
 NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
-# By day each operator meets every mode and every batch; all pairs of them by night.
-VALUES = (
-    EVERYTHING
-    if NIGHTLY
-    else [("eager", "vmap"), ("jax.jit", "one"), ("jax.jit", "vmap of vmap"), ("eqx.filter_jit", "vmap")]
-    + [("ember.jit", batch) for batch in BATCHES]
-)
-GRADIENTS = (
-    EVERYTHING
-    if NIGHTLY
-    else [("eager", "vmap"), ("jax.jit", "one"), ("ember.jit", "vmap of vmap"), ("eqx.filter_jit", "vmap")]
-)
+# By day each operator meets every mode and every batch, and its gradient two of these pairs; all of them by night.
+BY_DAY = [("eager", "vmap"), ("jax.jit", "one"), ("ember.jit", "vmap of vmap"), ("eqx.filter_jit", "vmap")]
 LANES = 6
 SCALAR = jax.ShapeDtypeStruct((), jnp.float32)
 
@@ -360,12 +350,15 @@ def assert_calls(batch, name, calls, report):
     """Exactly what the lanes need, each no more often than line by line."""
     needed = sum((reference(name)[i][1] for i in lanes_of(batch)), collections.Counter())
     unread = {call for call in needed if UNREAD in str(call[1])}
-    assert set(calls) in (set(needed), set(needed) - unread)
+    if name == "inner vmap":  # reads one result of each lane; what only the other needs is not asked
+        assert set(calls) <= set(needed)
+    else:
+        assert set(calls) in (set(needed), set(needed) - unread)
     assert calls <= needed
     assert report.calls <= sum(reference(name)[i][2] for i in lanes_of(batch))
 
 
-@pytest.mark.parametrize(("mode", "batch"), VALUES)
+@pytest.mark.parametrize(("mode", "batch"), EVERYTHING if NIGHTLY else BY_DAY)
 @pytest.mark.parametrize("name", OPERATORS)
 def test_values_and_calls_are_those_of_the_eager_run(name, mode, batch):
     run = MODES[mode](batched(batch, value(OPERATORS[name])))
@@ -386,8 +379,17 @@ def reference_gradient(name):
     return _gradients[name]
 
 
-@pytest.mark.parametrize(("mode", "batch"), GRADIENTS)
-@pytest.mark.parametrize("name", [n for n in OPERATORS if n not in NOT_DIFFERENTIABLE])
+DIFFERENTIABLE = [name for name in OPERATORS if name not in NOT_DIFFERENTIABLE]
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "batch"),
+    [
+        (name, *pair)
+        for i, name in enumerate(DIFFERENTIABLE)
+        for pair in (EVERYTHING if NIGHTLY else BY_DAY[i % 2 :: 2])
+    ],
+)
 def test_gradients_are_those_of_plain_jax_and_cost_no_extra_call(name, mode, batch):
     run = MODES[mode](batched(batch, gradient(OPERATORS[name])))
     result, calls, report = counted(lambda: run(*data(batch)))

@@ -1,10 +1,9 @@
 """The plan as data: what calls what, in values and nodes.
 
-Design note. A `Plan` is what a jaxpr becomes when calls are its purpose and numbers are in between. Values are small
-integers, so that a lane is a list; every node is one kind of thing that can be waited for. Numeric equations that
-become ready at the same moment are one `Segment`, one XLA executable: they are grouped by the *set of calls they wait
-for*. Equations with equal sets can always run together, and no set ever waits for a call it does not need, so grouping
-loses no parallelism (grouping by connection or by program order would).
+Design note. A `Plan` is what a jaxpr becomes when calls are its purpose and numbers are in between. Values are
+small integers, so that a lane is a list; every node is one kind of thing that can be waited for. Lowering makes a node
+of each equation, `passes/` rewrite plans to plans, and the lane engine runs what comes out. Nodes come in an order in
+which they could run.
 """
 
 from collections.abc import Mapping
@@ -37,10 +36,15 @@ class Words(Node):
 
 @dataclass(frozen=True, eq=False)
 class Call(Node):
-    """A host call, or a batch of them that is made at once: `batch` is its shape."""
+    """A host call, or a batch of them that is made at once: `batch` is its shape.
+
+    `asked` says how many equal calls of the program it stands for, `lanes` for how many lanes it is made.
+    """
 
     function: HostCall
     batch: tuple[int, ...]
+    asked: int = 1
+    lanes: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +65,7 @@ class Equation:
 
 @dataclass(frozen=True, eq=False)
 class Segment(Node):
-    """Numeric equations that run as one XLA executable, for several lanes at once.
+    """Numeric equations that run as one XLA executable, for several lanes at once. Lowering makes one of each equation.
 
     `avals` are the types of its outputs; `constants` values that are known; `calls_python` says that an equation calls
     Python in a way that only XLA can run.
@@ -103,14 +107,16 @@ class Scan(Node):
 
 @dataclass(frozen=True, eq=False)
 class Lanes(Node):
-    """A nested operator under a `vmap` of the outer one: its lanes are lanes of their own.
+    """A plan under `vmap`: each lane runs the body at its own pace.
 
-    `sizes` are the lengths of the lane axes, outermost first; `mapped[i][k]` says whether input i has axis k.
+    `sizes` are the lengths of the lane axes, outermost first; `mapped[i][k]` says whether input i has axis k. `first`
+    is computed for many lanes at once, before they start, from inputs alone; its outputs are the body's last inputs.
     """
 
     body: "Plan"
     sizes: tuple[int, ...]
     mapped: tuple[tuple[bool, ...], ...]
+    first: "Segment | None" = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,9 @@ from .._runtime import session as sessions
 from .._runtime.garbage import calm
 from .._runtime.loop import forbid_in_loop
 from . import ir
-from .lanes import Runners, Sweep, lane_arguments
+from .lanes import Runners, Sweep
+from .passes import arrange
+from .rewrite import stacked
 
 # One `vmap`: its size, and which arguments it maps. Outermost last, as JAX adds them.
 LaneAxis = tuple[int, tuple[bool, ...]]
@@ -55,10 +57,8 @@ class Island(_callback.HostFunction):
         made += 1
         self.program = program
         self.lanes = lanes
-        outermost_first = lanes[::-1]
-        self._sizes = tuple(size for size, _ in outermost_first)
-        self._mapped = [tuple(m[i] for _, m in outermost_first) for i in range(program.plan.inputs)]
-        self._runners = Runners(program.plan, [not any(m) for m in self._mapped])
+        self._plan = arrange(mapped_plan(program.plan, lanes))
+        self._runners = Runners(self._plan)
 
     def __str__(self) -> str:
         return self.program.name
@@ -69,30 +69,35 @@ class Island(_callback.HostFunction):
     def run(self, arrays: Sequence[Any], *, in_callback: bool) -> list[np.ndarray]:
         """Runs all lanes; returns what is recorded, with the lane axes in front."""
         forbid_in_loop(self.program.name)  # also here: a compiled program comes by no boundary
-        plan = self.program.plan
         values = [np.asarray(a) for a in arrays]
-        outputs = [np.zeros((*self._sizes, *a.shape), a.dtype) for a in plan.avals]
         loop, session = sessions.loop(), sessions.current()
 
-        def finished(index: tuple[int, ...], results: list[Any]) -> None:
-            for output, result in zip(outputs, results, strict=True):
-                output[index] = result
-
-        async def sweep() -> str | None:
+        async def sweep() -> tuple[list[np.ndarray], str | None]:
             session.count("islands")
-            running = Sweep(plan, self._runners, session, loop.threads, self.program.name)
+            running = Sweep(self._plan, self._runners, session, loop.threads, self.program.name)
             with calm():
-                await running.run(lane_arguments(self._sizes, self._mapped, values), finished)
-            return running.warning()
+                return await running.run(values), running.warning()
 
         future = loop.submit(sweep())
         try:
-            warning = interrupt.wait(future, future.cancel, in_callback=in_callback)
+            outputs, warning = interrupt.wait(future, future.cancel, in_callback=in_callback)
         except Exception as error:  # also a host function's own
             raise failures.raised(error) from None
         if warning:
             warnings.warn(warning, RepeatedSampleWarning, stacklevel=2)
         return outputs
+
+
+def mapped_plan(plan: ir.Plan, lanes: Sequence[LaneAxis]) -> ir.Plan:
+    """A plan as one whose only step is its lanes; without lane axes, as it is."""
+    if not lanes:
+        return plan
+    sizes = tuple(size for size, _ in lanes[::-1])
+    mapped = tuple(tuple(m[i] for _, m in lanes[::-1]) for i in range(plan.inputs))
+    outputs = tuple(range(plan.inputs, plan.inputs + len(plan.outputs)))
+    node = ir.Lanes(tuple(range(plan.inputs)), outputs, "", plan, sizes, mapped)
+    avals = tuple(stacked(a, sizes) for a in plan.avals)
+    return ir.Plan(plan.inputs, plan.inputs + len(outputs), {}, (node,), outputs, avals)
 
 
 def record(program: Program, arrays: Sequence[Any], lanes: tuple[LaneAxis, ...] = ()) -> list[Any]:

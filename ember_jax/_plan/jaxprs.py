@@ -61,7 +61,8 @@ def close(jaxpr: Any) -> jex.ClosedJaxpr:
     return jaxpr if isinstance(jaxpr, jex.ClosedJaxpr) else jex.ClosedJaxpr(jaxpr, ())
 
 
-def _open(jaxpr: Any) -> jex.Jaxpr:
+def open_jaxpr(jaxpr: Any) -> jex.Jaxpr:
+    """The jaxpr of a closed one."""
     return jaxpr.jaxpr if isinstance(jaxpr, jex.ClosedJaxpr) else jaxpr
 
 
@@ -72,7 +73,7 @@ def _leaves_xla(jaxpr: jex.Jaxpr) -> bool:
 
 def leaves_xla(eqn: jex.JaxprEqn) -> bool:
     """Whether an equation calls Python, itself or in a jaxpr that it holds."""
-    return is_host(eqn) or is_print(eqn) or any(_leaves_xla(_open(j)) for j in jex.jaxprs_in_params(eqn.params))
+    return is_host(eqn) or is_print(eqn) or any(_leaves_xla(open_jaxpr(j)) for j in jex.jaxprs_in_params(eqn.params))
 
 
 @functools.lru_cache(maxsize=8192)
@@ -82,7 +83,7 @@ def _calls_host(jaxpr: jex.Jaxpr) -> bool:
 
 def calls_host(eqn: jex.JaxprEqn) -> bool:
     """Whether an equation calls Python for a result, itself or in a jaxpr that it holds."""
-    return is_host(eqn) or any(_calls_host(_open(j)) for j in jex.jaxprs_in_params(eqn.params))
+    return is_host(eqn) or any(_calls_host(open_jaxpr(j)) for j in jex.jaxprs_in_params(eqn.params))
 
 
 def is_inexact(aval: Any) -> bool:

@@ -16,7 +16,8 @@ are in flight finish and are kept. The sweep ends when nothing is ready, collect
 import asyncio
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -33,18 +34,21 @@ from .repeats import Repeats
 from .segments import CAPACITIES, SegmentRunner
 
 # Lanes in flight at once; the rest wait outside memory. More than any provider lets through.
-_WINDOW = 16_384
+WINDOW = 16_384
+# Lanes that start together, and share what is computed before they do.
+_BLOCK = CAPACITIES[-1]
 
 
 class Lane:
-    """One lane: its index (outermost `vmap` first), the lane it is nested in, and whether it failed."""
+    """One lane: its index (outermost `vmap` first), the lane it is nested in, whether it failed or is in flight."""
 
-    __slots__ = ("failed", "index", "parent")
+    __slots__ = ("failed", "flying", "index", "parent")
 
     def __init__(self, index: tuple[int, ...], parent: "Lane | None" = None):
         self.index = index
         self.parent = parent
         self.failed = False
+        self.flying = parent is not None
 
 
 class Frame:
@@ -71,15 +75,32 @@ class Frame:
         self.left = len(plan.nodes)
 
 
+class Spread:
+    """A step that spreads into lanes: which of them have started, and what they gave."""
+
+    __slots__ = ("done", "inputs", "inside", "left", "node", "outputs", "started")
+
+    def __init__(self, node: ir.Lanes, inside: tuple[Frame, int], done: Callable[[list[Any]], None]):
+        self.node = node
+        self.inputs = _inputs(inside[0], node)
+        self.inside = inside
+        self.done = done
+        self.left = math.prod(node.sizes)
+        self.started = 0
+        self.outputs = [np.zeros((*node.sizes, *a.shape), a.dtype) for a in node.body.avals]
+
+
 class Sweep:
-    """One run of a plan over lanes, on the event loop.
+    """One run of a plan, with all its lanes, on the event loop.
 
     **Arguments:**
 
-    - `plan`: what every lane runs.
+    - `plan`: what is run.
     - `runners`: the executables of its segments.
     - `session`: whom calls are made through.
+    - `threads`: where slow work goes.
     - `name`: the operator, for errors.
+    - `window`: how many lanes may be in flight.
     """
 
     def __init__(
@@ -89,33 +110,31 @@ class Sweep:
         session: Session,
         threads: Threads,
         name: str,
+        window: int = WINDOW,
     ):
         self._plan, self._runners, self._session, self._threads, self._name = plan, runners, session, threads, name
+        self._window = window
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._ready: list[tuple[Frame, int]] = []
-        self._landed: list[tuple[asyncio.Task[Any], list[tuple[Frame, int]]]] = []
+        self._landed: list[tuple[asyncio.Task[Any], Callable[[Any], object], Callable[[BaseException], object]]] = []
         self._collected: dict[ir.Segment, list[tuple[Frame, int]]] = {}
+        self._spreads: list[Spread] = []  # lanes that are yet to start; the deepest are last, and start first
         self._tasks: set[asyncio.Task[Any]] = set()
         self._pumping = False
         self._failures: list[LaneFailure] = []
         self._uploaded: dict[int, tuple[Any, jax.Array]] = {}
-        self._lanes: Iterator[tuple[Lane, Sequence[Any]]] = iter(())
         self._open = 0
-        self._total = 0
+        self._total = 1
         self._repeats = Repeats(name)
 
-    async def run(
-        self,
-        lanes: Iterator[tuple[tuple[int, ...], Sequence[Any]]],
-        finished: Callable[[tuple[int, ...], list[Any]], None],
-    ) -> None:
-        """Runs all lanes; `finished` gets each one's index and outputs.
+    async def run(self, args: Sequence[Any]) -> list[Any]:
+        """Runs the plan on its inputs; returns its outputs.
 
-        **Raises:** the cause if the only lane failed, `SweepError` if some of several did.
+        **Raises:** the cause if there was only one lane and it failed; `SweepError` if some of several did.
         """
-        self._finished = finished
-        self._lanes = ((Lane(index), args) for index, args in lanes)
+        outputs: list[Any] = []
+        self._enter(self._plan, args, Lane(()), outputs.extend)
         self._schedule()
         try:
             await self._ended
@@ -129,6 +148,7 @@ class Sweep:
             if self._total == 1 and len(self._failures) == 1:
                 raise self._failures[0].cause
             raise SweepError(self._failures, self._total)
+        return outputs
 
     def warning(self) -> str | None:
         """What the user should know of a sweep that ended well."""
@@ -146,34 +166,24 @@ class Sweep:
         self._pumping = False
         try:
             landed, self._landed = self._landed, []
-            for task, waiting in landed:
-                self._settle(task, waiting)
+            for task, succeed, fail in landed:
+                self._settle(task, succeed, fail)
             while True:
                 while self._ready:
                     frame, index = self._ready.pop()
                     self._start(frame, index)
-                if self._open < _WINDOW and self._admit():
-                    continue
-                if not self._collected:
+                if self._spreads and self._open < self._window:
+                    self._spread(self._spreads[-1])
+                elif self._collected:
+                    self._run_segments()
+                else:
                     break
-                self._run_segments()
         except BaseException as error:  # a fault of the engine must not leave the caller waiting
             if not self._ended.done():
                 self._ended.set_exception(error)
             raise
         if not self._tasks and not self._pumping and not self._ended.done():
             self._ended.set_result(None)
-
-    def _admit(self) -> bool:
-        for lane, args in itertools.islice(self._lanes, 256):
-            self._open += 1
-            self._total += 1
-            self._enter(self._plan, args, lane, functools.partial(self._leave, lane))
-        return bool(self._ready)
-
-    def _leave(self, lane: Lane, outputs: list[Any]) -> None:
-        self._open -= 1
-        self._finished(lane.index, outputs)
 
     def _enter(
         self,
@@ -202,17 +212,17 @@ class Sweep:
         if not frame.left:
             frame.done([values[v] for v in plan.outputs])
 
-    def _fail(self, frame: Frame, index: int, error: BaseException) -> None:
-        scope = self._scope(frame, index)
+    def _fail(self, frame: Frame, index: int, error: BaseException, lane: Lane | None = None) -> None:
+        """Ends a lane, the frame's own if no other is given, at a step."""
+        lane = lane or frame.lane
         if isinstance(error, SweepError):  # calls of a batch inside this lane
             self._failures.extend(error.failures)
             self._total += error.lanes - 1
-        else:
-            self._failures.append(LaneFailure(frame.lane.index, scope, error))
-        lane: Lane | None = frame.lane
+        elif not lane.failed:  # a lane is told once, by its first failure
+            self._failures.append(LaneFailure(lane.index, self._scope(frame, index), error))
         while lane is not None and not lane.failed:  # what a lane is nested in cannot finish either
             lane.failed = True
-            self._open -= 1
+            self._fly(lane, False)
             lane = lane.parent
 
     def _scope(self, frame: Frame, index: int) -> str:
@@ -224,6 +234,92 @@ class Sweep:
             path.append(frame.plan.nodes[index].scope)
             at = frame.inside
         return "/".join(filter(None, (self._name, *reversed(path))))
+
+    def _fly(self, lane: Lane, flying: bool) -> None:
+        """Counts a lane as in flight, or not: one that waits for lanes of its own must not keep them from starting."""
+        if lane.flying != flying and lane.parent is not None:
+            lane.flying = flying
+            self._open += 1 if flying else -1
+
+    # -- what takes time ---------------------------------------------------------------------------------------------
+
+    def _task(self, work: Any, succeed: Callable[[Any], object], fail: Callable[[BaseException], object]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(functools.partial(self._land, succeed, fail))
+
+    def _land(
+        self, succeed: Callable[[Any], object], fail: Callable[[BaseException], object], task: asyncio.Task[Any]
+    ) -> None:
+        self._tasks.discard(task)
+        self._landed.append((task, succeed, fail))
+        self._schedule()
+
+    def _settle(
+        self, task: asyncio.Task[Any], succeed: Callable[[Any], object], fail: Callable[[BaseException], object]
+    ) -> None:
+        if task.cancelled():
+            if not self._ended.done():
+                self._ended.cancel()
+            return
+        error = task.exception()
+        if error is None:
+            succeed(task.result())
+        else:
+            fail(error)
+
+    # -- lanes -------------------------------------------------------------------------------------------------------
+
+    def _spread(self, spread: Spread) -> None:
+        """Starts the next block of lanes, after the segment that is computed for them at once."""
+        node, start = spread.node, spread.started
+        room = max(1, self._window - self._open)
+        stop = min(start + min(_BLOCK, room), math.prod(node.sizes))
+        spread.started = stop
+        self._open += stop - start
+        if stop == math.prod(node.sizes):
+            self._spreads.remove(spread)
+        places = np.unravel_index(np.arange(start, stop), node.sizes)
+        axes = [[k for k, m in enumerate(mine) if m] for mine in node.mapped]
+        rows = [x[tuple(places[k] for k in mine)] if mine else x for x, mine in zip(spread.inputs, axes, strict=True)]
+        outer = spread.inside[0].lane
+        lanes = [Lane(outer.index + at, outer) for at in zip(*(p.tolist() for p in places), strict=True)]
+        go = functools.partial(self._lanes_start, spread, lanes, rows)
+        if node.first is None:
+            go([])
+            return
+        runner, sharing = self._runners[node.first], self._runners.sharing[node.first]
+        inputs = [rows[v] for v in node.first.inputs]
+        shared = [self._upload(x) for x, s in zip(inputs, sharing, strict=True) if s]
+        # an input that is shared by these lanes, but not by all lanes of the sweep, is given to each
+        varying = [
+            x if axes[v] else np.broadcast_to(x, (stop - start, *np.shape(x)))
+            for v, x, s in zip(node.first.inputs, inputs, sharing, strict=True)
+            if not s
+        ]
+        run = functools.partial(runner.run, shared, varying, stop - start)
+        if runner.is_quick(stop - start):
+            go(run())
+        else:
+            fail = lambda error: [self._fail(*spread.inside, error, lane) for lane in lanes]
+            self._task(self._threads.run(run), go, fail)
+
+    def _lanes_start(self, spread: Spread, lanes: list[Lane], rows: list[Any], computed: Sequence[np.ndarray]) -> None:
+        node = spread.node
+        columns = [x if any(m) else itertools.repeat(x) for x, m in zip(rows, node.mapped, strict=True)]
+        columns += computed
+        depth = len(spread.inside[0].lane.index)
+        for lane, *args in reversed(list(zip(lanes, *columns))):  # noqa: B905  (shared inputs repeat for ever)
+            done = functools.partial(self._lane_done, spread, lane, lane.index[depth:])
+            self._enter(node.body, args, lane, done, spread.inside)
+
+    def _lane_done(self, spread: Spread, lane: Lane, at: tuple[int, ...], outputs: list[Any]) -> None:
+        for array, output in zip(spread.outputs, outputs, strict=True):
+            array[at] = output
+        self._fly(lane, False)
+        spread.left -= 1
+        if not spread.left:
+            spread.done(spread.outputs)
 
     # -- nodes -------------------------------------------------------------------------------------------------------
 
@@ -237,10 +333,10 @@ class Sweep:
             case ir.Words():
                 self._words(frame, index, node)
             case ir.Call():
-                self._task(self._call(frame, node), [(frame, index)])
+                self._take_time(frame, index, self._call(frame, node))
             case ir.Foreign():
                 work = functools.partial(_evaluate, node, _inputs(frame, node), self._runners.x64)
-                self._task(self._threads.run(work), [(frame, index)])
+                self._take_time(frame, index, self._threads.run(work))
             case ir.Branch():
                 self._branch(frame, index, node)
             case ir.Scan():
@@ -258,33 +354,13 @@ class Sweep:
         else:
             self._complete(frame, index, outputs)
 
-    async def _call(self, frame: Frame, node: ir.Call) -> list[Any]:
-        caller = Caller(frame.lane.index, node.scope, unkeyed=functools.partial(self._repeats.saw, frame.lane, node))
-        return [await node.function.run_batch(self._session, caller, _inputs(frame, node))]
+    def _take_time(self, frame: Frame, index: int, work: Any) -> None:
+        self._task(work, functools.partial(self._complete, frame, index), functools.partial(self._fail, frame, index))
 
-    def _task(self, work: Any, waiting: list[tuple[Frame, int]]) -> None:
-        """Starts what takes time: a call of one lane, or a slow segment of several."""
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(functools.partial(self._land, waiting))
-
-    def _land(self, waiting: list[tuple[Frame, int]], task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        self._landed.append((task, waiting))
-        self._schedule()
-
-    def _settle(self, task: asyncio.Task[Any], waiting: list[tuple[Frame, int]]) -> None:
-        if task.cancelled():
-            if not self._ended.done():
-                self._ended.cancel()
-            return
-        error = task.exception()
-        if error is not None:
-            for frame, index in waiting:
-                self._fail(frame, index, error)
-            return
-        for (frame, index), outputs in zip(waiting, task.result(), strict=True):
-            self._complete(frame, index, outputs)
+    def _call(self, frame: Frame, node: ir.Call) -> Any:
+        unkeyed = functools.partial(self._repeats.saw, frame.lane, node)
+        caller = Caller(frame.lane.index, node.scope, unkeyed=unkeyed)
+        return node.function.run_batch(self._session, caller, _inputs(frame, node))
 
     def _branch(self, frame: Frame, index: int, node: ir.Branch) -> None:
         which, *operands = _inputs(frame, node)
@@ -356,26 +432,17 @@ class Sweep:
         advance(inputs[node.constants : node.constants + node.carry])
 
     def _nested(self, frame: Frame, index: int, node: ir.Lanes) -> None:
-        outputs = [np.zeros((*node.sizes, *a.shape), a.dtype) for a in node.body.avals]
-        left = int(np.prod(node.sizes))
-
-        def land(at: tuple[int, ...], outs: list[Any]) -> None:
-            nonlocal left
-            for output, out in zip(outputs, outs, strict=True):
-                output[at] = out
-            left -= 1
-            self._open -= 1
-            if not left:
-                self._complete(frame, index, outputs)
-
-        if not left:
+        def done(outputs: list[Any]) -> None:
+            self._fly(frame.lane, True)
             self._complete(frame, index, outputs)
-            return
-        self._total += left - 1
-        self._open += left
-        for at, args in reversed(list(lane_arguments(node.sizes, node.mapped, _inputs(frame, node)))):
-            lane = Lane(frame.lane.index + at, frame.lane)
-            self._enter(node.body, args, lane, functools.partial(land, at), (frame, index))
+
+        self._fly(frame.lane, False)
+        spread = Spread(node, (frame, index), done)
+        self._total += spread.left - 1
+        if spread.left:
+            self._spreads.append(spread)
+        else:
+            spread.done(spread.outputs)
 
     # -- segments ----------------------------------------------------------------------------------------------------
 
@@ -391,13 +458,18 @@ class Sweep:
         first = waiting[0][0].values
         shared = [self._upload(first[v]) for v, s in zip(segment.inputs, sharing, strict=True) if s]
         varying = [v for v, s in zip(segment.inputs, sharing, strict=True) if not s]
-        rows = [[frame.values[v] for v in varying] for frame, _ in waiting]
-        run = functools.partial(runner.run, shared, rows)
-        if not runner.is_quick(len(rows)):
-            self._task(self._threads.run(run), waiting)
-            return
-        for (frame, index), outputs in zip(waiting, run(), strict=True):
-            self._complete(frame, index, outputs)
+        columns = [[frame.values[v] for frame, _ in waiting] for v in varying]
+        run = functools.partial(runner.run, shared, columns, len(waiting))
+        if runner.is_quick(len(waiting)):
+            self._segment_done(waiting, run())
+        else:
+            fail = lambda error: [self._fail(frame, index, error) for frame, index in waiting]
+            self._task(self._threads.run(run), functools.partial(self._segment_done, waiting), fail)
+
+    def _segment_done(self, waiting: list[tuple[Frame, int]], outputs: Sequence[np.ndarray]) -> None:
+        rows = zip(*outputs, strict=True) if outputs else itertools.repeat(())
+        for (frame, index), row in zip(waiting, rows):  # noqa: B905  (without outputs there is a row for all)
+            self._complete(frame, index, row)
 
     def _upload(self, value: Any) -> jax.Array:
         """A shared input as a device array, uploaded once in a sweep."""
@@ -417,11 +489,11 @@ class Runners(dict[ir.Segment, SegmentRunner]):
     - `x64`: the configuration under which the program was traced; the loop's thread knows nothing of it.
     """
 
-    def __init__(self, plan: ir.Plan, shared: Sequence[bool]):
+    def __init__(self, plan: ir.Plan):
         super().__init__()
         self.x64 = jax.dtypes.canonicalize_dtype(np.int64) == np.int64
         self.sharing: dict[ir.Segment, tuple[bool, ...]] = {}
-        _find_sharing(plan, shared, self.sharing)
+        _find_sharing(plan, [True] * plan.inputs, self.sharing)
 
     def __missing__(self, segment: ir.Segment) -> SegmentRunner:
         runner = self[segment] = SegmentRunner(segment, self.sharing[segment], self.x64)
@@ -449,16 +521,10 @@ def _find_sharing(plan: ir.Plan, shared: Sequence[bool], found: dict[ir.Segment,
                 _find_sharing(node.body, mine[: node.constants] + varying, found)
             case ir.Lanes():
                 inner = [s and not any(m) for s, m in zip(mine, node.mapped, strict=True)]
+                if node.first is not None:
+                    found[node.first] = tuple(inner[v] for v in node.first.inputs)
+                    inner += [False] * len(node.first.outputs)
                 _find_sharing(node.body, inner, found)
-
-
-def lane_arguments(
-    sizes: Sequence[int], mapped: Sequence[Sequence[bool]], arrays: Sequence[np.ndarray]
-) -> Iterator[tuple[tuple[int, ...], list[Any]]]:
-    """The index and arguments of each lane; an argument's mapped axes lead it, outermost first."""
-    axes = [[k for k, m in enumerate(mine) if m] for mine in mapped]
-    for index in itertools.product(*map(range, sizes)):
-        yield index, [a[tuple(index[k] for k in mine)] if mine else a for a, mine in zip(arrays, axes, strict=True)]
 
 
 def _inputs(frame: Frame, node: ir.Node) -> list[Any]:
@@ -466,10 +532,10 @@ def _inputs(frame: Frame, node: ir.Node) -> list[Any]:
     return [values[v] for v in node.inputs]
 
 
-def _evaluate(node: ir.Foreign, raw: Sequence[Any], x64: bool) -> list[list[np.ndarray]]:
+def _evaluate(node: ir.Foreign, raw: Sequence[Any], x64: bool) -> list[np.ndarray]:
     """Runs somebody's callback as JAX would, outside any program."""
     with jax.enable_x64(x64):
         values = [from_raw(jnp.asarray(x), v.aval) for x, v in zip(raw, node.eqn.invars, strict=True)]
         # a callback is called as it is: to compile a program around each would gain nothing
         outs = node.eqn.params["callback"](*values) if is_host(node.eqn) else evaluate(node.eqn, values)
-        return [[np.asarray(to_raw(out)) for out in outs]]
+        return [np.asarray(to_raw(out)) for out in outs]

@@ -1,9 +1,10 @@
 """From a jaxpr to a plan.
 
-Call-like equations that hold calls are inlined, a nested operator's island too; numeric equations are grouped into
-segments; what nothing needs is dropped. An unknown primitive is numeric.
+Call-like equations that hold calls are inlined, a nested operator's island too. Every other equation becomes a node,
+and an unknown primitive a numeric one; the passes do the rest.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -11,11 +12,10 @@ from typing import Any
 import numpy as np
 from jax.extend import core as jex
 
-from .._errors import UnsupportedError
 from .._host import HostCall
 from .._text.elementwise import ElementwiseOp
 from . import ir
-from .island import Island
+from .island import Island, mapped_plan
 from .jaxprs import called, close, host_function, is_host, is_print, leaves_xla, raw_aval
 
 # On raw values, where keys are their key data, these change nothing.
@@ -23,10 +23,7 @@ _IDENTITIES = frozenset({"stop_gradient", "random_wrap", "random_unwrap", "copy"
 
 
 def lower(closed: jex.ClosedJaxpr) -> ir.Plan:
-    """Lowers a jaxpr whose constants are concrete.
-
-    **Raises:** `UnsupportedError` for collectives and for callbacks that have no meaning lane by lane.
-    """
+    """Lowers a jaxpr whose constants are concrete."""
     builder = _Builder()
     args = [builder.new(v.aval) for v in closed.jaxpr.invars]
     outputs = builder.walk(closed, args, "")
@@ -43,7 +40,7 @@ class _Builder:
     def __init__(self) -> None:
         self._avals: list[Any] = []
         self._constants: dict[int, np.ndarray] = {}
-        self._nodes: list[ir.Node | ir.Equation] = []
+        self._nodes: list[ir.Node] = []
 
     def new(self, aval: Any) -> int:
         self._avals.append(aval)
@@ -53,8 +50,6 @@ class _Builder:
         index = self.new(aval)
         self._constants[index] = np.asarray(value, raw_aval(aval).dtype)
         return index
-
-    # -- walking -----------------------------------------------------------------------------------------------------
 
     def walk(self, closed: jex.ClosedJaxpr, args: Sequence[int], scope: str) -> list[int]:
         """Adds a jaxpr's equations; returns the values of its outputs."""
@@ -74,7 +69,6 @@ class _Builder:
         name = eqn.primitive.name
         if name in _IDENTITIES:
             return [self._value(v, values) for v in eqn.invars]
-        _refuse(eqn)
         if not leaves_xla(eqn):
             return self._numeric(eqn, values)
         scope = _join(scope, str(eqn.source_info.name_stack))
@@ -102,86 +96,28 @@ class _Builder:
     def _numeric(self, eqn: jex.JaxprEqn, values: dict[Any, int]) -> list[int]:
         inputs = tuple(None if isinstance(v, jex.Literal) else values[v] for v in eqn.invars)
         outputs = tuple(self.new(v.aval) for v in eqn.outvars)
-        self._nodes.append(ir.Equation(eqn, inputs, outputs))
+        segment = ir.Segment(
+            inputs=tuple(dict.fromkeys(v for v in inputs if v is not None)),
+            outputs=outputs,
+            scope="",
+            equations=(ir.Equation(eqn, inputs, outputs),),
+            avals=tuple(raw_aval(v.aval) for v in eqn.outvars),
+            constants={},
+            calls_python=leaves_xla(eqn),
+        )
+        self._nodes.append(segment)
         return list(outputs)
 
-    # -- grouping ----------------------------------------------------------------------------------------------------
-
     def finish(self, inputs: int, outputs: Sequence[int]) -> ir.Plan:
-        """Drops what nothing needs and groups equations into segments by what they wait for."""
-        nodes: list[ir.Node] = []
-        groups: dict[int, list[ir.Equation]] = {}
-        waits: dict[int, int] = {}  # value -> the nodes it waits for, as the bits of an integer
-        group_of: dict[int, int] = {}  # value made by an equation -> its group
-        crossing = set(outputs)  # values that are read outside the group that makes them
-        for item in self._alive(outputs):
-            waited = 0
-            for value in item.inputs:
-                waited |= waits.get(value, 0) if value is not None else 0
-            if isinstance(item, ir.Equation):
-                groups.setdefault(waited, []).append(item)
-                crossing.update(v for v in item.inputs if v is not None and group_of.get(v) != waited)
-                group_of.update(dict.fromkeys(item.outputs, waited))
-            else:
-                crossing.update(item.inputs)
-                waited |= 1 << len(nodes)
-                nodes.append(item)
-            waits.update(dict.fromkeys(item.outputs, waited))
-        segments = [self._segment(equations, crossing) for equations in groups.values()]
+        """The plan, one node for each equation."""
         return ir.Plan(
             inputs=inputs,
             size=len(self._avals),
-            constants=dict(self._constants),
-            nodes=(*segments, *nodes),
+            constants=self._constants,
+            nodes=tuple(self._nodes),
             outputs=tuple(outputs),
             avals=tuple(raw_aval(self._avals[v]) for v in outputs),
         )
-
-    def _alive(self, outputs: Sequence[int]) -> list[Any]:
-        wanted, alive = set(outputs), []
-        for item in reversed(self._nodes):
-            if _has_effect(item) or not wanted.isdisjoint(item.outputs):
-                wanted.update(v for v in item.inputs if v is not None)
-                alive.append(item)
-        return alive[::-1]
-
-    def _segment(self, equations: Sequence[ir.Equation], crossing: set[int]) -> ir.Segment:
-        made = [v for e in equations for v in e.outputs]
-        used = {v for e in equations for v in e.inputs if v is not None}
-        constants = {v: self._constants[v] for v in used if v in self._constants}
-        inputs = tuple(sorted(used.difference(made, constants)))
-        outputs = tuple(v for v in made if v in crossing)
-        return ir.Segment(
-            inputs=inputs,
-            outputs=outputs,
-            scope="",
-            equations=tuple(equations),
-            avals=tuple(raw_aval(self._avals[v]) for v in outputs),
-            constants=constants,
-            calls_python=any(leaves_xla(e.eqn) for e in equations),
-        )
-
-
-def _has_effect(item: ir.Node | ir.Equation) -> bool:
-    match item:
-        case ir.Call():
-            return not item.function.pure
-        case ir.Foreign():
-            return bool(item.eqn.effects)
-        case ir.Branch():
-            return any(_plan_has_effect(b) for b in item.branches)
-        case ir.Loop():
-            return _plan_has_effect(item.condition) or _plan_has_effect(item.body)
-        case ir.Scan() | ir.Lanes():
-            return _plan_has_effect(item.body)
-        case ir.Equation():
-            return leaves_xla(item.eqn) and bool(item.eqn.effects)
-        case _:
-            return False
-
-
-def _plan_has_effect(plan: ir.Plan) -> bool:
-    return any(_has_effect(node) for node in plan.nodes)
 
 
 # -- one equation to one node ----------------------------------------------------------------------------------------
@@ -198,9 +134,8 @@ def _host_node(eqn: jex.JaxprEqn, **where: Any) -> ir.Node:
 
 
 def _lanes(island: Island, **where: Any) -> ir.Node:
-    outermost_first = island.lanes[::-1]
-    mapped = tuple(zip(*(m for _, m in outermost_first), strict=True))
-    return ir.Lanes(body=island.program.plan, sizes=tuple(s for s, _ in outermost_first), mapped=mapped, **where)
+    (node,) = mapped_plan(island.program.plan, island.lanes).nodes
+    return dataclasses.replace(node, **where)
 
 
 def _branch(eqn: jex.JaxprEqn) -> Any:
@@ -236,18 +171,3 @@ _CONTROL = {"cond": _branch, "while": _loop, "scan": _scan}
 def _join(scope: str, inner: str) -> str:
     inner = "/".join(part for part in inner.split("/") if part and not part.endswith("()"))  # `vmap()` names nobody
     return f"{scope}/{inner}" if scope and inner else scope or inner
-
-
-def _refuse(eqn: jex.JaxprEqn) -> None:
-    if any(type(effect).__name__ == "NamedAxisEffect" for effect in eqn.effects):
-        axes = sorted({str(e.name) for e in eqn.effects if type(e).__name__ == "NamedAxisEffect"})  # type: ignore[attr-defined]
-        raise UnsupportedError(
-            f"`{eqn.primitive.name}` over the axis {', '.join(axes)!r} stands inside an operator. An operator's lanes "
-            "run side by side and do not meet, so collectives and `axis_index` have no meaning in it. Return the "
-            "values and reduce them outside, or pass the index in as an argument."
-        )
-    if type(eqn.params.get("effect")).__name__ == "OrderedDebugEffect" or eqn.params.get("ordered"):
-        raise UnsupportedError(
-            f"an ordered `{eqn.primitive.name}` stands inside an operator. Its lanes run side by side, so there is no "
-            "one order. Use ordered=False."
-        )

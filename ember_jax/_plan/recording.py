@@ -29,7 +29,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.extend import core as jex
 
 from .._callback import vary
-from .._errors import GradientError, UnsupportedError
+from .._errors import GradientError
 from .._types import is_key
 from .jaxprs import (
     Aval,
@@ -383,8 +383,9 @@ class Recording:
 
 
 # Floating-point results that are decisions: they jump where their operands hardly differ, and their derivative is zero.
-# (A remainder, and what is sorted along with its keys, jump too, but have a derivative.)
 _FLAT = frozenset({"ceil", "floor", "round", "sign"})
+# Those that have a derivative: they are recorded, and differentiated by JAX's own rule. (So is what is sorted along.)
+_DECIDE_AND_DIFFER = frozenset({"rem", "random_gamma"})
 
 
 def _step(eqn: jex.JaxprEqn, wanted: Sequence[bool]) -> Step:
@@ -393,15 +394,11 @@ def _step(eqn: jex.JaxprEqn, wanted: Sequence[bool]) -> Step:
     discrete = [i for i, w in enumerate(wanted) if w and not is_inexact(eqn.outvars[i].aval)]
     numbers = [w and is_inexact(v.aval) for w, v in zip(wanted, eqn.outvars, strict=True)]
     from_numbers = any(is_inexact(v.aval) or is_key(v.aval) for v in eqn.invars)
-    decided = discrete if calls or from_numbers else []
-    if name == "io_callback" and eqn.params["ordered"]:
-        raise UnsupportedError(
-            "an ordered io_callback cannot stand inside an operator: its lanes run side by side, so there is no one "
-            "order. Use ordered=False, or ember.host(fn, out=…, pure=False)."
-        )
+    # (a loop may draw inside, which keys of bare integers do otherwise under `vmap`)
+    decided = discrete if calls or from_numbers or name == "while" else []
     if is_host(eqn) or name in _FLAT or name == "rng_bit_generator":  # which draws otherwise under `vmap`
         return Recorded(eqn, [i for i, w in enumerate(wanted) if w], recompute=False)
-    if (name == "rem" or (name == "sort" and len(wanted) > 1)) and any(numbers):
+    if (name in _DECIDE_AND_DIFFER or (name == "sort" and len(wanted) > 1)) and any(numbers):
         return CustomJVP(eqn, Recorded(eqn, range(len(wanted)), recompute=False))
     if decided and not any(numbers):
         return Recorded(eqn, decided, recompute=False)

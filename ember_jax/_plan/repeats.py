@@ -21,12 +21,15 @@ class Repeats:
         self._by_lane: dict[Any, set[bytes]] = {}
         self._by_call: dict[Any, tuple[set[bytes], set[Any]]] = {}
         self._twice: str | None = None
+        self._everywhere: tuple[str, int] | None = None
 
     def saw(self, lane: Any, node: Any, digest: bytes) -> None:
         """Notes that a lane made a keyless call that draws a sample."""
         seen = self._by_lane.setdefault(lane, set())
-        if digest in seen and self._twice is None:
+        if (digest in seen or node.asked > 1) and self._twice is None:
             self._twice = node.scope or self._operator
+        if node.lanes > 1 and self._everywhere is None:
+            self._everywhere = (node.scope or self._operator, node.lanes)
         seen.add(digest)
         digests, lanes = self._by_call.setdefault(node, (set(), set()))
         if len(digests) < 2:
@@ -37,6 +40,8 @@ class Repeats:
         """What to warn of, if anything, after a sweep of so many lanes."""
         if self._twice is not None:
             return f"{self._twice} asks the same sample more than once in one lane. {_FIX}"
+        if self._everywhere is not None:
+            return "{} asks one and the same sample in all {} lanes. ".format(*self._everywhere) + _FIX
         for node, (digests, callers) in self._by_call.items():
             if lanes > 1 and len(callers) == lanes and len(digests) == 1:
                 return f"{node.scope or self._operator} asks one and the same sample in all {lanes} lanes. {_FIX}"

@@ -8,7 +8,6 @@ executables, wastes nothing on padding, and is never unrolled, so one lane and a
 Measured beside `vmap` and one-by-one in `benchmarks/segments.py`.
 """
 
-import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -44,32 +43,31 @@ class SegmentRunner:
         self._x64 = x64
         # JAX names profiles and logs after the function.
         self._compiled = jax.jit(self._run, static_argnums=0)
-        self._lock = threading.Lock()
 
     def is_quick(self, count: int) -> bool:
         """Whether running `count` lanes may be done on the event loop's own thread."""
         seconds = self._seconds.get(_capacity(count))
         return seconds is not None and seconds < _LOOP_SECONDS and not self._segment.calls_python
 
-    def run(self, shared: Sequence[Any], rows: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
-        """Computes the outputs of each lane.
+    def run(self, shared: Sequence[Any], columns: Sequence[Any], count: int) -> list[np.ndarray]:
+        """Computes the outputs of some lanes.
 
         **Arguments:**
 
         - `shared`: the shared inputs.
-        - `rows`: the other inputs of each lane; at most the largest capacity.
+        - `columns`: each other input, as an array or list over the lanes.
+        - `count`: the number of lanes; at most the largest capacity.
 
-        **Returns:** for each lane, its outputs.
+        **Returns:** each output, as an array over the lanes.
         """
-        count = len(rows)
         capacity = _capacity(count)
         start = time.perf_counter()
-        stacked = [_stack(column, capacity) for column in zip(*rows, strict=True)]
+        stacked = [_stack(column, count, capacity) for column in columns]
         with jax.enable_x64(self._x64), jax.default_device(_device()):
             outs = self._compiled(capacity, np.int32(count), list(shared), stacked)
-            arrays = [np.asarray(o) for o in outs]
+            arrays = [np.asarray(o)[:count] for o in outs]
         self._seconds[capacity] = time.perf_counter() - start if capacity in self._seconds else 0.0
-        return [[a[i] for a in arrays] for i in range(count)]
+        return arrays
 
     def _run(self, capacity: int, count: Any, shared: list[Any], stacked: list[Any]) -> list[Any]:
         def lane(i: Any, outs: list[Any]) -> list[Any]:
@@ -100,10 +98,15 @@ def _capacity(count: int) -> int:
     return next(c for c in CAPACITIES if c >= count)
 
 
-def _stack(column: Sequence[np.ndarray], capacity: int) -> np.ndarray:
+def _stack(column: Any, count: int, capacity: int) -> np.ndarray:
+    if isinstance(column, np.ndarray) and count == capacity:
+        return column
     first = column[0]
     buffer = np.zeros((capacity, *first.shape), first.dtype)
-    np.stack(column, out=buffer[: len(column)])
+    if isinstance(column, np.ndarray):
+        buffer[:count] = column
+    else:
+        np.stack(column, out=buffer[:count])
     return buffer
 
 

@@ -13,44 +13,40 @@ def show(plan: ir.Plan, title: str) -> str:
     return "\n".join([title, *_lines(plan)])
 
 
-def calls(plan: ir.Plan) -> int:
-    """How many steps of a plan are host calls, in all branches and bodies."""
-    return sum(isinstance(node, ir.Call | ir.Foreign) + sum(map(calls, _inside(node))) for node in plan.nodes)
-
-
 def _lines(plan: ir.Plan) -> Iterator[str]:
-    order = _order(plan)
-    number = {index: str(place + 1) for place, index in enumerate(order)}
+    steps = order(plan)
+    number = {index: str(place + 1) for place, index in enumerate(steps)}
     sources: list[list[int]] = [[] for _ in plan.nodes]
     for index, followers in enumerate(plan.followers):
         for follower in followers:
             sources[follower].append(index)
-    width = len(str(len(order)))
-    for index in order:
+    width = len(str(len(steps)))
+    for index in steps:
         node = plan.nodes[index]
         waits = ", ".join(sorted((number[s] for s in sources[index]), key=int))
         scope = f"  [{node.scope}]" if node.scope else ""
-        yield f"{number[index]:>{width}}  {_what(node)}{f'  after {waits}' if waits else ''}{scope}"
-        for label, inner in _labelled(node):
+        yield f"{number[index]:>{width}}  {what(node)}{f'  after {waits}' if waits else ''}{scope}"
+        for label, inner in labelled(node):
             yield f"{_INDENT}{label}"
             lines = list(_lines(inner))
             yield from (f"{_INDENT}{_INDENT}{line}" for line in lines or ["nothing to do"])
 
 
-def _order(plan: ir.Plan) -> list[int]:
+def order(plan: ir.Plan) -> list[int]:
     """Nodes in an order in which each stands after what it waits for."""
-    waits, ready, order = list(plan.waits), list(plan.first), []
+    waits, ready, steps = list(plan.waits), list(plan.first), []
     while ready:
         index = ready.pop()
-        order.append(index)
+        steps.append(index)
         for follower in reversed(plan.followers[index]):
             waits[follower] -= 1
             if not waits[follower]:
                 ready.append(follower)
-    return order
+    return steps
 
 
-def _what(node: ir.Node) -> str:
+def what(node: ir.Node) -> str:
+    """A node in a few words."""
     match node:
         case ir.Call():
             return (
@@ -76,7 +72,8 @@ def _what(node: ir.Node) -> str:
             raise TypeError(f"not a node of a plan: {node!r}")
 
 
-def _labelled(node: ir.Node) -> list[tuple[str, ir.Plan]]:
+def labelled(node: ir.Node) -> list[tuple[str, ir.Plan]]:
+    """The plans that a control node holds, each with what it is there."""
     match node:
         case ir.Branch():
             return [(f"branch {i}:", branch) for i, branch in enumerate(node.branches)]
@@ -88,7 +85,3 @@ def _labelled(node: ir.Node) -> list[tuple[str, ir.Plan]]:
             return [("each lane:", node.body)]
         case _:
             return []
-
-
-def _inside(node: ir.Node) -> list[ir.Plan]:
-    return [plan for _, plan in _labelled(node)]

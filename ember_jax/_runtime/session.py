@@ -77,6 +77,11 @@ class Session:
         """A provider of the session, or one that is registered for all."""
         return self._providers.get(name) or registry.get(name)
 
+    def check(self, model_id: str) -> None:
+        """Raises `ModelError` if a model id is malformed, or names a provider or model known not to exist."""
+        provider, model = registry.split(model_id)
+        self.provider(provider).check(model)
+
     async def ask(self, request: Request) -> Response:
         """Answers one LLM call."""
         self.count("calls")

@@ -1,0 +1,94 @@
+"""Hoists what no lane varies out of the lanes: it is done once instead of in every lane.
+
+Design note. A sweep over a learned weight with the question held fixed must not repeat the question's calls. (Single
+flight would merge those that meet in flight; hoisting also saves their text and numbers, and says in the plan that they
+are made once.) Lanes over several axes are split first, so that a step that varies along the outer axis only is done
+once for each of its lanes. Only what is certainly done is hoisted: nothing out of a branch, and nothing with an effect,
+which is wanted in every lane. Numbers that depend on constants alone stay where they are, for XLA to fold.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from .. import ir, rewrite
+
+
+def hoist(plan: ir.Plan) -> ir.Plan:
+    """A plan whose lanes hold only what varies among them."""
+    size, constants = plan.size, dict(plan.constants)
+    nodes: list[ir.Node] = []
+    for node in plan.nodes:
+        if isinstance(node, ir.Lanes):
+            steps, lanes, size = _hoisted(_split(node), size, constants)
+            nodes += [*steps, lanes]
+        else:
+            nodes.append(rewrite.with_plans(node, hoist))
+    return dataclasses.replace(plan, nodes=tuple(nodes), size=size, constants=constants)
+
+
+def _split(node: ir.Lanes) -> ir.Lanes:
+    """Lanes over several axes as lanes of lanes, if some step does not vary along the inner ones."""
+    inner_mapped = tuple(m[1:] for m in node.mapped)
+    if len(node.sizes) < 2 or not _invariant(node.body, inner_mapped):
+        return node
+    body = node.body
+    outputs = tuple(range(body.inputs, body.inputs + len(body.outputs)))
+    inner = ir.Lanes(tuple(range(body.inputs)), outputs, node.scope, body, node.sizes[1:], inner_mapped)
+    avals = tuple(rewrite.stacked(a, node.sizes[1:]) for a in body.avals)
+    outer = ir.Plan(body.inputs, body.inputs + len(outputs), {}, (inner,), outputs, avals)
+    return dataclasses.replace(node, body=outer, sizes=node.sizes[:1], mapped=tuple(m[:1] for m in node.mapped))
+
+
+def _hoisted(node: ir.Lanes, size: int, constants: dict[int, np.ndarray]) -> tuple[list[ir.Node], ir.Lanes, int]:
+    """What no lane varies, as steps of the outer plan; the lanes without it; the outer plan's new size."""
+    body = hoist(node.body)
+    moved = _invariant(body, node.mapped)
+    if not moved:
+        return [], dataclasses.replace(node, body=body), size
+    outer = dict(enumerate(node.inputs))  # value of the body -> value of the outer plan
+    for step in moved:
+        for value in (*step.inputs, *step.outputs):
+            if value not in outer:
+                outer[value], size = size, size + 1
+                if value in body.constants:
+                    constants[outer[value]] = body.constants[value]
+    gone = set(moved)
+    rest = [step for step in body.nodes if step not in gone]
+    made = {v for step in moved for v in step.outputs}
+    passed = sorted(made & ({v for step in rest for v in step.inputs} | set(body.outputs)))
+    lanes = dataclasses.replace(
+        node,
+        inputs=(*node.inputs, *(outer[v] for v in passed)),
+        body=rewrite.with_more_inputs(dataclasses.replace(body, nodes=tuple(rest)), passed),
+        mapped=(*node.mapped, *((False,) * len(node.sizes) for _ in passed)),
+    )
+    return [_outside(step, outer, math.prod(node.sizes)) for step in moved], lanes, size
+
+
+def _outside(step: ir.Node, outer: dict[int, int], lanes: int) -> ir.Node:
+    """A step as one of the outer plan; a call remembers for how many lanes it is made."""
+    step = rewrite.renamed(step, outer)
+    return dataclasses.replace(step, lanes=step.lanes * lanes) if isinstance(step, ir.Call) else step
+
+
+def _invariant(body: ir.Plan, mapped: tuple[tuple[bool, ...], ...]) -> list[ir.Node]:
+    """The steps that depend on no mapped input, in order; of numbers, those that depend on an input or are needed."""
+    given = {i for i, m in enumerate(mapped) if not any(m)}
+    known, found = {*given, *body.constants}, []
+    for step in body.nodes:
+        if known.issuperset(step.inputs) and not rewrite.has_effect(step):
+            found.append(step)
+            known.update(step.outputs)
+    dependent, needed = set(given), set()
+    kept: list[ir.Node] = []
+    for step in found:
+        if not dependent.isdisjoint(step.inputs):
+            dependent.update(step.outputs)
+    for step in reversed(found):
+        folds = isinstance(step, ir.Segment) and dependent.isdisjoint(step.inputs)
+        if not folds or not needed.isdisjoint(step.outputs):
+            needed.update(step.inputs)
+            kept.append(step)
+    return kept[::-1]

@@ -1,0 +1,103 @@
+"""What passes share: questions about nodes, and small changes to them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+
+from . import ir
+from .jaxprs import leaves_xla
+
+
+def plans_of(node: ir.Node) -> tuple[ir.Plan, ...]:
+    """The plans that a control node holds."""
+    match node:
+        case ir.Branch():
+            return node.branches
+        case ir.Loop():
+            return (node.condition, node.body)
+        case ir.Scan() | ir.Lanes():
+            return (node.body,)
+        case _:
+            return ()
+
+
+def with_plans(node: ir.Node, change: Callable[[ir.Plan], ir.Plan]) -> ir.Node:
+    """A node with the plans it holds changed."""
+    match node:
+        case ir.Branch():
+            return dataclasses.replace(node, branches=tuple(map(change, node.branches)))
+        case ir.Loop():
+            return dataclasses.replace(node, condition=change(node.condition), body=change(node.body))
+        case ir.Scan() | ir.Lanes():
+            return dataclasses.replace(node, body=change(node.body))
+        case _:
+            return node
+
+
+def has_effect(node: ir.Node) -> bool:
+    """Whether a node is wanted even if its outputs are not: a print, an impure call, or what holds one."""
+    match node:
+        case ir.Call():
+            return not node.function.pure
+        case ir.Foreign():
+            return bool(node.eqn.effects)
+        case ir.Segment():
+            return any(leaves_xla(e.eqn) and bool(e.eqn.effects) for e in node.equations)
+        case _:
+            return any(has_effect(inner) for plan in plans_of(node) for inner in plan.nodes)
+
+
+def renamed(node: ir.Node, name: Mapping[int, int]) -> ir.Node:
+    """A node on other values; those that `name` does not hold stay."""
+    get = lambda values: tuple(name.get(v, v) for v in values)
+    if not isinstance(node, ir.Segment):
+        return dataclasses.replace(node, inputs=get(node.inputs), outputs=get(node.outputs))
+    equations = tuple(
+        ir.Equation(e.eqn, tuple(None if v is None else name.get(v, v) for v in e.inputs), get(e.outputs))
+        for e in node.equations
+    )
+    constants = {name.get(v, v): c for v, c in node.constants.items()}
+    values = {"inputs": get(node.inputs), "outputs": get(node.outputs)}
+    return dataclasses.replace(node, equations=equations, constants=constants, **values)
+
+
+def with_more_inputs(plan: ir.Plan, made: Sequence[int]) -> ir.Plan:
+    """A plan that is given some values which it made before; they come after its other inputs."""
+    extra = len(made)
+    name = {v: v + extra for v in range(plan.inputs, plan.size)}
+    name.update({v: plan.inputs + k for k, v in enumerate(made)})
+    return ir.Plan(
+        inputs=plan.inputs + extra,
+        size=plan.size + extra,
+        constants={name[v]: c for v, c in plan.constants.items()},
+        nodes=tuple(renamed(node, name) for node in plan.nodes),
+        outputs=tuple(name.get(v, v) for v in plan.outputs),
+        avals=plan.avals,
+    )
+
+
+def stacked(aval: jax.ShapeDtypeStruct, sizes: Sequence[int]) -> jax.ShapeDtypeStruct:
+    """The type of an array of such values."""
+    return jax.ShapeDtypeStruct((*sizes, *aval.shape), aval.dtype)
+
+
+def in_order(nodes: Sequence[ir.Node]) -> list[ir.Node]:
+    """Nodes in an order in which each stands after those that make its inputs; otherwise as given."""
+    maker = {v: i for i, node in enumerate(nodes) for v in node.outputs}
+    order: list[ir.Node] = []
+    done = [False] * len(nodes)
+    for start in range(len(nodes)):
+        stack = [(start, False)]
+        while stack:
+            index, ready = stack.pop()
+            if done[index]:
+                continue
+            if ready:
+                done[index] = True
+                order.append(nodes[index])
+                continue
+            stack.append((index, True))
+            sources = {maker[v] for v in nodes[index].inputs if v in maker}
+            stack += [(s, False) for s in sorted(sources, reverse=True) if not done[s]]
+    return order
