@@ -385,7 +385,6 @@ def test_connections_of_a_registered_provider_are_freed_at_exit():
     assert "Unclosed" not in err
 
 
-@pytest.mark.xfail(strict=True, reason="only registered providers are closed, never a session's own")
 def test_connections_of_a_sessions_provider_are_freed_at_exit():
     script = textwrap.dedent(_SERVED).format(registered="testing.Sim()", providers="{'local': provider}")
     code, out, err = program(script, "-W", "error", "-X", "dev")

@@ -13,7 +13,7 @@ import os
 import re
 import time
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,16 @@ _DEFAULT_HOST = "api.openai.com"
 _KEEPALIVE = 4.0
 
 _QUOTED = 300
+
+
+# A body from this size on is sent in pieces: in one it would hold up the event loop, and aiohttp warns of it.
+_LARGE = 1 << 20
+_PIECE = 1 << 16
+
+
+async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), _PIECE):
+        yield content[start : start + _PIECE]
 
 
 class OpenAI(Provider):
@@ -141,7 +151,11 @@ class OpenAI(Provider):
         content = _encoded(body, request)
         client = self._client or await self._own_client()
         try:
-            answer = await client.post(url, headers=headers, content=content)
+            if len(content) < _LARGE:
+                answer = await client.post(url, headers=headers, content=content)
+            else:
+                sized = {**headers, "Content-Length": str(len(content))}
+                answer = await client.post(url, headers=sized, content=_pieces(content))
         except httpx.InvalidURL as error:
             failure = RefusedRequestError(f"{_id(request)}: {url} is not a URL: {error}.")
         except httpx.DecodingError as error:

@@ -3,7 +3,8 @@
 One call's life, always the same: journal, single flight, provider, journal, lane.
 """
 
-import asyncio
+import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import threading
@@ -52,6 +53,9 @@ class Report:
         return "\n".join(f"{name:<14} {value:>{width}}" for name, value in shown)
 
 
+_CLOSE_SECONDS = 2.0
+
+
 class Session:
     """The state behind `ember.session`; calls reach it from the event loop."""
 
@@ -63,7 +67,6 @@ class Session:
         self._host_flights = SingleFlight()
         self._memo = Memo()
         self._declining: set[tuple[str, str]] = set()
-        self._running: set[asyncio.Task[Any]] = set()
 
     def report(self) -> Report:
         """What was done so far."""
@@ -76,6 +79,12 @@ class Session:
     def provider(self, name: str) -> Provider:
         """A provider of the session, or one that is registered for all."""
         return self._providers.get(name) or registry.get(name)
+
+    def close(self) -> None:
+        """Frees the connections of the session's own providers."""
+        for provider in self._providers.values():
+            with contextlib.suppress(concurrent.futures.TimeoutError):  # a connection that will not close is dropped
+                loop().submit(provider.close()).result(_CLOSE_SECONDS)
 
     def check(self, model_id: str) -> None:
         """Raises `ModelError` if a model id is malformed, or names a provider or model known not to exist."""
@@ -211,6 +220,7 @@ class session:
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         with _lock:
             _open.remove(self._session)
+        self._session.close()
         if error is not None and (typed := failures.typed(error)) is not None:
             raise typed from error
 
