@@ -129,7 +129,7 @@ class LLM(eqx.Module):
         log-probabilities of the answer's first token are asked for, and done without where a service refuses them.
 
         ```python
-        choice = llm.choose("Is this review positive?\n\n" + review, ["yes", "no"])
+        choice = llm.choose("Is this review positive? " + review, ["yes", "no"])
         choice.probs[0]
         ```
 

@@ -305,7 +305,7 @@ def _read_record(record: Record, value: Any, path: str) -> Iterator[np.ndarray]:
         else:
             yield _read_leaf(what, value[name], inner)
     if len(value) > len(record.fields):
-        raise Misfit(f"{_at(path)} has {len(value) - len(record.fields)} fields that the schema has not")
+        raise Misfit(f"{_at(path)} has {len(value) - len(record.fields)} more fields than the schema")
 
 
 def _read_leaf(leaf: Leaf, value: Any, path: str) -> np.ndarray:

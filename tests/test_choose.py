@@ -16,7 +16,14 @@ from jaxtyping import Array, Float, Int
 
 import ember_jax as ember
 from ember_jax._choose import chosen, probabilities
-from ember_jax._errors import MalformedResponseError, RefusedRequestError, RepeatedSampleWarning, SweepError, TextError
+from ember_jax._errors import (
+    MalformedResponseError,
+    ModelError,
+    RefusedRequestError,
+    RepeatedSampleWarning,
+    SweepError,
+    TextError,
+)
 from ember_jax._providers.base import Message, Request, Response
 from ember_jax._providers.callable import Callable
 from ember_jax._providers.openai import OpenAI
@@ -412,6 +419,19 @@ def test_other_calls_are_refused_as_before():
     with session, pytest.raises(RefusedRequestError):
         ember.LLM("mine/m", logprobs=True)("Where?")
     assert len(model.requests) == 1
+
+
+# -- a session's own providers ---------------------------------------------------------------------------------------
+
+
+def test_a_models_name_is_checked_against_the_providers_of_the_session(sim):
+    with pytest.raises(ModelError, match="Did you mean 'good'"):
+        ember.LLM("sim/goood")
+    with pytest.raises(ModelError, match="There is no provider 'mine'"):
+        ember.LLM("mine/m")
+    _, session = scripted(lambda request: "A")
+    with session:
+        ember.LLM("mine/m")
 
 
 # -- requests and responses ------------------------------------------------------------------------------------------

@@ -133,25 +133,18 @@ def nested():
     def row(xs: Float[Array, "n"]) -> Float[Array, ""]:
         return jax.vmap(network)(xs).sum() + add(xs[0])
 
-    @ember.operator
-    def in_host(x: Float[Array, ""]) -> Float[Array, ""]:
-        return network_in_a_thread(x) + network(x)
-
-    compiled = jax.jit(network)
-    network_in_a_thread = ember.host(lambda x: np.asarray(compiled(x)), SCALAR)
-    mapped, hosted = jax.jit(jax.vmap(row)), jax.jit(jax.vmap(in_host))
+    mapped = jax.jit(jax.vmap(row))
 
     def work(thread):
         for i in range(10):
             xs = inputs(thread * 10 + i, (5, 3))
             wanted = expected(xs).sum(1) + xs[:, 0] + 1
             np.testing.assert_allclose(mapped(xs), wanted, rtol=1e-4, atol=1e-5)
-            np.testing.assert_allclose(hosted(xs[:, 0]), 2 * expected(xs[:, 0]), rtol=1e-4, atol=1e-5)
 
     in_threads(8, work)
 
 
-def operators_in_host_functions():
+def operators_in_host_functions(threads=1, each=5):
     """A host function runs a compiled operator of its own while the outer program waits in its callback."""
     inner = jax.jit(jax.vmap(network))
 
@@ -159,8 +152,17 @@ def operators_in_host_functions():
         return np.asarray(inner(xs))
 
     outer = jax.jit(jax.vmap(ember.jit(ember.host(on_host, jax.ShapeDtypeStruct((3,), jnp.float32)))))
-    xs = inputs(0, (4, 3))
-    check(outer(xs), xs)
+
+    def work(thread):
+        for i in range(each):
+            xs = inputs(thread * each + i, (4, 3))
+            check(outer(xs), xs)
+
+    in_threads(threads, work)
+
+
+def operators_in_host_functions_of_threads():
+    operators_in_host_functions(threads=8)
 
 
 def shards():
@@ -174,7 +176,17 @@ def shards():
 
 
 PROGRAMS = {
-    f.__name__: f for f in (islands, compiling, large, large_in_threads, nested, operators_in_host_functions, shards)
+    f.__name__: f
+    for f in (
+        islands,
+        compiling,
+        large,
+        large_in_threads,
+        nested,
+        operators_in_host_functions,
+        operators_in_host_functions_of_threads,
+        shards,
+    )
 }
 
 if __name__ == "__main__":
@@ -228,9 +240,8 @@ def test_a_sweep_with_a_hundred_megabytes_of_input_ends():
     reason="JAX copies a callback's large operands on the thread pool that its callbacks occupy; so does a plain "
     "pure_callback (jax.experimental.buffer_callback does not)",
 )
-@pytest.mark.parametrize(("name", "cpus"), [("large", 1), ("large_in_threads", 2)])
-def test_sweeps_with_large_inputs_end_on_as_many_cores_as_sweeps(name, cpus):
-    ends(name, cpus, limit=15.0)
+def test_a_sweep_with_a_hundred_megabytes_of_input_ends_on_one_core():
+    ends("large", cpus=1, limit=12.0)
 
 
 @pytest.mark.parametrize(("cpus", "devices"), [(1, 1), (2, 4)])
@@ -241,6 +252,15 @@ def test_nested_operators_end(cpus, devices):
 @pytest.mark.parametrize("devices", [1, 4])
 def test_an_operator_compiled_in_a_host_function_ends(devices):
     ends("operators_in_host_functions", cpus=1, devices=devices)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="JAX runs one program with callbacks after the other: the inner one waits for its turn behind another "
+    "thread's, which waits for the outer one to end",
+)
+def test_operators_compiled_in_host_functions_of_many_threads_end():
+    ends("operators_in_host_functions_of_threads", cpus=2, limit=12.0)
 
 
 def test_islands_of_four_devices_end_on_one_core():

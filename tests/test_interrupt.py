@@ -28,7 +28,7 @@ from ember_jax._runtime.loop import get_loop
 
 # Against hangs only; the seconds that it took are printed.
 _SECONDS = 5.0
-_HANG = 120.0
+_HANG = 45.0
 # What XLA does with a program whose devices wait for one that has failed is to abort; here, without delay.
 _FOUR_DEVICES = (
     "--xla_force_host_platform_device_count=4 --xla_cpu_collective_call_terminate_timeout_seconds=2 "

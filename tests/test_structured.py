@@ -319,7 +319,7 @@ def changed(**fields):
         ("null", "the answer is null, not an object"),
         ('"SECRET"', "the answer is a string, not an object"),
         ({k: v for k, v in ANSWER.items() if k != "mood"}, "the field `mood` is missing"),
-        (changed(SECRET=1), "the answer has 1 fields that the schema has not"),
+        (changed(SECRET=1), "the answer has 1 more fields than the schema"),
         ('{"stars": 1, "stars": 2}', "a field stands in it twice"),
         (changed(stars="4"), "the field `stars` is a string, not an integer"),
         (changed(stars=4.5), "the field `stars` is a number, not an integer"),
@@ -352,7 +352,7 @@ def changed(**fields):
         (changed(step=[]), "the field `step` is a list of 0, not an object"),
         (changed(step={"why": "SECRET"}), "the field `step.weight` is missing"),
         (changed(step={"why": 1, "weight": 2}), "the field `step.why` is a number, not a string"),
-        (changed(step={"why": "", "weight": 1, "SECRET": 2}), "the field `step` has 1 fields"),
+        (changed(step={"why": "", "weight": 1, "SECRET": 2}), "the field `step` has 1 more fields"),
     ],
 )
 def test_a_wrong_answer_names_the_field_and_quotes_nothing(answer, words):
@@ -370,7 +370,7 @@ def test_numbers_at_the_bounds_fit():
     np.testing.assert_array_equal(review.grid, np.array([[-largest, 1e30]], np.float32))
 
 
-finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
+finite = st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=False)  # XLA may flush those
 words = st.text(st.characters(exclude_categories=["Cs"]))
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import difflib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from .._errors import ModelError
 from .base import Provider
@@ -72,10 +72,13 @@ def _guess(name: str) -> str:
     return f" Did you mean 'sim/{name}'?"
 
 
-def check(model_id: str) -> None:
-    """Raises `ModelError` if a model id is malformed, or names a provider or model known not to exist."""
+def check(model_id: str, instead: Mapping[str, Provider] | None = None) -> None:
+    """Raises `ModelError` if a model id is malformed, or names a provider or model known not to exist.
+
+    `instead` are providers that are used in place of the registered ones of their names.
+    """
     provider, model = split(model_id)
-    get(provider).check(model)
+    ((instead or {}).get(provider) or get(provider)).check(model)
 
 
 async def close_all() -> None:

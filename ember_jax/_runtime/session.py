@@ -88,8 +88,7 @@ class Session:
 
     def check(self, model_id: str) -> None:
         """Raises `ModelError` if a model id is malformed, or names a provider or model known not to exist."""
-        provider, model = registry.split(model_id)
-        self.provider(provider).check(model)
+        registry.check(model_id, self._providers)
 
     async def ask(self, request: Request) -> Response:
         """Answers one LLM call."""
