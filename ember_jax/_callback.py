@@ -8,6 +8,7 @@ its caches by the callback: an object that differs from call to call compiles ag
 
 import abc
 import functools
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from jax.core import Tracer
 from jax.experimental import io_callback
 
 _ZERO = np.zeros((), np.float32)
+# Frames of this file stand between XLA and a callback.
+CALLBACKS_FILE = inspect.unwrap(jax.pure_callback).__code__.co_filename
 
 
 class HostFunction(abc.ABC):

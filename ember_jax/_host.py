@@ -99,9 +99,9 @@ class HostCall(_callback.HostFunction):
         forbid_in_loop(str(self))
         values = [np.asarray(a) for a in arrays]
         loop, session = sessions.loop(), sessions.current()
-        future = loop.submit(self.run_batch(session, Caller(scope=str(self), remembers=in_callback), values))
+        work = loop.work(self.run_batch(session, Caller(scope=str(self), remembers=in_callback), values))
         try:
-            return interrupt.wait(future, future.cancel, in_callback=in_callback)
+            return interrupt.wait(work, in_callback=in_callback)
         except Exception as error:  # also a host function's own
             raise failures.raised(error) from None
 

@@ -201,6 +201,17 @@ class LLM(eqx.Module):
         given = {"model": self.model, "system": self.system, **self.settings, **settings}
         return LLM(**given)
 
+    @property
+    def __name__(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]  # JAX names what it compiles so
+        return type(self).__name__
+
+    # By identity, as operators, so that `jax.jit(llm)` works.
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
     def __repr__(self) -> str:
         parts = [_shown(self.model)]
         parts += [] if self.system is None else [f"system={_shown(self.system)}"]

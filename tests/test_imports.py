@@ -21,7 +21,8 @@ FLOORS = (
     ("_host",),
     ("_plan",),
     ("_boundary", "_annotations", "_traced", "_asking"),
-    ("_operator", "_jit", "_choose"),
+    ("_operator", "_jit", "_choose", "_schema"),
+    ("_structured",),
     ("_llm",),
     ("_lower", "testing"),
     ("__init__",),
@@ -80,6 +81,7 @@ def test_a_module_stands_on_a_floor_and_imports_from_below_it(name):
     assert top in FLOOR, f"{name} stands on no floor; add it to FLOORS"
     for target, line, _ in imported(name):
         below = target.split(".")[0]
+        assert below in FLOOR, f"{below} stands on no floor; add it to FLOORS"
         assert below == top or FLOOR[below] < FLOOR[top], f"{name}:{line} imports {target}, which is not below it"
 
 

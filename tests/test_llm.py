@@ -568,3 +568,8 @@ def test_a_session_frees_the_connections_of_its_own_providers():
 def test_a_provider_of_a_session_is_known_where_a_model_is_written():
     with ember.session(providers={"mine": Callable(answer)}):
         assert str(ember.LLM("mine/model")("q")) == "q/None"
+
+
+def test_an_llm_itself_can_be_compiled():
+    llm = ember.LLM("sim/small")
+    assert str(jax.jit(llm)(ember.text("q"))) == str(llm("q"))

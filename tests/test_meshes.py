@@ -1,6 +1,6 @@
 """Operators on inputs that are sharded over a mesh: the same values, gradients and calls as on one device.
 
-One program with four CPU devices, this file, runs all cases; the tests check what it told, case by case.
+One program with four CPU devices, this file, runs all cases; a test checks what it told, case by case.
 """
 
 import asyncio
@@ -206,11 +206,6 @@ def program(name):
     return json.loads(done.stdout)
 
 
-@pytest.fixture(scope="module")
-def told():
-    return program("all")
-
-
 def given(told, *case):
     found = told["/".join(case)]
     assert "error" not in found, found["error"]
@@ -223,44 +218,57 @@ def reference(function, is_gradient):
     return jax.grad(functools.partial(total, mapped))(W, XS) if is_gradient else mapped(XS, W)
 
 
-@pytest.mark.parametrize(("function", "place", "form"), CASES)
-def test_sharded_lanes_give_the_values_and_gradients_of_plain_jax(told, function, place, form):
+def lanes_give_the_values_and_gradients_of_plain_jax(told, function, place, form):
     found = given(told, function, place, form)["values"]
     np.testing.assert_allclose(found, reference(function, "grad" in form), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("form", ["vmap", "jit of vmap", "shard_map"])
-def test_sharded_lanes_make_no_call_twice(told, place, form):
+def lanes_make_no_call_twice(told, place, form):
     found = given(told, "calls", place, form)
     np.testing.assert_allclose(found["values"], reference("branching", False), rtol=1e-5, atol=1e-6)
     second = np.sin(3 * XS) * W <= 0
     assert found["host calls"] == len(XS) + second.sum()
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("form", ["operators", "under jit", "host calls"])
-def test_what_a_sharded_sweep_returns_as_it_was_recorded_can_be_used(told, place, form):
+def what_is_returned_as_it_was_recorded_can_be_used(told, place, form):
     found = given(told, "chain", place, form)
     np.testing.assert_allclose(found["values"], np.sin(3 * np.sin(3 * XS)), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("form", ["", "jit"])
-def test_an_operator_on_a_whole_sharded_array_calls_once(told, place, form):
+def an_operator_on_a_whole_array_calls_once(told, place, form):
     found = given(told, "whole", place, form)
     np.testing.assert_allclose(found["values"], whole(plain_sine, XS, W), rtol=1e-5, atol=1e-6)
     assert found["host calls"] == 1
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("form", ["vmap", "jit of vmap", "shard_map"])
-def test_sharded_words_are_asked_and_answered_as_whole_ones(told, place, form):
+def words_are_asked_and_answered_as_whole_ones(told, place, form):
     with ember.session(providers={"sim": testing.Sim(_MODELS)}):
         words, numbers = jax.vmap(ask)(ember.text(QUESTIONS))
     found = given(told, "text", place, form)
     assert found["LLM calls"] == 2 * len(QUESTIONS)
     assert found["values"] == [words.tolist(), numbers.tolist()]
+
+
+CHECKS = (
+    *((lanes_give_the_values_and_gradients_of_plain_jax, *case) for case in CASES),
+    *(
+        (check, place, form)
+        for check, forms_of in (
+            (lanes_make_no_call_twice, ("vmap", "jit of vmap", "shard_map")),
+            (what_is_returned_as_it_was_recorded_can_be_used, ("operators", "under jit", "host calls")),
+            (an_operator_on_a_whole_array_calls_once, ("", "jit")),
+            (words_are_asked_and_answered_as_whole_ones, ("vmap", "jit of vmap", "shard_map")),
+        )
+        for place, form in itertools.product(PLACES, forms_of)
+    ),
+)
+
+
+def test_operators_on_sharded_inputs_do_what_they_do_on_whole_ones(subtests):
+    told = program("all")
+    for check, *case in CHECKS:
+        with subtests.test(f"{check.__name__}: {' / '.join(case)}"):
+            check(told, *case)
 
 
 @pytest.mark.xfail(

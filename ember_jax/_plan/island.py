@@ -78,9 +78,9 @@ class Island(_callback.HostFunction):
             with calm():
                 return await running.run(values), running.warning()
 
-        future = loop.submit(sweep())
+        work = loop.work(sweep())
         try:
-            outputs, warning = interrupt.wait(future, future.cancel, in_callback=in_callback)
+            outputs, warning = interrupt.wait(work, in_callback=in_callback)
         except Exception as error:  # also a host function's own
             raise failures.raised(error) from None
         if warning:

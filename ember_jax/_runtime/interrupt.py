@@ -1,37 +1,38 @@
 """Waiting for the event loop, and Ctrl-C.
 
 Design note. Where a signal lands depends on where JAX runs a callback. On one CPU device it runs on the main thread,
-inside the callback: JAX turns whatever is raised there into a `JaxRuntimeError`, which `except Exception` swallows. On
+inside the callback: JAX turns whatever is raised there into an error of its own, which `except Exception` swallows. On
 several devices the callbacks run on XLA's threads: the main thread gets `KeyboardInterrupt` and the callbacks would run
-on as orphans. So:
-
-- `wait`, on the main thread, cancels its work on `KeyboardInterrupt` and raises `CancelledError` into JAX; a watcher
-  raises `KeyboardInterrupt` again as soon as the callback's frames have left the main thread's stack.
-- A SIGINT handler, put in place of Python's default one only, cancels the work that waits on other threads and then
-  does what the default one does.
+on as orphans. So a SIGINT handler, put in place of Python's default one only, cancels all work that anybody waits for.
+Then it does what the default one does, unless JAX's callback is on the main thread's stack: then nothing is raised
+there, and a watcher sends the signal again as soon as the callback has left the stack. (A real signal: it wakes the
+main thread from whatever it waits for next.) Where another handler raises inside a callback, `wait` does the same.
 """
 
-import _thread
 import concurrent.futures
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import jax
 import jaxlib
 
+from .._callback import CALLBACKS_FILE
 from .._errors import CancelledError
+from .loop import Work
 
-_INTERRUPTED = "interrupted by Ctrl-C; what was answered so far is kept in the journal."
+_CANCELLED = "the calls were stopped before they finished; what was answered so far is kept in the journal."
+# How long to wait for what was cancelled to end.
+_END_SECONDS = 0.5
 _JAX_FOLDERS = tuple(os.path.dirname(m.__file__) + os.sep for m in (jax, jaxlib) if m.__file__)
 
-_lock = threading.Lock()
-_waiting: dict[int, Callable[[], object]] = {}
+
+_waiting: dict[int, Work] = {}
 _watcher: threading.Thread | None = None
 
 
@@ -40,80 +41,94 @@ def _is_main() -> bool:
 
 
 def install() -> None:
-    """Makes Ctrl-C reach work that waits on other threads. Cheap; called whenever an operator is."""
+    """Makes Ctrl-C stop work. Cheap; called whenever an operator or its callback is."""
     if _is_main() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _on_interrupt)
 
 
 def _on_interrupt(number: int, frame: FrameType | None) -> None:
-    with _lock:
-        cancels = list(_waiting.values())
-    for cancel in cancels:
-        cancel()
-    signal.default_int_handler(number, frame)
+    with contextlib.suppress(RuntimeError):  # another thread began or ended to wait; the next look finds all
+        for work in list(_waiting.values()):
+            work.cancel()
+    inside = _callback_frames(frame)
+    if not inside:
+        signal.default_int_handler(number, frame)
+    _raise_again_outside(inside)
 
 
-def wait(future: concurrent.futures.Future[Any], cancel: Callable[[], object], *, in_callback: bool) -> Any:
+def wait(work: Work, *, in_callback: bool) -> Any:
     """The result of work on the event loop, interruptible.
 
     **Arguments:**
 
-    - `future`: the work's future.
-    - `cancel`: stops the work; called from any thread.
+    - `work`: what to wait for.
     - `in_callback`: whether JAX called us, so that `KeyboardInterrupt` must not be raised here.
 
-    **Raises:** what the work raised; `KeyboardInterrupt`, or `CancelledError` inside a callback, on Ctrl-C.
+    **Raises:** what the work raised; on Ctrl-C `KeyboardInterrupt`, or `CancelledError` inside a callback.
     """
-    with _lock:
-        _waiting[id(future)] = cancel
+    install()
     try:
-        return future.result()
-    except concurrent.futures.CancelledError:
-        raise CancelledError("the calls were cancelled before they finished.") from None
-    except KeyboardInterrupt:
-        cancel()
-        if not in_callback:
+        _waiting[id(work)] = work
+        if _is_pending():  # Ctrl-C came before there was anything to cancel, and is yet to be raised
+            work.cancel()
+        return work.result()
+    except (concurrent.futures.CancelledError, KeyboardInterrupt) as stop:
+        work.cancel()
+        work.wait_for_end(_END_SECONDS)
+        interrupted = isinstance(stop, KeyboardInterrupt)
+        if interrupted and not in_callback:
             raise
-        _raise_again_outside(sys._getframe())
-        raise CancelledError(_INTERRUPTED) from None
+        if interrupted:
+            _raise_again_outside(_callback_frames(sys._getframe()))
+        raise CancelledError(_CANCELLED) from None
     finally:
-        with _lock:
-            _waiting.pop(id(future), None)
+        _waiting.pop(id(work), None)
 
 
 def settle() -> None:
     """Gives a pending Ctrl-C the time to arrive, in a frame of ours that JAX's error has reached."""
     watcher = _watcher
-    if watcher is not None and _is_main():
+    if watcher is not None and watcher.is_alive() and _is_main():
         watcher.join(1.0)
 
 
-def _raise_again_outside(frame: FrameType | None) -> None:
-    """Raises `KeyboardInterrupt` on the main thread once the callback that `frame` is in has left its stack."""
-    global _watcher
+def _is_pending() -> bool:
+    """Whether a Ctrl-C is yet to be raised."""
+    watcher = _watcher
+    return watcher is not None and watcher.is_alive()
+
+
+def _callback_frames(frame: FrameType | None) -> list[FrameType]:
+    """The frames of the innermost JAX callback that a frame is in, with those of the call that led to it."""
     inside: list[FrameType] = []
-    while frame is not None and (not inside or _is_ours(frame) or frame.f_code.co_filename.startswith(_JAX_FOLDERS)):
+    found = False
+    while frame is not None:
+        in_jax = frame.f_code.co_filename.startswith(_JAX_FOLDERS)
+        found = found or frame.f_code.co_filename == CALLBACKS_FILE
+        if found and not in_jax:
+            return inside
         inside.append(frame)
         frame = frame.f_back
-    _watcher = threading.Thread(target=_watch, args=(inside,), name="ember-interrupt", daemon=True)
-    _watcher.start()
+    return inside if found else []
 
 
-def _is_ours(frame: FrameType) -> bool:
-    # our frames below JAX's callback machinery; the boundary's own frame, which called JAX, is left out
-    return frame.f_globals.get("__name__", "").startswith("ember_jax.") and frame.f_code.co_name != "_through_jax"
+def _raise_again_outside(inside: list[FrameType]) -> None:
+    """Sends SIGINT again once some frames have left the main thread's stack."""
+    global _watcher
+    if not _is_pending():
+        _watcher = threading.Thread(target=_watch, args=(inside,), name="ember-interrupt", daemon=True)
+        _watcher.start()
 
 
 def _watch(inside: list[FrameType]) -> None:
-    global _watcher
     main = threading.main_thread().ident
-    codes = {id(frame) for frame in inside}
+    watched = {id(frame) for frame in inside}
     while main is not None:
         frame = sys._current_frames().get(main)
-        while frame is not None and id(frame) not in codes:
+        while frame is not None and id(frame) not in watched:
             frame = frame.f_back
         if frame is None:
             break
         time.sleep(0.0005)
-    _watcher = None
-    _thread.interrupt_main()
+    if main is not None:
+        signal.pthread_kill(main, signal.SIGINT)

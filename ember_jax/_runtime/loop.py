@@ -21,6 +21,46 @@ from .threads import Threads
 _EXIT_SECONDS = 2.0
 
 
+class Work:
+    """A coroutine that is to run on the loop for another thread, and may be cancelled before it has begun."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop):
+        self._coroutine = coroutine
+        self._loop = loop
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelled = False
+        self._ended = threading.Event()
+
+    def result(self) -> Any:
+        """Runs it; returns or raises its outcome."""
+        return asyncio.run_coroutine_threadsafe(self._run(), self._loop).result()
+
+    def cancel(self) -> None:
+        """Stops it soon; from any thread, at any time."""
+        self._cancelled = True
+        self._loop.call_soon_threadsafe(self._stop)
+
+    def wait_for_end(self, seconds: float) -> None:
+        """Waits until what was cancelled has ended, which is later than its future knows."""
+        if self._task is None:
+            self._coroutine.close()
+        else:
+            self._ended.wait(seconds)
+
+    def _stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self) -> Any:
+        if self._cancelled:
+            raise asyncio.CancelledError
+        self._task = asyncio.current_task()
+        try:
+            return await self._coroutine
+        finally:
+            self._ended.set()
+
+
 class Loop:
     """An asyncio loop in a daemon thread."""
 
@@ -43,6 +83,10 @@ class Loop:
     def submit(self, coroutine: Coroutine[Any, Any, Any]) -> concurrent.futures.Future[Any]:
         """Starts a coroutine from another thread."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.asyncio)
+
+    def work(self, coroutine: Coroutine[Any, Any, Any]) -> Work:
+        """A coroutine that somebody is going to wait for, with `interrupt.wait`."""
+        return Work(coroutine, self.asyncio)
 
     def call(self, function: Callable[[], Any]) -> None:
         """Calls a function on the loop's thread, soon."""
