@@ -9,6 +9,7 @@ its caches by the callback: an object that differs from call to call compiles ag
 import abc
 import functools
 import inspect
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.experimental import io_callback
+
+# JAX copies a callback's operands on the CPU backend's thread pool, whose threads its callbacks themselves occupy: with
+# as many threads as cores, an operand of a megabyte on one core waits for itself for ever, in plain JAX too (0.10.2).
+# XLA sizes the pool by this variable when the backend starts; what the user has set is left alone.
+os.environ.setdefault("NPROC", str(max(16, os.cpu_count() or 1)))
 
 _ZERO = np.zeros((), np.float32)
 # Frames of this file stand between XLA and a callback.

@@ -235,13 +235,8 @@ def test_a_sweep_with_a_hundred_megabytes_of_input_ends():
     ends("large", cpus=2)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="JAX copies a callback's large operands on the thread pool that its callbacks occupy; so does a plain "
-    "pure_callback (jax.experimental.buffer_callback does not)",
-)
 def test_a_sweep_with_a_hundred_megabytes_of_input_ends_on_one_core():
-    ends("large", cpus=1, limit=12.0)
+    ends("large", cpus=1)
 
 
 @pytest.mark.parametrize(("cpus", "devices"), [(1, 1), (2, 4)])

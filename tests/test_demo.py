@@ -61,7 +61,7 @@ def test_the_twenty_lines_of_the_readme_run(capsys):
     code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[0]
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
     shown = capsys.readouterr().out
-    assert "plan of Cascade" in shown
+    assert "Cascade makes 1 to 2 calls" in shown
     assert re.search(r"^calls +\d+$", shown, re.M)
 
 
