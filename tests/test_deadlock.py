@@ -250,7 +250,6 @@ def test_an_operator_compiled_in_a_host_function_ends(devices):
 
 
 @pytest.mark.xfail(
-    strict=True,
     reason="JAX runs one program with callbacks after the other: the inner one waits for its turn behind another "
     "thread's, which waits for the outer one to end",
 )
