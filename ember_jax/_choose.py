@@ -18,6 +18,7 @@ import numpy as np
 from ._asking import ModelCall, Operands, of_same_sample
 from ._errors import MalformedResponseError, TextError
 from ._providers.base import Message, Request, Response
+from ._regex import regex
 from ._text import store
 from ._text.operations import stack
 from ._text.text import Text, text
@@ -120,22 +121,22 @@ def _lettered(prompt: str, options: Sequence[str]) -> str:
 # Around a letter.  Possessive where another repeat follows, so that no answer costs more than linear time.
 _OPEN, _CLOSE = r"[\s(\[{\"'*_`]*+", r"[\s)\]}\"'*_`.,:;!]*+"
 # The letter alone: `B`, `(b)`, `**B.**`.
-_ALONE = re.compile(rf"{_OPEN}([A-Za-z]){_CLOSE}")
+_ALONE = regex(rf"{_OPEN}([A-Za-z]){_CLOSE}")
 # `Answer: B`, `the answer to this is (B)`, `\boxed{B}`; not `the answer is B or C`.  Here `A`, `I` and small letters
 # may be words, and must end their clause.
 _END = r"(?=[)\]}\"'*_`.,:;!]|\s*+$)"
-_ANSWER = re.compile(
+_ANSWER = regex(
     rf"(?i:\banswer\b(?:[^\n.:]{{0,60}}?\bis\b)?|\\boxed)\s*+:?+{_OPEN}"
     rf"(?:([B-HJ-Z])\b(?!\s++(?:or|and)\b)|([A-Za-z]){_END})",
     re.MULTILINE,
 )
 # `option B`, which an answer may say of several.
-_OPTION = re.compile(
+_OPTION = regex(
     rf"(?i:\b(?:option|choice|letter)\b(?:\s++is\b)?)\s*+:?+{_OPEN}(?:([A-Z])\b|([a-z]){_END})", re.MULTILINE
 )
 # The letter as a mark before words: `B. Paris`, `(b) Paris`, `B: because …`, `B - Paris`; not `A careful reading`.
-_FIRST_MARK = re.compile(rf"{_OPEN}([A-Za-z])[\"'*_`]*+(?:[)\].:][)\]\"'*_`.:]*+|\s++[-–—])\s")
-_MARK = re.compile(r"(?<![^\s(\[\"'*_`])([A-Z])[)\].:]")
+_FIRST_MARK = regex(rf"{_OPEN}([A-Za-z])[\"'*_`]*+(?:[)\].:][)\]\"'*_`.:]*+|\s++[-–—])\s")
+_MARK = regex(r"(?<![^\s(\[\"'*_`])([A-Z])[)\].:]")
 
 
 def chosen(answer: str, options: Sequence[str]) -> int | None:

@@ -24,6 +24,7 @@ from jaxtyping import AbstractArray
 
 from ._annotations import shown
 from ._errors import AnnotationError, TextError
+from ._regex import regex
 from ._text import store
 from ._text.text import Text, TextAnnotation
 
@@ -197,8 +198,8 @@ def _refuse(cls: Any, name: str, hint: Any) -> NoReturn:
 # -- descriptions ----------------------------------------------------------------------------------------------------
 
 # One or several fields and what they are: "- `a`, `b`: words", "a (int): words", "a: words".
-_FIELD_LINE = re.compile(r"(\s*)(?:[-*]\s+)?(`?\w+`?(?:,\s*`?\w+`?)*)(?:\s*\([^)]*\))?:\s+(\S.*)")
-_HEADING = re.compile(r"\*{0,2}\w+:\*{0,2}")
+_FIELD_LINE = regex(r"(\s*)(?:[-*]\s+)?(`?\w+`?(?:,\s*`?\w+`?)*)(?:\s*\([^)]*\))?:\s+(\S.*)")
+_HEADING = regex(r"\*{0,2}\w+:\*{0,2}")
 
 
 def _descriptions(cls: Any, names: Sequence[str]) -> tuple[str, dict[str, str]]:
@@ -259,7 +260,7 @@ def _list(leaf: Leaf, description: str) -> dict[str, Any]:
 
 # -- from an answer --------------------------------------------------------------------------------------------------
 
-_FENCE = re.compile(r"^```(?:json)?[ \t]*\n(.*?)\n```[ \t]*$", re.DOTALL | re.MULTILINE | re.IGNORECASE)
+_FENCE = regex(r"^```(?:json)?[ \t]*\n(.*?)\n```[ \t]*$", re.DOTALL | re.MULTILINE | re.IGNORECASE)
 
 
 def read(record: Record, answer: str) -> list[np.ndarray]:

@@ -10,7 +10,6 @@ import email.utils
 import json
 import math
 import os
-import re
 import time
 import urllib.parse
 from collections.abc import AsyncIterator, Mapping
@@ -26,6 +25,7 @@ from .._errors import (
     RefusedRequestError,
     ServerError,
 )
+from .._regex import regex
 from . import prices
 from .base import Provider, Request, Response
 
@@ -288,7 +288,7 @@ class _Completion:
     usage: _Usage | None = None
 
 
-_SECRET = re.compile(r"\bsk-[^\s\"'<>,;)]+|\bBearer\s+[^\s\"'<>,;)]+")
+_SECRET = regex(r"\bsk-[^\s\"'<>,;)]+|\bBearer\s+[^\s\"'<>,;)]+")
 
 
 def _id(request: Request) -> str:

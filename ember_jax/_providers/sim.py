@@ -38,6 +38,7 @@ from fractions import Fraction
 from typing import Any
 
 from .._errors import ModelError, RefusedRequestError
+from .._regex import regex
 from .base import Provider, Request, Response
 from .sim_schema import fill
 
@@ -291,9 +292,9 @@ def _letter(index: int) -> str:
 
 # -- verification and judging
 
-_PROPOSED = re.compile(r"[ \t]*(?:\w+[ \t]+){0,3}answer[ \t]*:[ \t]*(\S.*)", re.IGNORECASE)
-_CANDIDATE = re.compile(r"[ \t]*\[[0-9]+\][ \t]*(.*)")
-_CORRECT = re.compile(r"\bcorrect\b", re.IGNORECASE)
+_PROPOSED = regex(r"[ \t]*(?:\w+[ \t]+){0,3}answer[ \t]*:[ \t]*(\S.*)", re.IGNORECASE)
+_CANDIDATE = regex(r"[ \t]*\[[0-9]+\][ \t]*(.*)")
+_CORRECT = regex(r"\bcorrect\b", re.IGNORECASE)
 
 
 def _verification(lines: Sequence[str]) -> tuple[str, list[str]] | None:
@@ -436,13 +437,13 @@ _MAX_DIGITS = 30
 _MAX_DEPTH = 50
 _LARGEST = 10 ** (2 * _MAX_DIGITS)
 
-_NUMBER = re.compile(r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?!\w|[.,][0-9])")
-_SIGNED = re.compile(r"(?<![\w.,])-?" + _NUMBER.pattern)
+_NUMBER = regex(r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?!\w|[.,][0-9])")
+_SIGNED = regex(r"(?<![\w.,])-?" + _NUMBER.pattern)
 _LOOK_ALIKES = str.maketrans("×÷−", "*/-")
-_BULLET = re.compile(r"\s*(?:[-*•]|[0-9]+[.)])\s+")
-_RUN = re.compile(r"[0-9.,()+\-*/^%\s]+")
+_BULLET = regex(r"\s*(?:[-*•]|[0-9]+[.)])\s+")
+_RUN = regex(r"[0-9.,()+\-*/^%\s]+")
 # What may follow an expression: the end of its run, or the end of its sentence.
-_END = re.compile(r"[\s).,]*\Z|[.,]\s")
+_END = regex(r"[\s).,]*\Z|[.,]\s")
 
 
 def first_value(lines: Sequence[str]) -> Fraction | None:

@@ -38,6 +38,8 @@ import unicodedata
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from fractions import Fraction
 
+from .._regex import regex
+
 # Cased scripts only: Chinese, Japanese and Thai write numbers against their words, as in 答案是42.
 _LETTER = "A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0370-\u052f"
 # What thin and no-break spaces are folded to, since NFKC would make plain spaces of them.
@@ -49,7 +51,7 @@ _INTEGER = rf"""(?>(?<!\d[,'’_{_THIN}])(?:
 _POINT = r"(?<!\d\.)"  # a decimal cannot start inside 1.2.3
 _DECIMAL = rf"(?>{_POINT}{_INTEGER}\.\d++(?!\.\d)|(?<![\d.)\]{_LETTER}])\.\d++(?!\.\d)|{_INTEGER})"
 _POWER = r"10\s?\^\s?(?:\{{\s?(?P<{0}b>[-+]?\d{{1,9}}+)\s?\}}|(?P<{0}>[-+]?\d{{1,9}}+)(?!\d))"
-_NUMBER = re.compile(
+_NUMBER = regex(
     rf"""
     (?=[-+.\d^_])(?:   # where a match can begin at all: the rest of the text is passed quickly
     (?:(?<=[{_LETTER}])\d++ | (?<=[^\W_]|[)\]}}])_\{{?[-+]?\d++ | \^\s?\{{?\s?[-+]?\d++)(?:\.\d++)*+
@@ -66,7 +68,7 @@ _NUMBER = re.compile(
     """,
     re.VERBOSE,
 )
-_SEPARATORS = re.compile(rf"[,'’_{_THIN}]")
+_SEPARATORS = regex(rf"[,'’_{_THIN}]")
 _LONGEST_PART = 100  # characters of each part of a fraction, so that its arithmetic is cheap and its float finite
 _EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)  # Decimal's own default rounds to 28 digits
 
@@ -139,18 +141,18 @@ def _plain(digits: str) -> str:
 
 # -- folding ---------------------------------------------------------------------------------------------------------
 
-_VULGAR = re.compile("(?<=\\d)(?=[¼-¾⅐-⅟↉])")
-_SUPERSCRIPT = re.compile("[⁰¹²³⁴-⁹⁺⁻]+")
-_SUBSCRIPT = re.compile("[₀-₉₊₋]+")
-_FOREIGN_DIGIT = re.compile(r"(?![0-9])\d")
+_VULGAR = regex("(?<=\\d)(?=[¼-¾⅐-⅟↉])")
+_SUPERSCRIPT = regex("[⁰¹²³⁴-⁹⁺⁻]+")
+_SUBSCRIPT = regex("[₀-₉₊₋]+")
+_FOREIGN_DIGIT = regex(r"(?![0-9])\d")
 _BEFORE_NFKC = str.maketrans({"\u00a0": _THIN, "\u2007": _THIN, "\u2009": _THIN, "\u202f": _THIN, "№": "№ "})
 _AFTER_NFKC = str.maketrans(
     {"\u2010": "-", "\u2012": "-", "–": "-", "−": "-", "⁄": "/", "∕": "/", "٫": ".", "٬": ","}  # the last two: Arabic
 )
-_FRAC = re.compile(
+_FRAC = regex(
     rf"\\[cdt]?frac\s*(?:\{{\s*([-+]?[\d.,{_THIN}]+)\s*\}}|(\d))\s*(?:\{{\s*([-+]?[\d.,{_THIN}]+)\s*\}}|(\d))"
 )
-_COMMAND = re.compile(r"(\\[A-Za-z]+)(?=\d)")
+_COMMAND = regex(r"(\\[A-Za-z]+)(?=\d)")
 _BOX = r"\boxed{"
 
 

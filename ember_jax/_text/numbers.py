@@ -2,7 +2,6 @@
 
 import functools
 import operator
-import re
 import unicodedata
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from .._errors import TextError
+from .._regex import regex
 from . import grammar
 from .elementwise import TEXT, elementwise
 from .text import Text, as_text
@@ -144,7 +144,7 @@ def _vocabulary(encoding: str) -> Any:
 
 # -- features --------------------------------------------------------------------------------------------------------
 
-_WORD = re.compile(r"\w+|[^\w\s]")
+_WORD = regex(r"\w+|[^\w\s]")
 # The multiplier of Knuth's MMIX generator for the polynomial; then the finaliser of SplitMix64 (Steele, Lea and
 # Flood 2014), so that every bit of a hash depends on every character.
 _BASE = np.uint64(6364136223846793005)
