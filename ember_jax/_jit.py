@@ -8,12 +8,14 @@ import jax
 
 from . import _callback, _traced
 from ._boundary import Boundary
+from ._peel import peel
 
 
 def jit(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Compiles a function, or an operator, into a plan: its calls run at once where their data allow.
 
     Like `equinox.filter_jit` it takes and returns any pytrees: arrays (and Text) are traced, everything else is static.
+    What `jax.vmap` returned is taken apart, so that its lanes go through the function at their own pace.
     A string among the arguments is static; pass `ember.text(...)` for words that vary.
 
     **Returns:** a function of the same arguments, to be used under every JAX transformation. Under
@@ -21,6 +23,10 @@ def jit(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     **Raises:** when called, what the calls raised, with its own type.
     """
+    peeled = peel(fn)
+    if peeled is not None:
+        mapped, how = peeled
+        return jax.vmap(jit(mapped), **how)
     boundary = boundary_for(fn)
 
     @functools.wraps(fn)
