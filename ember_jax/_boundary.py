@@ -26,6 +26,7 @@ from ._plan.lower import lower
 from ._plan.passes import simplify
 from ._plan.recording import Recording
 from ._plan.refuse import refuse
+from ._plan.rewrite import plans_of
 from ._runtime import failures, interrupt
 from ._runtime.loop import forbid_in_loop
 
@@ -192,14 +193,8 @@ def _has_impure_call(plan: ir.Plan) -> bool:
                 impure = not node.function.pure
             case ir.Foreign():
                 impure = node.eqn.primitive.name == "io_callback"
-            case ir.Branch():
-                impure = any(map(_has_impure_call, node.branches))
-            case ir.Loop():
-                impure = _has_impure_call(node.condition) or _has_impure_call(node.body)
-            case ir.Scan() | ir.Lanes():
-                impure = _has_impure_call(node.body)
             case _:
-                impure = False
+                impure = any(map(_has_impure_call, plans_of(node)))
         if impure:
             return True
     return False
