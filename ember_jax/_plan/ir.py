@@ -121,15 +121,20 @@ class Lanes(Node):
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Nodes over values; the first `inputs` values are given, `constants` are known, `outputs` are wanted."""
+    """Nodes over values; the first `inputs` values are given, `constants` are known, `outputs` are wanted.
+
+    `types` are those of all values, as the host sees them.
+    """
 
     inputs: int
-    size: int
+    types: tuple[jax.ShapeDtypeStruct, ...]
     constants: Mapping[int, np.ndarray]
     nodes: tuple[Node, ...]
     outputs: tuple[int, ...]
-    avals: tuple[jax.ShapeDtypeStruct, ...]  # of the outputs
-    # Derived: how many nodes each node waits for, and which nodes wait for it.
+    # Derived: how many values there are, the types of the outputs; how many nodes each node waits for, which wait for
+    # it, and which wait for none.
+    size: int = field(init=False)
+    avals: tuple[jax.ShapeDtypeStruct, ...] = field(init=False)
     waits: tuple[int, ...] = field(init=False)
     followers: tuple[tuple[int, ...], ...] = field(init=False)
     first: tuple[int, ...] = field(init=False)
@@ -141,6 +146,8 @@ class Plan:
         for i, waited in enumerate(sources):
             for source in waited:
                 followers[source].append(i)
+        object.__setattr__(self, "size", len(self.types))
+        object.__setattr__(self, "avals", tuple(self.types[v] for v in self.outputs))
         object.__setattr__(self, "waits", tuple(map(len, sources)))
         object.__setattr__(self, "followers", tuple(map(tuple, followers)))
         # Reversed, so that a stack of ready nodes gives them in program order.

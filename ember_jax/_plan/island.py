@@ -25,7 +25,7 @@ from .._runtime.loop import forbid_in_loop
 from . import ir
 from .lanes import Runners, Sweep
 from .passes import arrange
-from .rewrite import stacked
+from .rewrite import lane_types
 
 # One `vmap`: its size, and which arguments it maps. Outermost last, as JAX adds them.
 LaneAxis = tuple[int, tuple[bool, ...]]
@@ -96,8 +96,7 @@ def mapped_plan(plan: ir.Plan, lanes: Sequence[LaneAxis]) -> ir.Plan:
     mapped = tuple(tuple(m[i] for _, m in lanes[::-1]) for i in range(plan.inputs))
     outputs = tuple(range(plan.inputs, plan.inputs + len(plan.outputs)))
     node = ir.Lanes(tuple(range(plan.inputs)), outputs, "", plan, sizes, mapped)
-    avals = tuple(stacked(a, sizes) for a in plan.avals)
-    return ir.Plan(plan.inputs, plan.inputs + len(outputs), {}, (node,), outputs, avals)
+    return ir.Plan(plan.inputs, lane_types(plan, sizes, mapped), {}, (node,), outputs)
 
 
 def record(program: Program, arrays: Sequence[Any], lanes: tuple[LaneAxis, ...] = ()) -> list[Any]:

@@ -112,11 +112,10 @@ class _Builder:
         """The plan, one node for each equation."""
         return ir.Plan(
             inputs=inputs,
-            size=len(self._avals),
+            types=tuple(map(raw_aval, self._avals)),
             constants=self._constants,
             nodes=tuple(self._nodes),
             outputs=tuple(outputs),
-            avals=tuple(raw_aval(self._avals[v]) for v in outputs),
         )
 
 

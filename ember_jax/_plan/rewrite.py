@@ -69,17 +69,25 @@ def with_more_inputs(plan: ir.Plan, made: Sequence[int]) -> ir.Plan:
     name.update({v: plan.inputs + k for k, v in enumerate(made)})
     return ir.Plan(
         inputs=plan.inputs + extra,
-        size=plan.size + extra,
+        types=(*plan.types[: plan.inputs], *(plan.types[v] for v in made), *plan.types[plan.inputs :]),
         constants={name[v]: c for v, c in plan.constants.items()},
         nodes=tuple(renamed(node, name) for node in plan.nodes),
         outputs=tuple(name.get(v, v) for v in plan.outputs),
-        avals=plan.avals,
     )
 
 
 def stacked(aval: jax.ShapeDtypeStruct, sizes: Sequence[int]) -> jax.ShapeDtypeStruct:
     """The type of an array of such values."""
     return jax.ShapeDtypeStruct((*sizes, *aval.shape), aval.dtype)
+
+
+def lane_types(
+    body: ir.Plan, sizes: Sequence[int], mapped: Sequence[Sequence[bool]]
+) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """The types of a plan whose only step is lanes of a body: what they are given, and what they give."""
+    axes = ([size for size, m in zip(sizes, mine, strict=True) if m] for mine in mapped)
+    given = (stacked(body.types[i], mine) for i, mine in enumerate(axes))
+    return (*given, *(stacked(a, sizes) for a in body.avals))
 
 
 def in_order(nodes: Sequence[ir.Node]) -> list[ir.Node]:

@@ -10,6 +10,7 @@ which is wanted in every lane. Numbers that depend on constants alone stay where
 import dataclasses
 import math
 
+import jax
 import numpy as np
 
 from .. import ir, rewrite
@@ -17,15 +18,15 @@ from .. import ir, rewrite
 
 def hoist(plan: ir.Plan) -> ir.Plan:
     """A plan whose lanes hold only what varies among them."""
-    size, constants = plan.size, dict(plan.constants)
+    types, constants = list(plan.types), dict(plan.constants)
     nodes: list[ir.Node] = []
     for node in plan.nodes:
         if isinstance(node, ir.Lanes):
-            steps, lanes, size = _hoisted(_split(node), size, constants)
+            steps, lanes = _hoisted(_split(node), types, constants)
             nodes += [*steps, lanes]
         else:
             nodes.append(rewrite.with_plans(node, hoist))
-    return dataclasses.replace(plan, nodes=tuple(nodes), size=size, constants=constants)
+    return dataclasses.replace(plan, nodes=tuple(nodes), types=tuple(types), constants=constants)
 
 
 def _split(node: ir.Lanes) -> ir.Lanes:
@@ -36,22 +37,24 @@ def _split(node: ir.Lanes) -> ir.Lanes:
     body = node.body
     outputs = tuple(range(body.inputs, body.inputs + len(body.outputs)))
     inner = ir.Lanes(tuple(range(body.inputs)), outputs, node.scope, body, node.sizes[1:], inner_mapped)
-    avals = tuple(rewrite.stacked(a, node.sizes[1:]) for a in body.avals)
-    outer = ir.Plan(body.inputs, body.inputs + len(outputs), {}, (inner,), outputs, avals)
+    outer = ir.Plan(body.inputs, rewrite.lane_types(body, inner.sizes, inner.mapped), {}, (inner,), outputs)
     return dataclasses.replace(node, body=outer, sizes=node.sizes[:1], mapped=tuple(m[:1] for m in node.mapped))
 
 
-def _hoisted(node: ir.Lanes, size: int, constants: dict[int, np.ndarray]) -> tuple[list[ir.Node], ir.Lanes, int]:
-    """What no lane varies, as steps of the outer plan; the lanes without it; the outer plan's new size."""
+def _hoisted(
+    node: ir.Lanes, types: list[jax.ShapeDtypeStruct], constants: dict[int, np.ndarray]
+) -> tuple[list[ir.Node], ir.Lanes]:
+    """What no lane varies, as steps of the outer plan, to whose types and constants it adds; the lanes without it."""
     body = hoist(node.body)
     moved = _invariant(body, node.mapped)
     if not moved:
-        return [], dataclasses.replace(node, body=body), size
+        return [], dataclasses.replace(node, body=body)
     outer = dict(enumerate(node.inputs))  # value of the body -> value of the outer plan
     for step in moved:
         for value in (*step.inputs, *step.outputs):
             if value not in outer:
-                outer[value], size = size, size + 1
+                outer[value] = len(types)
+                types.append(body.types[value])
                 if value in body.constants:
                     constants[outer[value]] = body.constants[value]
     gone = set(moved)
@@ -64,7 +67,7 @@ def _hoisted(node: ir.Lanes, size: int, constants: dict[int, np.ndarray]) -> tup
         body=rewrite.with_more_inputs(dataclasses.replace(body, nodes=tuple(rest)), passed),
         mapped=(*node.mapped, *((False,) * len(node.sizes) for _ in passed)),
     )
-    return [_outside(step, outer, math.prod(node.sizes)) for step in moved], lanes, size
+    return [_outside(step, outer, math.prod(node.sizes)) for step in moved], lanes
 
 
 def _outside(step: ir.Node, outer: dict[int, int], lanes: int) -> ir.Node:

@@ -42,7 +42,7 @@ def _narrowed(node: ir.Node, wanted: Sequence[bool]) -> ir.Node:
 
 
 def _selected(plan: ir.Plan, keep: Sequence[bool]) -> ir.Plan:
-    return dataclasses.replace(plan, outputs=_take(plan.outputs, keep), avals=_take(plan.avals, keep))
+    return dataclasses.replace(plan, outputs=_take(plan.outputs, keep))
 
 
 def _take(values: tuple, keep: Sequence[bool]) -> tuple:
