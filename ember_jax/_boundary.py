@@ -121,12 +121,16 @@ class Boundary:
 
         def recorded(*raw: Any) -> list[Any]:
             invars = recording.closed.jaxpr.invars
-            return recording.record([from_raw(x, v.aval) for x, v in zip(raw, invars, strict=True)])[1]
+            outputs, slots = recording.record([from_raw(x, v.aval) for x, v in zip(raw, invars, strict=True)])
+            return [*slots, *map(to_raw, outputs)]
 
         with no_mesh():
             raw = [jax.eval_shape(to_raw, _struct(v.aval)) for v in recording.closed.jaxpr.invars]
-            jaxpr = jax.make_jaxpr(recorded)(*raw)
-        plan = simplify(lower(jaxpr))
+            closed = jax.make_jaxpr(recorded)(*raw)
+            slots = len(recording.slots)
+            plan = simplify(lower(closed), slots)
+        # what only the outputs need is dead code here
+        jaxpr = closed.replace(jaxpr=closed.jaxpr.replace(outvars=closed.jaxpr.outvars[:slots]))
         # JAX drops a pure callback without results, and with it what the plan prints.
         return Program(self.name, jaxpr, plan, effectful=not plan.outputs or _has_impure_call(plan))
 

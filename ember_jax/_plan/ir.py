@@ -38,13 +38,15 @@ class Words(Node):
 class Call(Node):
     """A host call, or a batch of them that is made at once: `batch` is its shape.
 
-    `asked` says how many equal calls of the program it stands for, `lanes` for how many lanes it is made.
+    `asked` says how many equal calls of the program it stands for, `lanes` for how many lanes it is made, `meets` why
+    the calls of a batch wait for each other.
     """
 
     function: HostCall
     batch: tuple[int, ...]
     asked: int = 1
     lanes: int = 1
+    meets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +81,13 @@ class Segment(Node):
 
 @dataclass(frozen=True, eq=False)
 class Branch(Node):
-    """A `cond` or `switch`: the first input is the index, the others go to the branch."""
+    """A `cond` or `switch`: the first input is the index, the others go to the branch.
+
+    It starts without the inputs at the positions `late`.
+    """
 
     branches: "tuple[Plan, ...]"
+    late: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,12 +117,29 @@ class Lanes(Node):
 
     `sizes` are the lengths of the lane axes, outermost first; `mapped[i][k]` says whether input i has axis k. `first`
     is computed for many lanes at once, before they start, from inputs alone; its outputs are the body's last inputs.
+    `meets` says why the lanes wait for each other after it. They start without the inputs at the positions `late`.
     """
 
     body: "Plan"
     sizes: tuple[int, ...]
     mapped: tuple[tuple[bool, ...], ...]
     first: "Segment | None" = None
+    meets: tuple[str, ...] = ()
+    late: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, eq=False)
+class Give(Node):
+    """Gives an output of a lane, or a carry of a `scan`'s step, before that has ended: others wait for it alone."""
+
+    position: int
+
+
+@dataclass(frozen=True, eq=False)
+class Take(Node):
+    """Waits, in a lane or a branch that has started without it, for an input of the lanes or of the `cond`."""
+
+    position: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,17 +154,26 @@ class Plan:
     constants: Mapping[int, np.ndarray]
     nodes: tuple[Node, ...]
     outputs: tuple[int, ...]
-    # Derived: how many values there are, the types of the outputs; how many nodes each node waits for, which wait for
-    # it, and which wait for none.
+    # Derived: how many values there are, the types of the outputs; how many nodes each node waits for before it starts,
+    # which wait for it, and which wait for none; which have started without a value that a node makes.
     size: int = field(init=False)
     avals: tuple[jax.ShapeDtypeStruct, ...] = field(init=False)
     waits: tuple[int, ...] = field(init=False)
     followers: tuple[tuple[int, ...], ...] = field(init=False)
     first: tuple[int, ...] = field(init=False)
+    takers: Mapping[int, tuple[int, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
         maker = {value: i for i, node in enumerate(self.nodes) for value in node.outputs}
-        sources = [{maker[v] for v in node.inputs if v in maker} for node in self.nodes]
+        late = {i: node.late for i, node in enumerate(self.nodes) if isinstance(node, Lanes | Branch)}
+        takers: dict[int, list[int]] = {}
+        sources: list[set[int]] = []
+        for i, node in enumerate(self.nodes):
+            sources.append({maker[v] for k, v in enumerate(node.inputs) if v in maker and k not in late.get(i, ())})
+            for k in late.get(i, ()):
+                if node.inputs[k] in maker:
+                    takers.setdefault(maker[node.inputs[k]], []).append(i)
+        object.__setattr__(self, "takers", {i: tuple(dict.fromkeys(t)) for i, t in takers.items()})
         followers: list[list[int]] = [[] for _ in self.nodes]
         for i, waited in enumerate(sources):
             for source in waited:

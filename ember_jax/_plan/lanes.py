@@ -17,7 +17,7 @@ import asyncio
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -40,21 +40,25 @@ _BLOCK = CAPACITIES[-1]
 
 
 class Lane:
-    """One lane: its index (outermost `vmap` first), the lane it is nested in, whether it failed or is in flight."""
+    """One lane: its index (outermost `vmap` first), what it is one of, whether it failed or is in flight."""
 
-    __slots__ = ("failed", "flying", "index", "parent")
+    __slots__ = ("failed", "flying", "index", "parent", "spread")
 
-    def __init__(self, index: tuple[int, ...], parent: "Lane | None" = None):
+    def __init__(self, index: tuple[int, ...], spread: "Spread | None" = None):
         self.index = index
-        self.parent = parent
+        self.spread = spread
+        self.parent = spread.inside[0].lane if spread else None
         self.failed = False
-        self.flying = parent is not None
+        self.flying = spread is not None
 
 
 class Frame:
-    """One run of a plan by a lane; `inside` is the frame and step that hold it."""
+    """One run of a plan by a lane.
 
-    __slots__ = ("done", "inside", "lane", "left", "plan", "values", "waits")
+    `inside` is the frame and step that hold it; `carried` is told what a step of a `scan` carries on.
+    """
+
+    __slots__ = ("carried", "done", "inside", "lane", "left", "plan", "values", "waits")
 
     def __init__(
         self,
@@ -67,6 +71,7 @@ class Frame:
         self.plan = plan
         self.lane = lane
         self.inside = inside
+        self.carried: Callable[[int, Any], None] | None = None
         self.done = done
         self.values: list[Any] = [*args, *itertools.repeat(None, plan.size - plan.inputs)]
         for value, constant in plan.constants.items():
@@ -76,18 +81,34 @@ class Frame:
 
 
 class Spread:
-    """A step that spreads into lanes: which of them have started, and what they gave."""
+    """A step that spreads into lanes: which of them have started, and what they gave.
 
-    __slots__ = ("done", "inputs", "inside", "left", "node", "outputs", "started")
+    `early` counts, for outputs that are given before lanes end, the lanes that are yet to give; `awaited`, for steps
+    that wait for such outputs only, how many.
+    """
 
-    def __init__(self, node: ir.Lanes, inside: tuple[Frame, int], done: Callable[[list[Any]], None]):
+    __slots__ = ("awaited", "early", "inputs", "inside", "left", "node", "outputs", "started")
+
+    def __init__(self, node: ir.Lanes, inside: tuple[Frame, int]):
         self.node = node
         self.inputs = _inputs(inside[0], node)
         self.inside = inside
-        self.done = done
         self.left = math.prod(node.sizes)
         self.started = 0
         self.outputs = [np.zeros((*node.sizes, *a.shape), a.dtype) for a in node.body.avals]
+        self.early = {n.position: self.left for n in node.body.nodes if isinstance(n, ir.Give)}
+        frame, index = inside
+        given = {node.outputs[k] for k in self.early}
+        self.awaited: dict[int, int] = {}
+        if given:
+            for follower in frame.plan.followers[index]:
+                needed = set(frame.plan.nodes[follower].inputs).intersection(node.outputs)
+                if needed <= given:
+                    self.awaited[follower] = len(needed)
+
+    def place(self, lane: Lane) -> tuple[int, ...]:
+        """Where a lane's outputs stand."""
+        return lane.index[len(lane.index) - len(self.node.sizes) :]
 
 
 class Sweep:
@@ -119,6 +140,9 @@ class Sweep:
         self._ready: list[tuple[Frame, int]] = []
         self._landed: list[tuple[asyncio.Task[Any], Callable[[Any], object], Callable[[BaseException], object]]] = []
         self._collected: dict[ir.Segment, list[tuple[Frame, int]]] = {}
+        self._waiting: dict[
+            tuple[Frame, int], list[tuple[Frame, int]]
+        ] = {}  # by the step that started without an input
         self._spreads: list[Spread] = []  # lanes that are yet to start; the deepest are last, and start first
         self._tasks: set[asyncio.Task[Any]] = set()
         self._pumping = False
@@ -192,25 +216,35 @@ class Sweep:
         lane: Lane,
         done: Callable[[list[Any]], None],
         inside: tuple[Frame, int] | None = None,
+        carried: Callable[[int, Any], None] | None = None,
     ) -> None:
         frame = Frame(plan, args, lane, done, inside)
+        frame.carried = carried
         if not frame.left:
             done([frame.values[v] for v in plan.outputs])
         for index in plan.first:
             self._ready.append((frame, index))
 
-    def _complete(self, frame: Frame, index: int, outputs: Sequence[Any]) -> None:
+    def _complete(self, frame: Frame, index: int, outputs: Sequence[Any], told: Collection[int] = ()) -> None:
+        """Ends a step; those who wait for it go on, but for some that were told before."""
         plan, values = frame.plan, frame.values
         for value, output in zip(plan.nodes[index].outputs, outputs, strict=True):
             values[value] = output
-        waits = frame.waits
-        for follower in plan.followers[index]:
-            waits[follower] -= 1
-            if not waits[follower]:
-                self._ready.append((frame, follower))
+        if index in plan.takers:
+            self._hand_in(frame, index)
+        followers = plan.followers[index]
+        self._go_on(frame, [f for f in followers if f not in told] if told else followers)
         frame.left -= 1
         if not frame.left:
             frame.done([values[v] for v in plan.outputs])
+
+    def _go_on(self, frame: Frame, followers: Iterable[int]) -> None:
+        """Tells steps that one they wait for is done."""
+        waits = frame.waits
+        for follower in followers:
+            waits[follower] -= 1
+            if not waits[follower]:
+                self._ready.append((frame, follower))
 
     def _fail(self, frame: Frame, index: int, error: BaseException, lane: Lane | None = None) -> None:
         """Ends a lane, the frame's own if no other is given, at a step."""
@@ -281,9 +315,13 @@ class Sweep:
             self._spreads.remove(spread)
         places = np.unravel_index(np.arange(start, stop), node.sizes)
         axes = [[k for k, m in enumerate(mine) if m] for mine in node.mapped]
-        rows = [x[tuple(places[k] for k in mine)] if mine else x for x, mine in zip(spread.inputs, axes, strict=True)]
+        late = node.late
+        rows = [
+            x[tuple(places[a] for a in mine)] if mine and k not in late else x
+            for k, (x, mine) in enumerate(zip(spread.inputs, axes, strict=True))
+        ]
         outer = spread.inside[0].lane
-        lanes = [Lane(outer.index + at, outer) for at in zip(*(p.tolist() for p in places), strict=True)]
+        lanes = [Lane(outer.index + at, spread) for at in zip(*(p.tolist() for p in places), strict=True)]
         go = functools.partial(self._lanes_start, spread, lanes, rows)
         if node.first is None:
             go([])
@@ -306,20 +344,66 @@ class Sweep:
 
     def _lanes_start(self, spread: Spread, lanes: list[Lane], rows: list[Any], computed: Sequence[np.ndarray]) -> None:
         node = spread.node
-        columns = [x if any(m) else itertools.repeat(x) for x, m in zip(rows, node.mapped, strict=True)]
+        whole = [k in node.late or not any(m) for k, m in enumerate(node.mapped)]
+        columns = [itertools.repeat(x) if w else x for x, w in zip(rows, whole, strict=True)]
         columns += computed
-        depth = len(spread.inside[0].lane.index)
         for lane, *args in reversed(list(zip(lanes, *columns))):  # noqa: B905  (shared inputs repeat for ever)
-            done = functools.partial(self._lane_done, spread, lane, lane.index[depth:])
-            self._enter(node.body, args, lane, done, spread.inside)
+            self._enter(node.body, args, lane, functools.partial(self._lane_done, spread, lane), spread.inside)
 
-    def _lane_done(self, spread: Spread, lane: Lane, at: tuple[int, ...], outputs: list[Any]) -> None:
+    def _lane_done(self, spread: Spread, lane: Lane, outputs: list[Any]) -> None:
+        at = spread.place(lane)
         for array, output in zip(spread.outputs, outputs, strict=True):
             array[at] = output
         self._fly(lane, False)
         spread.left -= 1
         if not spread.left:
-            spread.done(spread.outputs)
+            self._spread_done(spread)
+
+    def _give(self, frame: Frame, index: int, node: ir.Give) -> None:
+        """Gives one output of a lane; with the last lane's it is complete, for those who wait for it alone."""
+        value, position = frame.values[node.inputs[0]], node.position
+        if frame.carried is not None:
+            frame.carried(position, value)
+        else:
+            self._give_of_lane(frame.lane, position, value)
+        self._complete(frame, index, ())
+
+    def _give_of_lane(self, lane: Lane, position: int, value: Any) -> None:
+        spread = lane.spread
+        assert spread is not None
+        spread.outputs[position][spread.place(lane)] = value
+        spread.early[position] -= 1
+        if not spread.early[position]:
+            outer, step = spread.inside
+            value = outer.plan.nodes[step].outputs[position]
+            outer.values[value] = spread.outputs[position]
+            if step in outer.plan.takers:
+                self._hand_in(outer, step)
+            for follower in spread.awaited:
+                if value in outer.plan.nodes[follower].inputs:
+                    spread.awaited[follower] -= 1
+                    if not spread.awaited[follower]:
+                        self._go_on(outer, [follower])
+
+    def _take(self, frame: Frame, index: int, node: ir.Take) -> None:
+        """Takes an input that the lane, or the branch, has started without, or waits for it."""
+        assert frame.inside is not None
+        outer, step = frame.inside
+        holder = outer.plan.nodes[step]
+        value = outer.values[holder.inputs[node.position]]
+        if value is None:
+            self._waiting.setdefault(frame.inside, []).append((frame, index))
+            return
+        if isinstance(holder, ir.Lanes) and frame.lane.spread is not None:
+            places = zip(frame.lane.spread.place(frame.lane), holder.mapped[node.position], strict=True)
+            at = tuple(i for i, mapped in places if mapped)
+            value = value[at] if at else value
+        self._complete(frame, index, (value,))
+
+    def _hand_in(self, frame: Frame, made: int) -> None:
+        """Lets lanes and branches go on that wait for what a step has made."""
+        for index in frame.plan.takers[made]:
+            self._ready += self._waiting.pop((frame, index), ())
 
     # -- nodes -------------------------------------------------------------------------------------------------------
 
@@ -345,6 +429,10 @@ class Sweep:
                 self._while(frame, index, node)
             case ir.Lanes():
                 self._nested(frame, index, node)
+            case ir.Give():
+                self._give(frame, index, node)
+            case ir.Take():
+                self._take(frame, index, node)
 
     def _words(self, frame: Frame, index: int, node: ir.Words) -> None:
         try:
@@ -416,33 +504,52 @@ class Sweep:
             return
 
         steps = iter(order)
+        left = node.length
+        gives = any(isinstance(n, ir.Give) for n in node.body.nodes)
 
         def advance(carry: list[Any]) -> None:
             step = next(steps, None)
             if step is None:
-                finish(carry)
-            else:
-                args = [*constants, *carry, *(x[step] for x in xs)]
-                self._enter(node.body, args, frame.lane, functools.partial(stepped, step), (frame, index))
+                last[:] = carry
+                return
+            args = [*constants, *carry, *(x[step] for x in xs)]
+            given: dict[int, Any] = {}
 
-        def stepped(step: int, outputs: list[Any]) -> None:
-            ys[step] = outputs[node.carry :]
-            advance(outputs[: node.carry])
+            def carried(position: int, value: Any) -> None:
+                given[position] = value
+                if len(given) == node.carry:
+                    advance([given[k] for k in range(node.carry)])
 
-        advance(inputs[node.constants : node.constants + node.carry])
+            def stepped(outputs: list[Any]) -> None:
+                nonlocal left
+                ys[step] = outputs[node.carry :]
+                left -= 1
+                if not gives:
+                    advance(outputs[: node.carry])
+                if not left:
+                    finish(last)
+
+            self._enter(node.body, args, frame.lane, stepped, (frame, index), carried)
+
+        last = inputs[node.constants : node.constants + node.carry]
+        if node.length:
+            advance(list(last))
+        else:
+            finish(last)
 
     def _nested(self, frame: Frame, index: int, node: ir.Lanes) -> None:
-        def done(outputs: list[Any]) -> None:
-            self._fly(frame.lane, True)
-            self._complete(frame, index, outputs)
-
         self._fly(frame.lane, False)
-        spread = Spread(node, (frame, index), done)
+        spread = Spread(node, (frame, index))
         self._total += spread.left - 1
         if spread.left:
             self._spreads.append(spread)
         else:
-            spread.done(spread.outputs)
+            self._spread_done(spread)
+
+    def _spread_done(self, spread: Spread) -> None:
+        frame, index = spread.inside
+        self._fly(frame.lane, True)
+        self._complete(frame, index, spread.outputs, {step for step, left in spread.awaited.items() if not left})
 
     # -- segments ----------------------------------------------------------------------------------------------------
 

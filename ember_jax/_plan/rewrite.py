@@ -42,10 +42,18 @@ def has_effect(node: ir.Node) -> bool:
             return not node.function.pure
         case ir.Foreign():
             return bool(node.eqn.effects)
+        case ir.Give():
+            return True
         case ir.Segment():
             return any(leaves_xla(e.eqn) and bool(e.eqn.effects) for e in node.equations)
         case _:
             return any(has_effect(inner) for plan in plans_of(node) for inner in plan.nodes)
+
+
+def used(plan: ir.Plan, records: frozenset[int] = frozenset()) -> set[int]:
+    """The values that a plan's nodes read, and its outputs other than some."""
+    outputs = (v for i, v in enumerate(plan.outputs) if i not in records)
+    return {v for node in plan.nodes for v in node.inputs}.union(outputs)
 
 
 def renamed(node: ir.Node, name: Mapping[int, int]) -> ir.Node:
@@ -91,10 +99,13 @@ def lane_types(
 
 
 def in_order(nodes: Sequence[ir.Node]) -> list[ir.Node]:
-    """Nodes in an order in which each stands after those that make its inputs; otherwise as given."""
+    """Nodes in an order in which each stands after those that make its inputs; otherwise as given.
+
+    **Raises:** `ValueError` if they go in a circle.
+    """
     maker = {v: i for i, node in enumerate(nodes) for v in node.outputs}
     order: list[ir.Node] = []
-    done = [False] * len(nodes)
+    done, open_ = [False] * len(nodes), [False] * len(nodes)
     for start in range(len(nodes)):
         stack = [(start, False)]
         while stack:
@@ -106,6 +117,9 @@ def in_order(nodes: Sequence[ir.Node]) -> list[ir.Node]:
                 order.append(nodes[index])
                 continue
             stack.append((index, True))
+            open_[index] = True
             sources = {maker[v] for v in nodes[index].inputs if v in maker}
+            if any(open_[s] and not done[s] for s in sources):
+                raise ValueError(f"the steps of a plan wait for each other in a circle, at {nodes[index]!r:.200}")
             stack += [(s, False) for s in sorted(sources, reverse=True) if not done[s]]
     return order

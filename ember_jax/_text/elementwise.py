@@ -36,6 +36,11 @@ class ElementwiseOp(_callback.HostFunction):
     operands: tuple[Kind, ...]
     result: Literal["text"] | np.dtype
 
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The rank of each operand of one element; further leading axes are a batch."""
+        return tuple(_CORE_RANK[kind] for kind in self.operands)
+
     def __call__(self, *arrays: Any) -> Sequence[np.ndarray]:
         arrays = tuple(np.asarray(a) for a in arrays)
         kind = self.operands[0]

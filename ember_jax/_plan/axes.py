@@ -1,0 +1,641 @@
+"""One lane of a batched equation.
+
+Design note. `jax.vmap` of a plain function has batched its equations before a plan sees them: they compute all lanes at
+once, on arrays with an axis of lanes somewhere. Each still tells what it was before. Given the lanes' axis of each
+operand, a rule for the primitive names the lanes' axis of each result and the equation that is left without it. A rule
+claims one thing: entry k of the results, along their axis, depends on entry k of the operands along theirs, and on
+whole operands, as the smaller equation says. It claims that of any axis, so an axis that happens to be as long as there
+are lanes is never taken for theirs: only axes that were given are followed. Where a rule does not hold, or there is
+none, lanes cross.
+
+Axes mostly go forward, from operands to results. They go backward where an equation pairs lanes with an array that no
+lane varies but that has an entry for each: a constant which `vmap` has broadcast, a loop's first carry. Such an operand
+is asked for by lane. In the jaxpr that an equation holds, its maker is then asked to make one lane of it: a broadcast
+leaves the lanes' axis out, and of any other equation it is tried which operand, by lane, gives the result by lane.
+Variables only ever change from whole to by lane, so this comes to rest.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import jax
+from jax import lax
+from jax.extend import core as jex
+
+from .._types import is_key
+from .jaxprs import Environment, called, evaluate
+
+Axis = int | None
+Axes = Sequence[Axis]
+Params = Mapping[str, Any]
+_SAME: Params = {}
+T = TypeVar("T")
+
+
+class Crossing(Exception):
+    """A batched equation in which lanes meet, or of which it is not known that they do not."""
+
+
+@dataclass(frozen=True, eq=False)
+class OneLane:
+    """What one lane computes of a batched equation.
+
+    `inputs` holds, for each operand, the axis that is the lanes, of which a lane is given its entry, and `None` where
+    every lane is given the operand whole; `outputs` the axis that is the lanes of each result, and `None` where it is
+    the same in every lane. `run` computes one lane's results from one lane's operands, without that axis. Traceable.
+    """
+
+    inputs: tuple[Axis, ...]
+    outputs: tuple[Axis, ...]
+    run: Callable[..., list[Any]]
+
+
+def one_lane(eqn: jex.JaxprEqn, axes: Axes, size: int) -> OneLane:
+    """Takes a batched equation apart.
+
+    **Arguments:**
+
+    - `eqn`: the equation. It calls no Python.
+    - `axes`: the axis of each operand that is the lanes; `None` for one that no lane varies, and for a literal. At
+        least one is not `None`.
+    - `size`: the number of lanes.
+
+    **Returns:** the equation of one lane. Its `inputs` are `axes`, but for operands without lanes that have to be taken
+    by lane.
+
+    **Raises:** `Crossing`, if the equation does not keep lanes apart, or is not known to.
+    """
+    return _one_lane(eqn, axes, (None,) * len(eqn.outvars), size)
+
+
+def _one_lane(eqn: jex.JaxprEqn, axes: Axes, wanted: Axes, size: int) -> OneLane:
+    """`one_lane`, of which some results are wanted by lane, even if no operand has lanes."""
+    name = eqn.primitive.name
+    body = called(eqn)
+    if body is not None:
+        lane = _walk(body, axes, wanted, size)
+    elif name in _HOLDING:
+        lane = _HOLDING[name](eqn, axes, wanted, size)
+    elif all(a is None for a in axes):
+        lane = _backward(eqn, wanted, size)
+    else:
+        lane = _forward(eqn, axes, size)
+    _check(eqn, lane, wanted, size)
+    return lane
+
+
+def _forward(eqn: jex.JaxprEqn, axes: Axes, size: int) -> OneLane:
+    name = eqn.primitive.name
+    if name not in _PAIRED and name not in _SEVERAL:
+        raise Crossing(f"no rule for {name}")
+    return _SEVERAL.get(name, _paired)(eqn, axes, size)
+
+
+def _check(eqn: jex.JaxprEqn, lane: OneLane, wanted: Axes, size: int) -> None:
+    atoms, axes = (*eqn.invars, *eqn.outvars), (*lane.inputs, *lane.outputs)
+    if any(a is not None and _shape(v)[a] != size for v, a in zip(atoms, axes, strict=True)):
+        raise _crossing(eqn)
+    if not _fits(wanted, lane.outputs):
+        raise Crossing(f"{eqn.primitive.name} leaves lanes on another axis than its reader takes them from")
+    taken: dict[Any, Axis] = {}
+    for atom, axis in zip(eqn.invars, lane.inputs, strict=True):
+        if not isinstance(atom, jex.Literal) and taken.setdefault(atom, axis) != axis:
+            raise Crossing(f"{eqn.primitive.name} takes one operand in two ways, whole or by lane")
+
+
+_VERBS = {"reduce_sum": "adds up", "sort": "sorts", "reshape": "merges", "concatenate": "joins"}
+
+
+def _crossing(eqn: jex.JaxprEqn) -> Crossing:
+    return Crossing(f"{eqn.primitive.name} {_VERBS.get(eqn.primitive.name, 'works across')} lanes")
+
+
+# -- the equation without its lanes ----------------------------------------------------------------------------------
+
+
+def _shape(atom: Any) -> tuple[int, ...]:
+    return atom.aval.shape
+
+
+def _without(items: Sequence[Any], axis: Axis) -> tuple[Any, ...]:
+    """What is said of each axis, without one of them."""
+    return tuple(x for k, x in enumerate(items) if k != axis)
+
+
+def _lowered(dims: Iterable[int], axis: Axis) -> tuple[int, ...]:
+    """Some axes of an array, as they are numbered once it has lost one."""
+    return tuple(int(d) if axis is None else int(d) - (d > axis) for d in dims if d != axis)
+
+
+def _lane(
+    eqn: jex.JaxprEqn, inputs: Axes, outputs: Axes, params: Params = _SAME, units: Axes = (), dropped: Axis = None
+) -> OneLane:
+    """The lane that runs the equation, with some parameters changed.
+
+    Of whole operands, `units` are axes of length one to squeeze out, and `dropped` is one that a lane has no need of.
+    """
+    # The lane's arrays stay where they are: a sharding would name the axis that is gone.
+    unsharded = {k: None for k in ("sharding", "out_sharding") if k in eqn.params}
+    # Variables of their own: one that the program reads twice may be squeezed in one place and not in the other.
+    fresh = [v if isinstance(v, jex.Literal) else jex.Var(v.aval) for v in _without(eqn.invars, dropped)]
+    one = eqn.replace(invars=fresh, params={**eqn.params, **unsharded, **params})
+    units = _without(units or (None,) * len(inputs), dropped)
+
+    def run(*xs: Any) -> list[Any]:
+        kept = zip(_without(xs, dropped), units, strict=True)
+        return evaluate(one, [x if unit is None else lax.squeeze(x, (unit,)) for x, unit in kept])
+
+    return OneLane(tuple(inputs), tuple(outputs), run)
+
+
+def _kept(eqn: jex.JaxprEqn, inputs: Axes, output: int, params: Params = _SAME) -> OneLane:
+    """The lane that keeps its axis, with length one, because the primitive has no form without it."""
+    lane = _lane(eqn, inputs, (output,), params)
+
+    def run(*xs: Any) -> list[Any]:
+        one = [x if a is None else lax.expand_dims(x, (a,)) for x, a in zip(xs, inputs, strict=True)]
+        return [lax.squeeze(out, (output,)) for out in lane.run(*one)]
+
+    return dataclasses.replace(lane, run=run)
+
+
+def _common(eqn: jex.JaxprEqn, axes: Axes) -> int:
+    """The axis on which all operands that have lanes have them."""
+    lanes = {a for a in axes if a is not None}
+    if len(lanes) != 1:
+        raise Crossing(f"{eqn.primitive.name} pairs lanes with other lanes")
+    return lanes.pop()
+
+
+def _paired(eqn: jex.JaxprEqn, axes: Axes, size: int) -> OneLane:
+    """The lane of an equation that pairs its operands along the lanes' axis, and has them on one axis of its results.
+
+    A scalar has no part in that, nor an axis of length one, which stands for any length.
+    """
+    axis, shapes = _common(eqn, axes), [_shape(v) for v in eqn.invars]
+    found = _PAIRED[eqn.primitive.name](eqn, axis, size)
+    if found is None or any(shape and len(shape) <= axis for shape in shapes):
+        raise _crossing(eqn)
+    params, output = found
+    units = [axis if shape and shape[axis] == 1 and a is None else None for shape, a in zip(shapes, axes, strict=True)]
+    inputs = [axis if shape and unit is None else None for shape, unit in zip(shapes, units, strict=True)]
+    return _lane(eqn, inputs, (output,) * len(eqn.outvars), params, units)
+
+
+# -- rules of equations that pair lanes: how parameters change, and where the results have the lanes -----------------
+
+Found = tuple[Params, int] | None  # None: lanes cross
+
+
+def _elementwise(eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
+    return _SAME, axis
+
+
+def _batch(rank: int, eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
+    """What works on the last `rank` axes, in a batch over those before."""
+    return None if axis >= len(_shape(eqn.invars[0])) - rank else (_SAME, axis)
+
+
+def _fft(eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
+    return _batch(len(eqn.params["fft_lengths"]), eqn, axis, size)
+
+
+def _bitcast(eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
+    return None if axis == len(_shape(eqn.outvars[0])) else (_SAME, axis)  # the last axis became one number's bytes
+
+
+def _along(eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
+    """What goes along one axis, and leaves all axes where they are, or takes that one apart."""
+    key = "axis" if "axis" in eqn.params else "dimension"
+    along = eqn.params[key]
+    output = axis - (eqn.primitive.name == "unstack" and along < axis)
+    return None if axis == along else ({key: along - (along > axis)}, output)
+
+
+def _stack(eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
+    new = eqn.params["axis"]
+    output = axis + (new <= axis)
+    return {"axis": new - (new > output)}, output
+
+
+def _over(eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
+    """What goes over some axes, and removes them or, if it reverses, does not."""
+    key = "axes" if "axes" in eqn.params else "dimensions"
+    dims = eqn.params[key]
+    removed = 0 if eqn.primitive.name == "rev" else sum(d < axis for d in dims)
+    return None if axis in dims else ({key: _lowered(dims, axis)}, axis - removed)
+
+
+# What parameters with an entry for each axis say where nothing is done; for `limit_indices`, that is the axis' length.
+_IDLE = {"start_indices": 0, "limit_indices": -1, "strides": 1, "padding_config": (0, 0, 0), "reps": 1}
+_IDLE |= {"window_dimensions": 1, "window_strides": 1, "padding": (0, 0), "base_dilation": 1, "window_dilation": 1}
+
+
+def _axiswise(eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
+    """What does something of its own along each axis, and nothing along the lanes'."""
+    given = {k: eqn.params[k] for k in _IDLE if eqn.params.get(k) is not None}
+    idle = {**_IDLE, "limit_indices": size}
+    if any(entries[axis] != idle[k] for k, entries in given.items()):
+        return None
+    return {k: _without(entries, axis) for k, entries in given.items()}, axis
+
+
+@functools.cache
+def _threefry() -> Any:
+    return jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32")).dtype
+
+
+def _random(eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
+    """What is done with keys. Other implementations draw other numbers for a batch of keys than for each alone."""
+    avals: list[Any] = [v.aval for v in (*eqn.invars, *eqn.outvars)]
+    kinds = {aval.dtype for aval in avals if is_key(aval)}
+    if kinds != {_threefry()}:
+        raise Crossing(f"{eqn.primitive.name} may draw other numbers for a batch of {kinds.pop()} than for each alone")
+    divided = eqn.primitive.name == "random_gamma" and not _shape(eqn.invars[0])  # one key for all that is drawn
+    inside = axis >= len(_shape(eqn.outvars[0]))  # among a key's data
+    return None if divided or inside else (_SAME, axis)
+
+
+def _transpose(eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
+    permutation = eqn.params["permutation"]
+    return {"permutation": _lowered(permutation, axis)}, permutation.index(axis)
+
+
+def _broadcast(eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
+    dims, shape = eqn.params["broadcast_dimensions"], eqn.params["shape"]
+    output = int(dims[axis])
+    return {"shape": _without(shape, output), "broadcast_dimensions": _lowered(dims, output)}, output
+
+
+def _reshape(eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
+    dimensions, new = eqn.params["dimensions"], eqn.params["new_sizes"]
+    order = dimensions or range(len(_shape(eqn.invars[0])))  # it may transpose first
+    output = _survivor([_shape(eqn.invars[0])[d] for d in order], new, order.index(axis))
+    if output is None:
+        return None
+    return {"new_sizes": _without(new, output), "dimensions": dimensions and _lowered(order, axis)}, output
+
+
+def _survivor(old: Sequence[int], new: Sequence[int], axis: int) -> Axis:
+    """Where an axis lies after a reshape, if it is still one.
+
+    It is, where it is as long and as many numbers lie behind each of its entries. Several axes can be so if some have
+    length one or none; then the one with the same axes before it is meant.
+    """
+    if tuple(new[: axis + 1]) == tuple(old[: axis + 1]):
+        return axis
+    behind = math.prod(old[axis + 1 :])
+    found = [k for k, n in enumerate(new) if n == old[axis] and math.prod(new[k + 1 :]) == behind]
+    return found[0] if len(found) == 1 and math.prod(old) else None
+
+
+# -- rules of equations that have lanes in one of several ways: the axes of operands and result ----------------------
+
+
+def _fits(axes: Axes, way: Axes) -> bool:
+    return all(a is None or a == w for a, w in zip(axes, way, strict=True))
+
+
+def _way(eqn: jex.JaxprEqn, axes: Axes, ways: Iterable[tuple[Axis, ...]]) -> tuple[Axis, ...]:
+    """The only way, as the axes of operands and result, that has the operands' lanes where they are."""
+    fitting = [way for way in ways if _fits(axes, way[:-1])]
+    if len(fitting) != 1:
+        raise _crossing(eqn)
+    return fitting[0]
+
+
+def _others(atom: Any, *dims: int) -> list[int]:
+    return [d for d in range(len(_shape(atom))) if d not in dims]
+
+
+def _dot(eqn: jex.JaxprEqn, axes: Axes, size: int) -> OneLane:
+    (lc, rc), (lb, rb) = eqn.params["dimension_numbers"]
+    left, right = _others(eqn.invars[0], *lc, *lb), _others(eqn.invars[1], *rc, *rb)
+    ways: list[tuple[Axis, ...]] = [(*pair, k) for k, pair in enumerate(zip(lb, rb, strict=True))]
+    ways += [(d, None, len(lb) + k) for k, d in enumerate(left)]
+    ways += [(None, d, len(lb) + len(left) + k) for k, d in enumerate(right)]
+    l, r, out = _way(eqn, axes, ways)  # noqa: E741
+    numbers = ((_lowered(lc, l), _lowered(rc, r)), (_lowered(lb, l), _lowered(rb, r)))
+    return _lane(eqn, (l, r), (out,), {"dimension_numbers": numbers})
+
+
+def _gather(eqn: jex.JaxprEqn, axes: Axes, size: int) -> OneLane:
+    n = eqn.params["dimension_numbers"]
+    batch = _others(eqn.outvars[0], *n.offset_dims)
+    window = _others(eqn.invars[0], *n.collapsed_slice_dims, *n.operand_batching_dims)
+    pairs = zip(n.operand_batching_dims, n.start_indices_batching_dims, strict=True)
+    ways: list[tuple[Axis, ...]] = [(o, i, batch[i]) for o, i in pairs]
+    ways += [(o, None, d) for o, d in zip(window, n.offset_dims, strict=True) if o not in n.start_index_map]
+    ways += [(None, i, d) for i, d in enumerate(batch) if i not in n.start_indices_batching_dims]
+    operand, indices, out = _way(eqn, axes, ways)
+    numbers = n._replace(
+        offset_dims=_lowered(n.offset_dims, out),
+        collapsed_slice_dims=_lowered(n.collapsed_slice_dims, operand),
+        start_index_map=_lowered(n.start_index_map, operand),
+        operand_batching_dims=_lowered(n.operand_batching_dims, operand),
+        start_indices_batching_dims=_lowered(n.start_indices_batching_dims, indices),
+    )
+    sizes = _without(eqn.params["slice_sizes"], operand)
+    return _lane(eqn, (operand, indices), (out,), {"dimension_numbers": numbers, "slice_sizes": sizes})
+
+
+def _scatter(eqn: jex.JaxprEqn, axes: Axes, size: int) -> OneLane:
+    n = eqn.params["dimension_numbers"]
+    batch = _others(eqn.invars[2], *n.update_window_dims)
+    window = _others(eqn.invars[0], *n.inserted_window_dims, *n.operand_batching_dims)
+    pairs = zip(n.operand_batching_dims, n.scatter_indices_batching_dims, strict=True)
+    moved = n.scatter_dims_to_operand_dims
+    ways: list[tuple[Axis, ...]] = [(o, i, batch[i], o) for o, i in pairs]
+    ways += [(o, None, u, o) for o, u in zip(window, n.update_window_dims, strict=True) if o not in moved]
+    operand, indices, updates, out = _way(eqn, axes, ways)
+    numbers = n._replace(
+        update_window_dims=_lowered(n.update_window_dims, updates),
+        inserted_window_dims=_lowered(n.inserted_window_dims, operand),
+        scatter_dims_to_operand_dims=_lowered(moved, operand),
+        operand_batching_dims=_lowered(n.operand_batching_dims, operand),
+        scatter_indices_batching_dims=_lowered(n.scatter_indices_batching_dims, indices),
+    )
+    return _lane(eqn, (operand, indices, updates), (out,), {"dimension_numbers": numbers})
+
+
+def _dynamic(eqn: jex.JaxprEqn, axes: Axes, size: int) -> OneLane:
+    """A slice whose start is an operand for each axis, after the array, or the array and its update."""
+    arrays = 1 if "slice_sizes" in eqn.params else 2
+    axis, extent = _common(eqn, axes), _shape(eqn.outvars[0] if arrays == 1 else eqn.invars[1])
+    sizes = {"slice_sizes": _without(extent, axis)} if arrays == 1 else _SAME
+    inputs = [axis if k < arrays else None for k in range(len(axes))]
+    # All of an axis can only start at its start.
+    return _lane(eqn, inputs, (axis,), sizes, dropped=arrays + axis)
+
+
+def _triangular(eqn: jex.JaxprEqn, axes: Axes, size: int) -> OneLane:
+    """Lanes are a batch, or, of right-hand sides for one matrix, its columns."""
+    rank = len(_shape(eqn.invars[1]))
+    column = rank - 1 if eqn.params["left_side"] else rank - 2
+    if tuple(axes) == (None, column):
+        return _kept(eqn, axes, column)
+    return _paired(eqn, axes, size)
+
+
+def _convolution(eqn: jex.JaxprEqn, axes: Axes, size: int) -> OneLane:
+    """Lanes are the batch, or the kernels, or, of inputs each with its own kernel, the feature groups."""
+    n, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
+    (batch, feature, *_), (kernel, *_), (out_batch, out_feature, *_) = n.lhs_spec, n.rhs_spec, n.out_spec
+    ways: list[tuple[Axis, ...]] = [(batch, None, out_batch)]
+    if axes[0] is None and groups == 1:
+        ways.append((None, kernel, out_feature))
+    elif groups == size:
+        ways.append((feature, kernel, out_feature))
+    lhs, rhs, out = _way(eqn, axes, ways if eqn.params["batch_group_count"] == 1 else ())
+    assert out is not None
+    return _kept(eqn, (lhs, rhs), out, {"feature_group_count": 1 if lhs == feature else groups})
+
+
+# -- equations that hold jaxprs, and walking these -------------------------------------------------------------------
+
+
+def _walk(closed: jex.ClosedJaxpr, axes: Axes, wanted: Axes, size: int) -> OneLane:
+    """One lane of a jaxpr, of which some results are wanted by lane."""
+    jaxpr = closed.jaxpr
+    lanes: dict[Any, int] = {}  # the variables that are taken by lane
+
+    def take(atoms: Sequence[Any], by: Axes) -> None:
+        for atom, axis in zip(atoms, by, strict=True):
+            if axis is not None and not isinstance(atom, jex.Literal):
+                lanes.setdefault(atom, axis)
+
+    def read(atoms: Sequence[Any]) -> tuple[Axis, ...]:
+        return tuple(None if isinstance(atom, jex.Literal) else lanes.get(atom) for atom in atoms)
+
+    take((*jaxpr.invars, *jaxpr.outvars), (*axes, *wanted))
+    steps: list[OneLane] = []
+    again = True
+    while again:
+        again, steps = False, []
+        for eqn in jaxpr.eqns:
+            before = read(eqn.invars)
+            steps.append(_step(eqn, before, read(eqn.outvars), size))
+            take((*eqn.invars, *eqn.outvars), (*steps[-1].inputs, *steps[-1].outputs))
+            again |= steps[-1].inputs != before  # an operand was whole for the equations before this
+    if any(v in lanes for v in jaxpr.constvars):
+        raise Crossing("a constant has an entry for each lane")
+    if not _fits(wanted, read(jaxpr.outvars)):
+        raise Crossing("lanes lie on another axis than they are taken from")
+
+    def run(*xs: Any) -> list[Any]:
+        values = Environment(closed, xs)
+        for eqn, step in zip(jaxpr.eqns, steps, strict=True):
+            values.write(eqn.outvars, step.run(*values.read(eqn.invars)))
+        return values.read(jaxpr.outvars)
+
+    return OneLane(read(jaxpr.invars), read(jaxpr.outvars), run)
+
+
+def _step(eqn: jex.JaxprEqn, axes: Axes, wanted: Axes, size: int) -> OneLane:
+    """One lane of an equation in a jaxpr, which may have nothing to do with lanes."""
+    if any(a is not None for a in (*axes, *wanted)):
+        return _one_lane(eqn, axes, wanted, size)
+    if eqn.effects:  # each lane would repeat it
+        raise Crossing(f"{eqn.primitive.name} has an effect")
+    return OneLane(tuple(axes), tuple(wanted), lambda *xs: evaluate(eqn, xs))
+
+
+def _backward(eqn: jex.JaxprEqn, wanted: Axes, size: int) -> OneLane:
+    """One lane of an equation whose operands have none, but whose results have an entry for each lane."""
+    free = _spread(eqn, wanted)
+    if free is not None:
+        return free
+    for k, atom in enumerate(eqn.invars):
+        for axis, length in enumerate(_shape(atom)):
+            if length == size:
+                try:
+                    lane = _forward(eqn, [axis if i == k else None for i in range(len(eqn.invars))], size)
+                except Crossing:
+                    continue
+                if _fits(wanted, lane.outputs):
+                    return lane
+    raise Crossing(f"{eqn.primitive.name} makes an entry for each lane that is not the lane's alone")
+
+
+def _spread(eqn: jex.JaxprEqn, wanted: Axes) -> OneLane | None:
+    """One lane of what repeats the same along the lanes' axis: it is not repeated."""
+    axis = wanted[0]
+    if axis is None or eqn.primitive.name not in ("broadcast_in_dim", "iota"):
+        return None
+    shape = _without(eqn.params["shape"], axis)
+    if eqn.primitive.name == "iota":
+        dim = eqn.params["dimension"]
+        return None if dim == axis else _lane(eqn, (), wanted, {"shape": shape, "dimension": dim - (dim > axis)})
+    dims = [int(d) for d in eqn.params["broadcast_dimensions"]]
+    unit = dims.index(axis) if axis in dims else None
+    if unit is not None and _shape(eqn.invars[0])[unit] != 1:
+        return None
+    return _lane(eqn, (None,), wanted, {"shape": shape, "broadcast_dimensions": _lowered(dims, axis)}, (unit,))
+
+
+def _merged(*sides: Axes) -> list[Axis]:
+    """Axes that must agree, since each thing here is one value."""
+    merged: list[Axis] = []
+    for axes in zip(*sides, strict=True):
+        found = {a for a in axes if a is not None}
+        if len(found) > 1:
+            raise Crossing("control flow has the lanes of one value on different axes")
+        merged.append(found.pop() if found else None)
+    return merged
+
+
+def _settled(axes: list[Axis], turn: Callable[[list[Axis]], tuple[list[Axis], T]]) -> tuple[list[Axis], T]:
+    """The axes at which a turn of control flow adds no more, and what that turn found."""
+    while True:
+        new, found = turn(axes)
+        if new == axes:
+            return axes, found
+        axes = new
+
+
+def _traced(lane: OneLane, closed: jex.ClosedJaxpr) -> jex.ClosedJaxpr:
+    """The jaxpr of one lane of a jaxpr."""
+    avals = [
+        jax.ShapeDtypeStruct(_without(aval.shape, a), aval.dtype, weak_type=aval.weak_type)
+        for aval, a in zip(closed.in_avals, lane.inputs, strict=True)
+    ]
+    return jax.make_jaxpr(lane.run)(*avals)
+
+
+def _controlled(eqn: jex.JaxprEqn, inputs: Axes, outputs: Axes, bodies: Callable[[], dict[str, Any]]) -> OneLane:
+    """The lane of an equation that runs others; their jaxprs are traced when it is."""
+    return OneLane(tuple(inputs), tuple(outputs), lambda *xs: _lane(eqn, inputs, outputs, bodies()).run(*xs))
+
+
+def _separate(eqn: jex.JaxprEqn, axes: Axes, wanted: Axes, size: int) -> OneLane:
+    """What hands its operands on, which have nothing to do with each other."""
+    if any(device is not None for device in eqn.params.get("devices", ())):
+        raise Crossing(f"no rule for {eqn.primitive.name} to a device")
+    both = _merged(axes, wanted)
+    return _lane(eqn, both, both)
+
+
+def _cond(eqn: jex.JaxprEqn, axes: Axes, wanted: Axes, size: int) -> OneLane:
+    """A branch that all lanes take; where they differ, JAX has made a `select_n` of it."""
+    branches, count = eqn.params["branches"], len(axes) - 1
+
+    def turn(both: list[Axis]) -> tuple[list[Axis], list[OneLane]]:
+        lanes = [_walk(branch, both[:count], both[count:], size) for branch in branches]
+        return _merged(*([*lane.inputs, *lane.outputs] for lane in lanes)), lanes
+
+    both, lanes = _settled([*axes[1:], *wanted], turn)
+    bodies = lambda: {"branches": tuple(_traced(w, b) for w, b in zip(lanes, branches, strict=True))}
+    return _controlled(eqn, (None, *both[:count]), both[count:], bodies)
+
+
+def _scan(eqn: jex.JaxprEqn, axes: Axes, wanted: Axes, size: int) -> OneLane:
+    """A `scan`, whose steps have the lanes one axis further left in what is scanned over."""
+    consts, carries, body = eqn.params["num_consts"], eqn.params["num_carry"], eqn.params["jaxpr"]
+    first, count = consts + carries, len(axes)
+    if 0 in (*axes[first:], *wanted[carries:]):
+        raise _crossing(eqn)
+    inner = lambda axes: [None if a is None else a - 1 for a in axes]
+    outer = lambda axes: [None if a is None else a + 1 for a in axes]
+
+    def turn(both: list[Axis]) -> tuple[list[Axis], OneLane]:
+        lane = _walk(body, both[:count], both[count:], size)
+        carry = _merged(lane.inputs[consts:first], lane.outputs[:carries])
+        return [*lane.inputs[:consts], *carry, *lane.inputs[first:], *carry, *lane.outputs[carries:]], lane
+
+    start = [*axes[:first], *inner(axes[first:]), *wanted[:carries], *inner(wanted[carries:])]
+    both, lane = _settled(start, turn)
+    inputs = [*both[:first], *outer(both[first:count])]
+    outputs = [*lane.outputs[:carries], *outer(lane.outputs[carries:])]
+    return _controlled(eqn, inputs, outputs, lambda: {"jaxpr": _traced(lane, body)})
+
+
+def _while(eqn: jex.JaxprEqn, axes: Axes, wanted: Axes, size: int) -> OneLane:
+    """A loop that all lanes leave at once, or one that each leaves when its own condition says so.
+
+    The latter is what `vmap` makes of a condition that differs: one that is an array, whose axes are the first axes of
+    all that is carried, and which leaves alone the entries that are done.
+    """
+    test, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
+    tests, start = eqn.params["cond_nconsts"], eqn.params["cond_nconsts"] + eqn.params["body_nconsts"]
+    rank = len(test.out_avals[0].shape)
+
+    def turn(now: list[Axis]) -> tuple[list[Axis], tuple[OneLane, OneLane]]:
+        carry = now[start:]
+        own = {a for a in carry if a is not None and a < rank}
+        if len(own) > 1:
+            raise _crossing(eqn)
+        tested = _walk(test, [*now[:tests], *carry], [*own] or [None], size)
+        stepped = _walk(body, now[tests:], carry, size)
+        each = [tested.outputs[0]] * len(carry)  # what leaves by lane is carried by lane
+        carry = _merged(tested.inputs[tests:], stepped.inputs[start - tests :], stepped.outputs, each)
+        return [*tested.inputs[:tests], *stepped.inputs[: start - tests], *carry], (tested, stepped)
+
+    now, (tested, stepped) = _settled([*axes[:start], *_merged(axes[start:], wanted)], turn)
+    bodies = lambda: {"cond_jaxpr": _traced(tested, test), "body_jaxpr": _traced(stepped, body)}
+    return _controlled(eqn, now, now[start:], bodies)
+
+
+def _solve(eqn: jex.JaxprEqn, axes: Axes, wanted: Axes, size: int) -> OneLane:
+    """`custom_linear_solve`, of which only the solver runs; the rest is for derivatives."""
+    lengths, solver = eqn.params["const_lengths"], eqn.params["jaxprs"].solve
+    start = lengths.matvec + lengths.vecmat
+    used = [*range(start, start + lengths.solve), *range(sum(lengths), len(axes))]
+    lane = _walk(solver, [axes[i] for i in used], wanted, size)
+    inputs = list(axes)
+    for i, axis in zip(used, lane.inputs, strict=True):
+        inputs[i] = axis
+    return OneLane(tuple(inputs), lane.outputs, lambda *xs: lane.run(*(xs[i] for i in used)))
+
+
+_HOLDING: dict[str, Callable[[jex.JaxprEqn, Axes, Axes, int], OneLane]] = {
+    "device_put": _separate,
+    "optimization_barrier": _separate,
+    "cond": _cond,
+    "scan": _scan,
+    "while": _while,
+    "custom_linear_solve": _solve,
+}
+
+_FAMILIES: tuple[tuple[Callable[[jex.JaxprEqn, int, int], Found], str], ...] = (
+    (
+        _elementwise,
+        "abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz complex "
+        "conj convert_element_type copy cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge "
+        "gt igamma igamma_grad_a igammac imag integer_pow is_finite le le_to lgamma log log1p logistic lt lt_to max "
+        "min mul mulhi name ne neg nextafter not or polygamma population_count pow real reduce_precision "
+        "regularized_incomplete_beta rem round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical "
+        "sign sin sinh sqrt square stop_gradient sub tan tanh threefry2x32 xor zeta",
+    ),
+    (_along, "concatenate cumlogsumexp cummax cummin cumprod cumsum sort split top_k unstack"),
+    (_over, "argmax argmin reduce reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum reduce_xor"),
+    (_over, "rev squeeze"),
+    (_axiswise, "pad reduce_window_max reduce_window_min reduce_window_sum slice tile"),
+    (
+        _random,
+        "random_bits random_clone random_fold_in random_gamma random_seed random_split random_unwrap random_wrap",
+    ),
+    (functools.partial(_batch, 1), "lu_pivots_to_permutation tridiagonal_solve"),
+    (functools.partial(_batch, 2), "cholesky eig eigh hessenberg householder_product lu ormqr qr schur svd"),
+    (functools.partial(_batch, 2), "symmetric_product triangular_solve tridiagonal"),
+    (_bitcast, "bitcast_convert_type"),
+    (_broadcast, "broadcast_in_dim"),
+    (_fft, "fft"),
+    (_reshape, "reshape"),
+    (_stack, "stack"),
+    (_transpose, "transpose"),
+)
+_PAIRED = {name: rule for rule, names in _FAMILIES for name in names.split()}
+
+_SEVERAL: dict[str, Callable[[jex.JaxprEqn, Axes, int], OneLane]] = {
+    "conv_general_dilated": _convolution,
+    "dot_general": _dot,
+    "dynamic_slice": _dynamic,
+    "dynamic_update_slice": _dynamic,
+    "gather": _gather,
+    "triangular_solve": _triangular,
+    **dict.fromkeys(["scatter", "scatter-add", "scatter-max", "scatter-min", "scatter-mul", "scatter-sub"], _scatter),
+}

@@ -1,0 +1,178 @@
+"""Moves calls that only one side of a choice needs into a branch, so that a lane makes them only if it takes that side.
+
+Design note. `vmap` of a `cond` runs all branches and selects. In a lane's body the selection has one index, so the
+branch can be had back: a step of which every use is on one side of a selection, through however many other steps, goes
+into that side. Only selections by an integer are `cond`s and `switch`es; `jnp.where` selects by a boolean, and computes
+both sides at once, as it says.
+
+A call's result is also recorded for the replay, which selects again. What is recorded of a side that was not taken is
+never looked at, so records alone are no use of a step, and are filled with zeros. (Derivatives do not see the filling:
+JAX takes them of a batched `cond` with every operand of the other sides held still.)
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from .. import ir, rewrite
+
+# On which sides of which selections a value is used: pairs of a selection's index and a side.
+_Sides = frozenset[tuple[int, int]]
+
+
+def sink(plan: ir.Plan, records: frozenset[int] = frozenset()) -> ir.Plan:
+    """A plan whose selections between calls are branches. Nodes are one for each equation.
+
+    **Arguments:**
+
+    - `plan`: the plan.
+    - `records`: which outputs are only kept for the replay.
+    """
+    uses = _Uses(plan, records)
+    for index in dict.fromkeys(uses.selections.values()):
+        branch = _branch(plan, uses, index, records)
+        if branch is not None:
+            return sink(branch, records)
+    return plan
+
+
+class _Uses:
+    """Which nodes select between sides, and on which sides nodes are used."""
+
+    def __init__(self, plan: ir.Plan, records: frozenset[int]):
+        self.selections = dict(_selections(plan))
+        self.sides: dict[ir.Node, _Sides] = {}
+        used: dict[int, _Sides] = {v: frozenset() for i, v in enumerate(plan.outputs) if i not in records}
+
+        def use(value: int, sides: _Sides) -> None:
+            used[value] = used[value] & sides if value in used else sides
+
+        for node in reversed(plan.nodes):
+            sides = [used[v] for v in node.outputs if v in used]
+            mine = frozenset.intersection(*sides) if sides and not rewrite.has_effect(node) else frozenset()
+            self.sides[node] = mine
+            if node in self.selections:
+                index = self.selections[node]
+                for side, value in enumerate(_arms(node)):
+                    if value is not None:
+                        use(value, mine | {(index, side)})
+                use(index, mine)
+            else:
+                for value in node.inputs:
+                    use(value, mine)
+
+
+def _selections(plan: ir.Plan) -> Iterator[tuple[ir.Node, int]]:
+    """The nodes that select by one integer, with the value that it is."""
+    spread: dict[int, int] = {}  # a copy of a scalar for each element -> the scalar
+    for node in plan.nodes:
+        if not isinstance(node, ir.Segment):
+            continue
+        (equation,) = node.equations
+        first = equation.inputs[0] if equation.inputs else None
+        if first is None:
+            continue
+        if equation.eqn.primitive.name == "broadcast_in_dim":
+            spread[node.outputs[0]] = spread.get(first, first)
+        elif equation.eqn.primitive.name == "select_n":
+            index = spread.get(first, first)
+            if plan.types[index].ndim == 0 and plan.types[index].dtype == np.int32:
+                yield node, index
+
+
+def _arms(node: ir.Node) -> tuple[int | None, ...]:
+    """What a selection selects from; `None` is a literal."""
+    assert isinstance(node, ir.Segment)
+    return node.equations[0].inputs[1:]
+
+
+def _branch(plan: ir.Plan, uses: _Uses, index: int, records: frozenset[int]) -> ir.Plan | None:
+    """The plan with the selections by one index as a branch; `None` if no call goes into it."""
+    chosen = [node for node, i in uses.selections.items() if i == index]
+    arms = len(_arms(chosen[0]))
+    chosen = [n for n in chosen if len(_arms(n)) == arms and None not in _arms(n)]
+    sunk = {node: side for node, sides in uses.sides.items() for i, side in sides if i == index}
+    chosen = _kept_together(plan, chosen, sunk)
+    if not any(isinstance(n, ir.Call | ir.Lanes | ir.Branch | ir.Loop | ir.Scan) for n in sunk):
+        return None
+    chosen = [node for node in chosen if node not in sunk]
+    if not chosen:
+        return None
+    made = {v: side for node, side in sunk.items() for v in node.outputs}
+    rest = [node for node in plan.nodes if node not in sunk and node not in chosen]
+    kept = [v for v in made if v in plan.outputs]
+    inner = [node for node in plan.nodes if node in sunk]
+    read = (*(v for n in inner for v in n.inputs), *(v for n in chosen for v in _arms(n) if v is not None))
+    selected = {n.outputs[0] for n in chosen}
+    given = [v for v in dict.fromkeys(read) if v not in made and v not in plan.constants and v not in selected]
+    branches = tuple(_side(plan, side, inner, sunk, chosen, given, kept) for side in range(arms))
+    branch = ir.Branch((index, *given), (*(n.outputs[0] for n in chosen), *kept), "", branches)
+    return dataclasses.replace(plan, nodes=tuple(rewrite.in_order([*rest, branch])))
+
+
+def _kept_together(plan: ir.Plan, chosen: list[ir.Node], sunk: dict[ir.Node, int]) -> list[ir.Node]:
+    """The selections that one branch makes. What depends on them from outside it is not part of it, nor its needs."""
+    while True:
+        inside = {*chosen, *sunk}
+        out = {v for n in chosen if n not in sunk for v in n.outputs}  # and what steps outside make of it
+        needed: set[int] = set()
+        after: set[int] = set()
+        for node in plan.nodes:
+            if node not in inside:
+                needed.update(node.inputs)
+                if not (out | after).isdisjoint(node.inputs):
+                    after.update(node.outputs)
+        late = [n for n in inside if not after.isdisjoint(n.inputs)]
+        late += [n for n in sunk if not needed.isdisjoint(n.outputs)]
+        if not late:
+            return chosen
+        for node in late:
+            sunk.pop(node, None)
+        chosen = [n for n in chosen if n not in late]
+
+
+def _side(
+    plan: ir.Plan,
+    side: int,
+    inner: Sequence[ir.Node],
+    sunk: Mapping[ir.Node, int],
+    chosen: Sequence[ir.Node],
+    given: Sequence[int],
+    kept: Sequence[int],
+) -> ir.Plan:
+    """One side of a branch: its steps, what is selected of them, and its records."""
+    name = {v: i for i, v in enumerate(given)}
+    types = [plan.types[v] for v in given]
+    constants: dict[int, np.ndarray] = {}
+    zero: dict[int, np.ndarray] = {}
+
+    def new(value: int) -> int:
+        types.append(plan.types[value])
+        return len(types) - 1
+
+    for value, constant in plan.constants.items():
+        name[value] = new(value)
+        constants[name[value]] = constant
+    nodes: list[ir.Node] = []
+    selections = {n.outputs[0]: _arms(n)[side] for n in chosen}
+
+    def read(value: int) -> int:
+        while value in selections:  # selected on this very side
+            value = selections[value]  # type: ignore[assignment]
+        return name[value]
+
+    for node in inner:
+        if sunk[node] == side:
+            name.update((v, new(v)) for v in node.outputs)
+            nodes.append(
+                rewrite.renamed(node, {**{v: read(v) for v in node.inputs}, **{v: name[v] for v in node.outputs}})
+            )
+    for value in kept:
+        if value not in name:
+            aval = plan.types[value]
+            name[value] = new(value)
+            zero[name[value]] = np.zeros(aval.shape, aval.dtype)
+    outputs = (*(read(n.outputs[0]) for n in chosen), *(name[v] for v in kept))
+    inside = ir.Plan(len(given), tuple(types), {**constants, **zero}, tuple(nodes), outputs)
+    return sink(inside, frozenset(range(len(chosen), len(outputs))))

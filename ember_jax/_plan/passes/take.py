@@ -1,0 +1,78 @@
+"""Lets lanes and branches start before all that they are given is there, where something can be done until it is.
+
+Design note. A step that no lane varies stands outside the lanes and is an input to them; a rubric, asked for once, that
+every lane's second call is given. To start the lanes when it is there would put it before their first calls. So they
+start without it, and take it by a step of their own, behind which stands only what needs it. What all calls of a lane
+need anyhow is waited for outside, once. A branch starts when it is known which: `cond(up, lambda: strong(question),
+lambda: draft)` asks the strong model while the draft is written.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from .. import ir, rewrite
+
+
+def take(plan: ir.Plan) -> ir.Plan:
+    """A plan whose lanes and branches start without inputs that not all of their calls need."""
+    waits: dict[int, int] = {}  # value -> the steps that take time which it waits for, as bits
+    nodes: list[ir.Node] = []
+    timed = 0
+    for node in plan.nodes:
+        before = [waits.get(v, 0) for v in node.inputs]
+        waited = 0
+        for bits in before:
+            waited |= bits
+        if not isinstance(node, ir.Segment | ir.Words):
+            waited |= 1 << timed
+            timed += 1
+        waits.update(dict.fromkeys(node.outputs, waited))
+        nodes.append(_taking(rewrite.with_plans(node, take), before))
+    return dataclasses.replace(plan, nodes=tuple(nodes))
+
+
+def _taking(node: ir.Node, waits: Sequence[int]) -> ir.Node:
+    match node:
+        case ir.Lanes():
+            late = _later(waits, _needed_by_all(node.body))
+            return dataclasses.replace(node, body=_with_takes(node.body, late, 0), late=late) if late else node
+        case ir.Branch():
+            late = _later(waits, {0})
+            branches = tuple(_with_takes(branch, late, 1) for branch in node.branches)
+            return dataclasses.replace(node, branches=branches, late=late) if late else node
+        case _:
+            return node
+
+
+def _later(waits: Sequence[int], first: set[int]) -> frozenset[int]:
+    """The inputs that may come later than some which have to be waited for."""
+    before = 0
+    for position in first:
+        before |= waits[position]
+    return frozenset(k for k, waited in enumerate(waits) if k not in first and waited & ~before)
+
+
+def _needed_by_all(body: ir.Plan) -> set[int]:
+    """The inputs on which every step that takes time depends."""
+    inputs = {v: 1 << v for v in range(body.inputs)}  # value -> the inputs it depends on, as bits
+    common = (1 << body.inputs) - 1
+    for node in body.nodes:
+        needed = 0
+        for value in node.inputs:
+            needed |= inputs.get(value, 0)
+        inputs.update(dict.fromkeys(node.outputs, needed))
+        if not isinstance(node, ir.Segment | ir.Words):
+            common &= needed
+    return {v for v in range(body.inputs) if common >> v & 1}
+
+
+def _with_takes(body: ir.Plan, late: frozenset[int], skipped: int) -> ir.Plan:
+    """A plan that takes some of its inputs when they are there; `skipped` inputs of the node do not go into it."""
+    used = rewrite.used(body)
+    taken = [k for k in sorted(late) if k - skipped in used]
+    name = {k - skipped: body.size + i for i, k in enumerate(taken)}
+    takes = [ir.Take((), (name[k - skipped],), "", k) for k in taken]
+    nodes = [dataclasses.replace(rewrite.renamed(n, name), outputs=n.outputs) for n in body.nodes]
+    types = (*body.types, *(body.types[k - skipped] for k in taken))
+    outputs = tuple(name.get(v, v) for v in body.outputs)
+    return dataclasses.replace(body, nodes=(*takes, *nodes), types=types, outputs=outputs)

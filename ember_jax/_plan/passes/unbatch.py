@@ -1,0 +1,410 @@
+"""Takes batched steps apart into lanes again, so that each lane flows from call to call at its own pace.
+
+Design note. An inner `jax.vmap` over a plain function leaves a batched program: calls in batches, lanes of operators,
+and between them equations on arrays that have the lanes' axis somewhere. Each such step waits for the slowest lane of
+the one before, for no reason of the data. So the lanes' axis is followed from every batch of calls through the steps
+that keep lanes apart (`axes.py` has a rule for each primitive); steps that it connects become one step, the lanes of a
+body in which the axis is gone. What lets lanes meet, or is not known not to, is left as it is, waits for all of them,
+and is named by the lanes' `meets`.
+
+What comes back from where lanes met waits for those lanes, so it cannot be part of them: steps after it are lanes of
+their own. Nothing else waits longer than it did, see `give.py` and `take.py`.
+
+Axes are taken off one by one, the outermost first: what is left inside is batched along the next one only.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .. import ir, rewrite
+from ..axes import Crossing, OneLane, one_lane
+from ..builder import Builder
+from .merge import merge
+from .sink import sink
+
+
+def unbatch(plan: ir.Plan, records: frozenset[int] = frozenset()) -> ir.Plan:
+    """A plan whose batched steps are lanes.
+
+    **Arguments:**
+
+    - `plan`: one node for each equation.
+    - `records`: which outputs are only kept for the replay, where they are used as the plan itself uses them.
+    """
+    for size in dict.fromkeys(filter(None, map(_size, plan.nodes))):
+        plan = _Axis(plan, size).rewritten(records)
+    used = rewrite.used(plan, records)
+    return dataclasses.replace(plan, nodes=tuple(_unbatched(node, used) for node in plan.nodes))
+
+
+def _unbatched(node: ir.Node, used: set[int]) -> ir.Node:
+    """A node whose own plans are unbatched. Their outputs are records where its outputs are."""
+    if isinstance(node, ir.Branch | ir.Lanes):
+        records = frozenset(i for i, v in enumerate(node.outputs) if v not in used)
+    elif isinstance(node, ir.Scan):
+        records = frozenset(i for i, v in enumerate(node.outputs) if v not in used and i >= node.carry)
+    else:
+        records = frozenset()
+    return rewrite.with_plans(node, functools.partial(unbatch, records=records))
+
+
+def _size(node: ir.Node) -> int | None:
+    """The number of lanes of calls that are made in a batch."""
+    match node:
+        case ir.Call() if node.batch:
+            return node.batch[0]
+        case ir.Lanes():
+            return node.sizes[0]
+        case _:
+            return None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """A node that keeps lanes apart: the axis of each input that is theirs, and the one of all outputs."""
+
+    node: ir.Node
+    wants: Mapping[int, int]
+    gives: tuple[int, ...]
+    lane: OneLane | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class _Group:
+    """Steps whose lanes flow into each other; `calls` counts those that take time.
+
+    `after` are the groups whose lanes have to meet for it, and `into` the group that it has become part of.
+    """
+
+    steps: list[int]
+    after: "set[_Group]"
+    calls: int = 0
+    into: "_Group | None" = None
+
+    def now(self) -> "_Group":
+        """The group that it is part of."""
+        return self if self.into is None else self.into.now()
+
+    def waits_for(self, others: "set[_Group]") -> bool:
+        """Whether any of some groups has to be done before it can be."""
+        seen: set[_Group] = set()
+        stack = [self.now()]
+        while stack:
+            group = stack.pop()
+            if group in others:
+                return True
+            if group not in seen:
+                seen.add(group)
+                stack += (g.now() for g in group.after)
+        return False
+
+
+def _joined(before: list[_Group], after: set[_Group]) -> _Group:
+    """The group of a step which goes on with the lanes of some groups, and needs all lanes of others.
+
+    They become one, unless one would then have to wait for itself.
+    """
+    together = {group.now() for group in before}
+    outside = after.union(*(group.after for group in together))
+    if not together or any(group.waits_for(together) for group in outside):
+        return _Group([], {*after, *before})
+    joined = _Group([i for group in together for i in group.steps], outside, sum(g.calls for g in together))
+    for group in together:
+        group.into = joined
+    return joined
+
+
+class _Axis:
+    """A plan's values and nodes along one lane axis of a size."""
+
+    def __init__(self, plan: ir.Plan, size: int):
+        self._plan = plan
+        self._size = size
+        self._axis: dict[int, int] = {}  # value -> its axis that is the lanes'
+        self._maker = {v: i for i, node in enumerate(plan.nodes) for v in node.outputs}
+        self._reasons: dict[int, str] = {}  # node -> why lanes meet in it
+        self._steps = {i: step for i, node in enumerate(plan.nodes) if (step := self._step(i, node)) is not None}
+        self._groups = self._grouped()
+
+    # -- which steps keep lanes apart --------------------------------------------------------------------------------
+
+    def _step(self, index: int, node: ir.Node) -> _Step | None:
+        try:
+            step = self._lane_wise(node)
+        except Crossing as crossing:
+            self._reasons[index] = str(crossing)
+            return None
+        if step is not None:
+            self._axis.update(zip(node.outputs, step.gives, strict=True))
+        elif any(v in self._axis for v in node.inputs):
+            self._reasons[index] = f"{_name(node)} takes all lanes together"
+        return step
+
+    def _lane_wise(self, node: ir.Node) -> _Step | None:
+        axes = {self._axis[v] for v in node.inputs if v in self._axis}
+        match node:
+            case ir.Call() if node.batch and node.batch[0] == self._size:
+                wants = dict.fromkeys(node.inputs, 0)
+            case ir.Lanes() if node.sizes[0] == self._size:
+                wants = {v: 0 for v, mapped in zip(node.inputs, node.mapped, strict=True) if mapped[0]}
+                whole = {v for v, mapped in zip(node.inputs, node.mapped, strict=True) if not mapped[0]}
+                if not whole.isdisjoint(wants):
+                    raise Crossing(f"{_name(node)} takes a value both lane by lane and whole")
+            case ir.Words() if len(axes) == 1:
+                (axis,) = axes
+                ranks = zip(node.inputs, node.function.ranks, strict=True)
+                if any(axis >= self._plan.types[v].ndim - rank for v, rank in ranks):
+                    raise Crossing(f"the text operation {node.function} reads all lanes")
+                wants = dict.fromkeys(node.inputs, axis)
+                return _Step(node, wants, (axis,) * len(node.outputs))
+            case ir.Segment() if axes and not node.calls_python:
+                return self._equation(node)
+            case _:
+                return None
+        return _Step(node, wants, (0,) * len(node.outputs))
+
+    def _equation(self, node: ir.Segment) -> _Step:
+        (equation,) = node.equations
+        given = [None if v is None else self._axis.get(v) for v in equation.inputs]
+        lane = one_lane(equation.eqn, given, self._size)
+        pairs = {(v, a) for v, a in zip(equation.inputs, lane.inputs, strict=True) if v is not None}
+        gives = tuple(a for a in lane.outputs if a is not None)
+        name = equation.eqn.primitive.name
+        if len(pairs) > len({v for v, _ in pairs}) or len(gives) < len(lane.outputs):
+            raise Crossing(f"{name} needs a value both lane by lane and whole")
+        return _Step(node, {v: a for v, a in pairs if a is not None}, gives, lane)
+
+    # -- which of them flow into each other --------------------------------------------------------------------------
+
+    def _flows(self, step: _Step, value: int) -> bool:
+        """Whether a step goes on with a value lane by lane."""
+        return value in self._axis and step.wants.get(value) == self._axis[value]
+
+    def _grouped(self) -> list[_Group]:
+        groups: dict[int, _Group] = {}  # step -> its group
+        behind: dict[int, set[_Group]] = {}  # value -> the groups it comes out of, next behind it
+        for index, node in enumerate(self._plan.nodes):
+            step = self._steps.get(index)
+            if step is None:
+                found = {g for v in node.inputs for g in behind.get(v, ())}
+            else:
+                flowing = {v for v in node.inputs if self._flows(step, v)}
+                before = list(dict.fromkeys(groups[self._maker[v]] for v in node.inputs if v in flowing))
+                after = {g for v in node.inputs if v not in flowing for g in behind.get(v, ())}
+                group = _joined(before, after)
+                group.steps.append(index)
+                group.calls += not isinstance(node, ir.Segment | ir.Words)
+                groups.update(dict.fromkeys(group.steps, group))
+                found = {group}
+            behind.update(dict.fromkeys(node.outputs, found))
+        return list(dict.fromkeys(groups.values()))
+
+    # -- the new plan ------------------------------------------------------------------------------------------------
+
+    def rewritten(self, records: frozenset[int]) -> ir.Plan:
+        """The plan with each group as one step."""
+        types, meets = list(self._plan.types), self._meets()
+        wanted = {v for i, v in enumerate(self._plan.outputs) if i not in records}
+        nodes = dict(enumerate(self._plan.nodes))
+        made: list[ir.Node] = []
+        for group in self._groups:
+            if group.calls > 1:
+                made += _Body(self._plan, self._size, self._steps, group, types).nodes(wanted, meets[group])
+                for index in group.steps:
+                    del nodes[index]
+            else:  # nothing to flow into: the batch stays one, and says why its lanes meet
+                for index in group.steps:
+                    if isinstance(node := nodes[index], ir.Call | ir.Lanes):
+                        nodes[index] = dataclasses.replace(node, meets=meets[group])
+        nodes_in_order = rewrite.in_order([*nodes.values(), *made])
+        return dataclasses.replace(self._plan, nodes=tuple(nodes_in_order), types=tuple(types))
+
+    def _meets(self) -> dict[_Group, tuple[str, ...]]:
+        """For each group, why its lanes meet before other calls are made."""
+        group_of = {v: group for group in self._groups for i in group.steps for v in self._plan.nodes[i].outputs}
+        reasons: dict[_Group, dict[str, None]] = {group: {} for group in self._groups}
+        needed: set[int] = set()  # what calls depend on
+        for index in reversed(range(len(self._plan.nodes))):
+            node = self._plan.nodes[index]
+            if not isinstance(node, ir.Segment | ir.Words) or not needed.isdisjoint(node.outputs):
+                needed.update(node.inputs)
+                for value in node.inputs:
+                    if index in self._reasons and value in group_of:
+                        reasons[group_of[value]][self._reasons[index]] = None
+        return {group: tuple(reversed(found)) for group, found in reasons.items()}
+
+
+class _Body:
+    """What one lane of a group does, in the making; `types` are those of the outer plan, to which it may add."""
+
+    def __init__(
+        self, plan: ir.Plan, size: int, steps: Mapping[int, _Step], group: _Group, types: list[jax.ShapeDtypeStruct]
+    ):
+        self._plan, self._size, self._types = plan, size, types
+        self._makers = {v: node for node in plan.nodes for v in node.outputs}
+        self._steps = [steps[i] for i in sorted(group.steps)]
+        self._made = {v: a for step in self._steps for v, a in zip(step.node.outputs, step.gives, strict=True)}
+        self._builder = Builder()
+        self._given: dict[tuple[int, int | None], int] = {}  # an outer value and its lane axis -> the body's input
+        self._values: dict[int, int] = {}  # an outer value that the group makes -> the body's
+        self._outside: list[ir.Node] = []
+
+    def nodes(self, wanted: set[int], meets: tuple[str, ...]) -> Iterator[ir.Node]:
+        """The lanes as a node, and nodes that bring their axis to the front and back.
+
+        `wanted` are the outer plan's outputs that are no records.
+        """
+        for value, axis in self._wanted():
+            if (value, axis) not in self._given and not (axis is None and value in self._plan.constants):
+                self._given[value, axis] = self._builder.new(_without(self._plan.types[value], axis))
+        inputs = tuple(self._in_front(v, axis) for v, axis in self._given)
+        mapped = tuple((axis is not None,) for _, axis in self._given)
+        for step in self._steps:
+            outs = self._one_lane(step)
+            self._values.update(zip(step.node.outputs, outs, strict=True))
+        inside = {step.node for step in self._steps}
+        used = {v for node in self._plan.nodes if node not in inside for v in node.inputs} | wanted
+        kept = [v for v in self._made if v in used or v in self._plan.outputs]
+        body = merge(self._builder.finish(len(self._given), [self._values[v] for v in kept]))
+        body = sink(body, frozenset(i for i, v in enumerate(kept) if v not in used))
+        outputs = tuple(self._from_front(v, self._made[v]) for v in kept)
+        yield ir.Lanes(inputs, outputs, "", body, (self._size,), mapped, meets=meets)
+        yield from self._outside
+
+    def _wanted(self) -> Iterator[tuple[int, int | None]]:
+        """What the steps take that the group does not make, each with its lanes' axis."""
+        for step in self._steps:
+            for value in step.node.inputs:
+                if value not in self._made:
+                    yield self._source(value, step.wants.get(value))
+
+    def _source(self, value: int, axis: int | None) -> tuple[int, int | None]:
+        """A value that lanes are given, and their axis: if it is a copy for each lane of another, that one, whole."""
+        maker = self._makers.get(value)
+        if axis is None or not isinstance(maker, ir.Segment) or len(maker.equations) != 1:
+            return value, axis
+        (equation,) = maker.equations
+        source = equation.inputs[0] if equation.inputs else None
+        if equation.eqn.primitive.name != "broadcast_in_dim" or source is None:
+            return value, axis
+        rest = tuple(d for d in range(self._plan.types[value].ndim) if d != axis)
+        same = self._plan.types[source] == _without(self._plan.types[value], axis)
+        return (source, None) if same and equation.eqn.params["broadcast_dimensions"] == rest else (value, axis)
+
+    # -- one lane of each step ---------------------------------------------------------------------------------------
+
+    def _one_lane(self, step: _Step) -> list[int]:
+        node = step.node
+        inputs = tuple(self._read(v, step.wants.get(v)) for v in node.inputs)
+        match node:
+            case ir.Segment():
+                assert step.lane is not None
+                return self._equation(node.equations[0], step.lane, dict(zip(node.inputs, inputs, strict=True)))
+            case ir.Lanes() if len(node.sizes) == 1:
+                return self._inlined(node, inputs)
+            case ir.Lanes():
+                mapped = tuple(m[1:] for m in node.mapped)
+                return self._added(node, inputs, sizes=node.sizes[1:], mapped=mapped)
+            case ir.Call():
+                return self._added(node, inputs, batch=node.batch[1:])
+            case _:
+                return self._added(node, inputs)
+
+    def _read(self, value: int, axis: int | None) -> int:
+        if value in self._made:
+            return self._values[value]
+        value, axis = self._source(value, axis)
+        if (value, axis) in self._given:
+            return self._given[value, axis]
+        return self._builder.constant(self._plan.constants[value], self._plan.types[value])
+
+    def _added(self, node: ir.Node, inputs: tuple[int, ...], **changed: Any) -> list[int]:
+        outputs = tuple(self._builder.new(_without(self._plan.types[v], self._made[v])) for v in node.outputs)
+        self._builder.add(dataclasses.replace(node, inputs=inputs, outputs=outputs, **changed))
+        return list(outputs)
+
+    def _inlined(self, node: ir.Lanes, inputs: tuple[int, ...]) -> list[int]:
+        """The body of lanes, which is one lane's already."""
+        body = node.body
+        name = dict(enumerate(inputs))
+        for value in range(body.inputs, body.size):
+            constant = body.constants.get(value)
+            aval = body.types[value]
+            name[value] = self._builder.new(aval) if constant is None else self._builder.constant(constant, aval)
+        for step in body.nodes:
+            scope = "/".join(filter(None, (node.scope, step.scope)))
+            self._builder.add(dataclasses.replace(rewrite.renamed(step, name), scope=scope))
+        return [name[v] for v in body.outputs]
+
+    def _equation(self, equation: ir.Equation, lane: OneLane, values: Mapping[int, int]) -> list[int]:
+        eqn = equation.eqn
+        operands: list[tuple[int | None, Any, int | None]] = [
+            *zip(equation.inputs, eqn.invars, lane.inputs, strict=True)
+        ]
+
+        def run(*given: Any) -> list[Any]:
+            known = iter(given)
+            return lane.run(*(var.val if v is None else next(known) for v, var, _ in operands))
+
+        avals = [
+            _without(jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype), a) for v, var, a in operands if v is not None
+        ]
+        closed = jax.make_jaxpr(run)(*avals)
+        return self._builder.numbers(closed, [values[v] for v, _, _ in operands if v is not None])
+
+    # -- the lanes' axis in front ------------------------------------------------------------------------------------
+
+    def _in_front(self, value: int, axis: int | None) -> int:
+        """An outer value with its lanes' axis in front, where lanes are taken from."""
+        if not axis:
+            return value
+        moved = self._new(self._moved(self._plan.types[value], axis, 0))
+        self._outside.append(_move(value, moved, axis, 0, self._types))
+        return moved
+
+    def _from_front(self, value: int, axis: int) -> int:
+        """The outer value, in whose place the lanes give one with their axis in front."""
+        if not axis:
+            return value
+        stacked = self._new(self._moved(self._plan.types[value], axis, 0))
+        self._outside.append(_move(stacked, value, 0, axis, self._types))
+        return stacked
+
+    def _new(self, aval: jax.ShapeDtypeStruct) -> int:
+        self._types.append(aval)
+        return len(self._types) - 1
+
+    @staticmethod
+    def _moved(aval: jax.ShapeDtypeStruct, axis: int, to: int) -> jax.ShapeDtypeStruct:
+        return jax.eval_shape(lambda x: jnp.moveaxis(x, axis, to), aval)
+
+
+def _move(value: int, moved: int, axis: int, to: int, types: list[jax.ShapeDtypeStruct]) -> ir.Segment:
+    """An equation of the outer plan that moves an axis."""
+    (eqn,) = jax.make_jaxpr(lambda x: jnp.moveaxis(x, axis, to))(types[value]).jaxpr.eqns
+    equation = ir.Equation(eqn, (value,), (moved,))
+    return ir.Segment((value,), (moved,), "", (equation,), (types[moved],), {})
+
+
+def _without(aval: jax.ShapeDtypeStruct, axis: int | None) -> jax.ShapeDtypeStruct:
+    """The type of one lane's value."""
+    if axis is None:
+        return aval
+    return jax.ShapeDtypeStruct((*aval.shape[:axis], *aval.shape[axis + 1 :]), aval.dtype)
+
+
+def _name(node: ir.Node) -> str:
+    match node:
+        case ir.Call() | ir.Words():
+            return str(node.function)
+        case ir.Segment():
+            return node.equations[0].eqn.primitive.name
+        case ir.Foreign():
+            return node.eqn.primitive.name
+        case _:
+            return {ir.Branch: "a branch", ir.Loop: "a while loop", ir.Scan: "a scan"}.get(type(node), "another vmap")
