@@ -301,7 +301,7 @@ V = jnp.arange(3.0)
         pytest.param(lambda x: jax.checkpoint(lambda y: echo(y))(x), (X,), ["Call"], id="checkpoint is inlined"),
         pytest.param(lambda x: _wrap(_wrap(x)), (X,), ["Call", "Call"], id="nested operators are inlined"),
         pytest.param(lambda v: jax.vmap(_wrap)(v), (V,), ["Call", "Lanes"], id="nested operators under vmap are lanes"),
-        pytest.param(lambda v: jax.lax.map(echo, v), (V,), ["Call", "Scan"], id="map"),
+        pytest.param(lambda v: jax.lax.map(echo, v), (V,), ["Call", "Lanes"], id="map"),
         pytest.param(
             lambda x: jax.lax.cond(x > 0, echo, lambda y: y, x), (X,), ["Branch", "Call", "Segment"], id="cond"
         ),

@@ -547,3 +547,24 @@ def test_a_large_result_is_remembered_only_within_the_bound():
         for x in (0.0, 1.0, 2.0, 3.0, 3.0, 0.0):
             total(jnp.float32(x))
     assert count == 5, "the last 3 was remembered, the first 0 was not"
+
+
+def test_leaving_a_session_waits_for_what_was_dispatched():
+    """JAX returns from an eager `vmap` before its calls have begun; they are the session's that was open."""
+    go = threading.Event()
+
+    def hold(x):
+        go.wait(_HANG)
+        return x
+
+    hold = ember.host(hold, out=SCALAR, pure=False)
+    run = ember.jit(lambda t, x: (LLM(t), hold(x)))
+    numbers = np.zeros(50, np.float32)
+    go.set()
+    jax.vmap(run)(ember.text([f"compile {i}" for i in range(50)]), numbers)
+    go.clear()
+    threading.Timer(0.1, go.set).start()
+    with ember.session() as session:
+        results = jax.vmap(run)(ember.text([f"question {i}" for i in range(50)]), numbers)
+    assert session.report().calls == 50
+    assert len(results) == 2

@@ -106,7 +106,8 @@ BETWEEN = {
     "a branch without calls": lambda x, k: jax.lax.cond(x[0] > 0, lambda: x.sum(), lambda: x.max()),
     "words": lambda x, k: ember.parse_number(ember.format("{x:.3f} and {k:.1f}", x=x[0], k=k)),
     "words and numbers": lambda x, k: (
-        (ember.format("{x:.1f}", x=x[0]) == "0.5").astype(jnp.float32) + ember.features(ember.format("{x:.1f}", x=x[1]), 4)
+        (ember.format("{x:.1f}", x=x[0]) == "0.5").astype(jnp.float32)
+        + ember.features(ember.format("{x:.1f}", x=x[1]), 4)
     ),
 }
 
@@ -284,8 +285,10 @@ def test_branches_within_branches():
 
 
 def test_a_switch():
-    fn = lambda c: lambda x: jax.lax.switch(
-        (c.test(x) > 0).astype(jnp.int32) + (x > 1).astype(jnp.int32), [lambda: c.a(x), lambda: c.b(x), lambda: x]
+    fn = lambda c: (
+        lambda x: jax.lax.switch(
+            (c.test(x) > 0).astype(jnp.int32) + (x > 1).astype(jnp.int32), [lambda: c.a(x), lambda: c.b(x), lambda: x]
+        )
     )
     assert agree(fn, X) == {"test": 5, "a": 2, "b": 1}
 

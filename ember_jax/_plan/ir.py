@@ -102,7 +102,7 @@ class Loop(Node):
 
 @dataclass(frozen=True, eq=False)
 class Scan(Node):
-    """A `scan`; inputs are constants, the first carry, and what is scanned over."""
+    """A `scan` that carries something; inputs are constants, the first carry, and what is scanned over."""
 
     body: "Plan"
     constants: int
@@ -113,7 +113,7 @@ class Scan(Node):
 
 @dataclass(frozen=True, eq=False)
 class Lanes(Node):
-    """A plan under `vmap`: each lane runs the body at its own pace.
+    """A plan under `vmap`, or `lax.map`: each lane runs the body at its own pace.
 
     `sizes` are the lengths of the lane axes, outermost first; `mapped[i][k]` says whether input i has axis k. `first`
     is computed for many lanes at once, before they start, from inputs alone; its outputs are the body's last inputs.

@@ -486,23 +486,6 @@ class Sweep:
             ]
             self._complete(frame, index, [*carry, *stacked])
 
-        if not node.carry:  # `lax.map`: steps that do not depend on each other run at once
-            left = node.length
-
-            def land(step: int, outputs: list[Any]) -> None:
-                nonlocal left
-                ys[step] = outputs
-                left -= 1
-                if not left:
-                    finish([])
-
-            for step in order[::-1]:  # pushed last is started first
-                args = [*constants, *(x[step] for x in xs)]
-                self._enter(node.body, args, frame.lane, functools.partial(land, step), (frame, index))
-            if not node.length:
-                finish([])
-            return
-
         steps = iter(order)
         left = node.length
         gives = any(isinstance(n, ir.Give) for n in node.body.nodes)

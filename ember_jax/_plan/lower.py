@@ -102,6 +102,9 @@ def _loop(eqn: jex.JaxprEqn) -> Any:
 
 def _scan(eqn: jex.JaxprEqn) -> Any:
     p = eqn.params
+    if not p["num_carry"]:  # `lax.map`, or `vmap` of a call with an effect: steps that do not depend on each other
+        varies = ((False,),) * p["num_consts"] + ((True,),) * (len(eqn.invars) - p["num_consts"])
+        return functools.partial(ir.Lanes, body=_sub_plan(p["jaxpr"]), sizes=(p["length"],), mapped=varies)
     return functools.partial(
         ir.Scan,
         body=_sub_plan(p["jaxpr"]),

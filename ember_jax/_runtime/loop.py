@@ -12,11 +12,11 @@ import concurrent.futures
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from .._errors import CancelledError, UnsupportedError
-from .threads import Threads
+from .threads import Threads, current_result
 
 _EXIT_SECONDS = 2.0
 
@@ -24,21 +24,27 @@ _EXIT_SECONDS = 2.0
 class Work:
     """A coroutine that is to run on the loop for another thread, and may be cancelled before it has begun."""
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop):
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], loop: "Loop"):
         self._coroutine = coroutine
         self._loop = loop
+        self._waiting = current_result()
         self._task: asyncio.Task[Any] | None = None
         self._cancelled = False
         self._ended = threading.Event()
 
     def result(self) -> Any:
         """Runs it; returns or raises its outcome."""
-        return asyncio.run_coroutine_threadsafe(self._run(), self._loop).result()
+        self._loop.works.add(self)
+        try:
+            return self._loop.submit(self._run()).result()
+        finally:
+            self._loop.works.discard(self)
 
     def cancel(self) -> None:
         """Stops it soon; from any thread, at any time."""
         self._cancelled = True
-        self._loop.call_soon_threadsafe(self._stop)
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and has stopped it
+            self._loop.call(self._stop)
 
     def wait_for_end(self, seconds: float) -> None:
         """Waits until what was cancelled has ended, which is later than its future knows."""
@@ -56,17 +62,25 @@ class Work:
             raise asyncio.CancelledError
         self._task = asyncio.current_task()
         try:
-            return await self._coroutine
+            with self._loop.threads.waiting(self._waiting):
+                return await self._coroutine
         finally:
             self._ended.set()
 
 
 class Loop:
-    """An asyncio loop in a daemon thread."""
+    """An asyncio loop in a daemon thread.
 
-    def __init__(self) -> None:
-        self.asyncio = asyncio.new_event_loop()
+    **Arguments:**
+
+    - `make`: makes the loop, given the threads that work for it.
+    """
+
+    def __init__(self, make: Callable[[Threads], asyncio.AbstractEventLoop] = lambda _: asyncio.new_event_loop()):
         self.threads = Threads()
+        self.asyncio = make(self.threads)
+        # What other threads wait for.
+        self.works: set[Work] = set()
         # What to do before the thread ends: coroutine functions, called in the loop.
         self.closers: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._thread = threading.Thread(target=self._serve, name="ember-loop", daemon=True)
@@ -86,7 +100,7 @@ class Loop:
 
     def work(self, coroutine: Coroutine[Any, Any, Any]) -> Work:
         """A coroutine that somebody is going to wait for, with `interrupt.wait`."""
-        return Work(coroutine, self.asyncio)
+        return Work(coroutine, self)
 
     def call(self, function: Callable[[], Any]) -> None:
         """Calls a function on the loop's thread, soon."""
@@ -99,6 +113,7 @@ class Loop:
         with contextlib.suppress(concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
             self.submit(self._wind_down()).result(_EXIT_SECONDS)
         self.call(self.asyncio.stop)
+        self.threads.close()
         self._thread.join(_EXIT_SECONDS)
         if not self._thread.is_alive():
             self.asyncio.close()
@@ -131,6 +146,31 @@ def get_loop() -> Loop:
         if _loop is None:
             _loop = Loop()
     return _loop
+
+
+@contextlib.contextmanager
+def replaced(make: Callable[[Threads], asyncio.AbstractEventLoop]) -> Iterator[Loop]:
+    """Lets another loop run all calls within; what it still runs at the end is cancelled.
+
+    **Raises:** `UnsupportedError` while calls run: they belong to the loop on which they began.
+    """
+    global _loop
+    own = get_loop()
+    if own.works or own.is_current():
+        raise UnsupportedError(
+            "The event loop's clock cannot be changed while calls run. Change it before they start, and not inside "
+            "a host function."
+        )
+    other = Loop(make)
+    with _lock:
+        _loop = other
+    try:
+        yield other
+    finally:
+        with _lock:
+            if _loop is other:  # not so in a process forked within
+                _loop = own
+        other.close()
 
 
 def forbid_in_loop(what: str) -> None:

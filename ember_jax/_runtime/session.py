@@ -11,6 +11,8 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import jax
+
 from .._errors import ProviderError, RefusedRequestError
 from .._providers import registry
 from .._providers.base import Provider, Request, Response
@@ -217,11 +219,21 @@ class session:
         return self._session
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if error is None:
+            _wait_for_dispatched()
         with _lock:
             _open.remove(self._session)
         self._session.close()
         if error is not None and (typed := failures.typed(error)) is not None:
             raise typed from error
+
+
+def _wait_for_dispatched() -> None:
+    """Waits until JAX has computed what was dispatched: its calls may not have begun, and are the session's."""
+    for array in jax.live_arrays():
+        if not array.is_deleted() and not array.is_ready():
+            with contextlib.suppress(*failures.FROM_JAX):  # raised where the array is read
+                array.block_until_ready()
 
 
 def loop() -> Loop:

@@ -7,28 +7,33 @@ for the carry, not for what the last one only puts out. A scan that splits a key
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from .. import ir, rewrite
 
 
-def give(plan: ir.Plan) -> ir.Plan:
-    """A plan whose lanes give early what others wait for, and whose scans go on as soon as they can."""
-    used = {v for node in plan.nodes for v in node.inputs}
+def give(plan: ir.Plan, wanted: Collection[int] = ()) -> ir.Plan:
+    """A plan whose lanes give early what others wait for, and whose scans go on as soon as they can.
+
+    **Arguments:**
+
+    - `plan`: the plan.
+    - `wanted`: which of its outputs are themselves given early.
+    """
+    used = rewrite.used(plan, frozenset(range(len(plan.outputs)))).union(plan.outputs[k] for k in wanted)
     return dataclasses.replace(plan, nodes=tuple(_giving(node, used) for node in plan.nodes))
 
 
 def _giving(node: ir.Node, used: set[int]) -> ir.Node:
-    node = rewrite.with_plans(node, give)
     match node:
         case ir.Lanes():
-            outputs = enumerate(zip(node.outputs, node.body.outputs, strict=True))
-            early = [k for k, (outer, inner) in outputs if outer in used and _is_early(node.body, [inner])]
-            return dataclasses.replace(node, body=_with_gives(node.body, early)) if early else node
-        case ir.Scan() if node.carry and node.length > 1 and _is_early(node.body, node.body.outputs[: node.carry]):
-            return dataclasses.replace(node, body=_with_gives(node.body, range(node.carry)))
+            asked = [k for k, v in enumerate(node.outputs) if v in used]
+            early: Collection[int] = [k for k in asked if _is_early(node.body, [node.body.outputs[k]])]
+        case ir.Scan() if node.length > 1 and _is_early(node.body, node.body.outputs[: node.carry]):
+            early = range(node.carry)
         case _:
-            return node
+            return rewrite.with_plans(node, give)
+    return dataclasses.replace(node, body=_with_gives(give(node.body, early), early))
 
 
 def _with_gives(body: ir.Plan, early: Iterable[int]) -> ir.Plan:

@@ -53,7 +53,7 @@ def _later(waits: Sequence[int], first: set[int]) -> frozenset[int]:
 
 
 def _needed_by_all(body: ir.Plan) -> set[int]:
-    """The inputs on which every step that takes time depends."""
+    """The inputs on which every step that takes time depends, and every output."""
     inputs = {v: 1 << v for v in range(body.inputs)}  # value -> the inputs it depends on, as bits
     common = (1 << body.inputs) - 1
     for node in body.nodes:
@@ -63,6 +63,8 @@ def _needed_by_all(body: ir.Plan) -> set[int]:
         inputs.update(dict.fromkeys(node.outputs, needed))
         if not isinstance(node, ir.Segment | ir.Words):
             common &= needed
+    for value in body.outputs:
+        common &= inputs.get(value, 0)
     return {v for v in range(body.inputs) if common >> v & 1}
 
 
