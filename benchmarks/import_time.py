@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 
+import report
+
 PAIRS = 15
 BASE = "import jax, equinox"
 
@@ -34,6 +36,7 @@ def main() -> None:
     print(f"jax and equinox                {base * 1e3:7.1f} ms (median of {PAIRS})")
     print(f"ember_jax on top of them       {more * 1e3:7.1f} ms (median of {PAIRS} paired differences)")
     print(f"ratio                          {more / base:7.3f}")
+    report.row("importing ember_jax; jax and equinox", more * 1e3, base * 1e3, "ms", "ratio < 0.25")
 
 
 if __name__ == "__main__":

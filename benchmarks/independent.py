@@ -12,6 +12,7 @@ import hardware
 import jax
 import jax.numpy as jnp
 import numpy as np
+import report
 
 import ember_jax as ember
 
@@ -81,6 +82,7 @@ def main() -> None:
     for name, measured in times.items():
         first, median = measured[0], statistics.median(measured)
         print(f"{name:<36} first {first:6.3f} s   median {median:6.3f} s   ratio {median / alone:5.2f}")
+        report.row(f"{name}; one call alone", median, alone, target="" if "plain" in name else "ratio < 1.25")
 
 
 if __name__ == "__main__":

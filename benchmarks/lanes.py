@@ -15,6 +15,7 @@ import hardware
 import jax
 import jax.numpy as jnp
 import numpy as np
+import report
 
 import ember_jax as ember
 
@@ -114,6 +115,8 @@ def main() -> None:
         for name, measured in times.items():
             median = statistics.median(measured[1:])
             print(f"  {name:<30} {median:7.3f} s   ratio {median / base:5.2f}")
+            if name in modes:
+                report.row(f"{name}, {lanes:,} lanes; asyncio by hand", median, base)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
 Zero-latency host calls in a chain of three with an 8 x 8 product between them. Prints microseconds per call, the ratio
 of per-lane times to the smallest sweep's, and the peak memory. The baseline is the same chain in hand-written asyncio.
-Arguments: numbers of lanes.
+Memory is measured again in fresh processes without the baseline, and told apart: what one lane needs, with JAX and the
+program; what a window of lanes in flight adds; what every further lane adds. Arguments: numbers of lanes.
 """
 
 import asyncio
+import os
 import resource
 import statistics
+import subprocess
 import sys
 import time
 
@@ -15,8 +18,10 @@ import hardware
 import jax
 import jax.numpy as jnp
 import numpy as np
+import report
 
 import ember_jax as ember
+from ember_jax._plan.lanes import WINDOW
 
 STAGES, WIDTH, RUNS = 3, 8, 3
 WEIGHT = np.eye(WIDTH, dtype=np.float32)[::-1].copy()
@@ -53,12 +58,49 @@ def seconds(fn) -> float:
     return time.perf_counter() - start
 
 
+def inputs(lanes: int) -> np.ndarray:
+    return np.random.default_rng(lanes).normal(size=(lanes, WIDTH)).astype(np.float32)
+
+
+def own_peak_bytes() -> int:
+    if os.path.exists("/proc/self/status"):  # where `ru_maxrss` of a new process begins with its parent's
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def peak_bytes(lanes: int) -> int:
+    """Peak memory of a fresh process that makes one sweep."""
+    done = subprocess.run([sys.executable, __file__, "--peak", str(lanes)], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+def memory(lanes: int) -> None:
+    """Says what the peak memory of a sweep consists of."""
+    alone, peak = peak_bytes(1), peak_bytes(lanes)
+    window = min(lanes, WINDOW)
+    flying = (peak if window == lanes else peak_bytes(window)) - alone
+    further = (peak - alone - flying) / max(1, lanes - window)
+    print(
+        f"{lanes:,} lanes in a fresh process: peak {peak / 1e6:,.0f} MB = {alone / 1e6:,.0f} MB for one lane "
+        f"+ {flying / 1e6:,.0f} MB for {window:,} lanes in flight ({flying / window:,.0f} bytes each)"
+        f" + {(peak - alone - flying) / 1e6:,.0f} MB for {lanes - window:,} further lanes ({further:,.0f} bytes each, "
+        f"of which inputs and outputs are {2 * 4 * WIDTH})"
+    )
+    report.row(f"peak memory, {lanes:,} lanes; one lane", peak / 1e6, alone / 1e6, "MB")
+
+
 def main() -> None:
+    if sys.argv[1:2] == ["--peak"]:
+        jax.block_until_ready(jax.jit(jax.vmap(chain))(inputs(int(sys.argv[2]))))
+        print(own_peak_bytes())
+        return
     hardware.show()
     sweep = jax.jit(jax.vmap(chain))
     first = None
-    for lanes in map(int, sys.argv[1:] or ("1000", "10000", "100000")):
-        xs = np.random.default_rng(lanes).normal(size=(lanes, WIDTH)).astype(np.float32)
+    counts = list(map(int, sys.argv[1:] or ("1000", "10000", "100000")))
+    for lanes in counts:
+        xs = inputs(lanes)
         sweep(xs)  # compiles
         ours = statistics.median(seconds(lambda: sweep(xs)) for _ in range(RUNS))
         hand = statistics.median(seconds(lambda: asyncio.run(by_hand(xs))) for _ in range(RUNS))
@@ -69,6 +111,8 @@ def main() -> None:
             f"{lanes:>7,} lanes: {per_call:5.1f} us per call, {per_call / first:4.2f} x the smallest sweep's; "
             f"by hand {hand / lanes / STAGES * 1e6:5.1f} us; peak memory so far {peak:,.0f} MB"
         )
+        report.row(f"a call, {lanes:,} lanes; asyncio by hand", per_call, hand / lanes / STAGES * 1e6, "us")
+    memory(counts[-1])
 
 
 if __name__ == "__main__":

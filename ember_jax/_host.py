@@ -14,7 +14,7 @@ import inspect
 import itertools
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,17 +32,24 @@ from ._types import is_key
 Aval = jax.ShapeDtypeStruct
 
 
-@dataclasses.dataclass(frozen=True)
-class Caller:
+class Caller(NamedTuple):
     """Who makes a call: which lane, in which operator, and whom to tell when it is a sample without a key.
 
     `remembers` says whether a pure function's earlier result may be given again; line by line, it is run each time.
+    `saw` is told of samples without a key, with the lane and the step that draw them.
     """
 
     lane: tuple[int, ...] = ()
     scope: str = ""
     remembers: bool = True
-    unkeyed: Callable[[bytes], None] = lambda digest: None
+    saw: Callable[[Any, Any, bytes], None] | None = None
+    of_lane: Any = None
+    of_step: Any = None
+
+    def unkeyed(self, digest: bytes) -> None:
+        """Tells of a sample without a key."""
+        if self.saw is not None:
+            self.saw(self.of_lane, self.of_step, digest)
 
 
 class HostCall(_callback.HostFunction):
@@ -73,10 +80,7 @@ class HostCall(_callback.HostFunction):
             return await self.run(session, caller, arrays)
         lanes = list(itertools.product(*map(range, batch)))
         outcomes = await asyncio.gather(
-            *(
-                self.run(session, dataclasses.replace(caller, lane=caller.lane + lane), [a[lane] for a in arrays])
-                for lane in lanes
-            ),
+            *(self.run(session, caller._replace(lane=caller.lane + lane), [a[lane] for a in arrays]) for lane in lanes),
             return_exceptions=True,
         )
         failed = [
@@ -250,6 +254,13 @@ class FunctionCall(HostCall):
     kinds: tuple[Any, ...]
     ranks: tuple[int, ...]
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:  # asked for with every call
+        return hash((self.function, self.tree, self.kinds, self.ranks))
+
     @property
     def pure(self) -> bool:  # type: ignore[override]
         return self.function.pure
@@ -260,13 +271,12 @@ class FunctionCall(HostCall):
     async def run(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         if not self.pure or (self.function.cache is None and not caller.remembers):
             return await self._call(arrays)
+        if self.function.cache is None:
+            return await session.remember((self, _content(arrays)), _nbytes, self._call, arrays)
         digest = hashlib.blake2b(digest_size=32)
         for array in arrays:
             digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-        if self.function.cache is None:
-            key = (self, digest.digest())
-            return await session.remember(key, lambda rs: sum(r.nbytes for r in rs), lambda: self._call(arrays))
+            digest.update(array.tobytes())
         # The journal outlives this process, so what is no array is told by its words.
         static = [k.value for k in self.kinds if isinstance(k, _Static)]
         digest.update(f"{self.function.cache}{self.tree}{static!r}".encode())
@@ -277,9 +287,7 @@ class FunctionCall(HostCall):
         return self._decode(await session.journaled(digest.digest(), work))
 
     async def _call(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        given = iter(arrays)
-        leaves = [k.value if isinstance(k, _Static) else _value(next(given), k) for k in self.kinds]
-        args, kwargs = jax.tree.unflatten(self.tree, leaves)
+        args, kwargs = self._arguments(arrays)
         fn = self.function.fn
         try:
             if self.function.is_async:
@@ -289,6 +297,11 @@ class FunctionCall(HostCall):
         except (KeyboardInterrupt, SystemExit) as error:  # would end the event loop for everybody
             raise HostResultError(f"the host function {self} raised {type(error).__name__}.") from error
         return self._results(result)
+
+    def _arguments(self, arrays: Sequence[np.ndarray]) -> Any:
+        given = iter(arrays)
+        leaves = [k.value if isinstance(k, _Static) else _value(next(given), k) for k in self.kinds]
+        return jax.tree.unflatten(self.tree, leaves)
 
     def _results(self, result: Any) -> list[np.ndarray]:
         try:
@@ -303,6 +316,8 @@ class FunctionCall(HostCall):
     def _result(self, spec: _Out, leaf: Any) -> np.ndarray:
         if spec.is_text:
             return self._words(spec, leaf)
+        if type(leaf) is np.ndarray and leaf.dtype == spec.dtype and leaf.shape == spec.shape:
+            return leaf.copy()  # the function may write into its own again
         try:
             array = np.asarray(leaf)
         except ValueError:  # ragged lists
@@ -348,7 +363,17 @@ class FunctionCall(HostCall):
 def _value(array: np.ndarray, is_text: bool) -> Any:
     if not is_text:
         return array[()]
-    return Text(array).tolist()
+    return store.get(array.tobytes()) if array.ndim == 1 else Text(array).tolist()
+
+
+def _content(arrays: Sequence[np.ndarray]) -> bytes:
+    """What tells some arrays from others: all of it, or its digest where that is shorter."""
+    content = b"".join([b"%a%a%b" % (a.dtype.char, a.shape, a.tobytes()) for a in arrays])
+    return content if len(content) <= 64 else hashlib.blake2b(content, digest_size=32).digest()
+
+
+def _nbytes(arrays: Sequence[np.ndarray]) -> int:
+    return sum(a.nbytes for a in arrays)
 
 
 def _describe(value: Any) -> str:

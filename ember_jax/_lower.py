@@ -1,23 +1,41 @@
 """`lower`: the plan of a function, to be read before anything is paid."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+
+from ._asking import ModelCall
+from ._boundary import Boundary, no_mesh, split
+from ._callback import all_concrete
+from ._errors import UnknownDigestError
 from ._jit import boundary_for
 from ._operator import Operator, boundary_of
-from ._plan.explain import count, explain
+from ._plan import ir
+from ._plan.counts import count
+from ._plan.explain import explain
 from ._plan.island import Program
+from ._plan.known import Known, first_operands, known
 from ._plan.mermaid import mermaid
 from ._plan.passes import arrange
+from ._plan.recording import Recording
+from ._plan.refuse import refuse
 from ._plan.show import show
+from ._runtime.garbage import calm
+from ._text import store
+from ._types import is_key
+
+# So many models are named where a call asks one of several.
+_NAMED = 4
 
 
 class Plan:
     """What a function does outside XLA: its calls, and what each waits for. Made by `ember.lower`; `str` shows it."""
 
-    def __init__(self, program: Program, run: Callable[..., Any]):
+    def __init__(self, program: Program, inputs: Sequence[Any], run: Callable[..., Any]):
         self._name = program.name
         self._plan = arrange(program.plan)
+        self._models = _models(self._plan, inputs)
         self._run = run
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
@@ -25,7 +43,7 @@ class Plan:
         return self._run(*args, **kwargs)
 
     def __str__(self) -> str:
-        return show(self._plan, f"plan of {self._name}")
+        return show(self._plan, f"plan of {self._name}", self._models)
 
     def __repr__(self) -> str:
         return f"<Plan of {self._name}: {count(self._plan)}>"
@@ -33,31 +51,71 @@ class Plan:
     def explain(self) -> str:
         """The plan in words: how many calls, what runs at once, what waits for what and why, where lanes meet.
 
-        Counts are exact where control flow is static, and bounds where branches and loops decide.
+        Counts are exact where control flow is static, and bounds where branches and loops decide. Models are those of
+        the arguments that it was lowered for; no other words are shown.
         """
-        return explain(self._plan, self._name)
+        return explain(self._plan, self._name, self._models)
 
     def to_mermaid(self) -> str:
         """The plan as a Mermaid flowchart."""
-        return mermaid(self._plan)
+        return mermaid(self._plan, self._models)
 
 
 def lower(fn: Callable[..., Any]) -> Callable[..., Plan]:
     """The plan of a function or operator.
 
     ```python
-    print(ember.lower(op)(question, key))
+    print(ember.lower(op)(question, key).explain())
     ```
 
     **Returns:** a function of the same arguments that makes no call and gives the `Plan`.
     """
 
     def lowered(*args: Any, **kwargs: Any) -> Plan:
-        if isinstance(fn, Operator):
-            boundary = boundary_of(fn)
-            bound, named = boundary.specification.bind(args, kwargs)
-            return Plan(boundary.lower(fn, *bound, **named), fn)
-        boundary = boundary_for(fn)
-        return Plan(boundary.lower(*args, **kwargs), boundary)
+        with calm():  # all that is allocated here is kept
+            if isinstance(fn, Operator):
+                boundary = boundary_of(fn)
+                args, kwargs = boundary.specification.bind(args, kwargs)
+                return Plan(*_program(boundary, (fn, *args), kwargs), fn)
+            boundary = boundary_for(fn)
+            return Plan(*_program(boundary, args, kwargs), boundary)
 
     return lowered
+
+
+def _program(boundary: Boundary, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, list[Any]]:
+    """The recorded half of a function for such arguments, and what they are as its plan's inputs."""
+    signature, arrays = split((args, kwargs))
+    with no_mesh():
+        avals = [jax.typeof(a) for a in arrays]
+        closed, _, constants = boundary.trace(signature, [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals])
+    refuse(closed.jaxpr)
+    recording = Recording(closed, [True] * len(closed.jaxpr.outvars))
+    return boundary.program(recording), [*constants, *arrays]
+
+
+def _models(plan: ir.Plan, inputs: Sequence[Any]) -> dict[ir.Call, str]:
+    """The model that each LLM call asks, in words."""
+    given = [known(x) if all_concrete(x) and not is_key(x) else None for x in inputs]
+    operands = first_operands(plan, given)
+    return {call: _asked(call.function, k) for call, k in operands.items() if isinstance(call.function, ModelCall)}
+
+
+def _asked(call: ModelCall, model: Known | None) -> str:
+    how = {"LLM.choose": " to choose", "LLM.structured": " for fields"}.get(str(call), "")
+    if model is None:
+        return f"an LLM{how}"
+    names = list(map(_model, model.rows()))
+    if len(names) == 1:
+        return names[0] + how
+    listed = ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
+    return f"{'one of ' if model.chosen else ''}{len(names)} models ({listed}){how}"
+
+
+def _model(digest: bytes) -> str:
+    """A model's id. What is none, so that nobody could ask it, may be words that are not to be shown."""
+    try:
+        words = store.get(digest)
+    except UnknownDigestError:
+        return "an unknown model"
+    return words if "/" in words and words.split() == [words] else "an unknown model"

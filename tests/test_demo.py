@@ -26,7 +26,7 @@ def output():
 
 def test_the_demo_shows_plan_answers_calls_cost_and_accuracy(output):
     assert "plan of Network" in output
-    assert "3 calls of LLM, at once" in output
+    assert "3 calls of sim/small, at once" in output
     assert len(re.findall(r"^What is \d+ \* \d+ \+ \d+\?  -?\d+", output, re.M)) == 5
     assert set(table(output)) == {"one small model", "vote of three", "network", "one large model"}
 

@@ -11,6 +11,7 @@ import pytest
 
 import ember_jax as ember
 from ember_jax._jit import boundary_for
+from ember_jax._lower import _program
 from ember_jax._plan import ir
 from ember_jax._plan.rewrite import plans_of
 
@@ -20,7 +21,7 @@ LANES, WIDTH = 4, 8
 
 
 def plan_of(fn, *args):
-    return boundary_for(fn).lower(*args).plan
+    return _program(boundary_for(fn), args, {})[0].plan
 
 
 def nodes_of(plan):
@@ -492,3 +493,18 @@ def test_a_failed_lane_leaves_the_others_alone():
 
 def test_one_batch_alone_stays_a_batch():
     assert kinds(plan_of(lambda xs: jax.vmap(lambda x: free_call(x * 2) + 1)(xs), X)) == {"Call": 1}
+
+
+def test_a_branch_that_is_chosen_by_what_all_lanes_gave():
+    """Who is above the mean asks again; nobody else does, though their answers are there to be asked about."""
+    calls = Counted()
+
+    def program(xs):
+        answers = jax.vmap(calls.first)(xs)
+        above = answers - answers.mean()
+        return jax.vmap(lambda a, b: jax.lax.cond(b > 0, lambda: calls.again(a), lambda: a))(answers, above)
+
+    with ember.session():
+        found = ember.jit(program)(X)
+    np.testing.assert_allclose(found, np.where(X > X.mean(), 4 * X, 2 * X), rtol=1e-6)
+    assert calls.made == {"first": 5, "again": int(np.sum(X > X.mean()))}

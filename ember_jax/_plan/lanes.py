@@ -17,7 +17,7 @@ import asyncio
 import functools
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -55,7 +55,8 @@ class Lane:
 class Frame:
     """One run of a plan by a lane.
 
-    `inside` is the frame and step that hold it; `carried` is told what a step of a `scan` carries on.
+    `inside` is the frame and step that hold it; `done` is told its outputs, and is `None` for that of a whole lane;
+    `carried` is told what a step of a `scan` carries on.
     """
 
     __slots__ = ("carried", "done", "inside", "lane", "left", "plan", "values", "waits")
@@ -65,7 +66,7 @@ class Frame:
         plan: ir.Plan,
         args: Sequence[Any],
         lane: Lane,
-        done: Callable[[list[Any]], None],
+        done: Callable[[list[Any]], None] | None,
         inside: "tuple[Frame, int] | None",
     ):
         self.plan = plan
@@ -138,19 +139,21 @@ class Sweep:
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._ready: list[tuple[Frame, int]] = []
-        self._landed: list[tuple[asyncio.Task[Any], Callable[[Any], object], Callable[[BaseException], object]]] = []
+        self._landed: list[asyncio.Task[Any]] = []
         self._collected: dict[ir.Segment, list[tuple[Frame, int]]] = {}
         self._waiting: dict[
             tuple[Frame, int], list[tuple[Frame, int]]
         ] = {}  # by the step that started without an input
         self._spreads: list[Spread] = []  # lanes that are yet to start; the deepest are last, and start first
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._steps: dict[asyncio.Task[Any], tuple[Frame, int]] = {}
+        self._blocks: dict[asyncio.Task[Any], tuple[Callable[[Any], object], Callable[[BaseException], object]]] = {}
         self._pumping = False
         self._failures: list[LaneFailure] = []
         self._uploaded: dict[int, tuple[Any, jax.Array]] = {}
         self._open = 0
         self._total = 1
         self._repeats = Repeats(name)
+        self._saw, self._land = self._repeats.saw, self._landed_soon  # bound once: a method is made anew at each use
 
     async def run(self, args: Sequence[Any]) -> list[Any]:
         """Runs the plan on its inputs; returns its outputs.
@@ -163,9 +166,10 @@ class Sweep:
         try:
             await self._ended
         except asyncio.CancelledError:
-            for task in self._tasks:
+            tasks = [*self._steps, *self._blocks]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             raise
         if self._failures:
             self._failures.sort(key=lambda f: f.lane)
@@ -190,8 +194,8 @@ class Sweep:
         self._pumping = False
         try:
             landed, self._landed = self._landed, []
-            for task, succeed, fail in landed:
-                self._settle(task, succeed, fail)
+            for task in landed:
+                self._settle(task)
             while True:
                 while self._ready:
                     frame, index = self._ready.pop()
@@ -206,7 +210,7 @@ class Sweep:
             if not self._ended.done():
                 self._ended.set_exception(error)
             raise
-        if not self._tasks and not self._pumping and not self._ended.done():
+        if not (self._steps or self._blocks or self._pumping or self._ended.done()):
             self._ended.set_result(None)
 
     def _enter(
@@ -214,16 +218,23 @@ class Sweep:
         plan: ir.Plan,
         args: Sequence[Any],
         lane: Lane,
-        done: Callable[[list[Any]], None],
+        done: Callable[[list[Any]], None] | None,
         inside: tuple[Frame, int] | None = None,
         carried: Callable[[int, Any], None] | None = None,
     ) -> None:
         frame = Frame(plan, args, lane, done, inside)
         frame.carried = carried
         if not frame.left:
-            done([frame.values[v] for v in plan.outputs])
+            self._leave(frame)
         for index in plan.first:
             self._ready.append((frame, index))
+
+    def _leave(self, frame: Frame) -> None:
+        outputs = [frame.values[v] for v in frame.plan.outputs]
+        if frame.done is None:
+            self._lane_done(frame.lane, outputs)
+        else:
+            frame.done(outputs)
 
     def _complete(self, frame: Frame, index: int, outputs: Sequence[Any], told: Collection[int] = ()) -> None:
         """Ends a step; those who wait for it go on, but for some that were told before."""
@@ -236,7 +247,7 @@ class Sweep:
         self._go_on(frame, [f for f in followers if f not in told] if told else followers)
         frame.left -= 1
         if not frame.left:
-            frame.done([values[v] for v in plan.outputs])
+            self._leave(frame)
 
     def _go_on(self, frame: Frame, followers: Iterable[int]) -> None:
         """Tells steps that one they wait for is done."""
@@ -277,30 +288,45 @@ class Sweep:
 
     # -- what takes time ---------------------------------------------------------------------------------------------
 
-    def _task(self, work: Any, succeed: Callable[[Any], object], fail: Callable[[BaseException], object]) -> None:
+    def _await_step(self, frame: Frame, index: int, work: Coroutine[Any, Any, Any]) -> None:
+        """Does what takes time of one lane's step, which ends or fails with it."""
         task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(functools.partial(self._land, succeed, fail))
+        self._steps[task] = frame, index
+        task.add_done_callback(self._land)
 
-    def _land(
-        self, succeed: Callable[[Any], object], fail: Callable[[BaseException], object], task: asyncio.Task[Any]
+    def _await_block(
+        self,
+        work: Coroutine[Any, Any, Any],
+        succeed: Callable[[Any], object],
+        fail: Callable[[BaseException], object],
     ) -> None:
-        self._tasks.discard(task)
-        self._landed.append((task, succeed, fail))
+        """Does what takes time for many lanes."""
+        task = self._loop.create_task(work)
+        self._blocks[task] = succeed, fail
+        task.add_done_callback(self._land)
+
+    def _landed_soon(self, task: asyncio.Task[Any]) -> None:
+        self._landed.append(task)
         self._schedule()
 
-    def _settle(
-        self, task: asyncio.Task[Any], succeed: Callable[[Any], object], fail: Callable[[BaseException], object]
-    ) -> None:
+    def _settle(self, task: asyncio.Task[Any]) -> None:
+        step, block = self._steps.pop(task, None), self._blocks.pop(task, None)
         if task.cancelled():
             if not self._ended.done():
                 self._ended.cancel()
             return
         error = task.exception()
-        if error is None:
-            succeed(task.result())
-        else:
-            fail(error)
+        if step is not None:
+            if error is None:
+                self._complete(*step, task.result())
+            else:
+                self._fail(*step, error)
+        elif block is not None:
+            succeed, fail = block
+            if error is None:
+                succeed(task.result())
+            else:
+                fail(error)
 
     # -- lanes -------------------------------------------------------------------------------------------------------
 
@@ -340,7 +366,7 @@ class Sweep:
             go(run())
         else:
             fail = lambda error: [self._fail(*spread.inside, error, lane) for lane in lanes]
-            self._task(self._threads.run(run), go, fail)
+            self._await_block(self._threads.run(run), go, fail)
 
     def _lanes_start(self, spread: Spread, lanes: list[Lane], rows: list[Any], computed: Sequence[np.ndarray]) -> None:
         node = spread.node
@@ -348,9 +374,11 @@ class Sweep:
         columns = [itertools.repeat(x) if w else x for x, w in zip(rows, whole, strict=True)]
         columns += computed
         for lane, *args in reversed(list(zip(lanes, *columns))):  # noqa: B905  (shared inputs repeat for ever)
-            self._enter(node.body, args, lane, functools.partial(self._lane_done, spread, lane), spread.inside)
+            self._enter(node.body, args, lane, None, spread.inside)
 
-    def _lane_done(self, spread: Spread, lane: Lane, outputs: list[Any]) -> None:
+    def _lane_done(self, lane: Lane, outputs: list[Any]) -> None:
+        spread = lane.spread
+        assert spread is not None
         at = spread.place(lane)
         for array, output in zip(spread.outputs, outputs, strict=True):
             array[at] = output
@@ -417,10 +445,10 @@ class Sweep:
             case ir.Words():
                 self._words(frame, index, node)
             case ir.Call():
-                self._take_time(frame, index, self._call(frame, node))
+                self._await_step(frame, index, self._call(frame, node))
             case ir.Foreign():
                 work = functools.partial(_evaluate, node, _inputs(frame, node), self._runners.x64)
-                self._take_time(frame, index, self._threads.run(work))
+                self._await_step(frame, index, self._threads.run(work))
             case ir.Branch():
                 self._branch(frame, index, node)
             case ir.Scan():
@@ -442,13 +470,10 @@ class Sweep:
         else:
             self._complete(frame, index, outputs)
 
-    def _take_time(self, frame: Frame, index: int, work: Any) -> None:
-        self._task(work, functools.partial(self._complete, frame, index), functools.partial(self._fail, frame, index))
-
-    def _call(self, frame: Frame, node: ir.Call) -> Any:
-        unkeyed = functools.partial(self._repeats.saw, frame.lane, node)
-        caller = Caller(frame.lane.index, node.scope, unkeyed=unkeyed)
-        return node.function.run_batch(self._session, caller, _inputs(frame, node))
+    def _call(self, frame: Frame, node: ir.Call) -> Coroutine[Any, Any, Any]:
+        caller = Caller(frame.lane.index, node.scope, True, self._saw, frame.lane, node)
+        run = node.function.run_batch if node.batch else node.function.run
+        return run(self._session, caller, _inputs(frame, node))
 
     def _branch(self, frame: Frame, index: int, node: ir.Branch) -> None:
         which, *operands = _inputs(frame, node)
@@ -554,7 +579,7 @@ class Sweep:
             self._segment_done(waiting, run())
         else:
             fail = lambda error: [self._fail(frame, index, error) for frame, index in waiting]
-            self._task(self._threads.run(run), functools.partial(self._segment_done, waiting), fail)
+            self._await_block(self._threads.run(run), functools.partial(self._segment_done, waiting), fail)
 
     def _segment_done(self, waiting: list[tuple[Frame, int]], outputs: Sequence[np.ndarray]) -> None:
         rows = zip(*outputs, strict=True) if outputs else itertools.repeat(())

@@ -362,7 +362,9 @@ class Recording:
         slots: list[Any] = []
         for position, eqn in enumerate(jaxpr.eqns):
             step = self._steps.get(position)
-            if step is None:
+            if eqn.primitive.name in _IDLE and (step is None or not step.slots):
+                outs = env.read(eqn.invars)
+            elif step is None:
                 outs = evaluate(eqn, env.read(eqn.invars))
             else:
                 outs, recorded = step.record(env.read(eqn.invars))
@@ -382,6 +384,8 @@ class Recording:
         return [o if n else None for o, n in zip(outs, self._needed, strict=True)]
 
 
+# What changes nothing in a record, which is neither differentiated nor compiled; two for each call and text operation.
+_IDLE = frozenset({"stop_gradient", "optimization_barrier"})
 # Floating-point results that are decisions: they jump where their operands hardly differ, and their derivative is zero.
 _FLAT = frozenset({"ceil", "floor", "round", "sign"})
 # Those that have a derivative: they are recorded, and differentiated by JAX's own rule. (So is what is sorted along.)

@@ -84,6 +84,19 @@ def with_more_inputs(plan: ir.Plan, made: Sequence[int]) -> ir.Plan:
     )
 
 
+def with_inputs(plan: ir.Plan, kept: Sequence[int]) -> ir.Plan:
+    """A plan that is given only some of its inputs, and reads no other."""
+    order = [*kept, *range(plan.inputs, plan.size)]
+    name = {v: i for i, v in enumerate(order)}
+    return ir.Plan(
+        inputs=len(kept),
+        types=tuple(plan.types[v] for v in order),
+        constants={name[v]: c for v, c in plan.constants.items()},
+        nodes=tuple(renamed(node, name) for node in plan.nodes),
+        outputs=tuple(name[v] for v in plan.outputs),
+    )
+
+
 def stacked(aval: jax.ShapeDtypeStruct, sizes: Sequence[int]) -> jax.ShapeDtypeStruct:
     """The type of an array of such values."""
     return jax.ShapeDtypeStruct((*sizes, *aval.shape), aval.dtype)

@@ -1,57 +1,88 @@
 """A plan as a text that can be read: what is called, what waits for what."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from . import ir
+from .counts import Count, count_of
+from .order import order, sources, taken_later
+
+# The models that calls ask, in words; other calls name their function.
+Models = Mapping[ir.Call, str]
 
 _INDENT = "   "
+# Steps that are shown at the two ends of a plan, and of a list, that is too long.
+_HEAD, _TAIL = 60, 5
+_LISTED = 8
 
 
-def show(plan: ir.Plan, title: str) -> str:
+def show(plan: ir.Plan, title: str, models: Models) -> str:
     """The plan as lines, in an order in which it could run; `after` names what a step waits for."""
-    return "\n".join([title, *_lines(plan)])
+    return "\n".join([title, *_lines(plan, models)])
 
 
-def _lines(plan: ir.Plan) -> Iterator[str]:
-    steps = order(plan)
-    number = {index: str(place + 1) for place, index in enumerate(steps)}
-    sources: list[list[int]] = [[] for _ in plan.nodes]
-    for index, followers in enumerate(plan.followers):
-        for follower in followers:
-            sources[follower].append(index)
+def _lines(plan: ir.Plan, models: Models) -> Iterator[str]:
+    steps, makers = order(plan), sources(plan)
+    number = {index: place + 1 for place, index in enumerate(steps)}
     width = len(str(len(steps)))
-    for index in steps:
-        node = plan.nodes[index]
-        waits = ", ".join(sorted((number[s] for s in sources[index]), key=int))
-        scope = f"  [{node.scope}]" if node.scope else ""
-        yield f"{number[index]:>{width}}  {what(node)}{f'  after {waits}' if waits else ''}{scope}"
-        for label, inner in labelled(node):
-            yield f"{_INDENT}{label}"
-            lines = list(_lines(inner))
-            yield from (f"{_INDENT}{_INDENT}{line}" for line in lines or ["nothing to do"])
+    taken = taken_later(plan)
+    head, hidden, tail = ends(steps)
+    for index in (*head, *hidden[:1], *tail):
+        if index in hidden[:1]:
+            yield f"{'…':>{width}}  {more(plan, hidden)}"
+            continue
+        waits, late = ([number[s] for s in found] for found in (makers[index], taken.get(index, ())))
+        yield from _step(plan.nodes[index], number[index], waits, late, width, models)
 
 
-def order(plan: ir.Plan) -> list[int]:
-    """Nodes in an order in which each stands after what it waits for."""
-    waits, ready, steps = list(plan.waits), list(plan.first), []
-    while ready:
-        index = ready.pop()
-        steps.append(index)
-        for follower in reversed(plan.followers[index]):
-            waits[follower] -= 1
-            if not waits[follower]:
-                ready.append(follower)
-    return steps
+def _step(
+    node: ir.Node, number: int, waits: Sequence[int], late: Sequence[int], width: int, models: Models
+) -> Iterator[str]:
+    after = f"  after {ranges(waits)}" if waits else ""
+    after += f"  takes {ranges(late)} later" if late else ""
+    scope = f"  [{node.scope}]" if node.scope else ""
+    yield f"{number:>{width}}  {what(node, models)}{after}{scope}"
+    for label, inner in labelled(node):
+        yield f"{_INDENT}{label}"
+        lines = list(_lines(inner, models))
+        yield from (f"{_INDENT}{_INDENT}{line}" for line in lines or ["nothing to do"])
 
 
-def what(node: ir.Node) -> str:
+def ends(steps: Sequence[int]) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
+    """Steps as those that are shown first, those that are left out, and those that are shown last."""
+    if len(steps) <= 2 * _HEAD:
+        return steps, (), ()
+    return steps[:_HEAD], steps[_HEAD:-_TAIL], steps[-_TAIL:]
+
+
+def more(plan: ir.Plan, hidden: Sequence[int]) -> str:
+    """What is left out, as a count."""
+    calls = sum((count_of(plan.nodes[i]) for i in hidden), Count())
+    return f"{len(hidden):,} more steps, {calls}"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers as runs: 1-5, 7."""
+    runs: list[list[int]] = []
+    for n in sorted(numbers):
+        if runs and runs[-1][1] == n - 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    words = [f"{a:,}" if a == b else f"{a:,}{'-' if b > a + 1 else ', '}{b:,}" for a, b in runs]
+    return ", ".join(shortened(words))
+
+
+def shortened(words: Sequence[str]) -> list[str]:
+    """A list with its middle left out if it is long."""
+    return list(words) if len(words) <= _LISTED else [*words[: _LISTED - 2], "…", words[-1]]
+
+
+def what(node: ir.Node, models: Models) -> str:
     """A node in a few words."""
     match node:
         case ir.Call():
-            return (
-                f"{math.prod(node.batch)} calls of {node.function}, at once" if node.batch else f"call {node.function}"
-            )
+            return asked(node, math.prod(node.batch) if node.batch else None, models)
         case ir.Foreign():
             return f"callback {node.eqn.primitive.name}"
         case ir.Words():
@@ -64,12 +95,23 @@ def what(node: ir.Node) -> str:
         case ir.Loop():
             return "while loop"
         case ir.Scan():
-            steps = f"{node.length} step{'s' * (node.length != 1)}"
-            return f"scan of {steps}, one after another" if node.carry else f"map of {steps}, at once"
+            steps = f"{node.length:,} step{'s' * (node.length != 1)}"
+            return f"scan of {steps}, one after another"
         case ir.Lanes():
-            return f"lanes {' × '.join(map(str, node.sizes))}, each at its own pace"
+            return f"{' × '.join(f'{n:,}' for n in node.sizes)} lanes, each at its own pace"
+        case ir.Take():
+            return f"wait for input {node.position}, which it started without"
+        case ir.Give():
+            return f"give output {node.position}, for which others wait"
         case _:
             raise TypeError(f"not a node of a plan: {node!r}")
+
+
+def asked(node: ir.Call, times: int | None, models: Models) -> str:
+    """A call in words, or so many of them that are made at once."""
+    if times is None:
+        return f"ask {models[node]}" if node in models else f"call {node.function}"
+    return f"{times:,} call{'s' * (times != 1)} of {models.get(node, node.function)}, at once"
 
 
 def labelled(node: ir.Node) -> list[tuple[str, ir.Plan]]:

@@ -13,30 +13,33 @@ class SingleFlight:
     """
 
     def __init__(self) -> None:
-        self._flights: dict[Any, asyncio.Future[Any]] = {}
+        # None until there is somebody to share with.
+        self._flights: dict[Any, asyncio.Future[Any] | None] = {}
 
-    async def do(self, key: Any, work: Callable[[], Awaitable[Any]]) -> tuple[Any, bool]:
+    async def do(self, key: Any, work: Callable[..., Awaitable[Any]], *args: Any) -> tuple[Any, bool]:
         """Returns the outcome, and whether it was shared, that is another caller's."""
-        while (flight := self._flights.get(key)) is not None:
+        while key in self._flights:
+            flight = self._flights[key]
+            if flight is None:
+                flight = self._flights[key] = asyncio.get_running_loop().create_future()
             try:
                 return await asyncio.shield(flight), True
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if not flight.cancelled() or (task is not None and task.cancelling()):
                     raise
-        flight = asyncio.get_running_loop().create_future()
-        self._flights[key] = flight
+        self._flights[key] = None
         try:
-            outcome = await work()
+            outcome = await work(*args)
         except asyncio.CancelledError:
-            flight.cancel()
+            if (flight := self._flights.pop(key)) is not None:
+                flight.cancel()
             raise
         except BaseException as error:
-            flight.set_exception(error)
-            flight.exception()  # marked as seen: there may be nobody else to see it
+            if (flight := self._flights.pop(key)) is not None:
+                flight.set_exception(error)
+                flight.exception()  # marked as seen: who waited may have been cancelled
             raise
-        else:
+        if (flight := self._flights.pop(key)) is not None:
             flight.set_result(outcome)
-            return outcome, False
-        finally:
-            del self._flights[key]
+        return outcome, False

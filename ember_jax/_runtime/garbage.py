@@ -12,7 +12,7 @@ import gc
 import threading
 from collections.abc import Iterator
 
-_CALM = (50_000, 20, 50)
+_CALM = (500_000, 20, 50)
 
 _lock = threading.Lock()
 _sweeps = 0

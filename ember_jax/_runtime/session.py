@@ -100,7 +100,7 @@ class Session:
         if row is not None:
             self.count("replayed")
             return _decode(row)
-        response, shared = await self._flights.do(digest, lambda: self._send(request, digest))
+        response, shared = await self._flights.do(digest, self._send, request, digest)
         if shared:
             self.count("merged")
         return response
@@ -132,12 +132,14 @@ class Session:
         self._declining.add(model)  # it was them: this model is not asked for them again
         return response
 
-    async def remember(self, key: Any, size: Callable[[Any], int], work: Callable[[], Awaitable[Any]]) -> Any:
+    async def remember(
+        self, key: Any, size: Callable[[Any], int], work: Callable[..., Awaitable[Any]], *args: Any
+    ) -> Any:
         """The result of a pure host call: from memory, from an equal call in flight, or by doing the work."""
         known = self._memo.get(key)
         if known is not None:
             return known
-        result, shared = await self._host_flights.do(key, work)
+        result, shared = await self._host_flights.do(key, work, *args)
         if not shared:
             self._memo.put(key, result, size(result))
         return result

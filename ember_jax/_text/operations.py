@@ -1,10 +1,11 @@
 """Operations on Text that give Text: `format`, `join`, `normalize`, `where`, `stack`, `concatenate`; and `fold_in`."""
 
+import functools
 import re
 import string
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -141,26 +142,41 @@ def fold_in(key: jax.Array, data: Any) -> jax.Array:
 
 
 def _format(names: tuple[str, ...], template: str, *values: Any) -> str:
-    if not names:
-        return template
-    by_name = dict(zip(names, values, strict=True))
-    return _pattern(names).sub(lambda m: _fill(m, by_name[m[1]]), template)
+    return "".join(p if isinstance(p, str) else _written(p, values[p.place]) for p in _pieces(names, template))
+
+
+class _Field(NamedTuple):
+    """A place in a template: which value goes there, how it is written, and the field as it stands."""
+
+    place: int
+    spec: str
+    words: str
+
+
+@functools.lru_cache(maxsize=1024)  # a sweep has few templates, and many lanes
+def _pieces(names: tuple[str, ...], template: str) -> tuple[str | _Field, ...]:
+    """A template taken apart."""
+    pieces: list[str | _Field] = []
+    end = 0
+    for match in _pattern(names).finditer(template) if names else ():
+        pieces += [template[end : match.start()], _Field(names.index(match[1]), match[2] or "", match[0])]
+        end = match.end()
+    return (*pieces, template[end:])
 
 
 def _format_numbers(numbers: tuple[tuple[str, str, Any], ...], template: str) -> str:
     return _format(tuple(name for name, _, _ in numbers), template, *(value for _, _, value in numbers))
 
 
-def _fill(match: re.Match[str], value: Any) -> str:
-    spec = match[2] or ""
+def _written(field: _Field, value: Any) -> str:
     if isinstance(value, np.generic):
         # Through str, which is short in the number's own precision: float32's 0.1 is 0.10000000149011612 in float64.
-        value = float(str(value)) if not spec and isinstance(value.item(), float) else value.item()
+        value = float(str(value)) if not field.spec and isinstance(value.item(), float) else value.item()
     try:
-        return value.__format__(spec)
+        return value.__format__(field.spec)
     except ValueError as error:
         raise TextError(
-            f"ember.format cannot write a {type(value).__name__} in the field {match[0]!r}: {error}."
+            f"ember.format cannot write a {type(value).__name__} in the field {field.words!r}: {error}."
         ) from None
 
 

@@ -63,6 +63,11 @@ def peek(digest: bytes) -> str | None:
     return _words.get(digest)
 
 
+def put_one(words: str) -> np.ndarray:
+    """The digest `uint32[4]` of some words, which are kept."""
+    return np.frombuffer(put(words), np.uint32)
+
+
 def put_array(words: np.ndarray) -> np.ndarray:
     """Digests `uint32[*shape, 4]` of an object array of strings."""
     digests = b"".join([put(w) for w in words.ravel().tolist()])

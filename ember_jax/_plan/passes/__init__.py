@@ -23,7 +23,7 @@ def simplify(plan: ir.Plan, records: int | None = None) -> ir.Plan:
     - `records`: how many of its outputs are wanted, the first ones, which are kept for the replay. The others are there
         to show how the replay uses them. By default all outputs are wanted, for themselves.
     """
-    plan = merge(plan)
+    plan = unused(merge(plan))
     if records is None:
         return unused(unbatch(plan))
     plan = unbatch(plan, frozenset(range(records)))

@@ -11,14 +11,14 @@ JAX takes them of a batched `cond` with every operand of the other sides held st
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from .. import ir, rewrite
 
 # On which sides of which selections a value is used: pairs of a selection's index and a side.
-_Sides = frozenset[tuple[int, int]]
+Sides = frozenset[tuple[int, int]]
 
 
 def sink(plan: ir.Plan, records: frozenset[int] = frozenset()) -> ir.Plan:
@@ -29,7 +29,7 @@ def sink(plan: ir.Plan, records: frozenset[int] = frozenset()) -> ir.Plan:
     - `plan`: the plan.
     - `records`: which outputs are only kept for the replay.
     """
-    uses = _Uses(plan, records)
+    uses = Uses(plan, records)
     for index in dict.fromkeys(uses.selections.values()):
         branch = _branch(plan, uses, index, records)
         if branch is not None:
@@ -37,22 +37,35 @@ def sink(plan: ir.Plan, records: frozenset[int] = frozenset()) -> ir.Plan:
     return plan
 
 
-class _Uses:
-    """Which nodes select between sides, and on which sides nodes are used."""
+class Uses:
+    """Which nodes select between sides, and on which sides nodes are used.
 
-    def __init__(self, plan: ir.Plan, records: frozenset[int]):
-        self.selections = dict(_selections(plan))
-        self.sides: dict[ir.Node, _Sides] = {}
-        used: dict[int, _Sides] = {v: frozenset() for i, v in enumerate(plan.outputs) if i not in records}
+    **Arguments:**
 
-        def use(value: int, sides: _Sides) -> None:
+    - `plan`, `records`: as above.
+    - `lane_wise`: nodes that keep lanes apart, in a plan with a lane axis, where lanes are on sides of their own; by
+        default the plan is one lane's.
+
+    **Attributes:**
+
+    - `selections`: the nodes that select by one integer of a lane, with the value that it is.
+    - `sides`: for each node, the sides on which all its uses are.
+    """
+
+    def __init__(self, plan: ir.Plan, records: frozenset[int], lane_wise: Collection[ir.Node] | None = None):
+        self.selections = dict(_selections(plan, 0 if lane_wise is None else 1))
+        self.sides: dict[ir.Node, Sides] = {}
+        used: dict[int, Sides] = {v: frozenset() for i, v in enumerate(plan.outputs) if i not in records}
+
+        def use(value: int, sides: Sides) -> None:
             used[value] = used[value] & sides if value in used else sides
 
         for node in reversed(plan.nodes):
-            sides = [used[v] for v in node.outputs if v in used]
-            mine = frozenset.intersection(*sides) if sides and not rewrite.has_effect(node) else frozenset()
+            found = [used[v] for v in node.outputs if v in used]
+            apart = lane_wise is None or node in lane_wise
+            mine = frozenset.intersection(*found) if found and apart and not rewrite.has_effect(node) else frozenset()
             self.sides[node] = mine
-            if node in self.selections:
+            if apart and node in self.selections:
                 index = self.selections[node]
                 for side, value in enumerate(_arms(node)):
                     if value is not None:
@@ -63,9 +76,9 @@ class _Uses:
                     use(value, mine)
 
 
-def _selections(plan: ir.Plan) -> Iterator[tuple[ir.Node, int]]:
-    """The nodes that select by one integer, with the value that it is."""
-    spread: dict[int, int] = {}  # a copy of a scalar for each element -> the scalar
+def _selections(plan: ir.Plan, rank: int) -> Iterator[tuple[ir.Node, int]]:
+    """The nodes that select by an integer of such a rank, or one that is spread, with the value that it is."""
+    spread: dict[int, int] = {}  # a copy for each element -> what is copied
     for node in plan.nodes:
         if not isinstance(node, ir.Segment):
             continue
@@ -77,7 +90,7 @@ def _selections(plan: ir.Plan) -> Iterator[tuple[ir.Node, int]]:
             spread[node.outputs[0]] = spread.get(first, first)
         elif equation.eqn.primitive.name == "select_n":
             index = spread.get(first, first)
-            if plan.types[index].ndim == 0 and plan.types[index].dtype == np.int32:
+            if plan.types[index].ndim == rank and plan.types[index].dtype == np.int32:
                 yield node, index
 
 
@@ -87,7 +100,7 @@ def _arms(node: ir.Node) -> tuple[int | None, ...]:
     return node.equations[0].inputs[1:]
 
 
-def _branch(plan: ir.Plan, uses: _Uses, index: int, records: frozenset[int]) -> ir.Plan | None:
+def _branch(plan: ir.Plan, uses: Uses, index: int, records: frozenset[int]) -> ir.Plan | None:
     """The plan with the selections by one index as a branch; `None` if no call goes into it."""
     chosen = [node for node, i in uses.selections.items() if i == index]
     arms = len(_arms(chosen[0]))

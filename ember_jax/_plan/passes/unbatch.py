@@ -25,7 +25,7 @@ from .. import ir, rewrite
 from ..axes import Crossing, OneLane, one_lane
 from ..builder import Builder
 from .merge import merge
-from .sink import sink
+from .sink import Uses, sink
 
 
 def unbatch(plan: ir.Plan, records: frozenset[int] = frozenset()) -> ir.Plan:
@@ -37,7 +37,7 @@ def unbatch(plan: ir.Plan, records: frozenset[int] = frozenset()) -> ir.Plan:
     - `records`: which outputs are only kept for the replay, where they are used as the plan itself uses them.
     """
     for size in dict.fromkeys(filter(None, map(_size, plan.nodes))):
-        plan = _Axis(plan, size).rewritten(records)
+        plan = _Axis(plan, size, records).rewritten()
     used = rewrite.used(plan, records)
     return dataclasses.replace(plan, nodes=tuple(_unbatched(node, used) for node in plan.nodes))
 
@@ -107,10 +107,11 @@ class _Group:
 def _joined(before: list[_Group], after: set[_Group]) -> _Group:
     """The group of a step which goes on with the lanes of some groups, and needs all lanes of others.
 
-    They become one, unless one would then have to wait for itself.
+    The last of them become one with it, those that none of the others waits for; unless it would wait for itself.
     """
-    together = {group.now() for group in before}
-    outside = after.union(*(group.after for group in together))
+    flowing = {group.now() for group in before}
+    together = {g for g in flowing if not any(h.waits_for({g}) for h in flowing if h is not g)}
+    outside = (after | flowing - together).union(*(group.after for group in together))
     if not together or any(group.waits_for(together) for group in outside):
         return _Group([], {*after, *before})
     joined = _Group([i for group in together for i in group.steps], outside, sum(g.calls for g in together))
@@ -122,13 +123,15 @@ def _joined(before: list[_Group], after: set[_Group]) -> _Group:
 class _Axis:
     """A plan's values and nodes along one lane axis of a size."""
 
-    def __init__(self, plan: ir.Plan, size: int):
+    def __init__(self, plan: ir.Plan, size: int, records: frozenset[int]):
         self._plan = plan
         self._size = size
+        self._records = records
         self._axis: dict[int, int] = {}  # value -> its axis that is the lanes'
         self._maker = {v: i for i, node in enumerate(plan.nodes) for v in node.outputs}
         self._reasons: dict[int, str] = {}  # node -> why lanes meet in it
         self._steps = {i: step for i, node in enumerate(plan.nodes) if (step := self._step(i, node)) is not None}
+        self._sides = Uses(plan, records, {step.node for step in self._steps.values()}).sides
         self._groups = self._grouped()
 
     # -- which steps keep lanes apart --------------------------------------------------------------------------------
@@ -193,9 +196,11 @@ class _Axis:
             if step is None:
                 found = {g for v in node.inputs for g in behind.get(v, ())}
             else:
-                flowing = {v for v in node.inputs if self._flows(step, v)}
-                before = list(dict.fromkeys(groups[self._maker[v]] for v in node.inputs if v in flowing))
-                after = {g for v in node.inputs if v not in flowing for g in behind.get(v, ())}
+                # a call of one side of a choice is made when it is known which side a lane takes
+                chosen = [index for index, _ in self._sides[node]]
+                flowing = {v for v in node.inputs if self._flows(step, v)}.union(v for v in chosen if v in self._axis)
+                before = list(dict.fromkeys(groups[self._maker[v]] for v in (*node.inputs, *chosen) if v in flowing))
+                after = {g for v in (*node.inputs, *chosen) if v not in flowing for g in behind.get(v, ())}
                 group = _joined(before, after)
                 group.steps.append(index)
                 group.calls += not isinstance(node, ir.Segment | ir.Words)
@@ -206,14 +211,14 @@ class _Axis:
 
     # -- the new plan ------------------------------------------------------------------------------------------------
 
-    def rewritten(self, records: frozenset[int]) -> ir.Plan:
+    def rewritten(self) -> ir.Plan:
         """The plan with each group as one step."""
         types, meets = list(self._plan.types), self._meets()
-        wanted = {v for i, v in enumerate(self._plan.outputs) if i not in records}
+        wanted = {v for i, v in enumerate(self._plan.outputs) if i not in self._records}
         nodes = dict(enumerate(self._plan.nodes))
         made: list[ir.Node] = []
         for group in self._groups:
-            if group.calls > 1:
+            if group.calls > 1 or any(self._sides[nodes[i]] for i in group.steps):
                 made += _Body(self._plan, self._size, self._steps, group, types).nodes(wanted, meets[group])
                 for index in group.steps:
                     del nodes[index]

@@ -29,8 +29,10 @@ def _narrowed(node: ir.Node, wanted: Sequence[bool]) -> ir.Node:
             branches = tuple(unused(_selected(b, wanted)) for b in node.branches)
             return dataclasses.replace(node, branches=branches, outputs=_take(node.outputs, wanted))
         case ir.Lanes():
-            return dataclasses.replace(
-                node, body=unused(_selected(node.body, wanted)), outputs=_take(node.outputs, wanted)
+            return _read(
+                dataclasses.replace(
+                    node, body=unused(_selected(node.body, wanted)), outputs=_take(node.outputs, wanted)
+                )
             )
         case ir.Scan():
             keep = [True] * node.carry + list(wanted[node.carry :])
@@ -39,6 +41,20 @@ def _narrowed(node: ir.Node, wanted: Sequence[bool]) -> ir.Node:
             return dataclasses.replace(node, condition=unused(node.condition), body=unused(node.body))
         case _:
             return node
+
+
+def _read(node: ir.Lanes) -> ir.Lanes:
+    """Lanes that are given only what they read."""
+    used = rewrite.used(node.body)
+    kept = [i for i in range(len(node.inputs)) if i in used]
+    if len(kept) == len(node.inputs):
+        return node
+    return dataclasses.replace(
+        node,
+        inputs=tuple(node.inputs[i] for i in kept),
+        mapped=tuple(node.mapped[i] for i in kept),
+        body=rewrite.with_inputs(node.body, kept),
+    )
 
 
 def _selected(plan: ir.Plan, keep: Sequence[bool]) -> ir.Plan:
