@@ -511,6 +511,15 @@ class Sweep:
             ]
             self._complete(frame, index, [*carry, *stacked])
 
+        if not node.body.nodes:  # what is left of a scan may only hand values on; no frame, so no step, is needed
+            carry = inputs[node.constants : node.constants + node.carry]
+            for step in order:
+                args = [*constants, *carry, *(x[step] for x in xs)]
+                outputs = [args[v] if v < len(args) else node.body.constants[v] for v in node.body.outputs]
+                carry, ys[step] = outputs[: node.carry], outputs[node.carry :]
+            finish(carry)
+            return
+
         steps = iter(order)
         left = node.length
         gives = any(isinstance(n, ir.Give) for n in node.body.nodes)

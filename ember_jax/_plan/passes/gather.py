@@ -11,7 +11,7 @@ from .. import ir, rewrite
 
 
 def gather(plan: ir.Plan) -> ir.Plan:
-    """A plan whose lanes have their input-only segments in front. After `fuse`, there is at most one in each."""
+    """A plan whose lanes have their input-only segments in front, where `fuse` has made one of them."""
     return dataclasses.replace(plan, nodes=tuple(map(_gathered, plan.nodes)))
 
 
@@ -21,7 +21,7 @@ def _gathered(node: ir.Node) -> ir.Node:
         return node
     body = node.body
     starts = [s for i in body.first if isinstance(s := body.nodes[i], ir.Segment) and not s.calls_python]
-    if not starts:
+    if len(starts) != 1:
         return node
     (segment,) = starts
     rest = tuple(step for step in body.nodes if step is not segment)

@@ -24,37 +24,69 @@ def unused(plan: ir.Plan) -> ir.Plan:
 
 
 def _narrowed(node: ir.Node, wanted: Sequence[bool]) -> ir.Node:
+    """A control node that computes only what is wanted of it, and is given only what that needs."""
     match node:
         case ir.Branch():
-            branches = tuple(unused(_selected(b, wanted)) for b in node.branches)
-            return dataclasses.replace(node, branches=branches, outputs=_take(node.outputs, wanted))
+            branches = [unused(_selected(b, wanted)) for b in node.branches]
+            read = _read(*branches)
+            return dataclasses.replace(
+                node,
+                inputs=(node.inputs[0], *_take(node.inputs[1:], read)),
+                outputs=_take(node.outputs, wanted),
+                branches=tuple(_given(b, read) for b in branches),
+            )
         case ir.Lanes():
-            return _read(
-                dataclasses.replace(
-                    node, body=unused(_selected(node.body, wanted)), outputs=_take(node.outputs, wanted)
-                )
+            body = unused(_selected(node.body, wanted))
+            read = _read(body)
+            return dataclasses.replace(
+                node,
+                inputs=_take(node.inputs, read),
+                outputs=_take(node.outputs, wanted),
+                mapped=_take(node.mapped, read),
+                body=_given(body, read),
             )
         case ir.Scan():
-            keep = [True] * node.carry + list(wanted[node.carry :])
-            return dataclasses.replace(node, body=unused(_selected(node.body, keep)), outputs=_take(node.outputs, keep))
+            wanted = [True] * node.carry + list(wanted[node.carry :])
+            body = unused(_selected(node.body, wanted))
+            first, last = node.constants, node.constants + node.carry
+            read = [r or first <= i < last for i, r in enumerate(_read(body))]
+            return dataclasses.replace(
+                node,
+                inputs=_take(node.inputs, read),
+                outputs=_take(node.outputs, wanted),
+                body=_given(body, read),
+                constants=sum(read[:first]),
+            )
         case ir.Loop():
-            return dataclasses.replace(node, condition=unused(node.condition), body=unused(node.body))
+            return _narrowed_loop(node)
         case _:
             return node
 
 
-def _read(node: ir.Lanes) -> ir.Lanes:
-    """Lanes that are given only what they read."""
-    used = rewrite.used(node.body)
-    kept = [i for i in range(len(node.inputs)) if i in used]
-    if len(kept) == len(node.inputs):
-        return node
+def _narrowed_loop(node: ir.Loop) -> ir.Loop:
+    condition, body = unused(node.condition), unused(node.body)
+    first, last = node.condition_constants, node.condition_constants + node.body_constants
+    carry = [True] * (len(node.inputs) - last)
+    of_condition, of_body = _read(condition)[:first], _read(body)[: node.body_constants]
     return dataclasses.replace(
         node,
-        inputs=tuple(node.inputs[i] for i in kept),
-        mapped=tuple(node.mapped[i] for i in kept),
-        body=rewrite.with_inputs(node.body, kept),
+        inputs=_take(node.inputs, [*of_condition, *of_body, *carry]),
+        condition=_given(condition, [*of_condition, *carry]),
+        body=_given(body, [*of_body, *carry]),
+        condition_constants=sum(of_condition),
+        body_constants=sum(of_body),
     )
+
+
+def _read(*plans: ir.Plan) -> list[bool]:
+    """Which of the same inputs any of some plans reads."""
+    used = set[int]().union(*map(rewrite.used, plans))
+    return [v in used for v in range(plans[0].inputs)]
+
+
+def _given(plan: ir.Plan, keep: Sequence[bool]) -> ir.Plan:
+    """A plan that is given only some of its inputs."""
+    return plan if all(keep) else rewrite.with_inputs(plan, [v for v, k in enumerate(keep) if k])
 
 
 def _selected(plan: ir.Plan, keep: Sequence[bool]) -> ir.Plan:
