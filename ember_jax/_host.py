@@ -36,7 +36,8 @@ class Caller(NamedTuple):
     """Who makes a call: which lane, in which operator, and whom to tell when it is a sample without a key.
 
     `remembers` says whether a pure function's earlier result may be given again; line by line, it is run each time.
-    `saw` is told of samples without a key, with the lane and the step that draw them.
+    `saw` is told of samples without a key, with the lane and the step that draw them. `stands_for` counts the equal
+    calls of the program that this one is made for.
     """
 
     lane: tuple[int, ...] = ()
@@ -45,6 +46,7 @@ class Caller(NamedTuple):
     saw: Callable[[Any, Any, bytes], None] | None = None
     of_lane: Any = None
     of_step: Any = None
+    stands_for: int = 1
 
     def unkeyed(self, digest: bytes) -> None:
         """Tells of a sample without a key."""

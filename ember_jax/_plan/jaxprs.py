@@ -10,7 +10,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.core import eval_jaxpr
+import numpy as np
+from jax.core import Tracer, eval_jaxpr
 from jax.extend import core as jex
 
 from .._callback import vary
@@ -132,6 +133,37 @@ def _debug_info() -> Any:
 def assemble(invars: Sequence[Any], outvars: Sequence[Any], eqns: Sequence[Any], effects: Any) -> jex.Jaxpr:
     """A jaxpr of given parts, without constants."""
     return jex.Jaxpr((), list(invars), list(outvars), list(eqns), effects, _debug_info())
+
+
+# Constants beyond this size are not compared: words' digests and settings are small.
+_COMPARED_BYTES = 256
+
+
+def with_equal_constants_once(closed: jex.ClosedJaxpr) -> jex.ClosedJaxpr:
+    """A jaxpr whose small constants of equal value are one: what is computed of them is then seen to be equal."""
+    first: dict[Any, jex.Var] = {}
+    name: dict[jex.Var, jex.Var] = {}
+    for var, const in zip(closed.jaxpr.constvars, closed.consts, strict=True):
+        if (
+            not isinstance(const, Tracer)
+            and not is_key(var.aval)
+            and np.size(const) * var.aval.dtype.itemsize <= _COMPARED_BYTES
+        ):
+            found = first.setdefault((str(var.aval), np.asarray(const).tobytes()), var)
+            if found is not var:
+                name[var] = found
+    if not name:
+        return closed
+    read = lambda atoms: [name.get(a, a) if isinstance(a, jex.Var) else a for a in atoms]
+    jaxpr = closed.jaxpr
+    eqns = [e.replace(invars=read(e.invars)) if not name.keys().isdisjoint(_vars(e)) else e for e in jaxpr.eqns]
+    kept = [(v, c) for v, c in zip(jaxpr.constvars, closed.consts, strict=True) if v not in name]
+    constvars, consts = [v for v, _ in kept], [c for _, c in kept]
+    return jex.ClosedJaxpr(jaxpr.replace(constvars=constvars, eqns=eqns, outvars=read(jaxpr.outvars)), consts)
+
+
+def _vars(eqn: jex.JaxprEqn) -> list[jex.Var]:
+    return [v for v in eqn.invars if isinstance(v, jex.Var)]
 
 
 def evaluate(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list[Any]:

@@ -471,7 +471,7 @@ class Sweep:
             self._complete(frame, index, outputs)
 
     def _call(self, frame: Frame, node: ir.Call) -> Coroutine[Any, Any, Any]:
-        caller = Caller(frame.lane.index, node.scope, True, self._saw, frame.lane, node)
+        caller = Caller(frame.lane.index, node.scope, True, self._saw, frame.lane, node, node.asked * node.lanes)
         run = node.function.run_batch if node.batch else node.function.run
         return run(self._session, caller, _inputs(frame, node))
 

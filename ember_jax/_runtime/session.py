@@ -31,7 +31,7 @@ class Report:
     - `calls`: LLM calls asked for by lanes.
     - `requests`: requests sent to providers.
     - `replayed`: calls answered by the journal.
-    - `merged`: calls that shared the request of an equal call in flight.
+    - `merged`: calls that shared the request of an equal one, in the plan or in flight.
     - `failed`: requests that a provider did not answer.
     - `input_tokens`, `output_tokens`: of the requests sent.
     - `cost_usd`: of the requests sent; NaN if the price of one is unknown.
@@ -92,9 +92,10 @@ class Session:
         """Raises `ModelError` if a model id is malformed, or names a provider or model known not to exist."""
         registry.check(model_id, self._providers)
 
-    async def ask(self, request: Request) -> Response:
-        """Answers one LLM call."""
-        self.count("calls")
+    async def ask(self, request: Request, stands_for: int = 1) -> Response:
+        """Answers one LLM call, or so many equal ones that a plan has made one of."""
+        self.count("calls", stands_for)
+        self.count("merged", stands_for - 1)
         digest = request.digest()
         row = self._journal.get(digest)
         if row is not None:
