@@ -21,13 +21,14 @@ from . import _callback
 from ._errors import CancelledError, EmberError
 from ._plan import ir
 from ._plan.island import Program, record
-from ._plan.jaxprs import assemble, calls_host, from_raw, to_raw
+from ._plan.jaxprs import assemble, calls_host, from_raw, raw_aval, to_raw, with_equal_constants_once
 from ._plan.lower import lower
 from ._plan.passes import simplify
 from ._plan.recording import Recording
 from ._plan.refuse import refuse
 from ._plan.rewrite import plans_of
 from ._runtime import failures, interrupt
+from ._runtime.garbage import calm
 from ._runtime.loop import forbid_in_loop
 
 
@@ -67,11 +68,12 @@ class Boundary:
         self._function = function
         self.name = name
 
-        def through(signature: Signature, arrays: list[Any]) -> Any:
-            return self._record_and_replay(signature, arrays)
+        def through(signature: Signature, launched: bool, arrays: list[Any]) -> Any:
+            with calm():  # what is allocated while tracing is kept
+                return self._record_and_replay(signature, launched, arrays)
 
         through.__name__ = through.__qualname__ = name
-        self._jitted = jax.jit(through, static_argnums=0)
+        self._jitted = jax.jit(through, static_argnums=(0, 1))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs through JAX: traced, recorded, replayed."""
@@ -81,10 +83,11 @@ class Boundary:
         return self._through_jax(signature, arrays)
 
     def _through_jax(self, signature: Signature, arrays: list[Any]) -> Any:
+        run = functools.partial(self._jitted, signature, _in_a_program(arrays))
         # Under `jax.disable_jit` an outer `vmap` still needs the boundary.
         with jax.disable_jit(False):
             try:
-                outputs = without_explicit_axes(functools.partial(self._jitted, signature), arrays)
+                outputs = without_explicit_axes(run, arrays)
                 if _callback.all_concrete(outputs):
                     jax.block_until_ready(outputs)
             except failures.FROM_JAX as error:
@@ -111,13 +114,13 @@ class Boundary:
             found, tree = jax.tree.flatten(outputs)
             return found
 
-        closed = jax.make_jaxpr(flat)(*avals)
+        closed = with_equal_constants_once(jax.make_jaxpr(flat)(*avals))
         jaxpr = closed.jaxpr
         lifted = assemble([*jaxpr.constvars, *jaxpr.invars], jaxpr.outvars, jaxpr.eqns, jaxpr.effects)
         return jex.ClosedJaxpr(lifted, ()), tree, list(closed.consts)
 
-    def program(self, recording: Recording) -> Program:
-        """The recorded half of a traced function, lowered."""
+    def program(self, recording: Recording, launched: bool = False) -> Program:
+        """The recorded half of a traced function, lowered; it may be `launched` ahead if it makes no impure calls."""
 
         def recorded(*raw: Any) -> list[Any]:
             invars = recording.closed.jaxpr.invars
@@ -125,24 +128,16 @@ class Boundary:
             return [*slots, *map(to_raw, outputs)]
 
         with no_mesh():
-            raw = [jax.eval_shape(to_raw, _struct(v.aval)) for v in recording.closed.jaxpr.invars]
-            closed = jax.make_jaxpr(recorded)(*raw)
+            closed = jax.make_jaxpr(recorded)(*(raw_aval(v.aval) for v in recording.closed.jaxpr.invars))
             slots = len(recording.slots)
             plan = simplify(lower(closed), slots)
         # what only the outputs need is dead code here
         jaxpr = closed.replace(jaxpr=closed.jaxpr.replace(outvars=closed.jaxpr.outvars[:slots]))
         # JAX drops a pure callback without results, and with it what the plan prints.
-        return Program(self.name, jaxpr, plan, effectful=not plan.outputs or _has_impure_call(plan))
+        effectful = not plan.outputs or _has_impure_call(plan)
+        return Program(self.name, jaxpr, plan, effectful, launched and not effectful)
 
-    def lower(self, *args: Any, **kwargs: Any) -> Program:
-        """The recorded half of the function for such arguments."""
-        signature, arrays = split((args, kwargs))
-        with no_mesh():
-            closed, _, _ = self.trace(signature, [_struct(jax.typeof(a)) for a in arrays])
-        refuse(closed.jaxpr)
-        return self.program(Recording(closed, [True] * len(closed.jaxpr.outvars)))
-
-    def _record_and_replay(self, signature: Signature, arrays: list[Any]) -> Any:
+    def _record_and_replay(self, signature: Signature, launched: bool, arrays: list[Any]) -> Any:
         with no_mesh():
             closed, tree, constants = self.trace(signature, [_struct(jax.typeof(a)) for a in arrays])
         if not any(map(calls_host, closed.jaxpr.eqns)):  # nothing to record: the function as it stands
@@ -150,7 +145,7 @@ class Boundary:
             return jax.tree.unflatten(tree, eval_jaxpr(closed.jaxpr, (), *constants, *arrays))
         refuse(closed.jaxpr)
         recording = Recording(closed, [True] * len(closed.jaxpr.outvars))
-        program = self.program(recording)
+        program = self.program(recording, launched)
         slots: list[Any] = []
         if program.plan.nodes:
             inputs = [*constants, *arrays]
@@ -161,6 +156,11 @@ class Boundary:
             closed, tree, constants = self.trace(signature, arrays)
             recording = Recording(closed, [True] * len(closed.jaxpr.outvars))
         return jax.tree.unflatten(tree, recording.replay([*constants, *arrays], slots))
+
+
+def _in_a_program(arrays: Sequence[Any]) -> bool:
+    """Whether other operators may run beside the one of such inputs, in an order that is known; see `tickets`."""
+    return not _callback.all_concrete(arrays) and not _callback.is_eager() and jax.default_backend() == "cpu"
 
 
 def no_mesh() -> Any:

@@ -220,7 +220,8 @@ class _Function:
                 kinds.append(_Static(leaf))
         if not arrays:  # a callback needs an operand for its batch axes to show
             arrays = [jnp.zeros((), jnp.int32)]
-        call = FunctionCall(self, tree, tuple(kinds), tuple(jnp.ndim(a) for a in arrays))
+        types = tuple((str(a.dtype), tuple(jnp.shape(a))) for a in arrays)
+        call = FunctionCall(self, tree, tuple(kinds), types)
         results = _callback.invoke(call, [o.aval for o in self.out], *arrays, effectful=not self.pure)
         values = [Text(r) if o.is_text else r for o, r in zip(self.out, results, strict=True)]
         return jax.tree.unflatten(self.out_tree, values)
@@ -248,20 +249,25 @@ class _Static:
 class FunctionCall(HostCall):
     """A call of a Python function, as the callback that JAX sees.
 
-    `kinds` says of each leaf of the arguments whether it is text (`True`), an array (`False`) or static.
+    `kinds` says of each leaf of the arguments whether it is text (`True`), an array (`False`) or static; `types` are
+    the arrays' dtypes and shapes.
     """
 
     function: _Function
     tree: Any
     kinds: tuple[Any, ...]
-    ranks: tuple[int, ...]
+    types: tuple[tuple[str, tuple[int, ...]], ...]
 
     def __hash__(self) -> int:
         return self._hash
 
     @functools.cached_property
     def _hash(self) -> int:  # asked for with every call
-        return hash((self.function, self.tree, self.kinds, self.ranks))
+        return hash((self.function, self.tree, self.kinds, self.types))
+
+    @functools.cached_property
+    def ranks(self) -> tuple[int, ...]:  # type: ignore[override]
+        return tuple(len(shape) for _, shape in self.types)
 
     @property
     def pure(self) -> bool:  # type: ignore[override]
@@ -369,8 +375,8 @@ def _value(array: np.ndarray, is_text: bool) -> Any:
 
 
 def _content(arrays: Sequence[np.ndarray]) -> bytes:
-    """What tells some arrays from others: all of it, or its digest where that is shorter."""
-    content = b"".join([b"%a%a%b" % (a.dtype.char, a.shape, a.tobytes()) for a in arrays])
+    """What tells arrays from others of the same types: all of it, or its digest where that is shorter."""
+    content = b"".join([a.tobytes() for a in arrays])
     return content if len(content) <= 64 else hashlib.blake2b(content, digest_size=32).digest()
 
 

@@ -122,7 +122,7 @@ class Builder:
 
     def words(self, function, *inputs, type=INT):
         run = lambda *values: [np.asarray(function(*values), np.int32)]
-        return self.add(ir.Words, inputs, [type], run)[0]
+        return self.add(ir.Words, inputs, [type], run, True)[0]
 
     def call(self, *inputs, cost=cost):
         return self.add(ir.Call, inputs, [INT], Timed(next(self.numbers), len(inputs), cost), ())[0]

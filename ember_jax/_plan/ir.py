@@ -29,9 +29,10 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Words(Node):
-    """A text operation, run inline on the lane's strings."""
+    """A text operation, run inline on the lane's strings, or on those of a batch."""
 
     function: ElementwiseOp
+    batched: bool = False
 
 
 @dataclass(frozen=True, eq=False)

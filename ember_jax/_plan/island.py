@@ -3,12 +3,16 @@
 Design note. An operator is bound as `custom_vmap(pure_callback(island))`: `vmap` does not batch the program inside but
 makes another island with one more lane axis, so that every lane keeps its own branches and loops. JAX keys its caches
 by the callback, so islands are kept by (program, lane axes): the second call makes none.
+
+In somebody's program an operator is two callbacks, one that launches the island's sweep and one that waits for it (see
+`tickets`). To whoever lowers that program the second is an island around the first one's, which does not use its
+ticket; so the launch is a call whose answer nobody needs, and is dropped.
 """
 
 import functools
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -17,12 +21,13 @@ from jax.custom_batching import custom_vmap
 from jax.extend import core as jex
 
 from .. import _callback
-from .._errors import RepeatedSampleWarning
+from .._errors import EmberError, RepeatedSampleWarning
 from .._runtime import failures, interrupt
 from .._runtime import session as sessions
 from .._runtime.garbage import calm
-from .._runtime.loop import forbid_in_loop
-from . import ir
+from .._runtime.loop import Loop, Work, forbid_in_loop
+from .._runtime.session import Session
+from . import ir, tickets
 from .lanes import Runners, Sweep
 from .passes import arrange
 from .rewrite import lane_types
@@ -35,13 +40,15 @@ LaneAxis = tuple[int, tuple[bool, ...]]
 class Program:
     """An operator's recorded half, traced and lowered; its outputs are what is recorded.
 
-    `effectful` says that it makes calls for their effect, so that JAX must not drop it.
+    `effectful` says that it makes calls for their effect, so that JAX must not drop it; `launched`, that it may
+    begin before anybody waits for it.
     """
 
     name: str
     jaxpr: jex.ClosedJaxpr
     plan: ir.Plan
     effectful: bool
+    launched: bool = False
     records: dict[tuple[LaneAxis, ...], Any] = field(default_factory=dict)
 
 
@@ -64,28 +71,72 @@ class Island(_callback.HostFunction):
         return self.program.name
 
     def __call__(self, *arrays: Any) -> list[np.ndarray]:
-        return self.run(arrays, in_callback=True)
-
-    def run(self, arrays: Sequence[Any], *, in_callback: bool) -> list[np.ndarray]:
-        """Runs all lanes; returns what is recorded, with the lane axes in front."""
         forbid_in_loop(self.program.name)  # also here: a compiled program comes by no boundary
-        values = [np.asarray(a) for a in arrays]
-        loop, session = sessions.loop(), sessions.current()
+        loop = sessions.loop()
+        return _wait(loop.work(self.sweep([np.asarray(a) for a in arrays], loop, sessions.current())))
 
-        async def sweep() -> tuple[list[np.ndarray], str | None]:
-            session.count("islands")
-            running = Sweep(self._plan, self._runners, session, loop.threads, self.program.name)
-            with calm():
-                return await running.run(values), running.warning()
+    async def sweep(self, values: Sequence[Any], loop: Loop, session: Session) -> tuple[list[np.ndarray], str | None]:
+        """Runs all lanes; returns what is recorded, with the lane axes in front, and what the user should know."""
+        session.count("islands")
+        running = Sweep(self._plan, self._runners, session, loop.threads, self.program.name)
+        with calm():
+            return await running.run(values), running.warning()
 
-        work = loop.work(sweep())
+
+class Launch(_callback.HostFunction):
+    """Launches an island's sweep; returns a ticket for it. Compared by identity, as the island is."""
+
+    def __init__(self, island: Island):
+        self._island = island
+
+    def __str__(self) -> str:
+        return f"launch of {self._island}"
+
+    def __call__(self, *arrays: Any) -> list[np.ndarray]:
         try:
-            outputs, warning = interrupt.wait(work, in_callback=in_callback)
-        except Exception as error:  # also a host function's own
-            raise failures.raised(error) from None
-        if warning:
-            warnings.warn(warning, RepeatedSampleWarning, stacklevel=2)
-        return outputs
+            forbid_in_loop(str(self._island))
+            loop = sessions.loop()
+        except EmberError:  # which the wait will raise
+            return [tickets.NONE]
+        # copies: when this callback has returned, XLA uses its buffers for something else
+        sweep = self._island.sweep([np.array(a) for a in arrays], loop, sessions.current())
+        return [tickets.launch(sweep, loop)]
+
+
+class Awaited(Island):
+    """An island that takes a ticket, its last input; without one, and to whoever lowers it, the island itself."""
+
+    def __init__(self, island: Island, out: Sequence[jax.ShapeDtypeStruct]):
+        def without_ticket(*arrays: Any) -> Any:
+            return _callback.bind(island, out, *arrays[:-1])
+
+        jaxpr = jax.make_jaxpr(without_ticket)(*_inputs(island), tickets.TICKET)
+        self.program = replace(island.program, jaxpr=jaxpr)
+        self.lanes = ()
+        self._island = island
+
+    def __call__(self, *arrays: Any) -> list[np.ndarray]:
+        work = tickets.take(arrays[-1])
+        return self._island(*arrays[:-1]) if work is None else _wait(work)
+
+
+def _wait(work: Work) -> list[np.ndarray]:
+    try:
+        outputs, warning = interrupt.wait(work, in_callback=True)
+    except Exception as error:  # also a host function's own
+        tickets.abandon()
+        raise failures.raised(error) from None
+    if warning:
+        warnings.warn(warning, RepeatedSampleWarning, stacklevel=2)
+    return outputs
+
+
+def _inputs(island: Island) -> list[jax.ShapeDtypeStruct]:
+    """The types of an island's inputs, with the lane axes in front."""
+    return [
+        jax.ShapeDtypeStruct((*(size for size, mapped in island.lanes[::-1] if mapped[i]), *aval.shape), aval.dtype)
+        for i, aval in enumerate(island.program.jaxpr.in_avals)
+    ]
 
 
 def mapped_plan(plan: ir.Plan, lanes: Sequence[LaneAxis]) -> ir.Plan:
@@ -109,7 +160,9 @@ def record(program: Program, arrays: Sequence[Any], lanes: tuple[LaneAxis, ...] 
 def _recorder(program: Program, lanes: tuple[LaneAxis, ...]) -> Any:
     shape = tuple(size for size, _ in lanes[::-1])
     out = [jax.ShapeDtypeStruct((*shape, *a.shape), a.dtype) for a in program.plan.avals]
-    bound = functools.partial(_callback.bind, Island(program, lanes), out, effectful=program.effectful)
+    island = Island(program, lanes)
+    now = functools.partial(_callback.bind, island, out, effectful=program.effectful)
+    bound = _launched(island, out) if program.launched else now
 
     @custom_vmap
     def recorder(*arrays: Any) -> Any:
@@ -121,3 +174,14 @@ def _recorder(program: Program, lanes: tuple[LaneAxis, ...]) -> Any:
         return tuple(outs), (True,) * len(outs)
 
     return recorder
+
+
+def _launched(island: Island, out: Sequence[jax.ShapeDtypeStruct]) -> Callable[..., Any]:
+    """Binds an island as two callbacks, side by side in one jaxpr."""
+    launch, awaited = Launch(island), Awaited(island, out)
+
+    def bound(*arrays: Any) -> Any:
+        (ticket,) = _callback.bind(launch, [tickets.TICKET], *arrays)
+        return _callback.bind(awaited, out, *arrays, tickets.later(ticket))
+
+    return bound

@@ -196,16 +196,21 @@ class Sweep:
             landed, self._landed = self._landed, []
             for task in landed:
                 self._settle(task)
+            started = False
             while True:
                 while self._ready:
                     frame, index = self._ready.pop()
                     self._start(frame, index)
-                if self._spreads and self._open < self._window:
+                more = self._spreads and self._open < self._window
+                if more and not started:
                     self._spread(self._spreads[-1])
+                    started = True
                 elif self._collected:
                     self._run_segments()
                 else:
                     break
+            if more:  # the calls of this block go out before the next one starts
+                self._schedule()
         except BaseException as error:  # a fault of the engine must not leave the caller waiting
             if not self._ended.done():
                 self._ended.set_exception(error)
@@ -464,7 +469,8 @@ class Sweep:
 
     def _words(self, frame: Frame, index: int, node: ir.Words) -> None:
         try:
-            outputs = node.function(*_inputs(frame, node))
+            given = _inputs(frame, node)
+            outputs = node.function(*given) if node.batched else (node.function.one(given),)
         except Exception as error:  # a text operation on this lane's words: the lane's failure, whatever it is
             self._fail(frame, index, error)
         else:

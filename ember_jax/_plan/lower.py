@@ -73,7 +73,8 @@ def _sub_plan(jaxpr: Any) -> ir.Plan:
 def _host_node(eqn: jex.JaxprEqn, **where: Any) -> ir.Node:
     function = None if is_print(eqn) else host_function(eqn)
     if isinstance(function, ElementwiseOp):
-        return ir.Words(function=function, **where)
+        batched = len(raw_aval(eqn.invars[0].aval).shape) > function.ranks[0]
+        return ir.Words(function=function, batched=batched, **where)
     if isinstance(function, HostCall):
         shape = raw_aval(eqn.invars[0].aval).shape
         return ir.Call(function=function, batch=shape[: len(shape) - function.ranks[0]], **where)

@@ -45,8 +45,6 @@ class ElementwiseOp(_callback.HostFunction):
         arrays = tuple(np.asarray(a) for a in arrays)
         kind = self.operands[0]
         batch = arrays[0].shape[: arrays[0].ndim - _CORE_RANK[kind]]
-        if not batch:  # one lane's: the common case, and worth a way of its own
-            return [self._one(*arrays)]
         columns = [_column(kind, array, len(batch)) for kind, array in zip(self.operands, arrays, strict=True)]
         results = [self.function(*self.static, *row) for row in zip(*columns, strict=True)]
         if self.result == TEXT:
@@ -57,10 +55,11 @@ class ElementwiseOp(_callback.HostFunction):
             return [np.zeros((), self.result)]
         return [np.asarray(results, self.result).reshape((*batch, *np.shape(results[0])))]
 
-    def _one(self, *arrays: np.ndarray) -> np.ndarray:
+    def one(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        """Runs on one element: a lane's, where most are."""
         values = [_element(kind, array) for kind, array in zip(self.operands, arrays, strict=True)]
         result = self.function(*self.static, *values)
-        return store.put_one(result) if self.result == TEXT else np.asarray(result, self.result)
+        return store.put_one(result) if self.result is TEXT else np.asarray(result, self.result)
 
     def __str__(self) -> str:
         return self.function.__name__.strip("_")

@@ -142,7 +142,7 @@ def fold_in(key: jax.Array, data: Any) -> jax.Array:
 
 
 def _format(names: tuple[str, ...], template: str, *values: Any) -> str:
-    return "".join(p if isinstance(p, str) else _written(p, values[p.place]) for p in _pieces(names, template))
+    return "".join([p if isinstance(p, str) else _written(p, values[p.place]) for p in _pieces(names, template)])
 
 
 class _Field(NamedTuple):
@@ -169,6 +169,8 @@ def _format_numbers(numbers: tuple[tuple[str, str, Any], ...], template: str) ->
 
 
 def _written(field: _Field, value: Any) -> str:
+    if type(value) is str and not field.spec:
+        return value
     if isinstance(value, np.generic):
         # Through str, which is short in the number's own precision: float32's 0.1 is 0.10000000149011612 in float64.
         value = float(str(value)) if not field.spec and isinstance(value.item(), float) else value.item()

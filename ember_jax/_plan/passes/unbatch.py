@@ -317,6 +317,9 @@ class _Body:
                 return self._added(node, inputs, sizes=node.sizes[1:], mapped=mapped)
             case ir.Call():
                 return self._added(node, inputs, batch=node.batch[1:])
+            case ir.Words():
+                rank = self._plan.types[node.inputs[0]].ndim - node.function.ranks[0]
+                return self._added(node, inputs, batched=rank > 1)
             case _:
                 return self._added(node, inputs)
 
