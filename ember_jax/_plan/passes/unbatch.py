@@ -88,7 +88,10 @@ class _Group:
 
     def now(self) -> "_Group":
         """The group that it is part of."""
-        return self if self.into is None else self.into.now()
+        group = self
+        while group.into is not None:
+            group = group.into
+        return group
 
     def waits_for(self, others: "set[_Group]") -> bool:
         """Whether any of some groups has to be done before it can be."""
@@ -114,24 +117,34 @@ def _joined(before: list[_Group], after: set[_Group]) -> _Group:
     outside = (after | flowing - together).union(*(group.after for group in together))
     if not together or any(group.waits_for(together) for group in outside):
         return _Group([], {*after, *before})
-    joined = _Group([i for group in together for i in group.steps], outside, sum(g.calls for g in together))
-    for group in together:
+    joined, *others = sorted(together, key=lambda group: -len(group.steps))
+    joined.after = outside
+    for group in others:
+        joined.steps += group.steps
+        joined.calls += group.calls
         group.into = joined
     return joined
 
 
 class _Axis:
-    """A plan's values and nodes along one lane axis of a size."""
+    """A plan's values and nodes along one lane axis of a size.
+
+    `maker` and `readers` are the nodes that make and read each value, `steps` those that keep lanes apart.
+    """
 
     def __init__(self, plan: ir.Plan, size: int, records: frozenset[int]):
-        self._plan = plan
-        self._size = size
+        self.plan = plan
+        self.size = size
         self._records = records
         self._axis: dict[int, int] = {}  # value -> its axis that is the lanes'
-        self._maker = {v: i for i, node in enumerate(plan.nodes) for v in node.outputs}
+        self.maker = {v: i for i, node in enumerate(plan.nodes) for v in node.outputs}
+        self.readers: dict[int, set[int]] = {}
+        for index, node in enumerate(plan.nodes):
+            for value in node.inputs:
+                self.readers.setdefault(value, set()).add(index)
         self._reasons: dict[int, str] = {}  # node -> why lanes meet in it
-        self._steps = {i: step for i, node in enumerate(plan.nodes) if (step := self._step(i, node)) is not None}
-        self._sides = Uses(plan, records, {step.node for step in self._steps.values()}).sides
+        self.steps = {i: step for i, node in enumerate(plan.nodes) if (step := self._step(i, node)) is not None}
+        self._sides = Uses(plan, records, {step.node for step in self.steps.values()}).sides
         self._groups = self._grouped()
 
     # -- which steps keep lanes apart --------------------------------------------------------------------------------
@@ -151,9 +164,9 @@ class _Axis:
     def _lane_wise(self, node: ir.Node) -> _Step | None:
         axes = {self._axis[v] for v in node.inputs if v in self._axis}
         match node:
-            case ir.Call() if node.batch and node.batch[0] == self._size:
+            case ir.Call() if node.batch and node.batch[0] == self.size:
                 wants = dict.fromkeys(node.inputs, 0)
-            case ir.Lanes() if node.sizes[0] == self._size:
+            case ir.Lanes() if node.sizes[0] == self.size:
                 wants = {v: 0 for v, mapped in zip(node.inputs, node.mapped, strict=True) if mapped[0]}
                 whole = {v for v, mapped in zip(node.inputs, node.mapped, strict=True) if not mapped[0]}
                 if not whole.isdisjoint(wants):
@@ -161,7 +174,7 @@ class _Axis:
             case ir.Words() if len(axes) == 1:
                 (axis,) = axes
                 ranks = zip(node.inputs, node.function.ranks, strict=True)
-                if any(axis >= self._plan.types[v].ndim - rank for v, rank in ranks):
+                if any(axis >= self.plan.types[v].ndim - rank for v, rank in ranks):
                     raise Crossing(f"the text operation {node.function} reads all lanes")
                 wants = dict.fromkeys(node.inputs, axis)
                 return _Step(node, wants, (axis,) * len(node.outputs))
@@ -174,7 +187,7 @@ class _Axis:
     def _equation(self, node: ir.Segment) -> _Step:
         (equation,) = node.equations
         given = [None if v is None else self._axis.get(v) for v in equation.inputs]
-        lane = one_lane(equation.eqn, given, self._size)
+        lane = one_lane(equation.eqn, given, self.size)
         pairs = {(v, a) for v, a in zip(equation.inputs, lane.inputs, strict=True) if v is not None}
         gives = tuple(a for a in lane.outputs if a is not None)
         name = equation.eqn.primitive.name
@@ -191,35 +204,35 @@ class _Axis:
     def _grouped(self) -> list[_Group]:
         groups: dict[int, _Group] = {}  # step -> its group
         behind: dict[int, set[_Group]] = {}  # value -> the groups it comes out of, next behind it
-        for index, node in enumerate(self._plan.nodes):
-            step = self._steps.get(index)
+        for index, node in enumerate(self.plan.nodes):
+            step = self.steps.get(index)
             if step is None:
                 found = {g for v in node.inputs for g in behind.get(v, ())}
             else:
                 # a call of one side of a choice is made when it is known which side a lane takes
                 chosen = [index for index, _ in self._sides[node]]
                 flowing = {v for v in node.inputs if self._flows(step, v)}.union(v for v in chosen if v in self._axis)
-                before = list(dict.fromkeys(groups[self._maker[v]] for v in (*node.inputs, *chosen) if v in flowing))
+                before = [groups[self.maker[v]] for v in (*node.inputs, *chosen) if v in flowing]
                 after = {g for v in (*node.inputs, *chosen) if v not in flowing for g in behind.get(v, ())}
                 group = _joined(before, after)
                 group.steps.append(index)
                 group.calls += not isinstance(node, ir.Segment | ir.Words)
-                groups.update(dict.fromkeys(group.steps, group))
+                groups[index] = group
                 found = {group}
             behind.update(dict.fromkeys(node.outputs, found))
-        return list(dict.fromkeys(groups.values()))
+        return list(dict.fromkeys(group.now() for group in groups.values()))
 
     # -- the new plan ------------------------------------------------------------------------------------------------
 
     def rewritten(self) -> ir.Plan:
         """The plan with each group as one step."""
-        types, meets = list(self._plan.types), self._meets()
-        wanted = {v for i, v in enumerate(self._plan.outputs) if i not in self._records}
-        nodes = dict(enumerate(self._plan.nodes))
+        types, meets = list(self.plan.types), self._meets()
+        wanted = {v for i, v in enumerate(self.plan.outputs) if i not in self._records}
+        nodes = dict(enumerate(self.plan.nodes))
         made: list[ir.Node] = []
         for group in self._groups:
             if group.calls > 1 or any(self._sides[nodes[i]] for i in group.steps):
-                made += _Body(self._plan, self._size, self._steps, group, types).nodes(wanted, meets[group])
+                made += _Body(self, group, types).nodes(wanted, meets[group])
                 for index in group.steps:
                     del nodes[index]
             else:  # nothing to flow into: the batch stays one, and says why its lanes meet
@@ -227,15 +240,15 @@ class _Axis:
                     if isinstance(node := nodes[index], ir.Call | ir.Lanes):
                         nodes[index] = dataclasses.replace(node, meets=meets[group])
         nodes_in_order = rewrite.in_order([*nodes.values(), *made])
-        return dataclasses.replace(self._plan, nodes=tuple(nodes_in_order), types=tuple(types))
+        return dataclasses.replace(self.plan, nodes=tuple(nodes_in_order), types=tuple(types))
 
     def _meets(self) -> dict[_Group, tuple[str, ...]]:
         """For each group, why its lanes meet before other calls are made."""
-        group_of = {v: group for group in self._groups for i in group.steps for v in self._plan.nodes[i].outputs}
+        group_of = {v: group for group in self._groups for i in group.steps for v in self.plan.nodes[i].outputs}
         reasons: dict[_Group, dict[str, None]] = {group: {} for group in self._groups}
         needed: set[int] = set()  # what calls depend on
-        for index in reversed(range(len(self._plan.nodes))):
-            node = self._plan.nodes[index]
+        for index in reversed(range(len(self.plan.nodes))):
+            node = self.plan.nodes[index]
             if not isinstance(node, ir.Segment | ir.Words) or not needed.isdisjoint(node.outputs):
                 needed.update(node.inputs)
                 for value in node.inputs:
@@ -247,12 +260,10 @@ class _Axis:
 class _Body:
     """What one lane of a group does, in the making; `types` are those of the outer plan, to which it may add."""
 
-    def __init__(
-        self, plan: ir.Plan, size: int, steps: Mapping[int, _Step], group: _Group, types: list[jax.ShapeDtypeStruct]
-    ):
-        self._plan, self._size, self._types = plan, size, types
-        self._makers = {v: node for node in plan.nodes for v in node.outputs}
-        self._steps = [steps[i] for i in sorted(group.steps)]
+    def __init__(self, axis: _Axis, group: _Group, types: list[jax.ShapeDtypeStruct]):
+        self._axis, self._plan, self._types = axis, axis.plan, types
+        self._inside = set(group.steps)
+        self._steps = [axis.steps[i] for i in sorted(group.steps)]
         self._made = {v: a for step in self._steps for v, a in zip(step.node.outputs, step.gives, strict=True)}
         self._builder = Builder()
         self._given: dict[tuple[int, int | None], int] = {}  # an outer value and its lane axis -> the body's input
@@ -272,13 +283,13 @@ class _Body:
         for step in self._steps:
             outs = self._one_lane(step)
             self._values.update(zip(step.node.outputs, outs, strict=True))
-        inside = {step.node for step in self._steps}
-        used = {v for node in self._plan.nodes if node not in inside for v in node.inputs} | wanted
-        kept = [v for v in self._made if v in used or v in self._plan.outputs]
+        used = {v for v in self._made if v in wanted or not self._axis.readers.get(v, set()) <= self._inside}
+        outputs_of_plan = set(self._plan.outputs)
+        kept = [v for v in self._made if v in used or v in outputs_of_plan]
         body = merge(self._builder.finish(len(self._given), [self._values[v] for v in kept]))
         body = sink(body, frozenset(i for i, v in enumerate(kept) if v not in used))
         outputs = tuple(self._from_front(v, self._made[v]) for v in kept)
-        yield ir.Lanes(inputs, outputs, "", body, (self._size,), mapped, meets=meets)
+        yield ir.Lanes(inputs, outputs, "", body, (self._axis.size,), mapped, meets=meets)
         yield from self._outside
 
     def _wanted(self) -> Iterator[tuple[int, int | None]]:
@@ -290,8 +301,10 @@ class _Body:
 
     def _source(self, value: int, axis: int | None) -> tuple[int, int | None]:
         """A value that lanes are given, and their axis: if it is a copy for each lane of another, that one, whole."""
-        maker = self._makers.get(value)
-        if axis is None or not isinstance(maker, ir.Segment) or len(maker.equations) != 1:
+        if axis is None or value not in self._axis.maker:
+            return value, axis
+        maker = self._plan.nodes[self._axis.maker[value]]
+        if not isinstance(maker, ir.Segment):
             return value, axis
         (equation,) = maker.equations
         source = equation.inputs[0] if equation.inputs else None
