@@ -24,6 +24,13 @@ from ember_jax._errors import RepeatedSampleWarning
 from ember_jax._plan import island, tickets
 from ember_jax._runtime.loop import get_loop
 
+
+@pytest.fixture(autouse=True)
+def no_tickets_of_other_tests():
+    """Programs that failed elsewhere may have left some, which nobody comes for."""
+    tickets._flights.clear()
+
+
 # Against hangs only.
 _HANG = 60.0
 SCALAR = jax.ShapeDtypeStruct((), jnp.float32)

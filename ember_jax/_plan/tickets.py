@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._runtime import interrupt
 from .._runtime.loop import Loop, Work
 
 # A ticket's form: the smallest that `later` takes. A number is exact in it below 2**24.
@@ -73,7 +74,9 @@ class Flight(Work):
     def __init__(self, sweep: Coroutine[Any, Any, Any], loop: Loop):
         super().__init__(sweep, loop)
         self.thread = threading.get_ident()
+        interrupt.watch(self)
         self._outcome = loop.submit(self._run())
+        self._outcome.add_done_callback(lambda _: interrupt.forget(self))
 
     def result(self) -> Any:
         self._loop.works.add(self)

@@ -29,11 +29,14 @@ from .loop import Work
 _CANCELLED = "the calls were stopped before they finished; what was answered so far is kept in the journal."
 # How long to wait for what was cancelled to end.
 _END_SECONDS = 0.5
+# Functions of JAX that its C++ calls: around a callback, and before and after a garbage collection.
+_FROM_XLA = frozenset({"_wrapped_callback", "_xla_gc_callback"})
 _JAX_FOLDERS = tuple(os.path.dirname(m.__file__) + os.sep for m in (jax, jaxlib) if m.__file__)
 
 
 _waiting: dict[int, Work] = {}
 _watcher: threading.Thread | None = None
+_pending = False  # whether the watcher is yet to send Ctrl-C again
 
 
 def _is_main() -> bool:
@@ -54,6 +57,16 @@ def _on_interrupt(number: int, frame: FrameType | None) -> None:
     if not inside:
         signal.default_int_handler(number, frame)
     _raise_again_outside(inside)
+
+
+def watch(work: Work) -> None:
+    """Makes Ctrl-C stop work that nobody waits for yet; until `forget`."""
+    _waiting[id(work)] = work
+
+
+def forget(work: Work) -> None:
+    """Undoes `watch`, when the work has ended."""
+    _waiting.pop(id(work), None)
 
 
 def wait(work: Work, *, in_callback: bool) -> Any:
@@ -93,9 +106,8 @@ def settle() -> None:
 
 
 def _is_pending() -> bool:
-    """Whether a Ctrl-C is yet to be raised."""
-    watcher = _watcher
-    return watcher is not None and watcher.is_alive()
+    """Whether a Ctrl-C is yet to be sent again."""
+    return _pending
 
 
 def _callback_frames(frame: FrameType | None) -> list[FrameType]:
@@ -104,7 +116,7 @@ def _callback_frames(frame: FrameType | None) -> list[FrameType]:
     found = False
     while frame is not None:
         in_jax = frame.f_code.co_filename.startswith(_JAX_FOLDERS)
-        found = found or frame.f_code.co_filename == CALLBACKS_FILE
+        found = found or frame.f_code.co_filename == CALLBACKS_FILE or (in_jax and frame.f_code.co_name in _FROM_XLA)
         if found and not in_jax:
             return inside
         inside.append(frame)
@@ -114,13 +126,15 @@ def _callback_frames(frame: FrameType | None) -> list[FrameType]:
 
 def _raise_again_outside(inside: list[FrameType]) -> None:
     """Sends SIGINT again once some frames have left the main thread's stack."""
-    global _watcher
-    if not _is_pending():
+    global _watcher, _pending
+    if not _pending:
+        _pending = True
         _watcher = threading.Thread(target=_watch, args=(inside,), name="ember-interrupt", daemon=True)
         _watcher.start()
 
 
 def _watch(inside: list[FrameType]) -> None:
+    global _pending
     main = threading.main_thread().ident
     watched = {id(frame) for frame in inside}
     while main is not None:
@@ -130,5 +144,6 @@ def _watch(inside: list[FrameType]) -> None:
         if frame is None:
             break
         time.sleep(0.0005)
+    _pending = False  # first: the handler may find itself inside a callback again, and must not rely on this thread
     if main is not None:
         signal.pthread_kill(main, signal.SIGINT)
