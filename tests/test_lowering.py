@@ -90,19 +90,12 @@ class Gate:
     """Host calls that end only when a number of them are in flight at once."""
 
     def __init__(self, needed):
-        self.needed = needed
-        self.waiting = 0
-        self.open = None
+        self.all = asyncio.Barrier(needed)
         self.number = ember.host(self._number, out=SCALAR)
         self.words = ember.host(self._words, out=ember.Text)
 
     async def _pass(self):
-        if self.open is None:
-            self.open = asyncio.Event()
-        self.waiting += 1
-        if self.waiting == self.needed:
-            self.open.set()
-        await asyncio.wait_for(self.open.wait(), HANGS)
+        await asyncio.wait_for(self.all.wait(), HANGS)
 
     async def _number(self, value):
         await self._pass()

@@ -390,18 +390,11 @@ class Gate:
     """Calls that end only when a number of them are in flight at once."""
 
     def __init__(self, needed):
-        self.needed = needed
-        self.waiting = 0
-        self.open = None
+        self.all = asyncio.Barrier(needed)
         self.call = ember.host(self._call, out=SCALAR)
 
     async def _call(self, x):
-        if self.open is None:
-            self.open = asyncio.Event()
-        self.waiting += 1
-        if self.waiting == self.needed:
-            self.open.set()
-        await asyncio.wait_for(self.open.wait(), HANGS)
+        await asyncio.wait_for(self.all.wait(), HANGS)
         return x
 
 

@@ -50,6 +50,11 @@ def has_effect(node: ir.Node) -> bool:
             return any(has_effect(inner) for plan in plans_of(node) for inner in plan.nodes)
 
 
+def takes_time(node: ir.Node) -> bool:
+    """Whether a node may be waited for: a call, or what may hold one."""
+    return not isinstance(node, ir.Segment | ir.Words)
+
+
 def used(plan: ir.Plan, records: frozenset[int] = frozenset()) -> set[int]:
     """The values that a plan's nodes read, and its outputs other than some."""
     outputs = (v for i, v in enumerate(plan.outputs) if i not in records)
@@ -70,26 +75,16 @@ def renamed(node: ir.Node, name: Mapping[int, int]) -> ir.Node:
     return dataclasses.replace(node, equations=equations, constants=constants, **values)
 
 
-def with_more_inputs(plan: ir.Plan, made: Sequence[int]) -> ir.Plan:
-    """A plan that is given some values which it made before; they come after its other inputs."""
-    extra = len(made)
-    name = {v: v + extra for v in range(plan.inputs, plan.size)}
-    name.update({v: plan.inputs + k for k, v in enumerate(made)})
-    return ir.Plan(
-        inputs=plan.inputs + extra,
-        types=(*plan.types[: plan.inputs], *(plan.types[v] for v in made), *plan.types[plan.inputs :]),
-        constants={name[v]: c for v, c in plan.constants.items()},
-        nodes=tuple(renamed(node, name) for node in plan.nodes),
-        outputs=tuple(name.get(v, v) for v in plan.outputs),
-    )
+def with_inputs(plan: ir.Plan, given: Sequence[int]) -> ir.Plan:
+    """A plan that is given some of its values, in this order.
 
-
-def with_inputs(plan: ir.Plan, kept: Sequence[int]) -> ir.Plan:
-    """A plan that is given only some of its inputs, and reads no other."""
-    order = [*kept, *range(plan.inputs, plan.size)]
+    What is left out of its inputs nothing reads, and what it is given beyond them no node makes.
+    """
+    there = set(given)
+    order = [*given, *(v for v in range(plan.inputs, plan.size) if v not in there)]
     name = {v: i for i, v in enumerate(order)}
     return ir.Plan(
-        inputs=len(kept),
+        inputs=len(given),
         types=tuple(plan.types[v] for v in order),
         constants={name[v]: c for v, c in plan.constants.items()},
         nodes=tuple(renamed(node, name) for node in plan.nodes),

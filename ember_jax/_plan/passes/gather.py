@@ -25,5 +25,6 @@ def _gathered(node: ir.Node) -> ir.Node:
         return node
     (segment,) = starts
     rest = tuple(step for step in body.nodes if step is not segment)
-    body = rewrite.with_more_inputs(dataclasses.replace(body, nodes=rest), segment.outputs)
+    given = [*range(body.inputs), *segment.outputs]
+    body = rewrite.with_inputs(dataclasses.replace(body, nodes=rest), given)
     return dataclasses.replace(node, body=body, first=segment)

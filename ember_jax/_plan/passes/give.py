@@ -47,6 +47,6 @@ def _is_early(body: ir.Plan, values: Iterable[int]) -> bool:
     for node in reversed(body.nodes):
         if not needed.isdisjoint(node.outputs):
             needed.update(node.inputs)
-        elif not isinstance(node, ir.Segment | ir.Words):
+        elif rewrite.takes_time(node):
             return True
     return False

@@ -64,7 +64,7 @@ def _hoisted(
     lanes = dataclasses.replace(
         node,
         inputs=(*node.inputs, *(outer[v] for v in passed)),
-        body=rewrite.with_more_inputs(dataclasses.replace(body, nodes=tuple(rest)), passed),
+        body=rewrite.with_inputs(dataclasses.replace(body, nodes=tuple(rest)), [*range(body.inputs), *passed]),
         mapped=(*node.mapped, *((False,) * len(node.sizes) for _ in passed)),
     )
     return [_outside(step, outer, math.prod(node.sizes)) for step in moved], lanes

@@ -23,7 +23,7 @@ def take(plan: ir.Plan) -> ir.Plan:
         waited = 0
         for bits in before:
             waited |= bits
-        if not isinstance(node, ir.Segment | ir.Words):
+        if rewrite.takes_time(node):
             waited |= 1 << timed
             timed += 1
         waits.update(dict.fromkeys(node.outputs, waited))
@@ -61,7 +61,7 @@ def _needed_by_all(body: ir.Plan) -> set[int]:
         for value in node.inputs:
             needed |= inputs.get(value, 0)
         inputs.update(dict.fromkeys(node.outputs, needed))
-        if not isinstance(node, ir.Segment | ir.Words):
+        if rewrite.takes_time(node):
             common &= needed
     for value in body.outputs:
         common &= inputs.get(value, 0)

@@ -216,7 +216,7 @@ class _Axis:
                 after = {g for v in (*node.inputs, *chosen) if v not in flowing for g in behind.get(v, ())}
                 group = _joined(before, after)
                 group.steps.append(index)
-                group.calls += not isinstance(node, ir.Segment | ir.Words)
+                group.calls += rewrite.takes_time(node)
                 groups[index] = group
                 found = {group}
             behind.update(dict.fromkeys(node.outputs, found))
@@ -249,7 +249,7 @@ class _Axis:
         needed: set[int] = set()  # what calls depend on
         for index in reversed(range(len(self.plan.nodes))):
             node = self.plan.nodes[index]
-            if not isinstance(node, ir.Segment | ir.Words) or not needed.isdisjoint(node.outputs):
+            if rewrite.takes_time(node) or not needed.isdisjoint(node.outputs):
                 needed.update(node.inputs)
                 for value in node.inputs:
                     if index in self._reasons and value in group_of:
@@ -384,7 +384,7 @@ class _Body:
         """An outer value with its lanes' axis in front, where lanes are taken from."""
         if not axis:
             return value
-        moved = self._new(self._moved(self._plan.types[value], axis, 0))
+        moved = self._with_axis_in_front(value, axis)
         self._outside.append(_move(value, moved, axis, 0, self._types))
         return moved
 
@@ -392,17 +392,15 @@ class _Body:
         """The outer value, in whose place the lanes give one with their axis in front."""
         if not axis:
             return value
-        stacked = self._new(self._moved(self._plan.types[value], axis, 0))
+        stacked = self._with_axis_in_front(value, axis)
         self._outside.append(_move(stacked, value, 0, axis, self._types))
         return stacked
 
-    def _new(self, aval: jax.ShapeDtypeStruct) -> int:
-        self._types.append(aval)
+    def _with_axis_in_front(self, value: int, axis: int) -> int:
+        """A new outer value, of the type that a value has with its lanes' axis in front."""
+        aval = self._plan.types[value]
+        self._types.append(rewrite.stacked(_without(aval, axis), aval.shape[axis : axis + 1]))
         return len(self._types) - 1
-
-    @staticmethod
-    def _moved(aval: jax.ShapeDtypeStruct, axis: int, to: int) -> jax.ShapeDtypeStruct:
-        return jax.eval_shape(lambda x: jnp.moveaxis(x, axis, to), aval)
 
 
 def _move(value: int, moved: int, axis: int, to: int, types: list[jax.ShapeDtypeStruct]) -> ir.Segment:
