@@ -124,8 +124,9 @@ class Builder:
         run = lambda *values: [np.asarray(function(*values), np.int32)]
         return self.add(ir.Words, inputs, [type], run, True)[0]
 
-    def call(self, *inputs, cost=cost):
-        return self.add(ir.Call, inputs, [INT], Timed(next(self.numbers), len(inputs), cost), ())[0]
+    def call(self, *inputs, cost=cost, number=None):
+        number = next(self.numbers) if number is None else number
+        return self.add(ir.Call, inputs, [INT], Timed(number, len(inputs), cost), ())[0]
 
     def plan(self, outputs):
         return ir.Plan(self.inputs, tuple(self.types), {}, tuple(self.nodes), tuple(outputs))
@@ -151,11 +152,11 @@ def plans(draw, inputs, outputs, depth):
 
 
 def a_call(draw, builder, taken, depth):
-    return [builder.call(*taken)]
+    return [builder.call(*taken, number=draw(NUMBERS))]
 
 
 def some_words(draw, builder, taken, depth):
-    return [builder.words(functools.partial(mix, next(builder.numbers)), *taken)]
+    return [builder.words(functools.partial(mix, draw(NUMBERS)), *taken)]
 
 
 def a_branch(draw, builder, taken, depth):
@@ -170,7 +171,7 @@ def a_loop(draw, builder, taken, depth):
     limit = builder.words(lambda x: x % 4, taken[0])
     zero = builder.words(lambda x: 0, taken[0])
     condition = Builder(INT, INT, INT)
-    asked = condition.call(1, 2)
+    asked = condition.call(1, 2, number=draw(NUMBERS))
     condition = condition.plan([condition.words(lambda limit, count, _: count < limit, 0, 1, asked)])
     turn = draw(plans(len(taken) + 2, 1, depth))
     body = Builder(*turn.types[: turn.inputs])
@@ -204,6 +205,7 @@ def inner_lanes(draw, builder, taken, depth):
     return [builder.words(functools.partial(mix, 0), outs)]
 
 
+NUMBERS = st.integers(0, 1008)  # drawn, and not counted on, so that an example stays the same example
 STEPS = (a_call, a_call, some_words, a_branch, a_loop, a_scan, inner_lanes)
 
 

@@ -45,8 +45,12 @@ def _is_early(body: ir.Plan, values: Iterable[int]) -> bool:
     """Whether some step that takes time does not come before some values."""
     needed = set(values)
     for node in reversed(body.nodes):
-        if not needed.isdisjoint(node.outputs):
+        asked = [k for k, v in enumerate(node.outputs) if v in needed]
+        if not asked:
+            if rewrite.takes_time(node):
+                return True
+        elif isinstance(node, ir.Lanes) and _is_early(node.body, [node.body.outputs[k] for k in asked]):
+            return True  # lanes inside give it early
+        else:
             needed.update(node.inputs)
-        elif rewrite.takes_time(node):
-            return True
     return False
