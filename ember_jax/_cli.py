@@ -1,9 +1,12 @@
 """The command line: `python -m ember_jax`, or `ember_jax`."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 
+from . import _journal_cli
 from ._demo import demo
+from ._errors import JournalError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -13,8 +16,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shown = commands.add_parser("demo", help="answer questions with a network of simulated models; no key, no network")
     shown.add_argument("--questions", type=_positive, default=300, help="how many (300)")
     shown.add_argument("--seed", type=int, default=0, help="draws the questions and the samples (0)")
+    shown.set_defaults(run=lambda given: demo(given.questions, given.seed))
+    _journal_cli.add(commands)
     given = parser.parse_args(arguments)
-    demo(given.questions, given.seed)
+    try:
+        given.run(given)
+    except (JournalError, OSError) as error:
+        sys.exit(f"{parser.prog}: {error}")
 
 
 def _positive(words: str) -> int:

@@ -16,6 +16,9 @@
     │   ├── ServerError                   the provider's fault (408, 5xx)
     │   ├── ConnectionFailedError         nothing, or half of an answer, came back
     │   └── MalformedResponseError        an answer that is not what the protocol says
+    ├── JournalError                      the journal, where answers are kept, cannot be used
+    │   ├── JournalFileError              its file is damaged, another program's, or a newer version's
+    │   └── JournalWriteError             an answer cannot be kept: a full disk, a folder that is read-only
     ├── SweepError                        some lanes of a sweep failed; the others are kept
     └── CancelledError                    the sweep was stopped, by Ctrl-C or at interpreter exit
 
@@ -70,12 +73,16 @@ class ProviderError(EmberError):
 
     - `status`: the HTTP status, or `None` when there was no HTTP answer.
     - `retry_after`: seconds the provider asks to wait, or `None`.
+    - `quota`: what the provider said of its limits (a `Quota`), or `None`.
     """
 
-    def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None):
+    def __init__(
+        self, message: str, *, status: int | None = None, retry_after: float | None = None, quota: object = None
+    ):
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
+        self.quota = quota
 
 
 class AuthenticationError(ProviderError):
@@ -100,6 +107,18 @@ class ConnectionFailedError(ProviderError):
 
 class MalformedResponseError(ProviderError):
     """The provider's answer is not what its protocol says."""
+
+
+class JournalError(EmberError):
+    """The journal, where answers are kept, cannot be used."""
+
+
+class JournalFileError(JournalError):
+    """A file is no journal that this version can read; it is left as it is."""
+
+
+class JournalWriteError(JournalError):
+    """An answer cannot be kept; no further call is paid for."""
 
 
 class LaneFailure:

@@ -1,10 +1,12 @@
-"""What every test runs under: strict JAX promotion, and Hypothesis by profile (`HYPOTHESIS_PROFILE=nightly pytest`)."""
+"""What every test runs under: strict JAX promotion, Hypothesis by profile (`HYPOTHESIS_PROFILE=nightly pytest`), and
+nothing kept in the user's own journal, by child processes neither."""
 
 import os
 
 import hypothesis
 import jax
 
+os.environ["EMBER_JAX_JOURNAL"] = "memory"
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 

@@ -34,7 +34,7 @@ def answer(request):
 def _session():
     REQUESTS.clear()
     BROKEN.clear()
-    with ember.session(providers={"sim": Callable(answer)}) as run:
+    with ember.session(providers={"sim": Callable(answer)}, retry=ember.Retry(1)) as run:
         yield run
 
 
@@ -98,7 +98,10 @@ def test_a_rerun_in_another_session_with_the_same_journal_asks_only_what_failed(
     journal = MemoryJournal()
     BROKEN.update(["a", "d"])
     providers = {"sim": Callable(answer)}
-    with pytest.raises(errors.SweepError, match="2 of 4"), ember.session(journal=journal, providers=providers):
+    with (
+        pytest.raises(errors.SweepError, match="2 of 4"),
+        ember.session(journal=journal, providers=providers, retry=ember.Retry(1)),
+    ):
         jax.vmap(chain)(WORDS)
     BROKEN.clear()
     REQUESTS.clear()
@@ -119,7 +122,7 @@ def test_the_same_program_works_and_fails_in_turn(mapped):
     for broken in (set(), {"a"}, set(), {"a", "b"}, set()):
         BROKEN.clear()
         BROKEN.update(broken)
-        with ember.session(providers={"sim": Callable(answer)}):
+        with ember.session(providers={"sim": Callable(answer)}, retry=ember.Retry(1)):
             if broken:
                 with pytest.raises(errors.SweepError, match=f"{len(broken)} of 4 lanes"):
                     mapped(WORDS)
@@ -213,7 +216,7 @@ BATCHES = {
 def test_a_failing_call_of_a_batch_leaves_the_others(batch, broken):
     BROKEN.update(broken)
     for _ in range(2):
-        with ember.session(providers={"sim": Callable(answer)}):
+        with ember.session(providers={"sim": Callable(answer)}, retry=ember.Retry(1)):
             REQUESTS.clear()
             with pytest.raises((errors.SweepError, *JAX_ERRORS), match=rf"{len(broken)} of 4 lanes(?s:.*)lane \[1\]"):
                 BATCHES[batch](WORDS)
@@ -323,7 +326,10 @@ def test_a_session_raises_the_typed_error_in_place_of_jaxs():
         with pytest.raises(JAX_ERRORS, match=r"1 of 4 lanes failed(?s:.*)To resume"):
             sweep(WORDS)
     for _ in range(2):
-        with pytest.raises(errors.SweepError) as raised, ember.session(providers={"sim": Callable(answer)}):
+        with (
+            pytest.raises(errors.SweepError) as raised,
+            ember.session(providers={"sim": Callable(answer)}, retry=ember.Retry(1)),
+        ):
             sweep(WORDS)
         assert [f.lane for f in raised.value.failures] == [(1,)]
         assert isinstance(raised.value.__cause__, JAX_ERRORS)
@@ -371,7 +377,7 @@ def test_a_missing_api_key_is_told_and_nothing_is_sent(monkeypatch):
         async def post(self, *args, **kwargs):
             raise AssertionError("a request was sent")
 
-    with ember.session(providers={"openai": OpenAI(client=Refusing())}) as run:
+    with ember.session(providers={"openai": OpenAI(client=Refusing())}, retry=ember.Retry(1)) as run:
         for ask in (llm, ember.jit(lambda p: llm(p))):
             with pytest.raises(errors.AuthenticationError, match=r"OPENAI_API_KEY.*register\('openai'"):
                 ask(ember.text("q"))
@@ -391,7 +397,7 @@ def test_no_credential_is_in_an_error_or_a_log(status, caplog, capfd):
         provider = OpenAI(base_url=server.base_url, api_key=SECRET)
         llm = ember.LLM("openai/gpt")
         shown = []
-        with ember.session(providers={"openai": provider}) as run:
+        with ember.session(providers={"openai": provider}, retry=ember.Retry(1)) as run:
             for ask in (llm, jax.vmap(ember.jit(lambda p: llm(p))), jax.jit(jax.vmap(llm))):
                 with pytest.raises((errors.EmberError, *JAX_ERRORS)) as raised:
                     ask(WORDS[0] if ask is llm else WORDS)

@@ -26,7 +26,7 @@ FLOORS = (
     ("_llm",),
     ("_lower", "testing"),
     ("__init__",),
-    ("_demo",),
+    ("_demo", "_journal_cli"),
     ("_cli",),
     ("__main__",),
 )

@@ -3,6 +3,7 @@ import datetime
 import email.utils
 import json
 import math
+import re
 import ssl
 import threading
 
@@ -233,7 +234,6 @@ def test_an_unpriced_name_is_priced_as_the_model_that_was_asked_for():
         (b"[]", "object"),
         (b'{"choices": []}', "no choices"),
         (b'{"choices": [{}]}', "message"),
-        (b'{"choices": [{"message": {"content": null}, "finish_reason": "tool_calls"}]}', "no text.*tool_calls"),
         (b'{"choices": [{"message": {}}]}', "no text"),
         (b'{"choices": [{"message": {"content": ["a"]}}]}', "content"),
         (b'{"choices": [{"message": {"content": "\xff"}}]}', "decode"),
@@ -249,6 +249,13 @@ def test_malformed_answers(body, words):
     assert str(error).startswith("openai/gpt-4o-mini: the answer")
     with pytest.raises(MalformedResponseError, match=words):
         read(body)
+
+
+@pytest.mark.parametrize(("reason", "words"), [("tool_calls", "no text.*tool_calls"), ("length", "more max_tokens")])
+def test_a_whole_answer_without_text_is_not_asked_for_again(reason, words):
+    error = failure(Fault(body=completion(message={"content": None}, finish_reason=reason)))
+    assert type(error) is RefusedRequestError
+    assert re.search(words, str(error))
 
 
 def test_malformed_answers_do_not_quote_the_completion():

@@ -10,7 +10,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
+
+from .quota import Quota
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class Request:
         parameters = {k: v for k, v in self.parameters.items() if k not in self.optional}
         return dataclasses.replace(self, parameters=parameters, optional=frozenset())
 
-    def digest(self) -> bytes:
-        """32 bytes that are equal exactly for equal requests, on every machine."""
+    def digest(self, endpoint: str = "") -> bytes:
+        """32 bytes that are equal exactly for equal requests to one endpoint, on every machine."""
         canonical = json.dumps(
             [
                 self.provider,
@@ -57,6 +59,7 @@ class Request:
                 [[m.role, m.content] for m in self.messages],
                 dict(self.parameters),
                 self.sample,
+                *([endpoint] if endpoint else []),
             ],
             sort_keys=True,
             separators=(",", ":"),
@@ -79,6 +82,7 @@ class Response:
     - `request_id`: the provider's own id of the request, empty where it gives none.
     - `alternatives`: the candidates for the answer's first token with their log-probabilities, as the provider lists
         them; empty where it does not say.
+    - `quota`: what the provider said of its limits; no part of what is kept.
     """
 
     text: str
@@ -89,13 +93,30 @@ class Response:
     model: str = ""
     request_id: str = ""
     alternatives: tuple[tuple[str, float], ...] = ()
+    quota: Quota | None = None
 
 
 class Provider(abc.ABC):
     """One service that answers requests.
 
     An instance may be used from one event loop at a time; `complete` is called concurrently on it.
+
+    **Attributes:**
+
+    - `is_local`: whether answers come from this process. Nothing is then paced but by a limit that is given, and
+        otherwise as the service is found to allow.
     """
+
+    is_local: ClassVar[bool] = False
+
+    @property
+    def endpoint(self) -> str | None:
+        """Where it asks, such as a base URL; answers are kept under it. Never a credential.
+
+        `None` if its answers are for this process: they are kept in a journal that the user names, and not in the
+        user's own.
+        """
+        return ""
 
     @abc.abstractmethod
     def check(self, model: str) -> None:

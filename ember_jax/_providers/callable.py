@@ -16,6 +16,13 @@ class Callable(Provider):
     call from several threads. What `fn` raises goes through unchanged; raise a `ProviderError` such as
     `RateLimitError` or `ServerError` for what is worth another try.
 
+    **Arguments:**
+
+    - `fn`: the function.
+    - `cache`: a name with a version, such as `"search:v1"`, under which the user's own journal keeps the answers. Give
+        a changed function another. Without it they are kept as long as the session, as nobody knows when a function
+        changes, or in the journal that a session names.
+
     **Example:**
 
         def shout(request):
@@ -24,15 +31,25 @@ class Callable(Provider):
         register("mine", Callable(shout))  # then the model id is "mine/anything"
     """
 
-    def __init__(self, fn: abc.Callable[[Request], str | Response | abc.Awaitable[str | Response]]):
+    is_local = True
+
+    def __init__(
+        self, fn: abc.Callable[[Request], str | Response | abc.Awaitable[str | Response]], cache: str | None = None
+    ):
         if not callable(fn):
             raise TypeError(f"Callable() takes a function of one Request, not {fn!r}.")
         self._fn = fn
+        self._cache = cache
         # An object may have an `async def __call__`.
         self._is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
 
     def __repr__(self) -> str:
         return f"Callable({getattr(self._fn, '__qualname__', self._fn)})"
+
+    @property
+    def endpoint(self) -> str | None:
+        """The name that answers are kept under."""
+        return self._cache
 
     def check(self, model: str) -> None:
         """Every model is known: the function sees its name as `request.model`."""

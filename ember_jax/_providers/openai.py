@@ -26,7 +26,7 @@ from .._errors import (
     ServerError,
 )
 from .._regex import regex
-from . import prices
+from . import prices, quota
 from .base import Provider, Request, Response
 
 if TYPE_CHECKING:
@@ -86,6 +86,11 @@ class OpenAI(Provider):
     def __repr__(self) -> str:
         return f"OpenAI(base_url={self._base_url!r}, timeout={self._timeout!r})"
 
+    @property
+    def endpoint(self) -> str:
+        """The base URL. Raises `RefusedRequestError` for an `OPENAI_BASE_URL` that is not one."""
+        return self._base()
+
     def check(self, model: str) -> None:
         """Every name may be a model: only the server knows, and asking it would be IO."""
 
@@ -118,7 +123,7 @@ class OpenAI(Provider):
         """What an HTTP answer to `request` says.
 
         Raises `AuthenticationError` (401, 403), `RateLimitError` (429), `ServerError` (408, 5xx), `RefusedRequestError`
-        (any other 4xx, a redirect, or a model that declines) and `MalformedResponseError`.
+        (any other 4xx, a redirect, spent credit, or a model that declines) and `MalformedResponseError`.
         """
         headers = {name.lower(): value for name, value in headers.items()}
         if not 200 <= status < 300:
@@ -140,6 +145,7 @@ class OpenAI(Provider):
             model=completion.model or request.model,
             request_id=headers.get("x-request-id", ""),
             alternatives=_alternatives(choice.logprobs),
+            quota=quota.read(headers, lambda: _now(headers)),
         )
 
     async def complete(self, request: Request) -> Response:
@@ -206,8 +212,15 @@ class OpenAI(Provider):
 
     def _failure(self, status: int, headers: Mapping[str, str], body: bytes, request: Request) -> ProviderError:
         kind, advice = _meaning(status)
+        if status == 429 and b"insufficient_quota" in body:  # OpenAI's word for an account without credit
+            kind, advice = RefusedRequestError, " The account has no credit; waiting does not help."
         words = self._scrubbed(_stated(body) or _readable(body)) or "(no message)"
-        return kind(f"{_id(request)}: HTTP {status}: {words}{advice}", status=status, retry_after=_retry_after(headers))
+        return kind(
+            f"{_id(request)}: HTTP {status}: {words}{advice}",
+            status=status,
+            retry_after=_retry_after(headers),
+            quota=quota.read(headers, lambda: _now(headers)),
+        )
 
     def _decoded(self, body: bytes, content_type: str, request: Request) -> "_Completion":
         # Imported on the first answer, so that `import ember_jax` stays cheap.
@@ -229,9 +242,11 @@ class OpenAI(Provider):
         if refusal is not None or choice.finish_reason == "content_filter":
             words = self._scrubbed(refusal or "its content filter stopped the answer.")
             return RefusedRequestError(f"{_id(request)}: the model declined: {words}", status=200)
-        return MalformedResponseError(
-            f"{_id(request)}: the answer has no text (finish_reason {choice.finish_reason!r}).", status=200
-        )
+        words = f"{_id(request)}: the answer has no text (finish_reason {choice.finish_reason!r})."
+        if choice.finish_reason is None:
+            return MalformedResponseError(words, status=200)
+        # a whole answer: it was paid for, and would be again
+        return RefusedRequestError(words + " Give it more max_tokens." * (choice.finish_reason == "length"), status=200)
 
     def _scrubbed(self, words: str) -> str:
         """A provider's own words on one line, without anything that is or looks like a key, and not too long."""
@@ -390,10 +405,14 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     if seconds is None:
         seconds = _number(headers.get("retry-after"), 1.0)
     if seconds is None and (then := _timestamp(headers.get("retry-after"))) is not None:
-        # By the server's clock where it says, because ours may be off by more than the wait.
-        now = _timestamp(headers.get("date"))
-        seconds = then - (time.time() if now is None else now)
+        seconds = then - _now(headers)
     return None if seconds is None else max(seconds, 0.0)
+
+
+def _now(headers: Mapping[str, str]) -> float:
+    """The time by the server's clock where it says, because ours may be off by more than what it is asked for."""
+    said = _timestamp(headers.get("date"))
+    return time.time() if said is None else said
 
 
 def _number(value: str | None, unit: float) -> float | None:

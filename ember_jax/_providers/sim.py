@@ -98,11 +98,17 @@ class Sim(Provider):
     - `models`: models by name, added to the built-in `small`, `medium` and `large`; an equal name replaces one.
     """
 
+    is_local = True
+
     def __init__(self, models: Mapping[str, SimModel] | None = None):
         self._models = {**_BUILT_IN, **(models or {})}
 
     def __repr__(self) -> str:
         return f"Sim({', '.join(self._models)})"
+
+    @property
+    def endpoint(self) -> None:
+        """They cost nothing, and change with this library."""
 
     def check(self, model: str) -> None:
         if model not in self._models:

@@ -1,52 +1,100 @@
 """The journal: what was answered, by the digest of what was asked.
 
-The interface is what a durable journal needs: bytes by digest, and a `put` that returns only when the answer is safe.
+A durable one is `sqlite.Journal`, which users know as `ember.Journal`; here are the interface and what dies with the
+process.
 """
 
 import abc
 from collections import OrderedDict
-from typing import Any
+from typing import Any, NamedTuple
+
+from .._providers.base import Request, Response
 
 
-class Journal(abc.ABC):
-    """Answers by digest. Used from the event loop only."""
+class Entry(NamedTuple):
+    """An answer, with what is needed to audit it.
+
+    **Fields:**
+
+    - `request`, `response`: what was asked and what was answered.
+    - `endpoint`: where it was asked.
+    - `began`, `ended`: when the first request was sent and when the answer had come, in seconds since 1970.
+    - `attempts`: the requests it took.
+    """
+
+    request: Request
+    response: Response
+    endpoint: str = ""
+    began: float = 0.0
+    ended: float = 0.0
+    attempts: int = 1
+
+
+class AbstractJournal(abc.ABC):
+    """Answers by digest. `get`, `ready` and `put` are used from the event loop only."""
 
     @abc.abstractmethod
-    def get(self, digest: bytes) -> bytes | None:
-        """The row of a digest, or `None`."""
+    def get(self, digest: bytes) -> Response | None:
+        """The answer of a digest, or `None`."""
 
     @abc.abstractmethod
-    async def put(self, digest: bytes, row: bytes) -> None:
-        """Keeps a row; when it returns the row is as safe as this journal can make it."""
+    async def ready(self, digest: bytes) -> Response | None:
+        """Asked before a call is paid for: raises `JournalError` if its answer could not be kept.
+
+        Returns the answer where it has come to light in trying, else `None`.
+        """
+
+    @abc.abstractmethod
+    async def put(self, digest: bytes, entry: Entry) -> Response:
+        """Keeps an answer; when it returns the answer is as safe as this journal can make it.
+
+        Returns the answer that is kept: the first one, if another process was answered the same question before.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Frees what it holds, after what was put is safe. The journal may be used again afterwards."""
 
 
-class MemoryJournal(Journal):
-    """Keeps rows for the life of the process."""
+class MemoryJournal(AbstractJournal):
+    """Keeps answers for the life of the process."""
 
     def __init__(self) -> None:
-        self._rows: dict[bytes, bytes] = {}
+        self._answers: dict[bytes, Response] = {}
 
-    def get(self, digest: bytes) -> bytes | None:
-        return self._rows.get(digest)
+    def get(self, digest: bytes) -> Response | None:
+        return self._answers.get(digest)
 
-    async def put(self, digest: bytes, row: bytes) -> None:
-        self._rows[digest] = row
+    async def ready(self, digest: bytes) -> Response | None:
+        return None
+
+    async def put(self, digest: bytes, entry: Entry) -> Response:
+        return self._answers.setdefault(digest, entry.response)
+
+    def close(self) -> None:
+        """There is nothing to free."""
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._answers)
 
     def __repr__(self) -> str:
-        return f"MemoryJournal({len(self._rows)} rows)"
+        return f"MemoryJournal({len(self)} answers)"
 
 
-class NoJournal(Journal):
+class NoJournal(AbstractJournal):
     """Keeps nothing."""
 
-    def get(self, digest: bytes) -> bytes | None:
+    def get(self, digest: bytes) -> Response | None:
         return None
 
-    async def put(self, digest: bytes, row: bytes) -> None:
+    async def ready(self, digest: bytes) -> Response | None:
         return None
+
+    async def put(self, digest: bytes, entry: Entry) -> Response:
+        return entry.response
+
+    def close(self) -> None:
+        """There is nothing to free."""
 
 
 class Memo:

@@ -1,25 +1,31 @@
 """A session: whom calls are made through, where answers are kept, and what was counted.
 
-One call's life, always the same: journal, single flight, provider, journal, lane.
+One call's life, always the same: journal, single flight, rate, provider, retry, journal, lane.
 """
 
 import concurrent.futures
 import contextlib
+import contextvars
 import dataclasses
-import json
+import os
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import jax
 
-from .._errors import ProviderError, RefusedRequestError
+from .._errors import RefusedRequestError
 from .._providers import registry
 from .._providers.base import Provider, Request, Response
 from . import failures
 from .flight import SingleFlight
-from .journal import Journal, Memo, MemoryJournal, NoJournal
+from .journal import AbstractJournal, Entry, Memo
+from .limits import Limit, Statistics
 from .loop import Loop, get_loop
+from .place import UNSET, places
+from .retry import Retry
+from .sending import Sender
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +35,11 @@ class Report:
     **Fields:**
 
     - `calls`: LLM calls asked for by lanes.
-    - `requests`: requests sent to providers.
+    - `requests`: requests sent to providers, each attempt counted.
     - `replayed`: calls answered by the journal.
     - `merged`: calls that shared the request of an equal one, in the plan or in flight.
+    - `retries`: requests among them that a failed one was tried again by.
+    - `throttled`: requests refused as one too many (429).
     - `failed`: requests that a provider did not answer.
     - `input_tokens`, `output_tokens`: of the requests sent.
     - `cost_usd`: of the requests sent; NaN if the price of one is unknown.
@@ -42,6 +50,8 @@ class Report:
     requests: int = 0
     replayed: int = 0
     merged: int = 0
+    retries: int = 0
+    throttled: int = 0
     failed: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
@@ -61,14 +71,22 @@ _CLOSE_SECONDS = 2.0
 class Session:
     """The state behind `ember.session`; calls reach it from the event loop."""
 
-    def __init__(self, journal: Journal, providers: Mapping[str, Provider]):
-        self._journal = journal
+    def __init__(
+        self,
+        journal: AbstractJournal | str | os.PathLike[str] | None,
+        providers: Mapping[str, Provider],
+        limits: Mapping[str, Limit] | None = None,
+        retry: Retry | None = None,
+    ):
+        self._lasting, self._passing = places(journal)
+        self._closes = not isinstance(journal, AbstractJournal)  # what the caller made is the caller's to close
         self._providers = dict(providers)
         self._counts: dict[str, float] = dataclasses.asdict(Report())
         self._flights = SingleFlight()
         self._host_flights = SingleFlight()
         self._memo = Memo()
         self._declining: set[tuple[str, str]] = set()
+        self._sender = Sender(self.provider, self._count_sent, self._checked(limits or {}), retry or Retry())
 
     def report(self) -> Report:
         """What was done so far."""
@@ -83,10 +101,23 @@ class Session:
         return self._providers.get(name) or registry.get(name)
 
     def close(self) -> None:
-        """Frees the connections of the session's own providers."""
+        """Frees the connections of the session's own providers, and the journal's file."""
         for provider in self._providers.values():
             with contextlib.suppress(concurrent.futures.TimeoutError):  # a connection that will not close is dropped
                 loop().submit(provider.close()).result(_CLOSE_SECONDS)
+        if self._closes:
+            self._lasting.close()
+
+    def statistics(self) -> dict[str, Statistics]:
+        """How the calls of each model are paced, by `provider/model`."""
+        return self._sender.statistics()
+
+    def _checked(self, limits: Mapping[str, Limit]) -> Mapping[str, Limit]:
+        for name, limit in limits.items():
+            if not isinstance(limit, Limit):
+                raise TypeError(f"session(limits={{{name!r}: …}}) takes a Limit, not {type(limit).__name__}.")
+            self.provider(name.partition("/")[0])  # a limit of nobody would limit nothing
+        return limits
 
     def check(self, model_id: str) -> None:
         """Raises `ModelError` if a model id is malformed, or names a provider or model known not to exist."""
@@ -96,39 +127,47 @@ class Session:
         """Answers one LLM call, or so many equal ones that a plan has made one of."""
         self.count("calls", stands_for)
         self.count("merged", stands_for - 1)
-        digest = request.digest()
-        row = self._journal.get(digest)
-        if row is not None:
+        endpoint = self.provider(request.provider).endpoint
+        journal = self._passing if endpoint is None else self._lasting
+        digest = request.digest(endpoint or "")
+        known = journal.get(digest)
+        if known is not None:
             self.count("replayed")
-            return _decode(row)
-        response, shared = await self._flights.do(digest, self._send, request, digest)
+            return known
+        response, shared = await self._flights.do(digest, self._send, request, digest, journal, endpoint or "")
         if shared:
             self.count("merged")
         return response
 
-    async def _send(self, request: Request, digest: bytes) -> Response:
+    async def _send(self, request: Request, digest: bytes, journal: AbstractJournal, endpoint: str) -> Response:
+        known = await journal.ready(digest)
+        if known is not None:
+            self.count("replayed")
+            return known
+        sent: list[float] = []
+        _sent.set(sent)
         response = await self._complete(request)
+        ended = time.time()
         self.count("input_tokens", response.input_tokens)
         self.count("output_tokens", response.output_tokens)
         self.count("cost_usd", response.cost)
-        await self._journal.put(digest, _encode(response))
-        return response
+        return await journal.put(digest, Entry(request, response, endpoint, sent[0], ended, len(sent)))
+
+    def _count_sent(self, name: str) -> None:
+        self.count(name)
+        if name == "requests":
+            _sent.get().append(time.time())
 
     async def _complete(self, request: Request) -> Response:
         """Sends a request; once more without its optional parameters, if those may be why it is refused."""
         model = request.provider, request.model
         if model in self._declining:
             request = request.without_optional()
-        self.count("requests")
         try:
-            return await self.provider(request.provider).complete(request)
+            return await self._sender.send(request)
         except RefusedRequestError as error:
-            self.count("failed")
             if not request.optional or error.status not in _AT_FAULT:
                 raise
-        except ProviderError:
-            self.count("failed")
-            raise
         response = await self._complete(request.without_optional())
         self._declining.add(model)  # it was them: this model is not asked for them again
         return response
@@ -145,15 +184,22 @@ class Session:
             self._memo.put(key, result, size(result))
         return result
 
-    async def journaled(self, digest: bytes, work: Callable[[], Awaitable[bytes]]) -> bytes:
-        """The row of a digest; the work is done, and its row kept, if there is none."""
+    async def journaled(self, digest: bytes, work: Callable[[], Awaitable[bytes]], name: str = "") -> bytes:
+        """The results of a digest; the work is done, and they are kept as an answer of `host/name`, if there are none.
 
-        async def do() -> bytes:
-            row = await work()
-            await self._journal.put(digest, row)
-            return row
+        The bytes are text.
+        """
 
-        return self._journal.get(digest) or (await self._host_flights.do(digest, do))[0]
+        async def do() -> Response:
+            known = await self._lasting.ready(digest)
+            if known is not None:
+                return known
+            began = time.time()
+            response = Response((await work()).decode())
+            return await self._lasting.put(digest, Entry(Request("host", name, ()), response, "", began, time.time()))
+
+        known = self._lasting.get(digest) or (await self._host_flights.do(digest, do))[0]
+        return known.text.encode()
 
 
 # The statuses by which a service says that it does not know a parameter; `None` is a provider that is not HTTP.  With
@@ -161,16 +207,8 @@ class Session:
 _AT_FAULT = (None, 400, 422)
 
 
-def _encode(response: Response) -> bytes:
-    return json.dumps(vars(response)).encode()
-
-
-def _decode(row: bytes) -> Response:
-    fields = json.loads(row)
-    # JSON knows no tuples
-    fields["alternatives"] = tuple((token, logprob) for token, logprob in fields["alternatives"])
-    return Response(**fields)
-
+# When the requests of the call that is being made were sent, in seconds since 1970.
+_sent: contextvars.ContextVar[list[float]] = contextvars.ContextVar("sent")
 
 # The sessions that are open, innermost last. A stack of the process and not of the thread: XLA runs host callbacks on
 # threads of its own, which know nothing of the thread that dispatched them.
@@ -186,11 +224,8 @@ def current() -> Session:
         if _open:
             return _open[-1]
         if _default is None:
-            _default = Session(MemoryJournal(), {})
+            _default = Session(UNSET, {})
         return _default
-
-
-_UNSET: Any = object()
 
 
 class session:
@@ -204,17 +239,31 @@ class session:
 
     **Arguments:**
 
-    - `journal`: where answers are kept: a journal of the session's own in memory by default, `None` for none.
+    - `journal`: the file where answers are kept, made if it is not there; `None` for none. By default the user's own,
+        `journal.db` in the user's data folder, or what the environment variable `EMBER_JAX_JOURNAL` says: a file,
+        `off`, or `memory` to keep answers as long as the session. The user's own keeps what services answer; answers
+        of simulated models and of Python functions it does not, they are kept as long as the session.
     - `providers`: providers by name that are used in place of the registered ones of that name.
+    - `limits`: a `Limit` by provider, as `"openai"`, or by model, as `"openai/gpt-4o"`, which goes before. A provider's
+        is shared by its models that have none of their own. Without one calls are paced as the provider's headers say,
+        or else as it is found to allow; those of simulated models and Python functions are not.
+    - `retry`: how often, and for how long, calls are tried that may succeed later.
 
     Sessions nest; the innermost open one counts. They belong to the process, not to a thread.
 
-    **Raises:** on leaving, the typed error behind a `JaxRuntimeError` that one of its calls caused.
+    **Raises:** `JournalError` if the file cannot be used; on leaving, the typed error behind a `JaxRuntimeError` that
+    one of its calls caused; `ModelError` for a limit of a provider that is not there.
     """
 
-    def __init__(self, *, journal: Journal | None = _UNSET, providers: Mapping[str, Provider] | None = None):
-        chosen = MemoryJournal() if journal is _UNSET else NoJournal() if journal is None else journal
-        self._session = Session(chosen, providers or {})
+    def __init__(
+        self,
+        *,
+        journal: AbstractJournal | str | os.PathLike[str] | None = UNSET,
+        providers: Mapping[str, Provider] | None = None,
+        limits: Mapping[str, Limit] | None = None,
+        retry: Retry | None = None,
+    ):
+        self._session = Session(journal, providers or {}, limits, retry)
 
     def __enter__(self) -> Session:
         with _lock:
@@ -243,5 +292,10 @@ def loop() -> Loop:
     """The process's event loop, which frees the providers' connections before it ends."""
     running = get_loop()
     if registry.close_all not in running.closers:
-        running.closers.append(registry.close_all)
+        running.closers += [_close_default_journal, registry.close_all]
     return running
+
+
+async def _close_default_journal() -> None:
+    if _default is not None:
+        _default.close()

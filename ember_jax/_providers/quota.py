@@ -1,0 +1,74 @@
+"""What a service says of its own limits, in the headers of its answers.
+
+Two families of names are in use: `x-ratelimit-…`, of OpenAI and of what imitates it, whose resets are durations such
+as `6m0s`, `1s` or `17ms`; and `anthropic-ratelimit-…`, whose resets are RFC 3339 times. In both a reset is when the
+quota will be whole again, so `(limit - left) / reset_s` is the rate at which it is filled, whatever its period is.
+"""
+
+import datetime
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from .._regex import regex
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """One quota: of `limit`, `left` were left, and it is whole again after `reset_s` seconds without a request."""
+
+    limit: float
+    left: float
+    reset_s: float
+
+
+@dataclass(frozen=True)
+class Quota:
+    """What a service said of its limits, at the time of one request; `None` where it did not say."""
+
+    requests: Allowance | None = None
+    tokens: Allowance | None = None
+
+
+def read(headers: Mapping[str, str], now: Callable[[], float]) -> Quota | None:
+    """What an answer's headers, with names in lower case, say; `now` tells the server's time in seconds since 1970."""
+    requests, tokens = _allowance(headers, "requests", now), _allowance(headers, "tokens", now)
+    return Quota(requests, tokens) if requests or tokens else None
+
+
+def _allowance(headers: Mapping[str, str], what: str, now: Callable[[], float]) -> Allowance | None:
+    """One quota, where all three of its headers are there and make sense."""
+    for form in (f"x-ratelimit-{{}}-{what}", f"anthropic-ratelimit-{what}-{{}}"):
+        said = [headers.get(form.format(field)) for field in ("limit", "remaining", "reset")]
+        if None not in said:
+            limit, left, reset = _number(said[0]), _number(said[1]), _seconds(said[2], now)
+            if limit >= 1 and left >= 0 and reset >= 0:  # false for NaN
+                return Allowance(limit, min(left, limit), reset)
+    return None
+
+
+def _number(words: str | None) -> float:
+    try:
+        number = float(words or "")
+    except ValueError:
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+_PART = regex(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ms|us|µs|ns|d|h|m|s)")
+_DURATION = regex(rf"(?:{_PART.pattern})+")
+
+
+def _seconds(words: str | None, now: Callable[[], float]) -> float:
+    """A duration as Go writes it, a number of seconds, or the time until an RFC 3339 time; else NaN."""
+    words = (words or "").strip()
+    if _DURATION.fullmatch(words):
+        return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(words))
+    if not math.isnan(number := _number(words)):
+        return number
+    try:
+        date = datetime.datetime.fromisoformat(words)
+    except ValueError:
+        return math.nan
+    return max((date if date.tzinfo else date.replace(tzinfo=datetime.UTC)).timestamp() - now(), 0.0)

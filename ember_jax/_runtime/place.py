@@ -1,0 +1,46 @@
+"""Where answers are kept: by default in the user's own journal."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from .journal import AbstractJournal, MemoryJournal, NoJournal
+from .sqlite import Journal
+
+# A path; or `off` for no journal, or `memory` for one that each session keeps to itself.
+VARIABLE = "EMBER_JAX_JOURNAL"
+
+UNSET: Any = object()
+
+
+def default_path() -> Path:
+    """The user's own journal: what the environment names, else a file in the user's data folder."""
+    named = os.environ.get(VARIABLE, "")
+    if named and named not in ("off", "memory"):
+        return Path(named).expanduser()
+    # Imported where nobody has named a file: importing ember_jax does without it.
+    import platformdirs
+
+    return platformdirs.user_data_path("ember_jax", appauthor=False) / "journal.db"
+
+
+def places(journal: AbstractJournal | str | os.PathLike[str] | None) -> tuple[AbstractJournal, AbstractJournal]:
+    """Where a session keeps the answers of durable providers, and where those of the others.
+
+    A journal that is named keeps all. The user's own is not named, and keeps what simulated models and functions answer
+    out: that costs nothing, and would hide from one day to the next that they were changed.
+
+    **Raises:** `JournalError` if a named file cannot be used, `TypeError` for what is no journal.
+    """
+    if journal is UNSET:
+        named = os.environ.get(VARIABLE, "")
+        if named not in ("off", "memory"):
+            return Journal(default_path()), MemoryJournal()
+        journal = MemoryJournal() if named == "memory" else None
+    if isinstance(journal, str | os.PathLike):
+        journal = Journal(journal)
+        journal.check()
+    journal = NoJournal() if journal is None else journal
+    if not isinstance(journal, AbstractJournal):
+        raise TypeError(f"session(journal=…) takes a path, an ember.Journal or None, not {type(journal).__name__}.")
+    return journal, journal

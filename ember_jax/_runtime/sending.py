@@ -1,0 +1,157 @@
+"""One request's way to its provider and back: its turn, the provider, and again where that can help.
+
+A call that waits to be tried again holds nothing, and keeps its turn.
+"""
+
+import asyncio
+import dataclasses
+import random
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+
+from .._errors import ConnectionFailedError, ProviderError, RateLimitError
+from .._providers.base import Provider, Request, Response
+from .._providers.quota import Quota
+from . import retry
+from .limits import Gate, Limit, Limiter, Statistics, Ticket
+from .retry import Retry
+
+
+class Sender:
+    """Sends requests as limits allow, and again as a policy says.
+
+    **Arguments:**
+
+    - `provider`: finds a provider by name.
+    - `count`: adds one to a count of the session's report.
+    - `limits`: by provider, or by `provider/model`.
+    - `policy`: what is tried again.
+    - `uniform`: draws from [0, 1).
+    """
+
+    def __init__(
+        self,
+        provider: Callable[[str], Provider],
+        count: Callable[[str], None],
+        limits: Mapping[str, Limit],
+        policy: Retry,
+        uniform: Callable[[], float] = random.random,
+    ):
+        self._provider = provider
+        self._count = count
+        self._limits = dict(limits)
+        self._policy = policy
+        self._uniform = uniform
+        self._limiter: Limiter | None = None
+        self._sizes: defaultdict[str, _Sizes] = defaultdict(_Sizes)
+
+    def statistics(self) -> dict[str, Statistics]:
+        """What the calls of each model do, by `provider/model`."""
+        return {} if self._limiter is None else self._limiter.statistics()
+
+    async def send(self, request: Request) -> Response:
+        """Answers a request. Raises the `ProviderError` of the last attempt."""
+        provider = self._provider(request.provider)
+        gate = self._gate(request, provider)
+        if self._policy.deadline is None:
+            return await self._try(request, provider, gate, None)
+        deadline = asyncio.timeout(None)
+        try:
+            async with deadline:
+                return await self._try(request, provider, gate, deadline)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+        raise ConnectionFailedError(
+            f"{request.provider}/{request.model}: no answer within {self._policy.deadline:g} s, a call's deadline. "
+            "Give Retry(deadline=…) more seconds."
+        )
+
+    async def _try(
+        self, request: Request, provider: Provider, gate: Gate, deadline: asyncio.Timeout | None
+    ) -> Response:
+        """Attempts, until one succeeds or no other can."""
+        attempts, began, turn, clock = 0, 0.0, None, asyncio.get_running_loop().time
+        while True:
+            # An open gate is passed without a ticket: most calls of local models are to cost nothing.
+            ticket = None if gate.is_open else await gate.enter(self._size(request), turn=turn)
+            if ticket is not None:
+                turn = ticket.turn
+            if attempts:
+                self._count("retries")
+            else:
+                began = clock()
+                if deadline is not None and self._policy.deadline is not None:
+                    deadline.reschedule(began + self._policy.deadline)
+            attempts += 1
+            try:
+                return await self._attempt(request, provider, gate, ticket)
+            except ProviderError as error:
+                seconds = retry.wait(self._policy, error, attempts, clock() - began, self._uniform())
+                if seconds is None:
+                    raise
+                is_held = error.retry_after is not None  # the gate is, and opens in time
+            if not is_held:
+                await asyncio.sleep(seconds)
+
+    async def _attempt(self, request: Request, provider: Provider, gate: Gate, ticket: Ticket | None) -> Response:
+        self._count("requests")
+        try:
+            response = await provider.complete(request)
+        except ProviderError as error:
+            self._count("failed")
+            is_refused = isinstance(error, RateLimitError)
+            if is_refused:
+                self._count("throttled")
+            quota = error.quota if isinstance(error.quota, Quota) else None
+            gate.failed(ticket, is_refused, error.retry_after, quota)
+            raise
+        except BaseException:
+            if ticket is not None:
+                gate.abandoned(ticket)
+            raise
+        if ticket is not None:
+            used = response.input_tokens + response.output_tokens
+            gate.succeeded(ticket, used or None, response.quota)
+            self._sizes[request.model].learn(request, response)
+        return response if response.quota is None else dataclasses.replace(response, quota=None)
+
+    def _size(self, request: Request) -> float:
+        return self._sizes[request.model].estimate(request)
+
+    def _gate(self, request: Request, provider: Provider) -> Gate:
+        loop = asyncio.get_running_loop()
+        if self._limiter is None or self._limiter.loop is not loop:  # another loop has another time
+            self._limiter = Limiter(self._limits, loop)
+        return self._limiter.gate(request.provider, request.model, provider.is_local)
+
+
+class _Sizes:
+    """How many tokens the calls of a model come to, by those that were answered: `keep` of the weight is on the past.
+
+    Until then a token is taken to be four characters, and an answer 256 tokens or what it is cut at.
+    """
+
+    def __init__(self, keep: float = 0.95):
+        self._keep = keep
+        self._characters, self._inputs, self._outputs = 4.0, 1.0, 256.0
+        self._is_known = False
+
+    def estimate(self, request: Request) -> float:
+        """The tokens that a call will use."""
+        limits = (request.parameters.get(name) for name in ("max_tokens", "max_completion_tokens"))
+        outputs = min([self._outputs, *(limit for limit in limits if isinstance(limit, int))])
+        return _characters(request) * self._inputs / self._characters + outputs
+
+    def learn(self, request: Request, response: Response) -> None:
+        """Takes note of what a call has used, where that is known."""
+        if response.input_tokens:
+            self._characters = self._keep * self._characters + _characters(request)
+            self._inputs = self._keep * self._inputs + response.input_tokens
+            keep = self._keep if self._is_known else 0.0
+            self._outputs = keep * self._outputs + (1 - keep) * response.output_tokens
+            self._is_known = True
+
+
+def _characters(request: Request) -> int:
+    return sum(len(message.content) for message in request.messages)

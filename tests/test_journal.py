@@ -1,0 +1,793 @@
+"""The journal: what was answered is kept, whatever happens to the process, and is not paid for twice."""
+
+import asyncio
+import contextlib
+import dataclasses
+import itertools
+import json
+import math
+import os
+import shutil
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ember_jax as ember
+from ember_jax import _cli, testing
+from ember_jax import _errors as errors
+from ember_jax._providers.base import Message, Request, Response
+from ember_jax._providers.callable import Callable
+from ember_jax._providers.openai import OpenAI
+from ember_jax._runtime import place, sqlite
+from ember_jax._runtime import session as sessions
+from ember_jax._runtime.journal import Entry, MemoryJournal, NoJournal
+
+_HANG = 60.0
+PACKAGE = Path(ember.__file__).parent
+JOURNALS = {
+    "memory": lambda folder: MemoryJournal(),
+    "none": lambda folder: NoJournal(),
+    "sqlite": lambda folder: ember.Journal(folder / "journal.db"),
+}
+
+
+def on_loop(coroutine):
+    return sessions.loop().submit(coroutine).result(_HANG)
+
+
+async def gathered(*coroutines):
+    return await asyncio.gather(*coroutines, return_exceptions=True)
+
+
+def entry(prompt, answer=None, **fields):
+    request = Request("local", "small", (Message("user", prompt),))
+    fields = {"cost": 0.25, "logprob": -0.5, **fields}  # by default they are NaN, which equals nothing
+    return request.digest(), Entry(request, Response(prompt.upper() if answer is None else answer, **fields))
+
+
+def put_all(journal, entries):
+    return on_loop(gathered(*(journal.put(*e) for e in entries)))
+
+
+def rows(path):
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("pragma integrity_check").fetchall() == [("ok",)]
+        return dict(connection.execute("select calls.digest, words from calls join texts on texts.id = answer"))
+
+
+@pytest.fixture(params=JOURNALS)
+def journal(request, tmp_path):
+    made = JOURNALS[request.param](tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "journal.db"
+
+
+@pytest.fixture
+def kept(path):
+    """A journal in a file."""
+    made = ember.Journal(path)
+    yield made
+    made.close()
+
+
+# -- the contract of every journal -----------------------------------------------------------------------------------
+
+
+def test_what_was_put_is_answered(journal):
+    digest, one = entry("one")
+    assert on_loop(journal.ready(digest)) is None and journal.get(digest) is None
+    assert on_loop(journal.put(digest, one)) == one.response
+    assert journal.get(digest) == (None if isinstance(journal, NoJournal) else one.response)
+    assert on_loop(journal.ready(digest)) is None
+
+
+def test_the_first_answer_stays_and_is_what_a_second_one_is_told(journal):
+    (digest, one), (_, two) = entry("one"), entry("one", "two")
+    first, second = put_all(journal, [(digest, one), (digest, two)])
+    expected = two.response if isinstance(journal, NoJournal) else one.response
+    assert (first, second) == (one.response, expected)
+
+
+def test_many_are_put_at_once(journal):
+    entries = [entry(f"prompt {i}") for i in range(3000)]
+    assert put_all(journal, entries) == [e.response for _, e in entries]
+    if not isinstance(journal, NoJournal):
+        assert [journal.get(d) for d, _ in entries] == [e.response for _, e in entries]
+
+
+def test_a_closed_journal_may_be_used_again(journal):
+    digest, one = entry("one")
+    on_loop(journal.put(digest, one))
+    journal.close()
+    journal.close()
+    assert journal.get(digest) == (None if isinstance(journal, NoJournal) else one.response)
+
+
+def test_an_unknown_price_stays_unknown(journal):
+    digest, one = entry("one", cost=math.nan, logprob=math.nan)
+    on_loop(journal.put(digest, one))
+    if found := journal.get(digest):
+        assert math.isnan(found.cost) and math.isnan(found.logprob)
+
+
+numbers = st.floats(allow_nan=False, allow_subnormal=False)  # SQLite takes one for 0 where XLA has set the processor to
+counts = st.integers(0, 2**63 - 1)
+responses = st.builds(
+    Response,
+    st.text(),
+    counts,
+    counts,
+    numbers,
+    numbers,
+    st.text(),
+    st.text(),
+    st.lists(st.tuples(st.text(), numbers)).map(tuple),
+)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), responses)))
+def test_journals_are_dictionaries_that_keep_the_first_value(puts):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "journal.db"
+        kept, model = [MemoryJournal(), ember.Journal(path)], {}
+        for i, response in puts:
+            digest, request = bytes([i]) * 32, Request("p", "m", (Message("user", str(i)),))
+            model.setdefault(digest, response)
+            for journal in kept:
+                assert on_loop(journal.put(digest, Entry(request, response))) == model[digest]
+        for journal in kept:
+            journal.close()
+            for i in range(7):
+                assert journal.get(bytes([i]) * 32) == model.get(bytes([i]) * 32)
+            journal.close()
+        assert rows(path) == {digest: response.text for digest, response in model.items()}
+
+
+@given(st.text(st.characters(codec=None, categories=["Cs", "Ll"]), min_size=1), st.integers())
+def test_what_a_provider_may_say_spoils_nobody_elses_row(words, number):
+    with tempfile.TemporaryDirectory() as folder:
+        kept = ember.Journal(Path(folder) / "journal.db")
+        wordy = entry("odd text", words)
+        odd = entry("odd", "fine", input_tokens=number, model=words, request_id=words)
+        outcomes = put_all(kept, [entry("a"), odd, wordy, entry("b")])
+        kept.close()
+        assert (outcomes[0].text, outcomes[1].text, outcomes[3].text) == ("A", "fine", "B")
+        assert outcomes[2] == wordy[1].response or isinstance(outcomes[2], errors.TextError)
+
+
+# -- sessions --------------------------------------------------------------------------------------------------------
+
+
+LLM = ember.LLM("openai/small", temperature=0.5)
+ask = ember.jit(lambda prompt: LLM(prompt))
+PROMPTS = ember.text([f"What is {i} + {i}?" for i in range(20)])
+
+
+@pytest.fixture(scope="module")
+def server():
+    with testing.ChatServer() as running:
+        yield running
+
+
+def sweep(server, prompts=PROMPTS, key="", **settings):
+    with ember.session(providers={"openai": OpenAI(base_url=server.base_url, api_key=key)}, **settings) as run:
+        answers = jax.vmap(ask)(prompts).tolist()
+    return answers, run.report()
+
+
+def test_the_second_run_asks_nothing(server, path):
+    first, report = sweep(server, journal=path)
+    assert (report.requests, report.replayed) == (20, 0)
+    for again in (path, str(path), ember.Journal(path)):
+        second, report = sweep(server, journal=again)
+        assert second == first
+        assert (report.calls, report.requests, report.replayed, report.cost_usd) == (20, 0, 20, 0)
+    longer = ember.text([*PROMPTS.tolist(), "What is 7 + 8?"])
+    assert sweep(server, longer, journal=path)[1].requests == 1
+    assert sweep(server, journal=None)[1].requests == 20
+
+
+def test_answers_are_those_of_one_endpoint(server, path):
+    sweep(server, journal=path)
+    with testing.ChatServer() as other:
+        assert sweep(other, journal=path)[1].requests == 20
+
+
+def test_samples_are_kept_by_their_keys(server, path):
+    keys = jax.random.split(jax.random.key(0), 4)
+    for requests in (4, 0):
+        with ember.session(providers={"openai": OpenAI(base_url=server.base_url, api_key="")}, journal=path) as run:
+            jax.vmap(ember.jit(lambda key: LLM("one", key)))(keys)
+        assert run.report().requests == requests
+    assert ember.Journal(path).stats().calls == 4
+
+
+def test_a_row_says_what_was_asked_and_answered_by_whom_when_and_for_how_much(path, capsys):
+    again = testing.Fault(status=500, headers={"retry-after": "0"})
+    llm = ember.LLM("openai/gpt-4o-mini", system="Be short.", temperature=0.5)
+    before = time.time()
+    with testing.ChatServer(faults=[again]) as server:
+        with ember.session(providers={"openai": OpenAI(base_url=server.base_url, api_key="k")}, journal=path):
+            answer = llm.complete("What is 2 + 3?")
+            cost, tokens = float(answer.cost), (int(answer.input_tokens), int(answer.output_tokens))
+        after = time.time()
+        _cli.main(["journal", "export", "--path", str(path)])
+        (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+        assert line["endpoint"] == server.base_url
+    assert line["model"] == "openai/gpt-4o-mini" and line["answered_by"] == "gpt-4o-mini"
+    assert line["messages"] == [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "What is 2 + 3?"},
+    ]
+    assert line["parameters"] == {"temperature": 0.5} and line["sample"] is None
+    assert line["answer"] == str(answer.text) and line["request_id"] == "req-1"
+    assert np.float32(line["cost_usd"]) == np.float32(cost) and cost > 0
+    assert (line["input_tokens"], line["output_tokens"]) == tokens
+    assert line["attempts"] == 2 and before <= line["began"] <= line["ended"] <= after
+
+
+def test_a_function_of_python_is_kept_under_its_cache(path):
+    made = []
+    fn = ember.host(lambda word: made.append(word) or word + "é\0", out=ember.Text, cache="echo:v1")
+    for _ in range(2):
+        with ember.session(journal=path):
+            assert str(ember.jit(fn)(ember.text("a"))) == "aé\0"
+    assert made == ["a"] and [m.split("/")[0] for m in ember.Journal(path).stats().models] == ["host"]
+
+
+def test_words_lie_in_the_file_once(path):
+    long = "All of it. " * 1000
+    llm = ember.LLM("openai/m", system=long)
+    with ember.session(providers={"openai": Callable(lambda request: "yes")}, journal=path):
+        jax.vmap(ember.jit(lambda prompt: llm(prompt)))(PROMPTS)
+    raw = path.read_bytes()
+    assert raw.count(b"All of it. " * 50) < 30 and ember.Journal(path).stats().texts == 22
+
+
+def test_virtual_time_stands_still_while_an_answer_is_committed(path):
+    async def answer(request):
+        await asyncio.sleep(1)
+        return "yes"
+
+    async def wait(word, seconds):
+        await asyncio.sleep(seconds)
+        return asyncio.get_running_loop().time()
+
+    when = ember.host(wait, jax.ShapeDtypeStruct((), np.float32))
+    with testing.VirtualClock(), ember.session(providers={"openai": Callable(answer)}, journal=path):
+        times = ember.jit(lambda prompt: (when(LLM(prompt), 0.0), when(prompt, 1000.0)))(ember.text("one"))
+        assert tuple(map(float, times)) == (1, 1000)
+    assert ember.Journal(path).stats().calls == 1
+
+
+# -- the user's own journal ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Where the user's own journal is."""
+    monkeypatch.setenv(place.VARIABLE, str(tmp_path / "data" / "own.db"))
+    return tmp_path / "data" / "own.db"
+
+
+def test_the_users_own_journal_keeps_what_services_answer(server, own):
+    assert [sweep(server)[1].requests for _ in range(2)] == [20, 0]
+    assert ember.Journal(own).stats().models == {"openai/small": 20}
+
+
+def test_simulated_models_and_functions_are_kept_by_the_session_alone(own):
+    for _ in range(2):
+        with ember.session(providers={"openai": Callable(lambda request: "yes")}) as run:
+            for _ in range(2):
+                jax.vmap(ask)(PROMPTS)
+                str(ember.LLM("sim/small")("What is 1 + 1?"))
+        assert (run.report().requests, run.report().replayed) == (21, 21)
+    assert not own.exists()
+
+
+def test_a_function_is_kept_when_it_is_told_and_a_named_journal_keeps_all(own, path):
+    for cache, journal, again in (("yes:v1", {}, 0), ("yes:v2", {}, 0), (None, {"journal": path}, 0), (None, {}, 20)):
+        for requests in (20, again):
+            with ember.session(providers={"openai": Callable(lambda request: "yes", cache)}, **journal) as run:
+                jax.vmap(ask)(PROMPTS)
+            assert run.report().requests == requests
+    assert (ember.Journal(own).stats().calls, ember.Journal(path).stats().calls) == (40, 20)
+
+
+@pytest.mark.parametrize(("value", "replayed"), [("off", 0), ("memory", 20)])
+def test_the_environment_turns_the_journal_off(server, monkeypatch, value, replayed):
+    monkeypatch.setenv(place.VARIABLE, value)
+    with ember.session(providers={"openai": OpenAI(base_url=server.base_url, api_key="")}) as run:
+        for _ in range(2):
+            jax.vmap(ask)(PROMPTS)
+    assert run.report().replayed == replayed
+
+
+def test_it_lies_in_the_users_data_folder_and_needs_no_session_and_no_orderly_end(server, tmp_path):
+    script = f"""
+        import os, ember_jax as ember
+        print(os.path.exists({str(tmp_path / "ember_jax")!r}))
+        ember.register("openai", ember.providers.OpenAI(base_url={server.base_url!r}, api_key=""))
+        print(ember.LLM("openai/small")("What is 1 + 2?"))
+    """
+    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path), place.VARIABLE: ""}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=_HANG,
+        env=environment,
+    )
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.splitlines()[0] == "False"
+    (folder,) = tmp_path.iterdir()
+    assert [f.name for f in folder.iterdir()] == ["journal.db"]  # its log was put into it at the end
+    assert list(rows(folder / "journal.db").values()) == done.stdout.splitlines()[1:]
+
+
+def test_the_file_is_its_owners_alone(tmp_path):
+    kept = ember.Journal(tmp_path / "a" / "b" / "journal.db")
+    put_all(kept, [entry("one")])
+    modes = {f.name: stat.S_IMODE(f.stat().st_mode) for f in kept.path.parent.iterdir()}
+    assert modes == dict.fromkeys(("journal.db", "journal.db-wal", "journal.db-shm"), 0o600)
+    assert stat.S_IMODE(kept.path.parent.stat().st_mode) == 0o700
+    kept.close()
+
+
+def test_no_credential_is_in_the_file(path, monkeypatch):
+    key = "sk-marked-0123456789"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with testing.ChatServer(api_key=key) as server:
+        sweep(server, key=key, journal=path)
+        sweep(server, key=None, journal=path, prompts=ember.text(["one"]))
+        with pytest.raises(errors.SweepError):
+            sweep(server, key=key + "-wrong", journal=path, prompts=ember.text(["two", "three"]))
+        kept = ember.Journal(path)
+        kept.get(bytes(32))  # its log lies beside it
+        assert not [f.name for f in path.parent.iterdir() if b"marked" in f.read_bytes()]
+        kept.close()
+
+
+# -- whatever happens to the process ---------------------------------------------------------------------------------
+
+# Imports what the journal needs, and not JAX, which takes seconds.
+_LIGHT = f"""
+import asyncio, os, sys, types
+package = sys.modules["ember_jax"] = types.ModuleType("ember_jax")
+package.__path__ = [{str(PACKAGE)!r}]
+from ember_jax._errors import *
+from ember_jax._providers.base import Message, Request, Response
+from ember_jax._runtime.journal import Entry
+from ember_jax._runtime.sqlite import Journal
+assert "jax" not in sys.modules
+
+def entry(prompt, answer):
+    request = Request("local", "small", (Message("user", prompt),))
+    return request.digest(), Entry(request, Response(answer, cost=0.25, logprob=-0.5))
+"""
+
+
+def child(script, *arguments, light=True, **settings):
+    code = (_LIGHT if light else "") + textwrap.dedent(script)
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], text=True, **settings)
+
+
+def test_kill_loses_no_answer_that_a_lane_has_seen_and_the_rerun_pays_for_the_rest(path, tmp_path):
+    script = """
+        import os, sys, jax, ember_jax as ember
+        url, journal, seen = sys.argv[1:]
+        seen = os.open(seen, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        note = ember.host(lambda p: str(os.write(seen, (p + chr(10)).encode())), out=ember.Text, pure=False)
+        llm = ember.LLM("openai/small", temperature=0.5)
+        prompts = ember.text([f"What is {i} + 1?" for i in range(400)])
+        with ember.session(journal=journal, providers={"openai": ember.providers.OpenAI(base_url=url, api_key="")}):
+            jax.vmap(ember.jit(lambda p: note(ember.join("|", [p, llm(p)]))))(prompts)
+    """
+    prompts = ember.text([f"What is {i} + 1?" for i in range(400)])
+    seen = tmp_path / "seen"
+    with testing.ChatServer(faults=lambda i: testing.Fault(delay=0.02 * (i % 40))) as server:
+        known = set()
+        for target in (60, 150, 240):
+            came = len(server.requests)
+            running = child(script, server.base_url, path, seen, light=False)
+            while _rows_so_far(path) < target:
+                assert running.poll() is None
+                time.sleep(0.01)
+            running.send_signal(signal.SIGKILL)
+            running.wait(_HANG)
+            asked = {r.body["messages"][-1]["content"] for r in server.requests[came:]}
+            assert not asked & known  # nothing that was kept is asked again
+            known = _prompts(path)
+            lines = [line for line in seen.read_text().splitlines() if "|" in line]
+            assert {line.split("|")[0] for line in lines} <= known
+            assert target <= len(known) < 400
+        answers, report = sweep(server, prompts, journal=path)
+    assert (report.requests, report.replayed) == (400 - len(known), len(known))
+    told = dict(line.split("|") for line in lines)
+    assert told.items() <= dict(zip(prompts.tolist(), answers, strict=True)).items()
+
+
+def _rows_so_far(path):
+    try:
+        return ember.Journal(path).stats().calls
+    except errors.JournalError:
+        return 0
+
+
+def _prompts(path):
+    query = "select words from messages join texts on texts.id = text"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return {words for (words,) in connection.execute(query)}
+
+
+def test_several_processes_share_a_file(kept):
+    script = """
+        async def main():
+            journal, me = Journal(sys.argv[1]), sys.argv[2]
+            for i in range(0, 300, 10):
+                mine = [entry(f"prompt {j}", f"{me} {j}") for j in range(i, i + 10)] + [entry(f"{me} {i}", me)]
+                told = await asyncio.gather(*(journal.put(*e) for e in mine))
+                assert told == [journal.get(digest) for digest, _ in mine]
+            journal.close()
+        asyncio.run(main())
+    """
+    running = [child(script, kept.path, me) for me in "abc"]
+    digest, _ = entry("prompt 290")
+    while kept.get(digest) is None:  # also what others write is seen, at once
+        assert any(r.poll() is None for r in running) or kept.get(digest)
+        time.sleep(0.01)
+    assert [r.wait(_HANG) for r in running] == [0, 0, 0]
+    assert len(rows(kept.path)) == 300 + 3 * 30
+    assert all(kept.get(entry(f"{me} {i}")[0]).text == me for me in "abc" for i in range(0, 300, 10))
+
+
+def test_copies_of_the_file_at_random_moments_are_whole(path, tmp_path):
+    script = """
+        async def main():
+            journal = Journal(sys.argv[1])
+            for i in range(100_000):
+                await asyncio.gather(*(journal.put(*entry(f"{i} {j}", "é" * j)) for j in range(3)))
+                os.write(1, b".")
+        asyncio.run(main())
+    """
+    running = child(script, path, stdout=subprocess.PIPE)
+    try:
+        os.set_blocking(running.stdout.fileno(), True)
+        acknowledged, random, copies = 0, np.random.default_rng(0), []
+        for i in range(12):
+            acknowledged += len(os.read(running.stdout.fileno(), int(random.integers(1, 200))))
+            running.send_signal(signal.SIGSTOP)
+            os.waitpid(running.pid, os.WUNTRACED)
+            folder = tmp_path / f"copy {i}"
+            folder.mkdir()
+            for suffix in ("", "-wal", "-shm")[: i % 3 + 1]:
+                shutil.copy(f"{path}{suffix}", folder)
+            running.send_signal(signal.SIGCONT)
+            copies.append((folder / path.name, acknowledged if i % 3 else 0))
+    finally:
+        running.kill()
+        running.communicate()
+    everything = rows(path)
+    for copy, least in copies:
+        ember.Journal(copy).check()
+        found = rows(copy)
+        assert len(found) >= 3 * least and found.items() <= everything.items()
+
+
+def test_a_forked_process_opens_the_file_anew(path):
+    script = """
+        def put(prompt):
+            return asyncio.run(journal.put(*entry(prompt, "yes")))
+        journal = Journal(sys.argv[1])
+        put("parent")
+        if os.fork() == 0:
+            put("child")
+            assert journal.get(entry("parent", "")[0])
+            journal.close()
+            os._exit(0)
+        assert os.wait()[1] == 0
+        put("parent again")
+        assert journal.get(entry("child", "")[0])
+        journal.close()
+    """
+    assert child(script, path).wait(_HANG) == 0
+    assert len(rows(path)) == 3
+
+
+# -- what cannot be used ---------------------------------------------------------------------------------------------
+
+
+def database(path, *statements):
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+
+
+def filled(path, count=200):
+    kept = ember.Journal(path)
+    entries = [entry(f"prompt {i}", "é" * i) for i in range(count)]
+    put_all(kept, entries)
+    kept.close()
+    return entries
+
+
+def cut(path, size):
+    filled(path)
+    os.truncate(path, size if size > 0 else path.stat().st_size + size)
+
+
+BROKEN = {
+    "text": (lambda path: path.write_text("prompt,answer\n" * 1000), "not a SQLite file"),
+    "a few bytes": (lambda path: path.write_bytes(b"SQLite"), "not a SQLite file"),
+    "another program's": (lambda path: database(path, "create table calls (id)"), "another program's"),
+    "another program's, empty": (lambda path: database(path, "pragma application_id = 7"), "another program's"),
+    "newer": (lambda path: filled(path) and database(path, "pragma user_version = 2"), "version 2.*Upgrade"),
+    "cut to a header": (lambda path: cut(path, 100), "damaged"),
+    "cut to some pages": (lambda path: cut(path, 3 * 4096), "damaged"),
+    "cut within a page": (lambda path: cut(path, -1), "damaged"),
+    "cut in the middle": (lambda path: cut(path, -50_000), "damaged"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_file_that_is_no_journal_is_left_as_it_is(path, how):
+    breaks, message = BROKEN[how]
+    breaks(path)
+    before = path.read_bytes()
+    for use in (
+        lambda: ember.session(journal=path),
+        lambda: ember.session(journal=str(path)),
+        lambda: ember.Journal(path).stats(),
+        lambda: ember.Journal(path).get(bytes(32)),
+        lambda: on_loop(ember.Journal(path).put(*entry("one"))),
+    ):
+        with pytest.raises(errors.JournalFileError, match=message) as raised:
+            use()
+        assert str(path) in str(raised.value)
+    assert path.read_bytes() == before
+
+
+def test_a_log_without_its_file_is_not_dropped(path):
+    kept = ember.Journal(path)
+    put_all(kept, [entry("one")])
+    log = Path(f"{path}-wal").read_bytes()
+    copy = path.parent / "copy.db"
+    copy.touch()
+    Path(f"{copy}-wal").write_bytes(log)
+    kept.close()
+    with pytest.raises(errors.JournalFileError, match="lost the file"):
+        ember.session(journal=copy)
+    assert Path(f"{copy}-wal").read_bytes() == log
+
+
+def test_a_changed_answer_is_an_error_and_not_an_answer(path):
+    (digest, _), *_ = filled(path)
+    database(path, "update texts set words = 'changed'")
+    with pytest.raises(errors.JournalFileError, match="are not those it had"):
+        ember.Journal(path).get(digest)
+
+
+def test_damage_that_is_met_while_it_is_used_stops_the_sweep(path):
+    filled(path)
+    kept = ember.Journal(path)
+    kept.get(bytes(32))
+    with open(path, "r+b") as file:
+        file.write(os.urandom(path.stat().st_size))
+    with pytest.raises(errors.JournalFileError, match=r"damaged|not a SQLite"):
+        for i in range(200):
+            kept.get(entry(f"prompt {i}")[0])
+    kept.close()
+
+
+def test_an_empty_file_becomes_a_journal(path):
+    path.touch(0o600)
+    filled(path)
+    assert len(rows(path)) == 200
+
+
+@pytest.mark.parametrize("name", ["file/journal.db", "folder"])
+def test_a_path_that_cannot_be_a_file_is_an_error(tmp_path, name):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(errors.JournalWriteError, match=r"cannot be used.*EMBER_JAX_JOURNAL"):
+        ember.session(journal=tmp_path / name)
+
+
+def test_a_folder_that_is_read_only_is_an_error():
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o555)
+        script = """
+            if os.getuid() == 0:
+                os.setuid(65534)  # nobody; root may write everywhere
+            try:
+                Journal(sys.argv[1]).check()
+            except JournalWriteError as error:
+                print(error)
+        """
+        out, _ = child(script, Path(folder) / "journal.db", stdout=subprocess.PIPE).communicate(timeout=_HANG)
+        assert "cannot be used: Permission denied" in out
+
+
+def test_a_missing_journal_has_no_stats(path):
+    with pytest.raises(errors.JournalFileError, match="there is no journal"):
+        ember.Journal(path).stats()
+    assert not path.exists()
+
+
+def test_a_file_that_another_process_holds_is_an_error_in_the_end(path, monkeypatch):
+    filled(path)
+    monkeypatch.setattr(sqlite, "_PATIENCE", 0.05)
+    kept = ember.Journal(path)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("begin immediate")
+        with pytest.raises(errors.JournalWriteError, match="another process has held"):
+            on_loop(kept.put(*entry("one")))
+        other.execute("rollback")
+    digest, two = entry("two")
+    on_loop(kept.put(digest, two))
+    assert kept.get(entry("one")[0]).text == "ONE"  # it was held, and went first
+    kept.close()
+
+
+def test_a_file_that_is_deleted_while_it_is_used_is_an_error(kept):
+    put_all(kept, [entry("one")])
+    kept.path.unlink()
+    with pytest.raises(errors.JournalWriteError, match="moved or deleted"):
+        on_loop(kept.put(*entry("two")))
+
+
+# -- a full disk -----------------------------------------------------------------------------------------------------
+
+
+def pages(kept, most):
+    """Lets the file grow to so many pages; 1 is as many as it has."""
+    kept._opened().writer._connection.execute(f"pragma max_page_count = {most}").fetchone()
+
+
+def test_a_full_disk_stops_the_sweep_keeps_what_was_answered_and_goes_on_when_there_is_room(kept):
+    asked = []
+
+    def answer(request):
+        asked.append(request.messages[-1].content)
+        return asked[-1] * 100
+
+    prompts = [f"prompt number {i}" for i in range(100)]
+    with ember.session(journal=kept, providers={"openai": Callable(answer)}) as run:
+        jax.vmap(ask)(ember.text(prompts[:20]))
+        pages(kept, 1)
+        with pytest.raises(errors.SweepError, match="the disk is full") as raised:
+            jax.vmap(ember.jit(lambda p: LLM(LLM(p))))(ember.text(prompts[20:]))
+        assert {type(f.cause) for f in raised.value.failures} == {errors.JournalWriteError}
+        with pytest.raises(errors.JournalWriteError, match="No further call is made"):
+            ask(ember.text("another"))
+        assert "another" not in asked and len(asked) == len(set(asked))
+        assert jax.vmap(ask)(ember.text(prompts[:20])).tolist() == [p * 100 for p in prompts[:20]]  # replays go on
+        paid = len(asked)
+        pages(kept, 1 << 20)
+        jax.vmap(ask)(ember.text(prompts))  # what could not be kept then is kept now, and not asked again
+        assert set(asked) >= set(prompts) and len(asked) == len(set(asked)) and paid <= len(asked)
+    assert run.report().requests == len(asked)
+    assert len(rows(kept.path)) == len(asked)
+
+
+def test_a_full_disk_loses_no_answer_that_was_committed(path):
+    script = """
+        import resource
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+        async def main():
+            journal = Journal(sys.argv[1])
+            for i in range(100_000):
+                await journal.put(*entry(str(i), "x" * 1000))
+                os.write(1, b".")
+        try:
+            asyncio.run(main())
+        except JournalWriteError as error:
+            sys.exit(str(error))
+    """
+    running = child(script, path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = running.communicate(timeout=_HANG)
+    assert running.returncode == 1 and str(path) in err
+    assert len(rows(path)) == len(out) > 10
+
+
+# -- the command line ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(path, capsys):
+    kept = ember.Journal(path)
+    for i, (model, age) in enumerate(itertools.product(("small", "large"), (0, 10, 100))):
+        request = Request("local", model, (Message("system", "Be short."), Message("user", f"prompt\n{i}")))
+        ended = time.time() - age * 86400
+        response = Response(f"answer {i}", 10, 2, 0.5 if i else math.nan, request_id=f"req-{i}")
+        on_loop(kept.put(request.digest(), Entry(request, response, "http://here/v1", ended - 1, ended, 1)))
+    kept.close()
+
+    def run(action, *arguments):
+        _cli.main(["journal", action, "--path", str(path), *arguments])
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_stats_count_what_is_kept(command, path):
+    out, stats = command("stats"), ember.Journal(path).stats()
+    assert (stats.calls, stats.input_tokens, stats.output_tokens, stats.cost_usd, stats.unpriced) == (6, 60, 12, 2.5, 1)
+    assert stats.models == {"local/large": 3, "local/small": 3} and stats.texts == 1 + 6 + 6
+    assert stats.newest - stats.oldest == pytest.approx(100 * 86400, abs=10)
+    assert stats.bytes == path.stat().st_size
+    for shown in (str(path), "$2.500000", "local/large", sqlite.moment(stats.oldest)):
+        assert shown in out
+
+
+def test_list_shows_calls_by_model_date_and_words_and_prompts_only_if_asked(command):
+    lines = command("list").splitlines()
+    assert len(lines) == 6 and not any("prompt" in line or "answer" in line for line in lines)
+    assert len(command("list", "--model", "local/small").splitlines()) == 3
+    yesterday = time.strftime("%Y-%m-%d", time.localtime(time.time() - 86400))
+    assert len(command("list", "--since", yesterday).splitlines()) == 2
+    assert len(command("list", "--contains", "answer 3").splitlines()) == 1
+    assert "user: prompt 3" in command("list", "--contains", "prompt\n3", "--prompts")
+    assert command("list", "--contains", "nowhere") == ""
+
+
+def test_show_tells_one_call_in_full(command):
+    digest = command("list", "--contains", "answer 4").split()[0]
+    out = command("show", digest)
+    for shown in ("-- system\nBe short.", "-- user\nprompt\n4", "-- answer\nanswer 4", "req-4", "http://here/v1"):
+        assert shown in out
+    for wrong, message in (("0" * 64, "no call"), ("", "not the beginning")):
+        with pytest.raises(SystemExit, match=message if wrong else "2"):
+            command("show", wrong)
+
+
+def test_export_writes_lines_of_json_to_a_private_file_that_is_new(command, tmp_path):
+    out = command("export", "--model", "local/large")
+    assert [json.loads(line)["answer"] for line in out.splitlines()] == ["answer 3", "answer 4", "answer 5"]
+    file = tmp_path / "out.jsonl"
+    command("export", "--model", "local/large", "--out", str(file))
+    assert file.read_text() == out and stat.S_IMODE(file.stat().st_mode) == 0o600
+    with pytest.raises(SystemExit, match="exists"):
+        command("export", "--out", str(file))
+
+
+def test_prune_says_what_it_would_delete_and_deletes_when_told(command, path):
+    with pytest.raises(SystemExit, match="say which"):
+        command("prune")
+    for arguments, left, texts in (
+        (("--older-than", "30d"), 4, 9),
+        (("--model", "local/large", "--older-than", "24h"), 3, 7),
+        (("--model", "local/small"), 1, 3),
+    ):
+        before = len(rows(path))
+        assert f"{before - left} calls would be deleted" in command("prune", *arguments)
+        assert len(rows(path)) == before
+        assert f"{before - left} calls were deleted" in command("prune", *arguments, "--yes")
+        assert (len(rows(path)), ember.Journal(path).stats().texts) == (left, texts)
+
+
+def test_commands_refuse_what_is_no_journal(tmp_path):
+    with pytest.raises(SystemExit, match="there is no journal"):
+        _cli.main(["journal", "stats", "--path", str(tmp_path / "none.db")])
+    (tmp_path / "text").write_text("text" * 1000)
+    for action in ("stats", "list", "export"):
+        with pytest.raises(SystemExit, match="not a SQLite file"):
+            _cli.main(["journal", action, "--path", str(tmp_path / "text")])
+    assert dataclasses.is_dataclass(sqlite.Stats)
