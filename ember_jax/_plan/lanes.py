@@ -450,7 +450,7 @@ class Sweep:
             case ir.Words():
                 self._words(frame, index, node)
             case ir.Call():
-                self._await_step(frame, index, self._call(frame, node))
+                self._await_step(frame, index, self._call(frame, index, node))
             case ir.Foreign():
                 work = functools.partial(_evaluate, node, _inputs(frame, node), self._runners.x64)
                 self._await_step(frame, index, self._threads.run(work))
@@ -476,8 +476,9 @@ class Sweep:
         else:
             self._complete(frame, index, outputs)
 
-    def _call(self, frame: Frame, node: ir.Call) -> Coroutine[Any, Any, Any]:
-        caller = Caller(frame.lane.index, node.scope, True, self._saw, frame.lane, node, node.asked * node.lanes)
+    def _call(self, frame: Frame, index: int, node: ir.Call) -> Coroutine[Any, Any, Any]:
+        scope = self._scope(frame, index)
+        caller = Caller(frame.lane.index, scope, True, self._saw, frame.lane, node, node.asked * node.lanes)
         run = node.function.run_batch if node.batch else node.function.run
         return run(self._session, caller, _inputs(frame, node))
 

@@ -6,6 +6,7 @@ A call that waits to be tried again holds nothing, and keeps its turn.
 import asyncio
 import dataclasses
 import random
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
@@ -13,6 +14,7 @@ from .._errors import ConnectionFailedError, ProviderError, RateLimitError
 from .._providers.base import Provider, Request, Response
 from .._providers.quota import Quota
 from . import retry
+from .events import Attempt
 from .limits import Gate, Limit, Limiter, Statistics, Ticket
 from .retry import Retry
 
@@ -49,16 +51,16 @@ class Sender:
         """What the calls of each model do, by `provider/model`."""
         return {} if self._limiter is None else self._limiter.statistics()
 
-    async def send(self, request: Request) -> Response:
-        """Answers a request. Raises the `ProviderError` of the last attempt."""
+    async def send(self, request: Request, attempts: list[Attempt]) -> Response:
+        """Answers a request, and notes its attempts. Raises the `ProviderError` of the last one."""
         provider = self._provider(request.provider)
         gate = self._gate(request, provider)
         if self._policy.deadline is None:
-            return await self._try(request, provider, gate, None)
+            return await self._try(request, provider, gate, None, attempts)
         deadline = asyncio.timeout(None)
         try:
             async with deadline:
-                return await self._try(request, provider, gate, deadline)
+                return await self._try(request, provider, gate, deadline, attempts)
         except TimeoutError:
             if not deadline.expired():
                 raise
@@ -68,37 +70,46 @@ class Sender:
         )
 
     async def _try(
-        self, request: Request, provider: Provider, gate: Gate, deadline: asyncio.Timeout | None
+        self,
+        request: Request,
+        provider: Provider,
+        gate: Gate,
+        deadline: asyncio.Timeout | None,
+        attempts: list[Attempt],
     ) -> Response:
         """Attempts, until one succeeds or no other can."""
-        attempts, began, turn, clock = 0, 0.0, None, asyncio.get_running_loop().time
+        made, began, turn, clock = 0, 0.0, None, asyncio.get_running_loop().time
         while True:
             # An open gate is passed without a ticket: most calls of local models are to cost nothing.
             ticket = None if gate.is_open else await gate.enter(self._size(request), turn=turn)
             if ticket is not None:
                 turn = ticket.turn
-            if attempts:
+            if made:
                 self._count("retries")
             else:
                 began = clock()
                 if deadline is not None and self._policy.deadline is not None:
                     deadline.reschedule(began + self._policy.deadline)
-            attempts += 1
+            made += 1
             try:
-                return await self._attempt(request, provider, gate, ticket)
+                return await self._attempt(request, provider, gate, ticket, attempts)
             except ProviderError as error:
-                seconds = retry.wait(self._policy, error, attempts, clock() - began, self._uniform())
+                seconds = retry.wait(self._policy, error, made, clock() - began, self._uniform())
                 if seconds is None:
                     raise
                 is_held = error.retry_after is not None  # the gate is, and opens in time
             if not is_held:
                 await asyncio.sleep(seconds)
 
-    async def _attempt(self, request: Request, provider: Provider, gate: Gate, ticket: Ticket | None) -> Response:
+    async def _attempt(
+        self, request: Request, provider: Provider, gate: Gate, ticket: Ticket | None, attempts: list[Attempt]
+    ) -> Response:
         self._count("requests")
+        began = time.time()
         try:
             response = await provider.complete(request)
         except ProviderError as error:
+            attempts.append(Attempt(began, time.time(), error))
             self._count("failed")
             is_refused = isinstance(error, RateLimitError)
             if is_refused:
@@ -110,6 +121,7 @@ class Sender:
             if ticket is not None:
                 gate.abandoned(ticket)
             raise
+        attempts.append(Attempt(began, time.time()))
         if ticket is not None:
             used = response.input_tokens + response.output_tokens
             gate.succeeded(ticket, used or None, response.quota)

@@ -5,7 +5,6 @@ One call's life, always the same: journal, single flight, rate, provider, retry,
 
 import concurrent.futures
 import contextlib
-import contextvars
 import dataclasses
 import os
 import threading
@@ -19,6 +18,7 @@ from .._errors import RefusedRequestError
 from .._providers import registry
 from .._providers.base import Provider, Request, Response
 from . import failures
+from .events import Attempt, CallEnded, How, Watcher
 from .flight import SingleFlight
 from .journal import AbstractJournal, Entry, Memo
 from .limits import Limit, Statistics
@@ -69,7 +69,12 @@ _CLOSE_SECONDS = 2.0
 
 
 class Session:
-    """The state behind `ember.session`; calls reach it from the event loop."""
+    """The state behind `ember.session`; calls reach it from the event loop.
+
+    **Attributes:**
+
+    - `watchers`: told of each call when it has ended, on the event loop. They must not raise.
+    """
 
     def __init__(
         self,
@@ -86,7 +91,8 @@ class Session:
         self._host_flights = SingleFlight()
         self._memo = Memo()
         self._declining: set[tuple[str, str]] = set()
-        self._sender = Sender(self.provider, self._count_sent, self._checked(limits or {}), retry or Retry())
+        self.watchers: list[Watcher] = []
+        self._sender = Sender(self.provider, self.count, self._checked(limits or {}), retry or Retry())
 
     def report(self) -> Report:
         """What was done so far."""
@@ -123,52 +129,68 @@ class Session:
         """Raises `ModelError` if a model id is malformed, or names a provider or model known not to exist."""
         registry.check(model_id, self._providers)
 
-    async def ask(self, request: Request, stands_for: int = 1) -> Response:
+    async def ask(self, request: Request, lane: tuple[int, ...] = (), scope: str = "", stands_for: int = 1) -> Response:
         """Answers one LLM call, or so many equal ones that a plan has made one of."""
         self.count("calls", stands_for)
         self.count("merged", stands_for - 1)
         endpoint = self.provider(request.provider).endpoint
         journal = self._passing if endpoint is None else self._lasting
         digest = request.digest(endpoint or "")
-        known = journal.get(digest)
-        if known is not None:
-            self.count("replayed")
-            return known
-        response, shared = await self._flights.do(digest, self._send, request, digest, journal, endpoint or "")
-        if shared:
-            self.count("merged")
-        return response
+        began = time.time() if self.watchers else 0.0
+        attempts: list[Attempt] = []
+        response: Response | None = None
+        error: BaseException | None = None
+        how: How = "failed"
+        try:
+            response, how = await self._answered(request, digest, journal, endpoint or "", attempts)
+            return response
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            if self.watchers:
+                ended = CallEnded(
+                    digest, request, lane, scope, how, began, time.time(), response, error, attempts, stands_for
+                )
+                for watch in self.watchers:
+                    watch(ended)
 
-    async def _send(self, request: Request, digest: bytes, journal: AbstractJournal, endpoint: str) -> Response:
+    async def _answered(
+        self, request: Request, digest: bytes, journal: AbstractJournal, endpoint: str, attempts: list[Attempt]
+    ) -> tuple[Response, How]:
+        response, how = journal.get(digest), "replayed"
+        if response is None:
+            work = self._send, request, digest, journal, endpoint, attempts
+            response, shared = await self._flights.do(digest, *work)
+            how = "merged" if shared else "answered" if attempts else "replayed"
+        if how != "answered":
+            self.count(how)
+        return response, how
+
+    async def _send(
+        self, request: Request, digest: bytes, journal: AbstractJournal, endpoint: str, attempts: list[Attempt]
+    ) -> Response:
         known = await journal.ready(digest)
         if known is not None:
-            self.count("replayed")
             return known
-        sent: list[float] = []
-        _sent.set(sent)
-        response = await self._complete(request)
-        ended = time.time()
+        response = await self._complete(request, attempts)
         self.count("input_tokens", response.input_tokens)
         self.count("output_tokens", response.output_tokens)
         self.count("cost_usd", response.cost)
-        return await journal.put(digest, Entry(request, response, endpoint, sent[0], ended, len(sent)))
+        times = attempts[0].began, attempts[-1].ended
+        return await journal.put(digest, Entry(request, response, endpoint, *times, len(attempts)))
 
-    def _count_sent(self, name: str) -> None:
-        self.count(name)
-        if name == "requests":
-            _sent.get().append(time.time())
-
-    async def _complete(self, request: Request) -> Response:
+    async def _complete(self, request: Request, attempts: list[Attempt]) -> Response:
         """Sends a request; once more without its optional parameters, if those may be why it is refused."""
         model = request.provider, request.model
         if model in self._declining:
             request = request.without_optional()
         try:
-            return await self._sender.send(request)
+            return await self._sender.send(request, attempts)
         except RefusedRequestError as error:
             if not request.optional or error.status not in _AT_FAULT:
                 raise
-        response = await self._complete(request.without_optional())
+        response = await self._complete(request.without_optional(), attempts)
         self._declining.add(model)  # it was them: this model is not asked for them again
         return response
 
@@ -206,9 +228,6 @@ class Session:
 # status 200 a model declines, and would again.
 _AT_FAULT = (None, 400, 422)
 
-
-# When the requests of the call that is being made were sent, in seconds since 1970.
-_sent: contextvars.ContextVar[list[float]] = contextvars.ContextVar("sent")
 
 # The sessions that are open, innermost last. A stack of the process and not of the thread: XLA runs host callbacks on
 # threads of its own, which know nothing of the thread that dispatched them.
