@@ -6,6 +6,9 @@ The plan runs the calls; XLA runs the numbers.
 from . import _errors, _providers
 from . import testing as testing
 from ._choose import Choice as Choice
+from ._enclosing import Usage as Usage
+from ._enclosing import attempt as attempt
+from ._enclosing import metered as metered
 from ._host import host as host
 from ._jit import jit as jit
 from ._llm import LLM as LLM

@@ -19,7 +19,7 @@ from ._host import Caller, HostCall
 from ._providers import registry
 from ._providers.base import Message, Request, Response
 from ._runtime import session as sessions
-from ._text import store
+from ._text import failed, store
 from ._text.text import Text, text
 from ._types import Key, is_key, key_problem
 
@@ -117,11 +117,24 @@ class ModelCall(HostCall):
         """The results that an answer stands for. Raises `MalformedResponseError` if it stands for none."""
 
     async def run(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        digests = (failed.among(a) for a in arrays if a.shape[-1:] == (store.DIGEST_WORDS,))
+        if (digest := next(filter(None, digests), None)) is not None:
+            return [_failed(aval, digest) for aval in self.out]
         request, extra = self.operands.request(arrays)
         request = self.asks(request, extra)
         if request.sample is None and _draws(request.parameters):
             caller.unkeyed(request.digest())
-        return self.read(request, await session.ask(request, caller.lane, caller.scope, caller.stands_for), extra)
+        response = await session.ask(request, caller.lane, caller.scope, caller.stands_for)
+        for used in caller.used:
+            used.add(response)
+        return self.read(request, response, extra)
+
+
+def _failed(aval: jax.ShapeDtypeStruct, digest: bytes) -> np.ndarray:
+    """A result of a call on text that failed, which is not made. Only text is of unsigned integers."""
+    if aval.dtype == np.uint32:
+        return np.broadcast_to(np.frombuffer(digest, np.uint32), aval.shape)
+    return np.full(aval.shape, failed.number(aval.dtype), aval.dtype)
 
 
 def prompt_text(prompt: Any, method: str = "") -> Text:

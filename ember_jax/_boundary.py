@@ -62,11 +62,14 @@ class Boundary:
 
     - `function`: what to run; called with the arguments, or with tracers in their place.
     - `name`: names the operator in plans, errors and profiles.
+    - `how`: encloses the function's plan, as an attempt or metered. A call then returns, besides the outputs, what
+        that adds to them (`ir.EXTRAS`).
     """
 
-    def __init__(self, function: Callable[..., Any], name: str):
+    def __init__(self, function: Callable[..., Any], name: str, how: ir.How | None = None):
         self._function = function
         self.name = name
+        self._how: ir.How | None = how
 
         def through(signature: Signature, launched: bool, arrays: list[Any]) -> Any:
             with calm():  # what is allocated while tracing is kept
@@ -98,7 +101,9 @@ class Boundary:
                     raise
                 # JAX's frames and ours say nothing that the message does not; a host function's own frames do
                 raise (known.with_traceback(None) if isinstance(known, EmberError) else known) from None
-        return join_outputs(outputs)
+        if self._how is None:
+            return join_outputs(outputs)
+        return join_outputs(outputs[0]), outputs[1]
 
     def trace(self, signature: Signature, avals: Sequence[Any]) -> tuple[jex.ClosedJaxpr, Any, list[Any]]:
         """Traces the function on types, or on values that tell their types.
@@ -131,18 +136,22 @@ class Boundary:
             closed = jax.make_jaxpr(recorded)(*(raw_aval(v.aval) for v in recording.closed.jaxpr.invars))
             slots = len(recording.slots)
             plan = simplify(lower(closed), slots)
+            if self._how is not None:
+                plan = _enclosed(plan, self._how)
         # what only the outputs need is dead code here
         jaxpr = closed.replace(jaxpr=closed.jaxpr.replace(outvars=closed.jaxpr.outvars[:slots]))
         # JAX drops a pure callback without results, and with it what the plan prints.
         effectful = not plan.outputs or _has_impure_call(plan)
-        return Program(self.name, jaxpr, plan, effectful, launched and not effectful)
+        return Program(self.name, jaxpr, plan, effectful, launched and not effectful, self._how is not None)
 
     def _record_and_replay(self, signature: Signature, launched: bool, arrays: list[Any]) -> Any:
+        extras = ir.EXTRAS[self._how] if self._how else ()
         with no_mesh():
             closed, tree, constants = self.trace(signature, [_struct(jax.typeof(a)) for a in arrays])
         if not any(map(calls_host, closed.jaxpr.eqns)):  # nothing to record: the function as it stands
             closed, tree, constants = self.trace(signature, arrays)
-            return jax.tree.unflatten(tree, eval_jaxpr(closed.jaxpr, (), *constants, *arrays))
+            outputs = jax.tree.unflatten(tree, eval_jaxpr(closed.jaxpr, (), *constants, *arrays))
+            return outputs if self._how is None else (outputs, [jnp.zeros(e.shape, e.dtype) for e in extras])
         refuse(closed.jaxpr)
         recording = Recording(closed, [True] * len(closed.jaxpr.outvars))
         program = self.program(recording, launched)
@@ -155,7 +164,9 @@ class Boundary:
             # traces of one function differ in casts only, so their records are the same.
             closed, tree, constants = self.trace(signature, arrays)
             recording = Recording(closed, [True] * len(closed.jaxpr.outvars))
-        return jax.tree.unflatten(tree, recording.replay([*constants, *arrays], slots))
+        made = len(slots) - len(extras)
+        outputs = jax.tree.unflatten(tree, recording.replay([*constants, *arrays], slots[:made]))
+        return outputs if self._how is None else (outputs, slots[made:])
 
 
 def _in_a_program(arrays: Sequence[Any]) -> bool:
@@ -188,6 +199,13 @@ def without_explicit_axes(fn: Callable[[list[Any]], Any], arrays: list[Any]) -> 
 
 def _struct(aval: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+
+
+def _enclosed(plan: ir.Plan, how: ir.How) -> ir.Plan:
+    """A plan of one step, which holds a plan."""
+    types = (*plan.types[: plan.inputs], *plan.avals, *ir.EXTRAS[how])
+    inputs, outputs = tuple(range(plan.inputs)), tuple(range(plan.inputs, len(types)))
+    return ir.Plan(plan.inputs, types, {}, (ir.Enclosed(inputs, outputs, "", plan, how),), outputs)
 
 
 def _has_impure_call(plan: ir.Plan) -> bool:

@@ -2,7 +2,8 @@
 
     EmberError
     ├── TextError (ValueError)            a value that cannot be a Text, a template that lacks a field
-    │   └── UnknownDigestError            a digest whose words are not in this process
+    │   ├── UnknownDigestError            a digest whose words are not in this process
+    │   └── FailedTextError               failed text whose cause is not in this process
     ├── AnnotationError (TypeError)       an operator's missing annotation, or a value that breaks one
     ├── TracedControlFlowError (TypeError)  Python `if`, `while`, `for`, `str()` on a traced value
     ├── UnsupportedError (ValueError)     a JAX feature that has no meaning inside an operator
@@ -40,6 +41,10 @@ class TextError(EmberError, ValueError):
 
 class UnknownDigestError(TextError):
     """A digest whose words are not in this process's store."""
+
+
+class FailedTextError(TextError):
+    """Text that failed, and whose cause is not in this process."""
 
 
 class AnnotationError(EmberError, TypeError):
@@ -161,6 +166,11 @@ class SweepError(EmberError):
 
 class CancelledError(EmberError):
     """The sweep was stopped before it finished."""
+
+
+def can_be_caught(error: BaseException) -> bool:
+    """Whether `ember.attempt` makes a value of an error: not of what stops everything."""
+    return isinstance(error, Exception) and not isinstance(error, CancelledError | JournalError)
 
 
 class RepeatedSampleWarning(UserWarning):

@@ -22,14 +22,32 @@ import numpy as np
 
 from . import _callback
 from ._errors import EmberError, HostResultError, LaneFailure, SweepError
+from ._providers.base import Response
 from ._runtime import failures, interrupt
 from ._runtime import session as sessions
 from ._runtime.loop import forbid_in_loop
-from ._text import store
+from ._text import failed, store
 from ._text.text import Text, TextAnnotation, text
 from ._types import is_key
 
 Aval = jax.ShapeDtypeStruct
+
+
+class Used:
+    """What the calls of some part of a program have used, answered anew or from the journal."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(3, np.int64)
+        self._cost = 0.0
+
+    def add(self, response: Response) -> None:
+        """Counts an answer."""
+        self._counts += 1, response.input_tokens, response.output_tokens
+        self._cost += response.cost
+
+    def arrays(self) -> list[np.ndarray]:
+        """Calls, input tokens, output tokens and US dollars."""
+        return [*(np.int32(n) for n in np.minimum(self._counts, 2**31 - 1)), np.float32(self._cost)]  # type: ignore
 
 
 class Caller(NamedTuple):
@@ -37,7 +55,7 @@ class Caller(NamedTuple):
 
     `remembers` says whether a pure function's earlier result may be given again; line by line, it is run each time.
     `saw` is told of samples without a key, with the lane and the step that draw them. `stands_for` counts the equal
-    calls of the program that this one is made for.
+    calls of the program that this one is made for; what it uses is added to `used`.
     """
 
     lane: tuple[int, ...] = ()
@@ -47,6 +65,7 @@ class Caller(NamedTuple):
     of_lane: Any = None
     of_step: Any = None
     stands_for: int = 1
+    used: tuple[Used, ...] = ()
 
     def unkeyed(self, digest: bytes) -> None:
         """Tells of a sample without a key."""
@@ -277,6 +296,9 @@ class FunctionCall(HostCall):
         return getattr(self.function.fn, "__qualname__", type(self.function.fn).__name__).rsplit(".", 1)[-1]
 
     async def run(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        for array, is_text in zip(arrays, self._are_text, strict=True):
+            if is_text and (digest := failed.among(array)) is not None:
+                return [self._failed(spec, digest) for spec in self.function.out]
         if not self.pure or (self.function.cache is None and not caller.remembers):
             return await self._call(arrays)
         if self.function.cache is None:
@@ -293,6 +315,17 @@ class FunctionCall(HostCall):
             return self._encode(await self._call(arrays))
 
         return self._decode(await session.journaled(digest.digest(), work))
+
+    @functools.cached_property
+    def _are_text(self) -> tuple[bool, ...]:
+        kinds = tuple(k for k in self.kinds if not isinstance(k, _Static))
+        return kinds or (False,)  # without arguments there is an operand that says nothing
+
+    def _failed(self, spec: _Out, digest: bytes) -> np.ndarray:
+        """A result of a call on text that failed, which is not made."""
+        if spec.is_text:
+            return np.broadcast_to(np.frombuffer(digest, np.uint32), spec.aval.shape)
+        return np.full(spec.shape, failed.number(spec.dtype), spec.dtype)
 
     async def _call(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         args, kwargs = self._arguments(arrays)

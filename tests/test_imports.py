@@ -21,7 +21,7 @@ FLOORS = (
     ("_host",),
     ("_plan",),
     ("_boundary", "_annotations", "_traced", "_asking"),
-    ("_operator", "_jit", "_choose", "_schema"),
+    ("_operator", "_jit", "_enclosing", "_choose", "_schema"),
     ("_structured",),
     ("_llm",),
     ("_lower", "testing"),

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax.extend import core as jex
 
+from .._types import is_key
 from . import ir
 from .jaxprs import leaves_xla, raw_aval
 
@@ -29,6 +31,9 @@ class Builder:
     def constant(self, value: Any, aval: Any) -> int:
         """A new value that is known."""
         index = self.new(aval)
+        if is_key(aval):
+            with jax.ensure_compile_time_eval():  # plans are lowered while something is traced
+                value = jax.random.key_data(value)
         self._constants[index] = np.asarray(value, raw_aval(aval).dtype)
         return index
 

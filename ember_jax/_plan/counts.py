@@ -53,6 +53,8 @@ def count_of(node: ir.Node) -> Count:
             return count(node.body).times(node.length)
         case ir.Lanes():
             return count(node.body).times(math.prod(node.sizes))
+        case ir.Enclosed():
+            return count(node.body)
         case _:
             return Count()
 
@@ -117,6 +119,8 @@ def _end(node: ir.Node, start: End, given: Sequence[End]) -> tuple[End, dict[int
             return start.then(node, Count(test.calls.least, most), inside), {}
         case ir.Scan():
             return _scanned(node, start), {}
+        case ir.Enclosed():
+            return _latest([start, *_ends(node.body, start, {})]), {}
         case ir.Lanes() if 0 not in node.sizes:
             ends = _ends(node.body, start, late)
             given_early = {n.position: e for n, e in zip(node.body.nodes, ends, strict=True) if isinstance(n, ir.Give)}

@@ -347,6 +347,10 @@ def _remarks(node: ir.Node) -> Iterator[str]:
             yield "barrier: each step waits for what the one before carried, and for nothing else of it"
         case ir.Scan():
             yield "barrier: each step is given what the one before carried, so it waits for all of that one's calls"
+        case ir.Enclosed() if node.how == "attempt":
+            yield "barrier: what comes after waits for all of it, as it may fail until it has ended"
+        case ir.Enclosed():
+            yield "barrier: what comes after waits for all of it, as all of it is counted"
         case ir.Loop():
             yield "barrier: each turn is given what the one before carried, so it waits for all of that one's calls"
         case _:
@@ -363,6 +367,8 @@ def _inner(node: ir.Node) -> list[tuple[str, ir.Plan]]:
             return [("each step", node.body)]
         case ir.Lanes():
             return [("each lane", node.body)]
+        case ir.Enclosed():
+            return [("of it", node.body)]
         case _:
             return []
 

@@ -8,7 +8,7 @@ which they could run.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -127,6 +127,26 @@ class Lanes(Node):
     first: "Segment | None" = None
     meets: tuple[str, ...] = ()
     late: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, eq=False)
+class Enclosed(Node):
+    """A plan that may fail alone (`attempt`), or whose use is counted (`metered`).
+
+    Its outputs are the body's, and after them what `EXTRAS` says: the digest of why it failed, all zeros if it did not,
+    with zeros for the body's; or calls, input tokens, output tokens and US dollars.
+    """
+
+    body: "Plan"
+    how: "How"
+
+
+How = Literal["attempt", "metered"]
+_COUNT, _DOLLARS = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((), np.float32)
+EXTRAS: dict[How, tuple[jax.ShapeDtypeStruct, ...]] = {
+    "attempt": (jax.ShapeDtypeStruct((4,), np.uint32),),
+    "metered": (_COUNT, _COUNT, _COUNT, _DOLLARS),
+}
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,7 +41,7 @@ class Program:
     """An operator's recorded half, traced and lowered; its outputs are what is recorded.
 
     `effectful` says that it makes calls for their effect, so that JAX must not drop it; `launched`, that it may
-    begin before anybody waits for it.
+    begin before anybody waits for it; `whole`, that it is a step of its own in what it stands in.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Program:
     plan: ir.Plan
     effectful: bool
     launched: bool = False
+    whole: bool = False
     records: dict[tuple[LaneAxis, ...], Any] = field(default_factory=dict)
 
 
@@ -111,7 +112,7 @@ class Awaited(Island):
             return _callback.bind(island, out, *arrays[:-1])
 
         jaxpr = jax.make_jaxpr(without_ticket)(*_inputs(island), tickets.TICKET)
-        self.program = replace(island.program, jaxpr=jaxpr)
+        self.program = replace(island.program, jaxpr=jaxpr, whole=False)
         self.lanes = ()
         self._island = island
 

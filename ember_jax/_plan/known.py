@@ -72,6 +72,8 @@ def _follow(
                 xs = node.constants + node.carry
                 carry = _carried(node.body, mine[node.constants : xs], node.constants)
                 _follow(node.body, [*mine[: node.constants], *carry, *map(_row, mine[xs:])], (), found)
+            case ir.Enclosed():
+                _follow(node.body, mine, (), found)
             case ir.Lanes():
                 lane = _lane(node, mine)
                 _follow(node.body, lane, lane, found)

@@ -24,10 +24,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._errors import LaneFailure, SweepError
-from .._host import Caller
+from .._errors import LaneFailure, SweepError, can_be_caught
+from .._host import Caller, Used
 from .._runtime.session import Session
 from .._runtime.threads import Threads
+from .._text.failed import digest_for
 from . import ir
 from .jaxprs import evaluate, from_raw, is_host, to_raw
 from .repeats import Repeats
@@ -40,16 +41,62 @@ _BLOCK = CAPACITIES[-1]
 
 
 class Lane:
-    """One lane: its index (outermost `vmap` first), what it is one of, whether it failed or is in flight."""
+    """One lane: its index (outermost `vmap` first), what it is one of, whether it failed or is in flight.
 
-    __slots__ = ("failed", "flying", "index", "parent", "spread")
+    `used` are the counts of enclosed plans that it is in.
+    """
+
+    __slots__ = ("failed", "flying", "index", "parent", "spread", "used")
 
     def __init__(self, index: tuple[int, ...], spread: "Spread | None" = None):
         self.index = index
         self.spread = spread
         self.parent = spread.inside[0].lane if spread else None
+        self.used: tuple[Used, ...] = self.parent.used if self.parent else ()
         self.failed = False
         self.flying = spread is not None
+
+    def is_in(self, part: "Part") -> bool:
+        """Whether this is something that a part of a lane does."""
+        lane: Lane | None = self
+        while lane is not None and lane is not part:
+            lane = lane.parent
+        return lane is part
+
+    @property
+    def whole(self) -> "Lane":
+        """The lane that this is, or is a part of."""
+        return self
+
+
+class Part(Lane):
+    """What a lane does in an enclosed plan: it may fail without the lane, and what it uses is counted.
+
+    `caught` is told why it failed, or is `None` where that is the lane's failure; `used` counts, or is `None`.
+    """
+
+    __slots__ = ("_failed", "caught")
+
+    def __init__(self, lane: Lane, caught: Callable[[BaseException], object] | None, used: Used | None):
+        self._failed = False
+        super().__init__(lane.index)
+        self.parent = lane
+        self.caught = caught
+        self.used = lane.used if used is None else (*lane.used, used)
+
+    @property
+    def failed(self) -> bool:  # type: ignore[override]
+        """Whether it is to stop: it has failed, or what it is part of."""
+        return self._failed or (self.parent is not None and self.parent.failed)
+
+    @failed.setter
+    def failed(self, value: bool) -> None:
+        self._failed = value
+
+    @property
+    def whole(self) -> Lane:
+        assert self.parent is not None
+        return self.parent.whole
 
 
 class Frame:
@@ -263,17 +310,31 @@ class Sweep:
                 self._ready.append((frame, follower))
 
     def _fail(self, frame: Frame, index: int, error: BaseException, lane: Lane | None = None) -> None:
-        """Ends a lane, the frame's own if no other is given, at a step."""
+        """Ends a lane, the frame's own if no other is given, at a step; or the part of it that may fail alone."""
         lane = lane or frame.lane
-        if isinstance(error, SweepError):  # calls of a batch inside this lane
+        part = _attempt(lane) if can_be_caught(error) else None
+        if part is not None and part.failed:  # told already
+            return
+        if part is None and isinstance(error, SweepError):  # calls of a batch inside this lane
             self._failures.extend(error.failures)
             self._total += error.lanes - 1
-        elif not lane.failed:  # a lane is told once, by its first failure
+        elif part is None and not lane.failed:  # a lane is told once, by its first failure
             self._failures.append(LaneFailure(lane.index, self._scope(frame, index), error))
         while lane is not None and not lane.failed:  # what a lane is nested in cannot finish either
             lane.failed = True
+            if part is not None and lane is part:
+                self._catch(part, error)
+                return
             self._fly(lane, False)
             lane = lane.parent
+
+    def _catch(self, part: Part, error: BaseException) -> None:
+        """Goes on after a part of a lane that has failed."""
+        # lanes inside it that have not started are not wanted any more
+        self._spreads = [s for s in self._spreads if not s.inside[0].lane.is_in(part)]
+        self._fly(part.whole, True)
+        assert part.caught is not None
+        part.caught(error)
 
     def _scope(self, frame: Frame, index: int) -> str:
         """Where a step stands: the operators it is in, outermost first."""
@@ -287,6 +348,7 @@ class Sweep:
 
     def _fly(self, lane: Lane, flying: bool) -> None:
         """Counts a lane as in flight, or not: one that waits for lanes of its own must not keep them from starting."""
+        lane = lane.whole
         if lane.flying != flying and lane.parent is not None:
             lane.flying = flying
             self._open += 1 if flying else -1
@@ -462,6 +524,8 @@ class Sweep:
                 self._while(frame, index, node)
             case ir.Lanes():
                 self._nested(frame, index, node)
+            case ir.Enclosed():
+                self._enclosed(frame, index, node)
             case ir.Give():
                 self._give(frame, index, node)
             case ir.Take():
@@ -478,7 +542,8 @@ class Sweep:
 
     def _call(self, frame: Frame, index: int, node: ir.Call) -> Coroutine[Any, Any, Any]:
         scope = self._scope(frame, index)
-        caller = Caller(frame.lane.index, scope, True, self._saw, frame.lane, node, node.asked * node.lanes)
+        lane = frame.lane
+        caller = Caller(lane.index, scope, True, self._saw, lane.whole, node, node.asked * node.lanes, lane.used)
         run = node.function.run_batch if node.batch else node.function.run
         return run(self._session, caller, _inputs(frame, node))
 
@@ -486,6 +551,20 @@ class Sweep:
         which, *operands = _inputs(frame, node)
         chosen = node.branches[min(max(int(which), 0), len(node.branches) - 1)]
         self._enter(chosen, operands, frame.lane, functools.partial(self._complete, frame, index), (frame, index))
+
+    def _enclosed(self, frame: Frame, index: int, node: ir.Enclosed) -> None:
+        def ended(outputs: list[Any]) -> None:
+            extras = _NOT_FAILED if used is None else used.arrays()
+            self._complete(frame, index, [*outputs, *extras])
+
+        def failed(error: BaseException) -> None:
+            outputs = [np.zeros(a.shape, a.dtype) for a in node.body.avals]
+            self._complete(frame, index, [*outputs, np.frombuffer(digest_for(_cause(error)), np.uint32)])
+
+        catches = node.how == "attempt"
+        used = None if catches else Used()
+        part = Part(frame.lane, failed if catches else None, used)
+        self._enter(node.body, _inputs(frame, node), part, ended, (frame, index))
 
     def _while(self, frame: Frame, index: int, node: ir.Loop) -> None:
         inputs = _inputs(frame, node)
@@ -650,12 +729,29 @@ def _find_sharing(plan: ir.Plan, shared: Sequence[bool], found: dict[ir.Segment,
             case ir.Scan():
                 varying = [False] * (len(mine) - node.constants)
                 _find_sharing(node.body, mine[: node.constants] + varying, found)
+            case ir.Enclosed():
+                _find_sharing(node.body, mine, found)
             case ir.Lanes():
                 inner = [s and not any(m) for s, m in zip(mine, node.mapped, strict=True)]
                 if node.first is not None:
                     found[node.first] = tuple(inner[v] for v in node.first.inputs)
                     inner += [False] * len(node.first.outputs)
                 _find_sharing(node.body, inner, found)
+
+
+_NOT_FAILED = [np.zeros(a.shape, a.dtype) for a in ir.EXTRAS["attempt"]]
+
+
+def _attempt(lane: Lane | None) -> Part | None:
+    """The innermost part around a lane that may fail alone."""
+    while lane is not None and not (isinstance(lane, Part) and lane.caught is not None):
+        lane = lane.parent
+    return lane
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Why a part failed: of a batch of calls, or of the lanes of a sweep, that a single one did."""
+    return error.failures[0].cause if isinstance(error, SweepError) and len(error.failures) == 1 else error
 
 
 def _inputs(frame: Frame, node: ir.Node) -> list[Any]:

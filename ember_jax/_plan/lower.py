@@ -44,7 +44,7 @@ def _outside(builder: Builder, eqn: jex.JaxprEqn, values: dict[Any, int], scope:
     if body is not None:
         return _walk(builder, body, inputs, _join(scope, eqn.params.get("name", "")))  # an operator's, or a function's
     function = host_function(eqn) if is_host(eqn) else None
-    if isinstance(function, Island) and not function.lanes:
+    if isinstance(function, Island) and not function.lanes and not function.program.whole:
         return _walk(builder, function.program.jaxpr, inputs, scope)
     make = _maker(eqn, function)
     if make is None:
@@ -57,7 +57,7 @@ def _outside(builder: Builder, eqn: jex.JaxprEqn, values: dict[Any, int], scope:
 def _maker(eqn: jex.JaxprEqn, function: Any) -> Any:
     """What makes the node of an equation from its place; `None` for what only XLA can run."""
     if isinstance(function, Island):
-        return functools.partial(_lanes, function)
+        return functools.partial(_island, function)
     if eqn.primitive.name in _CONTROL:
         return _CONTROL[eqn.primitive.name](eqn)
     return functools.partial(_host_node, eqn) if is_host(eqn) or is_print(eqn) else None
@@ -81,7 +81,7 @@ def _host_node(eqn: jex.JaxprEqn, **where: Any) -> ir.Node:
     return ir.Foreign(eqn=eqn, **where)
 
 
-def _lanes(island: Island, **where: Any) -> ir.Node:
+def _island(island: Island, **where: Any) -> ir.Node:
     (node,) = mapped_plan(island.program.plan, island.lanes).nodes
     return dataclasses.replace(node, **where)
 

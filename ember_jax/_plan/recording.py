@@ -18,6 +18,7 @@ code there, and the executor knows nothing of recording. (The alternative, an ex
 the layout of the record into every control node.)
 """
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -450,6 +451,8 @@ def _share(groups: Sequence[Sequence[Aval]]) -> tuple[tuple[Aval, ...], list[lis
 
 
 def _scope(eqn: jex.JaxprEqn) -> Any:
+    if eqn.primitive.name == "custom_vmap_call":  # an island's, which stands in what names it
+        return contextlib.nullcontext()
     return jax.named_scope(eqn.params.get("name") or eqn.primitive.name)
 
 

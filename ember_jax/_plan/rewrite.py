@@ -16,7 +16,7 @@ def plans_of(node: ir.Node) -> tuple[ir.Plan, ...]:
             return node.branches
         case ir.Loop():
             return (node.condition, node.body)
-        case ir.Scan() | ir.Lanes():
+        case ir.Scan() | ir.Lanes() | ir.Enclosed():
             return (node.body,)
         case _:
             return ()
@@ -29,7 +29,7 @@ def with_plans(node: ir.Node, change: Callable[[ir.Plan], ir.Plan]) -> ir.Node:
             return dataclasses.replace(node, branches=tuple(map(change, node.branches)))
         case ir.Loop():
             return dataclasses.replace(node, condition=change(node.condition), body=change(node.body))
-        case ir.Scan() | ir.Lanes():
+        case ir.Scan() | ir.Lanes() | ir.Enclosed():
             return dataclasses.replace(node, body=change(node.body))
         case _:
             return node

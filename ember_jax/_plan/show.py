@@ -99,6 +99,8 @@ def what(node: ir.Node, models: Models) -> str:
             return f"scan of {steps}, one after another"
         case ir.Lanes():
             return f"{' × '.join(f'{n:,}' for n in node.sizes)} lanes, each at its own pace"
+        case ir.Enclosed():
+            return "attempt" if node.how == "attempt" else "meter"
         case ir.Take():
             return f"wait for input {node.position}, which it started without"
         case ir.Give():
@@ -125,5 +127,7 @@ def labelled(node: ir.Node) -> list[tuple[str, ir.Plan]]:
             return [("each step:", node.body)]
         case ir.Lanes():
             return [("each lane:", node.body)]
+        case ir.Enclosed():
+            return [("of:", node.body)]
         case _:
             return []

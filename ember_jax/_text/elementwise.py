@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _callback
-from . import store
+from . import failed, store
 
 Kind = Literal["text", "texts", "number"]
 # What one element of an operand is: a string; a list of strings (the last axis); a NumPy scalar.
@@ -35,6 +35,7 @@ class ElementwiseOp(_callback.HostFunction):
     static: tuple[Hashable, ...]
     operands: tuple[Kind, ...]
     result: Literal["text"] | np.dtype
+    shape: tuple[int, ...] = ()
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -45,6 +46,9 @@ class ElementwiseOp(_callback.HostFunction):
         arrays = tuple(np.asarray(a) for a in arrays)
         kind = self.operands[0]
         batch = arrays[0].shape[: arrays[0].ndim - _CORE_RANK[kind]]
+        if any(k != NUMBER and failed.among(a) is not None for k, a in zip(self.operands, arrays, strict=True)):
+            rows = [self.one([a[at] for a in arrays]) for at in np.ndindex(batch)]
+            return [np.asarray(rows).reshape(*batch, *rows[0].shape)]
         columns = [_column(kind, array, len(batch)) for kind, array in zip(self.operands, arrays, strict=True)]
         results = [self.function(*self.static, *row) for row in zip(*columns, strict=True)]
         if self.result == TEXT:
@@ -56,10 +60,18 @@ class ElementwiseOp(_callback.HostFunction):
         return [np.asarray(results, self.result).reshape((*batch, *np.shape(results[0])))]
 
     def one(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
-        """Runs on one element: a lane's, where most are."""
+        """Runs on one element: a lane's, where most are. What depends on failed text has failed."""
+        for kind, array in zip(self.operands, arrays, strict=True):
+            if kind is not NUMBER and (digest := failed.among(array)) is not None:
+                return self._failed(digest)
         values = [_element(kind, array) for kind, array in zip(self.operands, arrays, strict=True)]
         result = self.function(*self.static, *values)
         return store.put_one(result) if self.result is TEXT else np.asarray(result, self.result)
+
+    def _failed(self, digest: bytes) -> np.ndarray:
+        if self.result is TEXT:
+            return np.frombuffer(digest, np.uint32)
+        return np.full(self.shape, failed.number(self.result), self.result)
 
     def __str__(self) -> str:
         return self.function.__name__.strip("_")
@@ -108,5 +120,5 @@ def elementwise(
         out, dtype = jax.ShapeDtypeStruct((*batch, *result.shape), result.dtype), np.dtype(result.dtype)
     if 0 in batch:
         return jnp.zeros(out.shape, out.dtype)
-    op = ElementwiseOp(function, static, kinds, dtype)
+    op = ElementwiseOp(function, static, kinds, dtype, out.shape[len(batch) :])
     return _callback.invoke(op, [out], *arrays)[0]

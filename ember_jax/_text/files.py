@@ -28,7 +28,7 @@ import numpy as np
 from jax.core import Tracer
 
 from .._errors import TextError, TracedControlFlowError, UnknownDigestError
-from . import store
+from . import failed, store
 from .text import Text
 
 _FORMAT = "ember_jax tree"
@@ -40,7 +40,6 @@ _NUMBERS = {
     float: (lambda x: repr(float(x)), float),
     complex: (lambda x: repr(complex(x)), complex),
 }
-_RESERVED = frozenset([bytes(store.DIGEST_BYTES), b"\xff" * store.DIGEST_BYTES])  # digests that stand for no words
 _ARRAY_TYPES = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
 
@@ -107,7 +106,7 @@ def load(path: str | os.PathLike[str], like: Any) -> Any:
     with open(path, "rb") as file, _damage(path), zipfile.ZipFile(file) as archive:
         saved = _read_manifest(path, archive)
         _check_same(path, [leaf for leaf, _ in _flatten(like)], saved)
-        known = _RESERVED.union(store.put(words) for words in _read_words(archive))
+        known = frozenset(store.put(words) for words in _read_words(archive))
         pairs = zip(saved, leaves, strict=True)
         return treedef.unflatten(_read_leaf(archive, i, *pair, known) for i, pair in enumerate(pairs))
 
@@ -207,11 +206,16 @@ def _array(leaf: _Leaf, value: Any) -> tuple[Any, _Leaf]:
 
 def _gather(words: dict[bytes, bytes], leaf: _Leaf, digests: np.ndarray) -> None:
     for digest in _split(digests):
-        if digest not in words and digest not in _RESERVED:
+        if digest not in words and not _is_reserved(digest):
             try:
                 words[digest] = store.get(digest).encode()
             except UnknownDigestError as error:
                 raise UnknownDigestError(f"the leaf `{leaf.path}` cannot be saved: {error}") from None
+
+
+def _is_reserved(digest: bytes) -> bool:
+    """Whether a digest stands for no words: it is blank, or that of failed text."""
+    return digest == bytes(store.DIGEST_BYTES) or digest.startswith(failed.PREFIX)
 
 
 def _split(digests: np.ndarray) -> list[bytes]:
@@ -292,7 +296,7 @@ def _read_leaf(archive: zipfile.ZipFile, i: int, saved: _Leaf, like: Any, known:
         return jax.random.wrap_key_data(array, impl=saved.value)
     if saved.kind == "text":
         digests = np.frombuffer(raw, np.uint32).reshape(*saved.shape, store.DIGEST_WORDS)
-        if not known.issuperset(_split(digests)):
+        if not all(digest in known or _is_reserved(digest) for digest in _split(digests)):
             raise TextError(f"the file is damaged: it lacks words of the leaf `{saved.path}`.")
         return Text(jnp.asarray(digests))
     array = np.frombuffer(raw, np.dtype(saved.dtype)).reshape(saved.shape)

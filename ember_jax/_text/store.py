@@ -4,8 +4,8 @@ Design note. A digest is BLAKE2b (RFC 7693) with 128 bits of output over the UTF
 every machine. With n texts the chance of any collision is about n²/2^129: below 1e-20 for a billion texts. That
 is why equality of digests may stand for equality of words, and why a collision is not searched for.
 
-Two digests are reserved and never the digest of words: all zeros, which fills the unused parts of arrays (an
-unselected branch, `jnp.zeros`), and all ones, kept for a failed Text.
+Some digests are reserved and never the digest of words: all zeros, which fills the unused parts of arrays (an
+unselected branch, `jnp.zeros`), and those of failed text (see `failed`).
 """
 
 import hashlib
@@ -13,6 +13,7 @@ import hashlib
 import numpy as np
 
 from .._errors import TextError, UnknownDigestError
+from . import failed
 
 DIGEST_WORDS = 4
 DIGEST_BYTES = 16
@@ -50,11 +51,13 @@ def put(words: str) -> bytes:
 def get(digest: bytes) -> str:
     """The words of a digest.
 
-    **Raises:** `UnknownDigestError` if this process never saw them.
+    **Raises:** `UnknownDigestError` if this process never saw them; for failed text, its cause.
     """
     try:
         return _words[digest]
     except KeyError:
+        if digest.startswith(failed.PREFIX):
+            raise failed.cause_of(digest).with_traceback(None) from None
         raise UnknownDigestError(_unknown(digest)) from None
 
 

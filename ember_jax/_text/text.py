@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jaxtyping import UInt32
 
 from .._errors import TextError, TracedControlFlowError
-from . import store
+from . import failed, store
 from .elementwise import TEXT, elementwise
 
 _TRACED_WORDS = (
@@ -180,7 +180,8 @@ class Text:
         if other is None:
             return NotImplemented
         _ = self.shape, other.shape
-        return jnp.all(jnp.equal(*_broadcast(self, other)), axis=-1)
+        mine, others = _broadcast(self, other)
+        return jnp.all(jnp.equal(mine, others), axis=-1) & ~_failed(mine)
 
     def __ne__(self, other: Any) -> Any:
         equal = self.__eq__(other)
@@ -300,6 +301,11 @@ def _broadcast(a: Text, b: Text) -> tuple[Any, Any]:
     return jnp.broadcast_to(a.digests, full), jnp.broadcast_to(b.digests, full)
 
 
+def _failed(digests: Any) -> Any:
+    """Which digests stand for text that failed, and so for no words that could be equal."""
+    return jnp.all(digests[..., : len(failed.PREFIX) // 4] == np.uint32(0xFFFFFFFF), axis=-1)
+
+
 def _concatenate(a: Any, b: Any) -> Any:
     if not isinstance(a, Text | str) or not isinstance(b, Text | str):
         return NotImplemented
@@ -314,12 +320,15 @@ _SHOWN_STRINGS = 4
 def _excerpt(digests: Any) -> str:
     """The words for a repr: a few strings, each shortened; digests whose words are not here are shown as such."""
     flat = np.asarray(digests).reshape(-1, store.DIGEST_WORDS)
-    shown = [_short(store.peek(row.tobytes())) for row in flat[:_SHOWN_STRINGS]]
+    shown = [_shown(row.tobytes()) for row in flat[:_SHOWN_STRINGS]]
     more = [f"… {len(flat) - _SHOWN_STRINGS} more"] if len(flat) > _SHOWN_STRINGS else []
     return ", ".join(shown + more)
 
 
-def _short(words: str | None) -> str:
+def _shown(digest: bytes) -> str:
+    if digest.startswith(failed.PREFIX):
+        return f"<failed: {type(failed.cause_of(digest)).__name__}>"
+    words = store.peek(digest)
     if words is None:
         return "<unknown words>"
     return repr(words if len(words) <= _SHOWN_CHARACTERS else words[: _SHOWN_CHARACTERS - 1] + "…")
