@@ -121,7 +121,8 @@ class ModelCall(HostCall):
         request = self.asks(request, extra)
         if request.sample is None and _draws(request.parameters):
             caller.unkeyed(request.digest())
-        return self.read(request, await session.ask(request, caller.lane, caller.scope, caller.stands_for), extra)
+        response = await session.ask(request, caller.lane, caller.scope, caller.stands_for, caller.path)
+        return self.read(request, response, extra)
 
 
 def prompt_text(prompt: Any, method: str = "") -> Text:

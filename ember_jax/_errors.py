@@ -19,6 +19,7 @@
     ├── JournalError                      the journal, where answers are kept, cannot be used
     │   ├── JournalFileError              its file is damaged, another program's, or a newer version's
     │   └── JournalWriteError             an answer cannot be kept: a full disk, a folder that is read-only
+    ├── SchedulerError                    a session's scheduler has raised, or broken what it promises
     ├── SweepError                        some lanes of a sweep failed; the others are kept
     └── CancelledError                    the sweep was stopped, by Ctrl-C or at interpreter exit
 
@@ -119,6 +120,10 @@ class JournalFileError(JournalError):
 
 class JournalWriteError(JournalError):
     """An answer cannot be kept; no further call is paid for."""
+
+
+class SchedulerError(EmberError):
+    """A session's scheduler has raised, or broken what it promises; the calls that waited for it were not made."""
 
 
 class LaneFailure:

@@ -25,6 +25,7 @@ from ._errors import EmberError, HostResultError, LaneFailure, SweepError
 from ._runtime import failures, interrupt
 from ._runtime import session as sessions
 from ._runtime.loop import forbid_in_loop
+from ._runtime.scheduler import NOWHERE, Path
 from ._text import store
 from ._text.text import Text, TextAnnotation, text
 from ._types import is_key
@@ -37,7 +38,7 @@ class Caller(NamedTuple):
 
     `remembers` says whether a pure function's earlier result may be given again; line by line, it is run each time.
     `saw` is told of samples without a key, with the lane and the step that draw them. `stands_for` counts the equal
-    calls of the program that this one is made for.
+    calls of the program that this one is made for. `path` is where it stands in its plan, for a scheduler.
     """
 
     lane: tuple[int, ...] = ()
@@ -47,6 +48,7 @@ class Caller(NamedTuple):
     of_lane: Any = None
     of_step: Any = None
     stands_for: int = 1
+    path: Path = NOWHERE
 
     def unkeyed(self, digest: bytes) -> None:
         """Tells of a sample without a key."""
@@ -278,9 +280,9 @@ class FunctionCall(HostCall):
 
     async def run(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         if not self.pure or (self.function.cache is None and not caller.remembers):
-            return await self._call(arrays)
+            return await self._call(session, caller, arrays)
         if self.function.cache is None:
-            return await session.remember((self, _content(arrays)), _nbytes, self._call, arrays)
+            return await session.remember((self, _content(arrays)), _nbytes, self._call, session, caller, arrays)
         digest = hashlib.blake2b(digest_size=32)
         for array in arrays:
             digest.update(f"{array.dtype}{array.shape}".encode())
@@ -290,18 +292,22 @@ class FunctionCall(HostCall):
         digest.update(f"{self.function.cache}{self.tree}{static!r}".encode())
 
         async def work() -> bytes:
-            return self._encode(await self._call(arrays))
+            return self._encode(await self._call(session, caller, arrays))
 
         return self._decode(await session.journaled(digest.digest(), work))
 
-    async def _call(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    async def _call(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         args, kwargs = self._arguments(arrays)
         fn = self.function.fn
         try:
-            if self.function.is_async:
+            if not self.function.is_async:
+                # In no turn of a scheduler's: it may run operators, whose calls would wait for it.
+                result = await sessions.loop().threads.run(lambda: fn(*args, **kwargs))
+            elif session.turns is None:
                 result = await fn(*args, **kwargs)
             else:
-                result = await sessions.loop().threads.run(lambda: fn(*args, **kwargs))
+                async with session.turns.turn(session.turns.task("host", caller.lane, caller.scope, caller.path)):
+                    result = await fn(*args, **kwargs)
         except (KeyboardInterrupt, SystemExit) as error:  # would end the event loop for everybody
             raise HostResultError(f"the host function {self} raised {type(error).__name__}.") from error
         return self._results(result)

@@ -26,10 +26,12 @@ import numpy as np
 
 from .._errors import LaneFailure, SweepError
 from .._host import Caller
+from .._runtime.scheduler import NOWHERE, Path
 from .._runtime.session import Session
 from .._runtime.threads import Threads
 from . import ir
 from .jaxprs import evaluate, from_raw, is_host, to_raw
+from .paths import paths
 from .repeats import Repeats
 from .segments import CAPACITIES, SegmentRunner
 
@@ -153,6 +155,7 @@ class Sweep:
         self._open = 0
         self._total = 1
         self._repeats = Repeats(name)
+        self._paths = runners.paths if session.turns is not None else {}
         self._saw, self._land = self._repeats.saw, self._landed_soon  # bound once: a method is made anew at each use
 
     async def run(self, args: Sequence[Any]) -> list[Any]:
@@ -478,7 +481,8 @@ class Sweep:
 
     def _call(self, frame: Frame, index: int, node: ir.Call) -> Coroutine[Any, Any, Any]:
         scope = self._scope(frame, index)
-        caller = Caller(frame.lane.index, scope, True, self._saw, frame.lane, node, node.asked * node.lanes)
+        path = self._paths.get(node, NOWHERE)
+        caller = Caller(frame.lane.index, scope, True, self._saw, frame.lane, node, node.asked * node.lanes, path)
         run = node.function.run_batch if node.batch else node.function.run
         return run(self._session, caller, _inputs(frame, node))
 
@@ -622,9 +626,15 @@ class Runners(dict[ir.Segment, SegmentRunner]):
 
     def __init__(self, plan: ir.Plan):
         super().__init__()
+        self._plan = plan
         self.x64 = jax.dtypes.canonicalize_dtype(np.int64) == np.int64
         self.sharing: dict[ir.Segment, tuple[bool, ...]] = {}
         _find_sharing(plan, [True] * plan.inputs, self.sharing)
+
+    @functools.cached_property
+    def paths(self) -> dict[ir.Call, Path]:
+        """Where the plan's calls stand in it, for sessions with a scheduler."""
+        return paths(self._plan)
 
     def __missing__(self, segment: ir.Segment) -> SegmentRunner:
         runner = self[segment] = SegmentRunner(segment, self.sharing[segment], self.x64)
