@@ -106,7 +106,10 @@ class Turns:
         while self._fault is None and (task := self._tell("next")) is not None:
             future = self._waiting.pop(task, None) if isinstance(task, Task) else None
             if future is None:
-                raise self._broken(f"next() gave {self._described(task)}. Give a task that was added, once.")
+                raise self._broken(
+                    f"next() gave {self._described(task)}. Give tasks that were added, each once, and give each "
+                    "session a scheduler of its own."
+                )
             if future.cancelled():
                 self._tell("ended", task)
             else:
@@ -123,7 +126,7 @@ class Turns:
     def _described(self, task: Any) -> str:
         if task in self._started or task in self._ending:
             return "a task a second time, which is in flight"
-        return "a task that does not wait" if isinstance(task, Task) else f"{task!r:.60}, which is no task"
+        return "a task that does not wait here" if isinstance(task, Task) else f"{task!r:.60}, which is no task"
 
     def _tell(self, method: str, *args: Task) -> Any:
         """Calls the scheduler; after its first fault, nothing of it."""
