@@ -20,7 +20,7 @@ from typing import Any
 from .._errors import SchedulerError
 from .scheduler import Path, Scheduler, Task
 
-# The rounds of the loop from the end of a call until those that it sets off have come: at most six, two for batches.
+# The rounds of the loop from the end of a call until those that it sets off have come: three, and seven in batches.
 _SETTLING = 8
 
 
