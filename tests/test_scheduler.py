@@ -425,6 +425,17 @@ def test_no_slot_is_held_while_a_call_waits_to_be_tried_again(retry_after):
     assert scheduler.all_have_ended()
 
 
+def test_a_call_that_is_tried_again_at_once_has_ended_before():
+    scheduler, ask = Audited(CriticalPath(1)), ember.jit(lambda prompt: M(prompt))
+    model = Model(1.0, {"a": ServerError("503")})
+    with session(model, scheduler=scheduler, retry=Retry(first=0.0)):
+        assert str(ask(ember.text("a"))) == "a."
+    assert [when for when, _ in model.asked] == [0.0, 1.0]
+    assert scheduler.starts == scheduler.added
+    assert len(set(scheduler.starts)) == 1
+    assert len(scheduler.starts) == 2
+
+
 def test_calls_that_fail_end_and_the_others_go_on():
     faults = {f"{i}": ServerError("503") for i in range(5)}
     scheduler = Audited(CriticalPath(2))
@@ -524,6 +535,23 @@ def test_a_session_goes_on_when_the_loop_it_ran_on_was_closed():
         assert all(future.cancelled() for future in waiting)
         with VirtualClock():
             assert str(ask(ember.text("a"))) == "a."
+
+
+@pytest.mark.parametrize("rounds", [2, 12])
+def test_a_loop_that_is_closed_leaves_no_slot_taken_and_no_question_pending(rounds):
+    """Closed before the first call was started, and while it was in flight."""
+    turns, log = Turns(Topological(1)), []
+
+    async def scenario():
+        task = asyncio.get_running_loop().create_task(hold(turns, math.inf, log, "first"))
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        task.cancel()
+
+    asyncio.run(scenario())
+    assert bool(log) == (rounds == 12)
+    asyncio.run(asyncio.wait_for(hold(turns, 0.0, log, "second"), HANG))
+    assert log[-1][1] == "second"
 
 
 # -- a scheduler at fault --------------------------------------------------------------------------------------------
