@@ -20,6 +20,10 @@ from ._operator import operator as operator
 from ._providers.registry import register as register
 from ._runtime.limits import Limit as Limit
 from ._runtime.retry import Retry as Retry
+from ._runtime.scheduler import CriticalPath as CriticalPath
+from ._runtime.scheduler import Scheduler as Scheduler
+from ._runtime.scheduler import Task as Task
+from ._runtime.scheduler import Topological as Topological
 from ._runtime.session import Report as Report
 from ._runtime.session import session as session
 from ._runtime.sqlite import Journal as Journal

@@ -124,7 +124,7 @@ class ModelCall(HostCall):
         request = self.asks(request, extra)
         if request.sample is None and _draws(request.parameters):
             caller.unkeyed(request.digest())
-        response = await session.ask(request, caller.lane, caller.scope, caller.stands_for)
+        response = await session.ask(request, caller.lane, caller.scope, caller.stands_for, caller.path)
         for used in caller.used:
             used.add(response)
         return self.read(request, response, extra)

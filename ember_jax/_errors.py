@@ -20,6 +20,7 @@
     ├── JournalError                      the journal, where answers are kept, cannot be used
     │   ├── JournalFileError              its file is damaged, another program's, or a newer version's
     │   └── JournalWriteError             an answer cannot be kept: a full disk, a folder that is read-only
+    ├── SchedulerError                    a session's scheduler has raised, or broken what it promises
     ├── SweepError                        some lanes of a sweep failed; the others are kept
     └── CancelledError                    the sweep was stopped, by Ctrl-C or at interpreter exit
 
@@ -126,6 +127,10 @@ class JournalWriteError(JournalError):
     """An answer cannot be kept; no further call is paid for."""
 
 
+class SchedulerError(EmberError):
+    """A session's scheduler has raised, or broken what it promises; the calls that waited for it were not made."""
+
+
 class LaneFailure:
     """One failed lane: its index (outermost `vmap` first), its operator scope, and why."""
 
@@ -170,7 +175,7 @@ class CancelledError(EmberError):
 
 def can_be_caught(error: BaseException) -> bool:
     """Whether `ember.attempt` makes a value of an error: not of what stops everything."""
-    return isinstance(error, Exception) and not isinstance(error, CancelledError | JournalError)
+    return isinstance(error, Exception) and not isinstance(error, CancelledError | JournalError | SchedulerError)
 
 
 class RepeatedSampleWarning(UserWarning):

@@ -26,6 +26,7 @@ from ._providers.base import Response
 from ._runtime import failures, interrupt
 from ._runtime import session as sessions
 from ._runtime.loop import forbid_in_loop
+from ._runtime.scheduler import NOWHERE, Path
 from ._text import failed, store
 from ._text.text import Text, TextAnnotation, text
 from ._types import is_key
@@ -55,7 +56,8 @@ class Caller(NamedTuple):
 
     `remembers` says whether a pure function's earlier result may be given again; line by line, it is run each time.
     `saw` is told of samples without a key, with the lane and the step that draw them. `stands_for` counts the equal
-    calls of the program that this one is made for; what it uses is added to `used`.
+    calls of the program that this one is made for; what it uses is added to `used`. `path` is where it stands in its
+    plan, for a scheduler.
     """
 
     lane: tuple[int, ...] = ()
@@ -66,6 +68,7 @@ class Caller(NamedTuple):
     of_step: Any = None
     stands_for: int = 1
     used: tuple[Used, ...] = ()
+    path: Path = NOWHERE
 
     def unkeyed(self, digest: bytes) -> None:
         """Tells of a sample without a key."""
@@ -300,9 +303,9 @@ class FunctionCall(HostCall):
             if is_text and (digest := failed.among(array)) is not None:
                 return [self._failed(spec, digest) for spec in self.function.out]
         if not self.pure or (self.function.cache is None and not caller.remembers):
-            return await self._call(arrays)
+            return await self._call(session, caller, arrays)
         if self.function.cache is None:
-            return await session.remember((self, _content(arrays)), _nbytes, self._call, arrays)
+            return await session.remember((self, _content(arrays)), _nbytes, self._call, session, caller, arrays)
         digest = hashlib.blake2b(digest_size=32)
         for array in arrays:
             digest.update(f"{array.dtype}{array.shape}".encode())
@@ -312,7 +315,7 @@ class FunctionCall(HostCall):
         digest.update(f"{self.function.cache}{self.tree}{static!r}".encode())
 
         async def work() -> bytes:
-            return self._encode(await self._call(arrays))
+            return self._encode(await self._call(session, caller, arrays))
 
         return self._decode(await session.journaled(digest.digest(), work))
 
@@ -327,14 +330,18 @@ class FunctionCall(HostCall):
             return np.broadcast_to(np.frombuffer(digest, np.uint32), spec.aval.shape)
         return np.full(spec.shape, failed.number(spec.dtype), spec.dtype)
 
-    async def _call(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    async def _call(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         args, kwargs = self._arguments(arrays)
         fn = self.function.fn
         try:
-            if self.function.is_async:
+            if not self.function.is_async:
+                # In no turn of a scheduler's: it may run operators, whose calls would wait for it.
+                result = await sessions.loop().threads.run(lambda: fn(*args, **kwargs))
+            elif session.turns is None:
                 result = await fn(*args, **kwargs)
             else:
-                result = await sessions.loop().threads.run(lambda: fn(*args, **kwargs))
+                async with session.turns.turn(session.turns.task("host", caller.lane, caller.scope, caller.path)):
+                    result = await fn(*args, **kwargs)
         except (KeyboardInterrupt, SystemExit) as error:  # would end the event loop for everybody
             raise HostResultError(f"the host function {self} raised {type(error).__name__}.") from error
         return self._results(result)

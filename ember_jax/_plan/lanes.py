@@ -26,11 +26,13 @@ import numpy as np
 
 from .._errors import LaneFailure, SweepError, can_be_caught
 from .._host import Caller, Used
+from .._runtime.scheduler import NOWHERE, Path
 from .._runtime.session import Session
 from .._runtime.threads import Threads
 from .._text.failed import digest_for
 from . import ir
 from .jaxprs import evaluate, from_raw, is_host, to_raw
+from .paths import paths
 from .repeats import Repeats
 from .segments import CAPACITIES, SegmentRunner
 
@@ -200,6 +202,7 @@ class Sweep:
         self._open = 0
         self._total = 1
         self._repeats = Repeats(name)
+        self._paths = runners.paths if session.turns is not None else {}
         self._saw, self._land = self._repeats.saw, self._landed_soon  # bound once: a method is made anew at each use
 
     async def run(self, args: Sequence[Any]) -> list[Any]:
@@ -542,8 +545,9 @@ class Sweep:
 
     def _call(self, frame: Frame, index: int, node: ir.Call) -> Coroutine[Any, Any, Any]:
         scope = self._scope(frame, index)
-        lane = frame.lane
-        caller = Caller(lane.index, scope, True, self._saw, lane.whole, node, node.asked * node.lanes, lane.used)
+        lane, path = frame.lane, self._paths.get(node, NOWHERE)
+        stands_for = node.asked * node.lanes
+        caller = Caller(lane.index, scope, True, self._saw, lane.whole, node, stands_for, lane.used, path)
         run = node.function.run_batch if node.batch else node.function.run
         return run(self._session, caller, _inputs(frame, node))
 
@@ -701,9 +705,15 @@ class Runners(dict[ir.Segment, SegmentRunner]):
 
     def __init__(self, plan: ir.Plan):
         super().__init__()
+        self._plan = plan
         self.x64 = jax.dtypes.canonicalize_dtype(np.int64) == np.int64
         self.sharing: dict[ir.Segment, tuple[bool, ...]] = {}
         _find_sharing(plan, [True] * plan.inputs, self.sharing)
+
+    @functools.cached_property
+    def paths(self) -> dict[ir.Call, Path]:
+        """Where the plan's calls stand in it, for sessions with a scheduler."""
+        return paths(self._plan)
 
     def __missing__(self, segment: ir.Segment) -> SegmentRunner:
         runner = self[segment] = SegmentRunner(segment, self.sharing[segment], self.x64)

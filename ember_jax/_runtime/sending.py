@@ -17,6 +17,8 @@ from . import retry
 from .events import Attempt
 from .limits import Gate, Limit, Limiter, Statistics, Ticket
 from .retry import Retry
+from .scheduler import Path, Task
+from .turns import Turns
 
 
 class Sender:
@@ -29,6 +31,7 @@ class Sender:
     - `limits`: by provider, or by `provider/model`.
     - `policy`: what is tried again.
     - `uniform`: draws from [0, 1).
+    - `turns`: asks the session's scheduler, if it has one.
     """
 
     def __init__(
@@ -38,12 +41,14 @@ class Sender:
         limits: Mapping[str, Limit],
         policy: Retry,
         uniform: Callable[[], float] = random.random,
+        turns: Turns | None = None,
     ):
         self._provider = provider
         self._count = count
         self._limits = dict(limits)
         self._policy = policy
         self._uniform = uniform
+        self._turns = turns
         self._limiter: Limiter | None = None
         self._sizes: defaultdict[str, _Sizes] = defaultdict(_Sizes)
 
@@ -51,16 +56,20 @@ class Sender:
         """What the calls of each model do, by `provider/model`."""
         return {} if self._limiter is None else self._limiter.statistics()
 
-    async def send(self, request: Request, attempts: list[Attempt]) -> Response:
+    def task(self, request: Request, turns: Turns, lane: tuple[int, ...], scope: str, path: Path) -> Task:
+        """A request as a scheduler sees it."""
+        return turns.task(f"{request.provider}/{request.model}", lane, scope, path, self._size(request))
+
+    async def send(self, request: Request, attempts: list[Attempt], task: Task | None = None) -> Response:
         """Answers a request, and notes its attempts. Raises the `ProviderError` of the last one."""
         provider = self._provider(request.provider)
         gate = self._gate(request, provider)
         if self._policy.deadline is None:
-            return await self._try(request, provider, gate, None, attempts)
+            return await self._try(request, provider, gate, None, attempts, task)
         deadline = asyncio.timeout(None)
         try:
             async with deadline:
-                return await self._try(request, provider, gate, deadline, attempts)
+                return await self._try(request, provider, gate, deadline, attempts, task)
         except TimeoutError:
             if not deadline.expired():
                 raise
@@ -76,30 +85,45 @@ class Sender:
         gate: Gate,
         deadline: asyncio.Timeout | None,
         attempts: list[Attempt],
+        task: Task | None,
     ) -> Response:
         """Attempts, until one succeeds or no other can."""
         made, began, turn, clock = 0, 0.0, None, asyncio.get_running_loop().time
         while True:
-            # An open gate is passed without a ticket: most calls of local models are to cost nothing.
-            ticket = None if gate.is_open else await gate.enter(self._size(request), turn=turn)
-            if ticket is not None:
-                turn = ticket.turn
-            if made:
-                self._count("retries")
-            else:
-                began = clock()
-                if deadline is not None and self._policy.deadline is not None:
-                    deadline.reschedule(began + self._policy.deadline)
-            made += 1
             try:
+                # An open gate is passed without a ticket: most calls of local models are to cost nothing.
+                is_free = gate.is_open and task is None
+                ticket = None if is_free else await self._admitted(request, gate, turn, task)
+                if ticket is not None:
+                    turn = ticket.turn
+                if made:
+                    self._count("retries")
+                else:
+                    began = clock()
+                    if deadline is not None and self._policy.deadline is not None:
+                        deadline.reschedule(began + self._policy.deadline)
+                made += 1
                 return await self._attempt(request, provider, gate, ticket, attempts)
             except ProviderError as error:
                 seconds = retry.wait(self._policy, error, made, clock() - began, self._uniform())
                 if seconds is None:
                     raise
                 is_held = error.retry_after is not None  # the gate is, and opens in time
-            if not is_held:
+            finally:
+                if self._turns is not None and task is not None:
+                    self._turns.leave(task)
+            if not is_held or task is not None:  # at the gate it would hold its slot
                 await asyncio.sleep(seconds)
+
+    async def _admitted(
+        self, request: Request, gate: Gate, turn: tuple[float, int] | None, task: Task | None
+    ) -> Ticket | None:
+        """Waits until a scheduler has started a request, and then for its turn at the gate, if that is not open."""
+        priority = 0.0
+        if self._turns is not None and task is not None:
+            await self._turns.enter(task)
+            priority = self._turns.priority(task)
+        return None if gate.is_open else await gate.enter(self._size(request), priority=priority, turn=turn)
 
     async def _attempt(
         self, request: Request, provider: Provider, gate: Gate, ticket: Ticket | None, attempts: list[Attempt]

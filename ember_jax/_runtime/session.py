@@ -25,7 +25,9 @@ from .limits import Limit, Statistics
 from .loop import Loop, get_loop
 from .place import UNSET, places
 from .retry import Retry
+from .scheduler import NOWHERE, Path, Scheduler, Task
 from .sending import Sender
+from .turns import Turns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Session:
 
     **Attributes:**
 
+    - `turns`: through which the calls ask the session's scheduler, if it has one.
     - `watchers`: told of each call when it has ended, on the event loop. They must not raise.
     """
 
@@ -82,6 +85,7 @@ class Session:
         providers: Mapping[str, Provider],
         limits: Mapping[str, Limit] | None = None,
         retry: Retry | None = None,
+        scheduler: Scheduler | None = None,
     ):
         self._lasting, self._passing = places(journal)
         self._closes = not isinstance(journal, AbstractJournal)  # what the caller made is the caller's to close
@@ -92,7 +96,9 @@ class Session:
         self._memo = Memo()
         self._declining: set[tuple[str, str]] = set()
         self.watchers: list[Watcher] = []
-        self._sender = Sender(self.provider, self.count, self._checked(limits or {}), retry or Retry())
+        self.turns = _turns(scheduler)
+        checked = self._checked(limits or {})
+        self._sender = Sender(self.provider, self.count, checked, retry or Retry(), turns=self.turns)
 
     def report(self) -> Report:
         """What was done so far."""
@@ -129,7 +135,14 @@ class Session:
         """Raises `ModelError` if a model id is malformed, or names a provider or model known not to exist."""
         registry.check(model_id, self._providers)
 
-    async def ask(self, request: Request, lane: tuple[int, ...] = (), scope: str = "", stands_for: int = 1) -> Response:
+    async def ask(
+        self,
+        request: Request,
+        lane: tuple[int, ...] = (),
+        scope: str = "",
+        stands_for: int = 1,
+        path: Path = NOWHERE,
+    ) -> Response:
         """Answers one LLM call, or so many equal ones that a plan has made one of."""
         self.count("calls", stands_for)
         self.count("merged", stands_for - 1)
@@ -138,11 +151,12 @@ class Session:
         digest = request.digest(endpoint or "")
         began = time.time() if self.watchers else 0.0
         attempts: list[Attempt] = []
+        task = None if self.turns is None else self._sender.task(request, self.turns, lane, scope, path)
         response: Response | None = None
         error: BaseException | None = None
         how: How = "failed"
         try:
-            response, how = await self._answered(request, digest, journal, endpoint or "", attempts)
+            response, how = await self._answered(request, digest, journal, endpoint or "", attempts, task)
             return response
         except BaseException as caught:
             error = caught
@@ -156,11 +170,17 @@ class Session:
                     watch(ended)
 
     async def _answered(
-        self, request: Request, digest: bytes, journal: AbstractJournal, endpoint: str, attempts: list[Attempt]
+        self,
+        request: Request,
+        digest: bytes,
+        journal: AbstractJournal,
+        endpoint: str,
+        attempts: list[Attempt],
+        task: Task | None,
     ) -> tuple[Response, How]:
         response, how = journal.get(digest), "replayed"
         if response is None:
-            work = self._send, request, digest, journal, endpoint, attempts
+            work = self._send, request, digest, journal, endpoint, attempts, task
             response, shared = await self._flights.do(digest, *work)
             how = "merged" if shared else "answered" if attempts else "replayed"
         if how != "answered":
@@ -168,29 +188,35 @@ class Session:
         return response, how
 
     async def _send(
-        self, request: Request, digest: bytes, journal: AbstractJournal, endpoint: str, attempts: list[Attempt]
+        self,
+        request: Request,
+        digest: bytes,
+        journal: AbstractJournal,
+        endpoint: str,
+        attempts: list[Attempt],
+        task: Task | None,
     ) -> Response:
         known = await journal.ready(digest)
         if known is not None:
             return known
-        response = await self._complete(request, attempts)
+        response = await self._complete(request, attempts, task)
         self.count("input_tokens", response.input_tokens)
         self.count("output_tokens", response.output_tokens)
         self.count("cost_usd", response.cost)
         times = attempts[0].began, attempts[-1].ended
         return await journal.put(digest, Entry(request, response, endpoint, *times, len(attempts)))
 
-    async def _complete(self, request: Request, attempts: list[Attempt]) -> Response:
+    async def _complete(self, request: Request, attempts: list[Attempt], task: Task | None) -> Response:
         """Sends a request; once more without its optional parameters, if those may be why it is refused."""
         model = request.provider, request.model
         if model in self._declining:
             request = request.without_optional()
         try:
-            return await self._sender.send(request, attempts)
+            return await self._sender.send(request, attempts, task)
         except RefusedRequestError as error:
             if not request.optional or error.status not in _AT_FAULT:
                 raise
-        response = await self._complete(request.without_optional(), attempts)
+        response = await self._complete(request.without_optional(), attempts, task)
         self._declining.add(model)  # it was them: this model is not asked for them again
         return response
 
@@ -222,6 +248,14 @@ class Session:
 
         known = self._lasting.get(digest) or (await self._host_flights.do(digest, do))[0]
         return known.text.encode()
+
+
+def _turns(scheduler: Scheduler | None) -> Turns | None:
+    if scheduler is None or isinstance(scheduler, Scheduler):
+        return scheduler and Turns(scheduler)
+    if isinstance(scheduler, type):
+        raise TypeError(f"session(scheduler={scheduler.__name__}) is given a class; make one: {scheduler.__name__}().")
+    raise TypeError(f"session(scheduler=…) takes an ember.Scheduler, not {type(scheduler).__name__}.")
 
 
 # The statuses by which a service says that it does not know a parameter; `None` is a provider that is not HTTP.  With
@@ -267,6 +301,9 @@ class session:
         is shared by its models that have none of their own. Without one calls are paced as the provider's headers say,
         or else as it is found to allow; those of simulated models and Python functions are not.
     - `retry`: how often, and for how long, calls are tried that may succeed later.
+    - `scheduler`: a `Scheduler` that decides which calls start now, and which of them go first where limits hold them
+        back: `Topological()`, `CriticalPath()`, or one's own. Without one calls start when they are ready, and pass
+        limits in the order in which they came.
 
     Sessions nest; the innermost open one counts. They belong to the process, not to a thread.
 
@@ -281,8 +318,9 @@ class session:
         providers: Mapping[str, Provider] | None = None,
         limits: Mapping[str, Limit] | None = None,
         retry: Retry | None = None,
+        scheduler: Scheduler | None = None,
     ):
-        self._session = Session(journal, providers or {}, limits, retry)
+        self._session = Session(journal, providers or {}, limits, retry, scheduler)
 
     def __enter__(self) -> Session:
         with _lock:
