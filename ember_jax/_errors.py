@@ -154,8 +154,8 @@ class SweepError(EmberError):
         super().__init__(
             f"{len(self.failures)} of {lanes} lanes failed; the other {lanes - len(self.failures)} finished, "
             f"and what they were answered is kept in the journal:{shown}{rest}\n"
-            "To resume, run the same program again in this session: answered calls are replayed, "
-            "only the failed ones are asked again."
+            "To resume, run the same program again with the same journal: only what failed is asked again. (Answers of "
+            "simulated models are kept by this session alone, unless its journal is a file that you named.)"
         )
 
 

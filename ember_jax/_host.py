@@ -292,7 +292,7 @@ class FunctionCall(HostCall):
         async def work() -> bytes:
             return self._encode(await self._call(arrays))
 
-        return self._decode(await session.journaled(digest.digest(), work))
+        return self._decode(await session.journaled(digest.digest(), work, self.function.cache))
 
     async def _call(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         args, kwargs = self._arguments(arrays)
