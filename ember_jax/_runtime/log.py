@@ -3,7 +3,7 @@
 Design note. A call is noted when it has ended, on the event loop, so noting it has to be cheap, in time and in memory:
 what is special to a call is packed into bytes, words are told by their digests and lie in the text store (most do
 anyway: a prompt is what a lane's Text stands for), and what many calls share (operators, model, parameters) is there
-once. That is about 300 bytes for a call, and 4 us; packed rows hold no objects for the garbage collector to walk over.
+once. That is about 300 bytes for a call, and 6 us; packed rows hold no objects for the garbage collector to walk over.
 A log that held the requests and responses themselves would take two to three kilobytes. Beyond a bound the oldest calls
 are dropped, and whoever looks is told so.
 """
@@ -13,8 +13,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgspec
+
 from .._errors import TextError
-from .._providers.base import Message
+from .._providers.base import Message, Response
 from .._text import store
 from .calls import Answer, Call, Calls, Lane, Tried, answer_digests, lane_index
 from .events import CallEnded
@@ -38,16 +40,15 @@ class Log:
     def note(self, ended: CallEnded) -> None:
         """Remembers a call."""
         request, response = ended.request, ended.response
-        kind = pickle.dumps(
-            (ended.scope, request.provider, request.model, dict(request.parameters), [m.role for m in request.messages])
-        )
+        roles = [message.role for message in request.messages]
+        kind = _pack((ended.scope, request.provider, request.model, dict(request.parameters), roles))
         if len(self._kinds) >= _MOST_KINDS:
             self._kinds.clear()  # rows keep their own
         kind = self._kinds.setdefault(kind, kind)
-        words = [m.content for m in request.messages]
+        words = [_keep(message, message.content) for message in request.messages]
         facts = None
         if response is not None:
-            words.append(response.text)
+            words.append(_keep(response, response.text))
             facts = (
                 response.input_tokens,
                 response.output_tokens,
@@ -64,12 +65,12 @@ class Log:
             ended.ended,
             ended.stands_for,
             request.sample,
-            b"".join([_put(w) for w in words]),
+            b"".join(words),
             facts,
             _told(ended.error),
             [(a.began, a.ended, _told(a.error)) for a in ended.attempts],
         )
-        self._rows.append((kind, pickle.dumps(row)))
+        self._rows.append((kind, _pack(row)))
         self._noted += 1
 
     def calls(
@@ -80,12 +81,12 @@ class Log:
         dropped = self._noted - len(rows)
         at = () if lane is None else lane_index(lane)
         answers = None if answer is None else answer_digests(answer)
-        named = {kind for kind in {kind for kind, _ in rows} if op is None or _stands_in(op, pickle.loads(kind)[0])}
+        named = {kind for kind in {kind for kind, _ in rows} if op is None or _stands_in(op, _unpack(kind)[0])}
 
         found: list[tuple[bytes, _Row]] = []
         for row in rows:
             if row[0] in named:
-                digest, index, how, *_, words, facts, _, _ = pickle.loads(row[1])
+                digest, index, how, *_, words, facts, _, _ = _unpack(row[1])
                 is_there = all(i == j for i, j in zip(at, index, strict=False))
                 is_said = answers is None or (facts is not None and words[-store.DIGEST_BYTES :] in answers)
                 if is_there and is_said and failed in (None, how == "failed"):
@@ -98,15 +99,35 @@ def _stands_in(op: str, scope: str) -> bool:
     return f"/{op}/" in f"/{scope}/"
 
 
-def _put(words: str) -> bytes:
+def _pack(values: tuple[Any, ...]) -> bytes:
     try:
-        return store.put(words)
+        return _encode(values)
+    except (TypeError, ValueError, OverflowError):  # a provider's numbers and words may be anything
+        return pickle.dumps(values)
+
+
+def _unpack(raw: bytes) -> Any:
+    # The first byte tells a pickle from an array of MessagePack.
+    return pickle.loads(raw) if raw[0] == pickle.PROTO[0] else msgspec.msgpack.decode(raw)
+
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def _keep(value: Message | Response, words: str) -> bytes:
+    """Keeps the words of a message or an answer; returns their digest."""
+    try:
+        return store.keep(value.digest, words)
     except TextError:  # a service's, which no Text can be
-        return store.put(words.encode("utf-8", "replace").decode())
+        return store.put(_unicode(words))
 
 
 def _told(error: BaseException | None) -> bytes:
-    return b"" if error is None else _put(f"{type(error).__name__}: {error}")
+    return b"" if error is None else store.put(_unicode(f"{type(error).__name__}: {error}"))
+
+
+def _unicode(words: str) -> str:
+    return words.encode("utf-8", "replace").decode()
 
 
 def _words(digest: bytes) -> str:
@@ -115,7 +136,7 @@ def _words(digest: bytes) -> str:
 
 def _read(rows: Sequence[_Row]) -> Iterator[Call]:
     for kind, row in rows:
-        yield _call(pickle.loads(kind), pickle.loads(row))
+        yield _call(_unpack(kind), _unpack(row))
 
 
 def _call(kind: Any, row: Any) -> Call:
@@ -136,7 +157,7 @@ def _call(kind: Any, row: Any) -> Call:
         answer=None if facts is None else texts[-1],
         how=how,
         error=_words(error),
-        lane=lane,
+        lane=tuple(lane),
         scope=scope,
         stands_for=stands_for,
         attempts=len(tried),

@@ -125,7 +125,7 @@ class Session:
         - `answer`: what the model said, whole, as a `str` or a Text; any of a Text's strings.
         - `failed`: whether they failed.
 
-        **Returns:** one `Call` for each time that a lane asked, in the order in which they ended. A call costs 4 us and
+        **Returns:** one `Call` for each time that a lane asked, in the order in which they ended. A call costs 6 us and
         some 300 bytes here, its words apart; the last 262,144 are remembered. `Journal(path).calls` has older ones.
 
         **Raises:** `TypeError` for a lane or an answer that is none.
