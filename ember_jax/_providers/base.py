@@ -6,14 +6,12 @@ caches: the runtime does, the same way for all of them.
 
 import abc
 import dataclasses
-import functools
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from .._text.store import digest_of
 from .quota import Quota
 
 
@@ -23,11 +21,6 @@ class Message:
 
     role: str
     content: str
-
-    @functools.cached_property
-    def digest(self) -> bytes:
-        """The text store's digest of the words. Raises `TextError` for what is no Unicode text."""
-        return digest_of(self.content)
 
 
 @dataclass(frozen=True)
@@ -101,11 +94,6 @@ class Response:
     request_id: str = ""
     alternatives: tuple[tuple[str, float], ...] = ()
     quota: Quota | None = None
-
-    @functools.cached_property
-    def digest(self) -> bytes:
-        """The text store's digest of the words. Raises `TextError` for what is no Unicode text."""
-        return digest_of(self.text)
 
 
 class Provider(abc.ABC):

@@ -121,11 +121,12 @@ class Session:
 
         - `lane`: a lane's index, the outermost `vmap` first, or its beginning; a call that was made once for many lanes
             is each one's.
-        - `op`: the name of an operator that they stand in; of several in one another, joined by `/`.
+        - `op`: the name of an operator that they stand in; of several in one another, joined by `/`. Equal calls that a
+            plan makes as one stand where the first of them does.
         - `answer`: what the model said, whole, as a `str` or a Text; any of a Text's strings.
         - `failed`: whether they failed.
 
-        **Returns:** one `Call` for each time that a lane asked, in the order in which they ended. A call costs 6 us and
+        **Returns:** one `Call` for each time that a lane asked, in the order in which they ended. A call costs 4 us and
         some 300 bytes here, its words apart; the last 262,144 are remembered. `Journal(path).calls` has older ones.
 
         **Raises:** `TypeError` for a lane or an answer that is none.

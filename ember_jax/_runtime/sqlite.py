@@ -227,7 +227,7 @@ class _Row(NamedTuple):
 
 def _row(digest: bytes, entry: Entry) -> _Row:
     request, response = entry.request, entry.response
-    texts = [(response.digest, response.text), *((m.digest, m.content) for m in request.messages)]
+    texts = [(digest_of(words), words) for words in (response.text, *(m.content for m in request.messages))]
     messages = [(i, m.role, digest, texts[i + 1][0]) for i, m in enumerate(request.messages)]
     call = (
         digest,

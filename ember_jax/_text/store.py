@@ -47,12 +47,6 @@ def put(words: str) -> bytes:
     return digest
 
 
-def keep(digest: bytes, words: str) -> bytes:
-    """Keeps some words whose digest is known, and returns it."""
-    _words[digest] = words
-    return digest
-
-
 def get(digest: bytes) -> str:
     """The words of a digest.
 
