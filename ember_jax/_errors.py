@@ -164,8 +164,8 @@ class SweepError(EmberError):
         super().__init__(
             f"{len(self.failures)} of {lanes} lanes failed; the other {lanes - len(self.failures)} finished, "
             f"and what they were answered is kept in the journal:{shown}{rest}\n"
-            "To resume, run the same program again in this session: answered calls are replayed, "
-            "only the failed ones are asked again."
+            "To resume, run the same program again, here or in another session with the same journal: only what failed "
+            "is asked again. (Simulated models' answers outlive a session only in a journal that you name.)"
         )
 
 

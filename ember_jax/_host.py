@@ -317,7 +317,7 @@ class FunctionCall(HostCall):
         async def work() -> bytes:
             return self._encode(await self._call(session, caller, arrays))
 
-        return self._decode(await session.journaled(digest.digest(), work))
+        return self._decode(await session.journaled(digest.digest(), work, self.function.cache))
 
     @functools.cached_property
     def _are_text(self) -> tuple[bool, ...]:

@@ -6,6 +6,7 @@ process.
 
 import abc
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from .._providers.base import Request, Response
@@ -20,6 +21,7 @@ class Entry(NamedTuple):
     - `endpoint`: where it was asked.
     - `began`, `ended`: when the first request was sent and when the answer had come, in seconds since 1970.
     - `attempts`: the requests it took.
+    - `lane`, `scope`: who has asked first.
     """
 
     request: Request
@@ -28,6 +30,8 @@ class Entry(NamedTuple):
     began: float = 0.0
     ended: float = 0.0
     attempts: int = 1
+    lane: tuple[int, ...] = ()
+    scope: str = ""
 
 
 class AbstractJournal(abc.ABC):
@@ -52,6 +56,10 @@ class AbstractJournal(abc.ABC):
         """
 
     @abc.abstractmethod
+    def drop(self, digests: Iterable[bytes]) -> int:
+        """Forgets answers by what was asked, which differs; returns how many there were. From any thread."""
+
+    @abc.abstractmethod
     def close(self) -> None:
         """Frees what it holds, after what was put is safe. The journal may be used again afterwards."""
 
@@ -70,6 +78,9 @@ class MemoryJournal(AbstractJournal):
 
     async def put(self, digest: bytes, entry: Entry) -> Response:
         return self._answers.setdefault(digest, entry.response)
+
+    def drop(self, digests: Iterable[bytes]) -> int:
+        return sum(self._answers.pop(digest, None) is not None for digest in digests)
 
     def close(self) -> None:
         """There is nothing to free."""
@@ -92,6 +103,9 @@ class NoJournal(AbstractJournal):
 
     async def put(self, digest: bytes, entry: Entry) -> Response:
         return entry.response
+
+    def drop(self, digests: Iterable[bytes]) -> int:
+        return 0
 
     def close(self) -> None:
         """There is nothing to free."""
@@ -128,3 +142,8 @@ class Memo:
         while self._bytes > self._most:
             _, (_, dropped) = self._rows.popitem(last=False)
             self._bytes -= dropped
+
+    def clear(self) -> None:
+        """Drops all."""
+        self._rows.clear()
+        self._bytes = 0

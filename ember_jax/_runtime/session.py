@@ -9,8 +9,8 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 
@@ -18,10 +18,12 @@ from .._errors import RefusedRequestError
 from .._providers import registry
 from .._providers.base import Provider, Request, Response
 from . import failures
+from .calls import Answer, Call, Calls, Lane, digests
 from .events import Attempt, CallEnded, How, Watcher
 from .flight import SingleFlight
 from .journal import AbstractJournal, Entry, Memo
 from .limits import Limit, Statistics
+from .log import Log
 from .loop import Loop, get_loop
 from .place import UNSET, places
 from .retry import Retry
@@ -70,13 +72,33 @@ class Report:
 _CLOSE_SECONDS = 2.0
 
 
+class _Asked(NamedTuple):
+    """A call on its way: where its answer is kept and who wants it; the requests that are sent for it.
+
+    `task` is what a scheduler sees of it.
+    """
+
+    digest: bytes
+    journal: AbstractJournal
+    endpoint: str
+    lane: tuple[int, ...]
+    scope: str
+    attempts: list[Attempt]
+    task: Task | None
+
+    def entry(self, request: Request, response: Response) -> Entry:
+        """What the journal keeps of it."""
+        began, ended = self.attempts[0].began, self.attempts[-1].ended
+        return Entry(request, response, self.endpoint, began, ended, len(self.attempts), self.lane, self.scope)
+
+
 class Session:
     """The state behind `ember.session`; calls reach it from the event loop.
 
     **Attributes:**
 
     - `turns`: through which the calls ask the session's scheduler, if it has one.
-    - `watchers`: told of each call when it has ended, on the event loop. They must not raise.
+    - `watchers`: told of each call when it has ended, on the event loop. They must not raise. The first is the log.
     """
 
     def __init__(
@@ -95,7 +117,8 @@ class Session:
         self._host_flights = SingleFlight()
         self._memo = Memo()
         self._declining: set[tuple[str, str]] = set()
-        self.watchers: list[Watcher] = []
+        self._log = Log()
+        self.watchers: list[Watcher] = [self._log.note]
         self.turns = _turns(scheduler)
         checked = self._checked(limits or {})
         self._sender = Sender(self.provider, self.count, checked, retry or Retry(), turns=self.turns)
@@ -103,6 +126,57 @@ class Session:
     def report(self) -> Report:
         """What was done so far."""
         return Report(**self._counts)  # type: ignore[arg-type]
+
+    def calls(
+        self,
+        lane: Lane | None = None,
+        op: str | None = None,
+        answer: Answer | None = None,
+        failed: bool | None = None,
+    ) -> Calls:
+        """The LLM calls that have ended so far, those that failed among them; all, or those that are asked for.
+
+        ```python
+        run.calls(answer=answers[3]).show()  # the prompt that was sent, and who sent it
+        ```
+
+        **Arguments:**
+
+        - `lane`: a lane's index, the outermost `vmap` first, or its beginning; a call that was made once for many lanes
+            is each one's.
+        - `op`: the name of an operator that they stand in; of several in one another, joined by `/`. Equal calls that a
+            plan makes as one stand where the first of them does.
+        - `answer`: what the model said, whole, as a `str` or a Text; any of a Text's strings.
+        - `failed`: whether they failed.
+
+        **Returns:** one `Call` for each time that a lane asked, in the order in which they ended. A call costs 4 us and
+        some 300 bytes here, its words apart; the last 262,144 are remembered. `Journal(path).calls` has older ones.
+
+        **Raises:** `TypeError` for a lane or an answer that is none.
+        """
+        return self._log.calls(lane, op, answer, failed)
+
+    def forget(self, calls: Call | Iterable[Call]) -> int:
+        """Deletes the answers of calls, in the journal too, so that a program that makes them again asks the model.
+
+        ```python
+        run.forget(run.calls(op="Judge", lane=3))
+        ```
+
+        Results of host functions that this session has in memory are dropped: they may have been made of these answers.
+
+        **Arguments:**
+
+        - `calls`: what `calls` gives, or some of it.
+
+        **Returns:** how many answers there were. Calls that failed have none, and equal calls have one.
+
+        **Raises:** `TypeError` for what is no call; `JournalError` if the journal cannot be written.
+        """
+        asked = digests(calls)
+        self._memo.clear()
+        kept = {id(journal): journal for journal in (self._lasting, self._passing)}
+        return sum(journal.drop(asked) for journal in kept.values())
 
     def count(self, name: str, amount: float = 1) -> None:
         """Adds to one of the report's counts."""
@@ -149,74 +223,55 @@ class Session:
         endpoint = self.provider(request.provider).endpoint
         journal = self._passing if endpoint is None else self._lasting
         digest = request.digest(endpoint or "")
-        began = time.time() if self.watchers else 0.0
-        attempts: list[Attempt] = []
         task = None if self.turns is None else self._sender.task(request, self.turns, lane, scope, path)
+        asked = _Asked(digest, journal, endpoint or "", lane, scope, [], task)
+        began = time.time()
         response: Response | None = None
         error: BaseException | None = None
         how: How = "failed"
         try:
-            response, how = await self._answered(request, digest, journal, endpoint or "", attempts, task)
+            response, how = await self._answered(request, asked)
             return response
         except BaseException as caught:
             error = caught
             raise
         finally:
-            if self.watchers:
-                ended = CallEnded(
-                    digest, request, lane, scope, how, began, time.time(), response, error, attempts, stands_for
-                )
-                for watch in self.watchers:
-                    watch(ended)
+            ended = CallEnded(
+                digest, request, lane, scope, how, began, time.time(), response, error, asked.attempts, stands_for
+            )
+            for watch in self.watchers:
+                watch(ended)
 
-    async def _answered(
-        self,
-        request: Request,
-        digest: bytes,
-        journal: AbstractJournal,
-        endpoint: str,
-        attempts: list[Attempt],
-        task: Task | None,
-    ) -> tuple[Response, How]:
-        response, how = journal.get(digest), "replayed"
+    async def _answered(self, request: Request, asked: _Asked) -> tuple[Response, How]:
+        response, how = asked.journal.get(asked.digest), "replayed"
         if response is None:
-            work = self._send, request, digest, journal, endpoint, attempts, task
-            response, shared = await self._flights.do(digest, *work)
-            how = "merged" if shared else "answered" if attempts else "replayed"
+            response, shared = await self._flights.do(asked.digest, self._send, request, asked)
+            how = "merged" if shared else "answered" if asked.attempts else "replayed"
         if how != "answered":
             self.count(how)
         return response, how
 
-    async def _send(
-        self,
-        request: Request,
-        digest: bytes,
-        journal: AbstractJournal,
-        endpoint: str,
-        attempts: list[Attempt],
-        task: Task | None,
-    ) -> Response:
-        known = await journal.ready(digest)
+    async def _send(self, request: Request, asked: _Asked) -> Response:
+        known = await asked.journal.ready(asked.digest)
         if known is not None:
             return known
-        response = await self._complete(request, attempts, task)
+        response = await self._complete(request, asked)
         self.count("input_tokens", response.input_tokens)
         self.count("output_tokens", response.output_tokens)
         self.count("cost_usd", response.cost)
-        times = attempts[0].began, attempts[-1].ended
-        return await journal.put(digest, Entry(request, response, endpoint, *times, len(attempts)))
+        return await asked.journal.put(asked.digest, asked.entry(request, response))
 
-    async def _complete(self, request: Request, attempts: list[Attempt], task: Task | None) -> Response:
+    async def _complete(self, request: Request, asked: _Asked) -> Response:
         """Sends a request; once more without its optional parameters, if those may be why it is refused."""
         model = request.provider, request.model
         if model in self._declining:
             request = request.without_optional()
         try:
-            return await self._sender.send(request, attempts, task)
+            return await self._sender.send(request, asked.attempts, asked.task)
         except RefusedRequestError as error:
             if not request.optional or error.status not in _AT_FAULT:
                 raise
-        response = await self._complete(request.without_optional(), attempts, task)
+        response = await self._complete(request.without_optional(), asked)
         self._declining.add(model)  # it was them: this model is not asked for them again
         return response
 

@@ -31,7 +31,7 @@ import queue
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +39,8 @@ from typing import Any, NamedTuple
 from .._errors import JournalError, JournalFileError, JournalWriteError
 from .._providers.base import Response
 from .._text.store import digest_of
+from . import kept
+from .calls import Answer, Call, Calls, Lane, answer_digests, digests, lane_index, moment
 from .journal import AbstractJournal, Entry
 from .loop import get_loop
 
@@ -56,13 +58,15 @@ _MOST = 1024
 _SCHEMA = (
     "create table texts (id integer primary key, digest blob not null unique, words text not null)",
     # `sample` is the key's bits, null for the one sample of a call without a key; `cost` and `logprob` are null where
-    # unknown, `began` and `ended` are seconds since 1970, `answered_by` is the model that the service names.
+    # unknown, `began` and `ended` are seconds since 1970, `answered_by` is the model that the service names, `lane` and
+    # `scope` tell who has asked first.
     """create table calls (
         id integer primary key, digest blob not null unique,
         provider text not null, endpoint text not null, model text not null, parameters text not null, sample text,
         answer integer not null references texts, answered_by text not null, request_id text not null,
         input_tokens integer not null, output_tokens integer not null, cost real, logprob real,
-        alternatives text not null, began real not null, ended real not null, attempts integer not null)""",
+        alternatives text not null, began real not null, ended real not null, attempts integer not null,
+        lane text not null, scope text not null)""",
     """create table messages (
         call integer not null references calls, position integer not null, role text not null,
         text integer not null references texts, primary key (call, position)) without rowid""",
@@ -71,8 +75,8 @@ _GET = """select texts.digest, words, input_tokens, output_tokens, cost, logprob
     from calls join texts on texts.id = answer where calls.digest = ?"""
 _PUT_TEXT = "insert into texts (digest, words) values (?, ?) on conflict do nothing"
 _PUT_CALL = """insert into calls (digest, provider, endpoint, model, parameters, sample, answer, answered_by,
-    request_id, input_tokens, output_tokens, cost, logprob, alternatives, began, ended, attempts)
-    values (?, ?, ?, ?, ?, ?, (select id from texts where digest = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    request_id, input_tokens, output_tokens, cost, logprob, alternatives, began, ended, attempts, lane, scope)
+    values (?, ?, ?, ?, ?, ?, (select id from texts where digest = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     on conflict do nothing"""
 _PUT_MESSAGE = """insert into messages (call, position, role, text) select calls.id, ?, ?, texts.id from calls, texts
     where calls.digest = ? and texts.digest = ? on conflict do nothing"""
@@ -243,6 +247,8 @@ def _row(digest: bytes, entry: Entry) -> _Row:
         entry.began,
         entry.ended,
         entry.attempts,
+        kept.lane_words(entry.lane),
+        entry.scope,
     )
     return _Row(texts, call, messages)
 
@@ -408,11 +414,9 @@ class Stats:
         return "\n".join(f"{name.replace('_', ' '):<{left}} {value:>{right}}" for name, value in rows.items())
 
 
-def moment(seconds: float) -> str:
-    """Seconds since 1970 as local date and time."""
-    if math.isnan(seconds):
-        return "never"
-    return datetime.datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")
+def _seconds(since: datetime.datetime | str) -> float:
+    moment = datetime.datetime.fromisoformat(since) if isinstance(since, str) else since
+    return moment.astimezone().timestamp()
 
 
 class _Open(NamedTuple):
@@ -472,6 +476,12 @@ class Journal(AbstractJournal):
         is_new = await self._safe(_row(digest, entry))
         return entry.response if is_new else self.get(digest) or entry.response
 
+    def drop(self, digests: Iterable[bytes]) -> int:
+        if not self.path.exists():
+            return 0
+        with self._connection() as connection, transaction(connection):
+            return kept.delete(connection, digests)
+
     def close(self) -> None:
         with self._lock:
             open, self._open = self._open, None
@@ -481,7 +491,7 @@ class Journal(AbstractJournal):
 
     def stats(self) -> Stats:
         """What the file holds. Raises `JournalError` if there is none, or if it is no journal."""
-        with _told(self.path), contextlib.closing(connect(self.path)) as connection:
+        with self._connection() as connection:
             totals = connection.execute(
                 "select count(*), total(input_tokens), total(output_tokens), total(cost), count(*) - count(cost),"
                 " min(ended), max(ended) from calls"
@@ -503,6 +513,79 @@ class Journal(AbstractJournal):
             oldest=math.nan if oldest is None else oldest,
             newest=math.nan if newest is None else newest,
         )
+
+    def calls(
+        self,
+        *,
+        model: str | None = None,
+        answer: Answer | None = None,
+        since: datetime.datetime | str | None = None,
+        before: datetime.datetime | str | None = None,
+        contains: str | None = None,
+        lane: Lane | None = None,
+        op: str | None = None,
+        digest: str | None = None,
+    ) -> Calls:
+        """The calls whose answers the file holds, oldest first; all, or those that are asked for.
+
+        ```python
+        ember.Journal("run.db").calls(op="Judge", contains="I cannot").show()
+        ```
+
+        **Arguments:**
+
+        - `model`: as `provider/model`.
+        - `answer`: what the model said, whole, as a `str` or a Text; any of a Text's strings.
+        - `since`, `before`: when they were answered, as a `datetime` or as ISO 8601 has it, `"2026-01-31"`, or with a
+            time.
+        - `contains`: words in a message or in the answer.
+        - `lane`, `op`: who has asked, as for a session's `calls`. The file knows the first who did, as equal calls are
+            one row, and no call that failed.
+        - `digest`: the first digits of the digest.
+
+        **Returns:** one `Call` for each answer.
+
+        **Raises:** `JournalError` if there is no file, or it is no journal; `TypeError` or `ValueError` for an argument
+        that cannot be read.
+        """
+        answers = None if answer is None else json.dumps([digest.hex() for digest in answer_digests(answer)])
+        asked = {
+            "model": model,
+            "answers": answers,
+            "since": None if since is None else _seconds(since),
+            "before": None if before is None else _seconds(before),
+            "contains": contains,
+            "lane": None if lane is None else kept.lane_words(lane_index(lane)),
+            "op": op,
+            "digest": None if digest is None else digest.lower(),
+        }
+        with self._connection() as connection:
+            return Calls(kept.find(connection, asked), self._read)
+
+    def forget(self, calls: Call | Iterable[Call]) -> int:
+        """Deletes calls, with the words that are then no other call's, so that they are asked again.
+
+        **Returns:** how many there were.
+
+        **Raises:** `TypeError` for what is no call; `JournalError` if the file cannot be written.
+        """
+        return self.drop(digests(calls))
+
+    def compact(self) -> None:
+        """Makes the file as short as what it holds, which takes a while. Raises `JournalError` if it cannot be."""
+        with self._connection() as connection:
+            connection.execute("vacuum")
+            connection.execute("pragma wal_checkpoint(truncate)").fetchone()
+
+    def _read(self, ids: Sequence[int]) -> Iterator[Call]:
+        with self._connection() as connection:
+            yield from kept.read(connection, ids)
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        """A connection of its own, for any thread."""
+        with _told(self.path), contextlib.closing(connect(self.path)) as connection:
+            yield connection
 
     async def _safe(self, row: _Row | None) -> bool:
         with self._lock:  # nothing may be submitted to a writer that another thread is closing
