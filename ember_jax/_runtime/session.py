@@ -23,7 +23,7 @@ from .events import Attempt, CallEnded, How, Watcher
 from .flight import SingleFlight
 from .journal import AbstractJournal, Entry, Memo
 from .limits import Limit, Statistics
-from .log import Log
+from .call_log import Log
 from .loop import Loop, get_loop
 from .place import UNSET, places
 from .retry import Retry
