@@ -40,28 +40,31 @@ def draw(record: Record, laid: Timeline, ax: "Axes | None") -> "Axes":
             'trace.plot() needs matplotlib: `pip install "ember_jax[plot]"`. trace.save() does without it.'
         ) from error
     unit, name = _unit(record)
-    below: list[Any] = []
-    if ax is None:
-        counts = list(_counts(record))
-        heights = [2.5 + min(len(laid.rows), 40) / 8, *(0.6 for _ in counts)]
-        size = 10, sum(heights) + 0.6
-        _, (ax, *below) = plt.subplots(
-            len(heights), sharex=True, height_ratios=heights, figsize=size, layout="constrained"
-        )
-        for axes, (label, colour, times, numbers) in zip(below, counts, strict=True):
-            axes.fill_between(times / unit, numbers, step="post", color=colour, linewidth=0)
-            axes.set_ylim(0, 1.08 * max(numbers.max(initial=0), 1))
-            axes.set_ylabel(label, fontsize=8)
-            axes.yaxis.get_major_locator().set_params(integer=True, nbins=3)
-    _draw_bars(ax, laid, unit)
-    _name_rows(ax, laid)
-    for axes in (ax, *below):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=8)
-    (ax, *below)[-1].xaxis.set_major_formatter(f"{{x:g}} {name}")
+    axes = [ax] if ax is not None else _figure(record, laid, unit, plt.subplots)
+    _draw_bars(axes[0], laid, unit)
+    _name_rows(axes[0], laid)
+    for each in axes:
+        each.spines[["top", "right"]].set_visible(False)
+        each.tick_params(labelsize=8)
+    axes[-1].xaxis.set_major_formatter(f"{{x:g}} {name}")
     if record.left_out:
-        ax.set_title(f"the first {len(record.calls):,} calls; {record.left_out:,} more left out", fontsize="medium")
-    return ax
+        note = f"the first {len(record.calls):,} calls; {record.left_out:,} more left out"
+        axes[0].set_title(note, loc="left", fontsize=8)
+    return axes[0]
+
+
+def _figure(record: Record, laid: Timeline, unit: float, subplots: Any) -> "list[Axes]":
+    """A figure's axes: for the bars, and below for what is counted, drawn already."""
+    counts = list(_counts(record))
+    heights = [2.5 + min(len(laid.rows), 40) / 8, *(0.6 for _ in counts)]
+    size = 10, sum(heights) + 0.6
+    _, axes = subplots(len(heights), sharex=True, height_ratios=heights, figsize=size, layout="constrained")
+    for ax, (label, colour, times, numbers) in zip(axes[1:], counts, strict=True):
+        ax.fill_between(times / unit, numbers, step="post", color=colour, linewidth=0)
+        ax.set_ylim(0, 1.08 * max(numbers.max(initial=0), 1))
+        ax.set_ylabel(label, fontsize=8)
+        ax.yaxis.get_major_locator().set_params(integer=True, nbins=3)
+    return list(axes)
 
 
 def _unit(record: Record) -> tuple[float, str]:

@@ -155,7 +155,9 @@ def _events(record: Record, laid: Timeline, by: By) -> Iterator[dict[str, Any]]:
             args = {} if kind == "waiting" else _attempt_args(record, first[call] + attempt - 1, attempt)
             yield event | {"name": _inside(kind, attempt), "args": args}
         else:
-            args = _call_args(record, call) | (_attempt_args(record, first[call] + attempt - 1, attempt) if attempt else {})
+            args = _call_args(record, call)
+            if attempt:
+                args |= _attempt_args(record, first[call] + attempt - 1, attempt)
             yield event | {"name": args["model"] if by == "lane" else args["scope"] or "call", "args": args}
 
 
