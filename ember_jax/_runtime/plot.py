@@ -96,7 +96,7 @@ def _rectangles(bars: Bars, chosen: np.ndarray, unit: float, span: float) -> np.
     """The corners of some bars."""
     left, row = bars.start[chosen] / unit, bars.row[chosen]
     right = np.maximum(bars.end[chosen] / unit, left + _SHORTEST * span)
-    half = 0.42 if bars.row.max() < _APART else 0.5
+    half = 0.42 if bars.row.max(initial=0) < _APART else 0.5
     return np.stack([left, row - half, right, row - half, right, row + half, left, row + half], -1).reshape(-1, 4, 2)
 
 
