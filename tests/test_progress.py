@@ -36,9 +36,6 @@ class Drawn:
     def set_postfix_str(self, words, refresh):
         self.words = words
 
-    def update(self, n):
-        self.n += n
-
     def refresh(self):
         assert self.n <= self.total
         self.seen.set()
@@ -135,7 +132,7 @@ def test_a_call_that_fails_ends_and_one_that_is_never_made_does_not(drawn):
         jax.block_until_ready(jax.vmap(ember.jit(lambda word: llm(llm(word))))(words))
     (bar,) = drawn
     assert (bar.total, bar.n, bar.is_closed) == (12, 11, True)
-    assert bar.words == "cost unknown, 1 failed"
+    assert bar.words.endswith(" left, cost unknown, 1 failed")
 
 
 # -- where it is shown -----------------------------------------------------------------------------------------------
@@ -156,7 +153,7 @@ def test_a_bar_is_drawn_on_a_terminal_and_closed_when_the_sweep_ends(drawn, monk
     swept(drawn)
     (bar,) = drawn
     assert (bar.total, bar.n, bar.is_closed) == (6, 6, True)
-    assert bar.words == "cost unknown"
+    assert bar.words.endswith("/s, cost unknown")
 
 
 def test_each_sweep_has_a_bar_of_its_own_and_its_own_counts(drawn):
@@ -245,14 +242,27 @@ def test_sweeps_that_overlap_share_one_bar_with_what_was_counted_since(drawn):
     words_seen = []
     refresh = Drawn.refresh
     try:
-        Drawn.refresh = lambda self: (words_seen.append((self.n, self.words)), refresh(self))
+        Drawn.refresh = lambda self: (words_seen.append((self.n, self.words[self.words.index("$") :])), refresh(self))
         on_loop(overlapping())
     finally:
         Drawn.refresh = refresh
     (bar,) = drawn
     assert (bar.total, bar.n, bar.is_closed) == (30, 30, True)
     assert (13, "$0.7500, 3 in flight, 2 waiting, 1 retries, 4 throttled") in words_seen
-    assert bar.words == "$0.7500, 1 retries, 4 throttled"
+    assert bar.words.endswith("/s, $0.7500, 1 retries, 4 throttled")
+
+
+@pytest.mark.parametrize(
+    ("calls", "seconds", "left", "words"),
+    [
+        (0, 10.0, 5, "0/s"),
+        (20, 10.0, 0, "2/s"),
+        (20, 10.0, 150, "2/s, 01:15 left"),
+        (1, 100.0, 40, "0.01/s, 1:06:40 left"),
+    ],
+)
+def test_the_time_left_is_that_of_what_is_left_at_the_rate(calls, seconds, left, words):
+    assert progress._pace(calls, seconds, left) == words
 
 
 @pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])

@@ -11,6 +11,7 @@ left by what was decided so far, and grows as branches are taken and loops go on
 """
 
 import asyncio
+import collections
 import contextlib
 import math
 import os
@@ -24,7 +25,10 @@ from typing import Any, Protocol
 DELAY, PERIOD = 0.5, 0.2
 # How long the end of a sweep waits for a terminal that takes nothing.
 _CLOSE_SECONDS = 1.0
-_FORMAT = "{percentage:3.0f}%|{bar}| {n:,}/{total:,} calls [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
+# The rate is that of so many last seconds: what the journal answers at the start of a rerun must soon be forgotten, and
+# the time left grow while nothing comes. tqdm's own is of the last updates, however long ago they were.
+_WINDOW = 30.0
+_FORMAT = "{percentage:3.0f}%|{bar}| {n:,}/{total:,} calls [{elapsed}{postfix}]"
 
 
 class Tally:
@@ -83,7 +87,7 @@ class Bar:
 
     def __init__(self, make: Callable[[int], Any] | None = None):
         self._make = make or _tqdm
-        self._began = time.time()
+        self._began = time.monotonic()
         self._running = 0
         self._tallies: list[Tally] = []
         self._before: dict[Counting, Mapping[str, float]] = {}
@@ -115,28 +119,32 @@ class Bar:
                 if self._stop.wait(PERIOD):
                     return
             drawn = self._make(self._known())
-            drawn.start_t = drawn.last_print_t = self._began
-            self._draw(drawn)
-            while not self._stop.wait(PERIOD):
-                self._draw(drawn)
-            self._draw(drawn)
+            drawn.start_t = time.time() - (time.monotonic() - self._began)
+            past = collections.deque([(self._began, 0)], maxlen=int(_WINDOW / PERIOD))
+            is_last = False
+            while not is_last:
+                past.append((time.monotonic(), self._draw(drawn, *past[0])))
+                is_last = self._stop.wait(PERIOD)
+            self._draw(drawn, self._began, 0)
             drawn.close()
 
     def _known(self) -> int:
         return sum(tally.known for tally in list(self._tallies))
 
-    def _draw(self, drawn: Any) -> None:
+    def _draw(self, drawn: Any, since: float, before: int) -> int:
+        """Draws, with the rate since a time when so many calls had ended; returns how many have."""
         tallies = list(self._tallies)
-        ended = sum(tally.ended for tally in tallies)
+        drawn.n = ended = sum(tally.ended for tally in tallies)
         drawn.total = max(self._known(), ended)
+        words = [_pace(ended - before, time.monotonic() - since, drawn.total - ended)]
+        words += self._said(sum(tally.begun for tally in tallies) - ended)
+        drawn.set_postfix_str(", ".join(words), refresh=False)
         if widget := getattr(drawn, "container", None):  # a notebook's, which is told its length once
             widget.children[1].max = drawn.total
-        drawn.set_postfix_str(self._said(sum(tally.begun for tally in tallies) - ended), refresh=False)
-        # An update by nothing would be taken for one: the bar would think the next one quicker than it was.
-        if ended == drawn.n or not drawn.update(ended - drawn.n):
-            drawn.refresh()
+        drawn.refresh()
+        return ended
 
-    def _said(self, open_calls: int) -> str:
+    def _said(self, open_calls: int) -> list[str]:
         """What is told besides the number of calls: the cost so far, and those counts that are not zero."""
         counts: dict[str, float] = {}
         for session, before in list(self._before.items()):
@@ -146,15 +154,23 @@ class Bar:
         told = {"in flight": open_calls - waiting, "waiting": waiting}
         told |= {name: int(counts[name]) for name in ("replayed", "merged", "retries", "throttled", "failed")}
         cost = "cost unknown" if math.isnan(counts["cost_usd"]) else f"${counts['cost_usd']:,.4f}"
-        return ", ".join([cost, *(f"{n:,} {name}" for name, n in told.items() if n > 0)])
+        return [cost, *(f"{n:,} {name}" for name, n in told.items() if n > 0)]
+
+
+def _pace(calls: int, seconds: float, left: int) -> str:
+    """The rate of some calls, and the time that those that are left take at it."""
+    if not calls or not left:
+        return f"{calls / seconds:.3g}/s" if calls else "0/s"
+    minutes, rest = divmod(round(left * seconds / calls), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{calls / seconds:.3g}/s, {f'{hours}:' if hours else ''}{minutes:02}:{rest:02} left"
 
 
 def _tqdm(total: int) -> Any:
     # Imported where there is something to show: it takes as long as a small sweep.
     from tqdm.auto import tqdm
 
-    # Half of the rate is of the last 70 drawings, some 14 s: answers come in bursts.
-    return tqdm(total=total, bar_format=_FORMAT, unit=" calls", smoothing=0.01, miniters=0, dynamic_ncols=True)
+    return tqdm(total=total, bar_format=_FORMAT, dynamic_ncols=True)
 
 
 _bar: Bar | None = None
