@@ -544,7 +544,7 @@ def sweep(server, prompts, **limit):
 
     async def scenario():
         sender = Sender(lambda name: server, count, {"p": Limit(**limit)} if limit else {}, Retry())
-        answers = await asyncio.gather(*(sender.send(request(words)) for words in prompts))
+        answers = await asyncio.gather(*(sender.send(request(words), []) for words in prompts))
         assert [a.text for a in answers] == [words.upper() for words in prompts]
         assert not any(a.quota for a in answers)
         return clock()
