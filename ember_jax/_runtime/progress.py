@@ -18,7 +18,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 # Nothing is shown of what ends sooner. How often the bar is drawn.
@@ -78,22 +78,16 @@ def shown(tally: Tally, session: Counting) -> Iterator[None]:
 
 
 class Bar:
-    """A bar for as long as sweeps run. Used from the event loop, which sets its timer.
+    """A bar for as long as sweeps run. Used from the event loop, which keeps its timer."""
 
-    **Arguments:**
-
-    - `make`: makes what is drawn, an object like tqdm's, from the total.
-    """
-
-    def __init__(self, make: Callable[[int], Any] | None = None):
-        self._make = make or _tqdm
+    def __init__(self) -> None:
         self._began = time.monotonic()
         self._running = 0
         self._tallies: list[Tally] = []
         self._before: dict[Counting, Mapping[str, float]] = {}
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._show, name="ember-progress", daemon=True)
-        self._timer = asyncio.get_running_loop().call_later(DELAY, self._thread.start)
+        self._thread: threading.Thread | None = None
+        self._timer = asyncio.get_running_loop().call_later(DELAY, self._start)
 
     def begin(self, tally: Tally, session: Counting) -> None:
         """Shows one more sweep."""
@@ -109,16 +103,20 @@ class Bar:
             return False
         self._timer.cancel()
         self._stop.set()
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join(_CLOSE_SECONDS)
         return True
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._show, name="ember-progress", daemon=True)
+        self._thread.start()
 
     def _show(self) -> None:
         with contextlib.suppress(OSError, ValueError):  # the terminal is gone
             while self._known() < 2:  # of a single call nothing is to be told
                 if self._stop.wait(PERIOD):
                     return
-            drawn = self._make(self._known())
+            drawn = _tqdm(self._known())
             drawn.start_t = time.time() - (time.monotonic() - self._began)
             past = collections.deque([(self._began, 0)], maxlen=int(_WINDOW / PERIOD))
             is_last = False
