@@ -16,7 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shown = commands.add_parser("demo", help="answer questions with a network of simulated models; no key, no network")
     shown.add_argument("--questions", type=_positive, default=300, help="how many (300)")
     shown.add_argument("--seed", type=int, default=0, help="draws the questions and the samples (0)")
-    shown.set_defaults(run=lambda given: demo(given.questions, given.seed))
+    shown.add_argument("--trace", metavar="FILE", help="write the network's timeline, .json or .json.gz, for Perfetto")
+    shown.set_defaults(run=lambda given: demo(given.questions, given.seed, trace=given.trace))
     _journal_cli.add(commands)
     given = parser.parse_args(arguments)
     try:

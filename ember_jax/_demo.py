@@ -53,7 +53,7 @@ class Network(Operator):
         return jax.lax.cond(verdict == "yes", lambda: answer, lambda: self.large(question))
 
 
-def demo(questions: int, seed: int, out: TextIO | None = None) -> None:
+def demo(questions: int, seed: int, out: TextIO | None = None, trace: str | None = None) -> None:
     """Answers arithmetic questions with one small model, a vote, the network, and one large model.
 
     **Arguments:**
@@ -61,6 +61,7 @@ def demo(questions: int, seed: int, out: TextIO | None = None) -> None:
     - `questions`: how many.
     - `seed`: draws the questions and the samples.
     - `out`: where the answers, the plan, and calls, cost and accuracy are written; standard output by default.
+    - `trace`: the file where the network's timeline is saved.
     """
     write = lambda *lines: print(*lines, sep="\n", file=out or sys.stdout, flush=True)
     asked, gold = _questions(questions, seed)
@@ -79,7 +80,10 @@ def demo(questions: int, seed: int, out: TextIO | None = None) -> None:
             found = jax.vmap(operator)(asked, keys)
         correct = np.mean(np.asarray(parse_number(found)) == gold)
         rows.append(_row(name, float(correct), run.report(), time.perf_counter() - start))
-        answers = found if operator is network else answers
+        if operator is network:
+            answers = found
+            if trace is not None:
+                run.trace.save(trace)
 
     write(*(f"{q}  {a}" for q, a in zip(asked[:_SHOWN].tolist(), answers[:_SHOWN].tolist(), strict=True)), "…\n")
     write(f"{'':<16} {'accuracy':>9} {'calls':>7} {'cost':>11} {'seconds':>8}", *rows)

@@ -13,6 +13,7 @@ import hashlib
 import inspect
 import itertools
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from ._providers.base import Response
 from ._runtime import failures, interrupt
 from ._runtime import session as sessions
 from ._runtime.loop import forbid_in_loop
+from ._runtime.progress import Tally
 from ._runtime.scheduler import NOWHERE, Path
 from ._text import failed, store
 from ._text.text import Text, TextAnnotation, text
@@ -57,7 +59,7 @@ class Caller(NamedTuple):
     `remembers` says whether a pure function's earlier result may be given again; line by line, it is run each time.
     `saw` is told of samples without a key, with the lane and the step that draw them. `stands_for` counts the equal
     calls of the program that this one is made for; what it uses is added to `used`. `path` is where it stands in its
-    plan, for a scheduler.
+    plan, for a scheduler; `tally` counts the calls of the sweep.
     """
 
     lane: tuple[int, ...] = ()
@@ -69,6 +71,7 @@ class Caller(NamedTuple):
     stands_for: int = 1
     used: tuple[Used, ...] = ()
     path: Path = NOWHERE
+    tally: Tally = Tally()  # one that nobody reads
 
     def unkeyed(self, digest: bytes) -> None:
         """Tells of a sample without a key."""
@@ -103,10 +106,12 @@ class HostCall(_callback.HostFunction):
         if not batch:
             return await self.run(session, caller, arrays)
         lanes = list(itertools.product(*map(range, batch)))
-        outcomes = await asyncio.gather(
-            *(self.run(session, caller._replace(lane=caller.lane + lane), [a[lane] for a in arrays]) for lane in lanes),
-            return_exceptions=True,
-        )
+        calls: list[asyncio.Task[list[np.ndarray]]] = []
+        for lane in lanes:
+            work = self.run(session, caller._replace(lane=caller.lane + lane), [a[lane] for a in arrays])
+            calls.append(asyncio.create_task(work))
+            calls[-1].add_done_callback(caller.tally.done)
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
         failed = [
             LaneFailure(caller.lane + lane, caller.scope or str(self), outcome)
             for lane, outcome in zip(lanes, outcomes, strict=True)
@@ -115,6 +120,16 @@ class HostCall(_callback.HostFunction):
         if failed:
             raise SweepError(failed, len(lanes))
         return [np.stack(c).reshape(*batch, *c[0].shape) for c in zip(*outcomes, strict=True)]  # type: ignore[arg-type]
+
+    async def _sweep(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Makes the calls of a batch, and says so; a single call is no sweep."""
+        batch = arrays[0].shape[: arrays[0].ndim - self.ranks[0]]
+        if not batch:
+            return await self.run(session, caller, arrays)
+        tally = Tally(math.prod(batch))
+        tally.begun = tally.known
+        with session.sweeping(caller.scope, tally):
+            return await self.run_batch(session, caller._replace(tally=tally), arrays)
 
     def __call__(self, *arrays: Any) -> list[np.ndarray]:
         return self._wait(arrays, in_callback=True)
@@ -127,7 +142,7 @@ class HostCall(_callback.HostFunction):
         forbid_in_loop(str(self))
         values = [np.asarray(a) for a in arrays]
         loop, session = sessions.loop(), sessions.current()
-        work = loop.work(self.run_batch(session, Caller(scope=str(self), remembers=in_callback), values))
+        work = loop.work(self._sweep(session, Caller(scope=str(self), remembers=in_callback), values))
         try:
             return interrupt.wait(work, in_callback=in_callback)
         except Exception as error:  # also a host function's own

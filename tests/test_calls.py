@@ -18,9 +18,9 @@ from ember_jax import _cli, testing
 from ember_jax import _errors as errors
 from ember_jax._providers.base import Message, Provider, Request, Response
 from ember_jax._providers.openai import OpenAI
+from ember_jax._runtime.call_log import Log
 from ember_jax._runtime.events import Attempt, CallEnded
 from ember_jax._runtime.journal import MemoryJournal
-from ember_jax._runtime.call_log import Log
 from ember_jax._runtime.retry import Retry
 
 

@@ -1,6 +1,7 @@
 """The main job and the front door: what README promises runs."""
 
 import io
+import json
 import pathlib
 import re
 
@@ -47,6 +48,14 @@ def test_the_demo_makes_exactly_the_calls_its_lanes_need(output):
 def test_the_command_line_takes_a_number_of_questions(capsys):
     _cli.main(["demo", "--questions", "3"])
     assert capsys.readouterr().out.startswith("3 questions")
+
+
+def test_the_command_line_writes_the_networks_timeline(tmp_path):
+    _cli.main(["demo", "--questions", "3", "--trace", str(tmp_path / "trace.json")])
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    models = {e["args"]["name"] for e in events if e["name"] == "process_name"}
+    assert {"sim/small", "sim/medium"} <= models <= {"sim/small", "sim/medium", "sim/large"}
+    assert {e["name"] for e in events if e["ph"] == "X"} == {"Network", "Network/Vote"}
 
 
 @pytest.mark.parametrize("wrong", [["demo", "--questions", "0"], ["dmeo"], []])

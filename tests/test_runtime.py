@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import math
 import subprocess
 import sys
 import textwrap
@@ -481,7 +482,27 @@ def test_a_report_prints_as_a_table():
     assert rows["calls"] == rows["requests"] == "12"
     assert len({len(line) for line in lines}) == 1, "columns are aligned"
     assert "input tokens" in rows
-    assert rows["cost usd"] == "$nan", "the price of `ours` is unknown"
+    assert rows["cost"] == "unknown", "that of `ours`"
+
+
+def test_a_report_is_a_table_in_a_notebook_too():
+    report = ember.Report(calls=1234, cost_usd=2.5, saved_usd=math.nan)
+    assert '<td>calls</td><td style="text-align: right">1,234</td>' in report._repr_html_()
+    assert '<td>cost</td><td style="text-align: right">$2.500000</td>' in report._repr_html_()
+    assert '<td>saved</td><td style="text-align: right">unknown</td>' in report._repr_html_()
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_report_counts_the_barriers_that_lanes_meet(joined):
+    def drafts(word):
+        found = jax.vmap(lambda i: ask(ember.format("{word} {i}", word=word, i=i)))(jnp.arange(3))
+        return ask(ember.join(", ", found)) if joined else found
+
+    plan = ember.lower(drafts)(ember.text("x")).explain()
+    with answering(echo) as run:
+        jax.block_until_ready(jax.vmap(ember.jit(drafts))(ember.text([str(i) for i in range(5)])))
+    assert plan.count("barrier:") == int(joined)
+    assert run.report().barriers == 5 * joined
 
 
 def test_a_session_raises_the_typed_error_behind_the_one_of_jax():

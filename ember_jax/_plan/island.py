@@ -26,8 +26,10 @@ from .._runtime import failures, interrupt
 from .._runtime import session as sessions
 from .._runtime.garbage import calm
 from .._runtime.loop import Loop, Work, forbid_in_loop
+from .._runtime.progress import Tally
 from .._runtime.session import Session
 from . import ir, tickets
+from .counts import count
 from .lanes import Runners, Sweep
 from .passes import arrange
 from .rewrite import lane_types
@@ -67,6 +69,7 @@ class Island(_callback.HostFunction):
         self.lanes = lanes
         self._plan = arrange(mapped_plan(program.plan, lanes))
         self._runners = Runners(self._plan)
+        self._least = count(self._plan).least
 
     def __str__(self) -> str:
         return self.program.name
@@ -79,8 +82,9 @@ class Island(_callback.HostFunction):
     async def sweep(self, values: Sequence[Any], loop: Loop, session: Session) -> tuple[list[np.ndarray], str | None]:
         """Runs all lanes; returns what is recorded, with the lane axes in front, and what the user should know."""
         session.count("islands")
-        running = Sweep(self._plan, self._runners, session, loop.threads, self.program.name)
-        with calm():
+        tally = Tally(self._least)
+        running = Sweep(self._plan, self._runners, session, loop.threads, self.program.name, tally=tally)
+        with calm(), session.sweeping(self.program.name, tally):
             return await running.run(values), running.warning()
 
 

@@ -26,11 +26,13 @@ import numpy as np
 
 from .._errors import LaneFailure, SweepError, can_be_caught
 from .._host import Caller, Used
+from .._runtime.progress import Tally
 from .._runtime.scheduler import NOWHERE, Path
 from .._runtime.session import Session
 from .._runtime.threads import Threads
 from .._text.failed import digest_for
 from . import ir
+from .counts import count
 from .jaxprs import evaluate, from_raw, is_host, to_raw
 from .paths import paths
 from .repeats import Repeats
@@ -172,6 +174,7 @@ class Sweep:
     - `threads`: where slow work goes.
     - `name`: the operator, for errors.
     - `window`: how many lanes may be in flight.
+    - `tally`: counts its calls.
     """
 
     def __init__(
@@ -182,9 +185,11 @@ class Sweep:
         threads: Threads,
         name: str,
         window: int = WINDOW,
+        tally: Tally | None = None,
     ):
         self._plan, self._runners, self._session, self._threads, self._name = plan, runners, session, threads, name
         self._window = window
+        self._tally = tally or Tally()
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._ready: list[tuple[Frame, int]] = []
@@ -387,6 +392,8 @@ class Sweep:
             return
         error = task.exception()
         if step is not None:
+            node = step[0].plan.nodes[step[1]]
+            self._tally.ended += isinstance(node, ir.Call) and not node.batch  # a batch counts its own
             if error is None:
                 self._complete(*step, task.result())
             else:
@@ -545,16 +552,21 @@ class Sweep:
 
     def _call(self, frame: Frame, index: int, node: ir.Call) -> Coroutine[Any, Any, Any]:
         scope = self._scope(frame, index)
+        self._tally.begun += math.prod(node.batch)
+        if node.meets:
+            self._session.count("barriers")
         lane, path = frame.lane, self._paths.get(node, NOWHERE)
         stands_for = node.asked * node.lanes
-        caller = Caller(lane.index, scope, True, self._saw, lane.whole, node, stands_for, lane.used, path)
+        caller = Caller(lane.index, scope, True, self._saw, lane.whole, node, stands_for, lane.used, path, self._tally)
         run = node.function.run_batch if node.batch else node.function.run
         return run(self._session, caller, _inputs(frame, node))
 
     def _branch(self, frame: Frame, index: int, node: ir.Branch) -> None:
         which, *operands = _inputs(frame, node)
-        chosen = node.branches[min(max(int(which), 0), len(node.branches) - 1)]
-        self._enter(chosen, operands, frame.lane, functools.partial(self._complete, frame, index), (frame, index))
+        chosen = min(max(int(which), 0), len(node.branches) - 1)
+        self._tally.known += self._runners.more[node][chosen]
+        branch = node.branches[chosen]
+        self._enter(branch, operands, frame.lane, functools.partial(self._complete, frame, index), (frame, index))
 
     def _enclosed(self, frame: Frame, index: int, node: ir.Enclosed) -> None:
         def ended(outputs: list[Any]) -> None:
@@ -574,6 +586,7 @@ class Sweep:
         inputs = _inputs(frame, node)
         first = node.condition_constants + node.body_constants
         of_condition, of_body = inputs[: node.condition_constants], inputs[node.condition_constants : first]
+        (more,) = self._runners.more[node]
 
         def test(carry: list[Any]) -> None:
             args = [*of_condition, *carry]
@@ -581,6 +594,7 @@ class Sweep:
 
         def step(carry: list[Any], outputs: list[Any]) -> None:
             if bool(outputs[0]):
+                self._tally.known += more
                 self._enter(node.body, [*of_body, *carry], frame.lane, test, (frame, index))
             else:
                 self._complete(frame, index, carry)
@@ -646,6 +660,8 @@ class Sweep:
 
     def _nested(self, frame: Frame, index: int, node: ir.Lanes) -> None:
         self._fly(frame.lane, False)
+        if node.meets:
+            self._session.count("barriers")
         spread = Spread(node, (frame, index))
         self._total += spread.left - 1
         if spread.left:
@@ -700,6 +716,8 @@ class Runners(dict[ir.Segment, SegmentRunner]):
     **Attributes:**
 
     - `sharing`: for each segment, which inputs no lane varies.
+    - `more`: how many calls more than the least there are by a decision: for a branch by which one is taken, for a
+        loop by each further turn.
     - `x64`: the configuration under which the program was traced; the loop's thread knows nothing of it.
     """
 
@@ -708,6 +726,7 @@ class Runners(dict[ir.Segment, SegmentRunner]):
         self._plan = plan
         self.x64 = jax.dtypes.canonicalize_dtype(np.int64) == np.int64
         self.sharing: dict[ir.Segment, tuple[bool, ...]] = {}
+        self.more = _More()
         _find_sharing(plan, [True] * plan.inputs, self.sharing)
 
     @functools.cached_property
@@ -718,6 +737,19 @@ class Runners(dict[ir.Segment, SegmentRunner]):
     def __missing__(self, segment: ir.Segment) -> SegmentRunner:
         runner = self[segment] = SegmentRunner(segment, self.sharing[segment], self.x64)
         return runner
+
+
+class _More(dict[ir.Branch | ir.Loop, tuple[int, ...]]):
+    """How many calls more than the least a decision makes."""
+
+    def __missing__(self, node: ir.Branch | ir.Loop) -> tuple[int, ...]:
+        if isinstance(node, ir.Branch):
+            least = [count(branch).least for branch in node.branches]
+            more = tuple(n - min(least) for n in least)
+        else:
+            more = (count(node.condition).least + count(node.body).least,)
+        self[node] = more
+        return more
 
 
 def _find_sharing(plan: ir.Plan, shared: Sequence[bool], found: dict[ir.Segment, tuple[bool, ...]]) -> None:

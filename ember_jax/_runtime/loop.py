@@ -73,12 +73,17 @@ class Loop:
 
     **Arguments:**
 
-    - `make`: makes the loop, given the threads that work for it.
+    - `make`: makes the loop, given the threads that work for it; by default one that keeps the machine's time.
+
+    **Attributes:**
+
+    - `is_virtual`: whether its time may be another, so that a timer would change it.
     """
 
-    def __init__(self, make: Callable[[Threads], asyncio.AbstractEventLoop] = lambda _: asyncio.new_event_loop()):
+    def __init__(self, make: Callable[[Threads], asyncio.AbstractEventLoop] | None = None):
         self.threads = Threads()
-        self.asyncio = make(self.threads)
+        self.asyncio = make(self.threads) if make else asyncio.new_event_loop()
+        self.is_virtual = make is not None
         # What other threads wait for.
         self.works: set[Work] = set()
         # What to do before the thread ends: coroutine functions, called in the loop.

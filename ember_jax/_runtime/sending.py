@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from .._errors import ConnectionFailedError, ProviderError, RateLimitError
 from .._providers.base import Provider, Request, Response
 from .._providers.quota import Quota
-from . import retry
+from . import log, retry
 from .events import Attempt
 from .limits import Gate, Limit, Limiter, Statistics, Ticket
 from .retry import Retry
@@ -106,8 +106,11 @@ class Sender:
                 return await self._attempt(request, provider, gate, ticket, attempts)
             except ProviderError as error:
                 seconds = retry.wait(self._policy, error, made, clock() - began, self._uniform())
+                model = f"{request.provider}/{request.model}"
                 if seconds is None:
+                    log.gave_up(model, error, made)
                     raise
+                log.retry(model, error, made, seconds, gate.statistics().rate)
                 is_held = error.retry_after is not None  # the gate is, and opens in time
             finally:
                 if self._turns is not None and task is not None:

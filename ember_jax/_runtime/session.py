@@ -6,10 +6,11 @@ One call's life, always the same: journal, single flight, rate, provider, retry,
 import concurrent.futures
 import contextlib
 import dataclasses
+import math
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,18 +18,20 @@ import jax
 from .._errors import RefusedRequestError
 from .._providers import registry
 from .._providers.base import Provider, Request, Response
-from . import failures
+from . import failures, log, progress
+from .call_log import Log
 from .calls import Answer, Call, Calls, Lane, digests
 from .events import Attempt, CallEnded, How, Watcher
 from .flight import SingleFlight
 from .journal import AbstractJournal, Entry, Memo
 from .limits import Limit, Statistics
-from .call_log import Log
 from .loop import Loop, get_loop
 from .place import UNSET, places
+from .progress import Tally
 from .retry import Retry
 from .scheduler import NOWHERE, Path, Scheduler, Task
 from .sending import Sender
+from .trace import Trace
 from .turns import Turns
 
 
@@ -47,7 +50,9 @@ class Report:
     - `failed`: requests that a provider did not answer.
     - `input_tokens`, `output_tokens`: of the requests sent.
     - `cost_usd`: of the requests sent; NaN if the price of one is unknown.
+    - `saved_usd`: what the calls replayed and merged would have cost; NaN likewise.
     - `islands`: operators run as a plan.
+    - `barriers`: how often lanes inside an operator waited for each other, as `explain` names it.
     """
 
     calls: int = 0
@@ -60,13 +65,28 @@ class Report:
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float = 0.0
+    saved_usd: float = 0.0
     islands: int = 0
+    barriers: int = 0
 
     def __str__(self) -> str:
-        rows = [(f.name.replace("_", " "), getattr(self, f.name)) for f in dataclasses.fields(self)]
-        shown = [(name, f"${value:,.6f}" if name == "cost usd" else f"{value:,}") for name, value in rows]
-        width = max(len(value) for _, value in shown)
-        return "\n".join(f"{name:<14} {value:>{width}}" for name, value in shown)
+        rows = self._rows()
+        names, values = max(len(name) for name, _ in rows), max(len(value) for _, value in rows)
+        return "\n".join(f"{name:<{names}}  {value:>{values}}" for name, value in rows)
+
+    def _repr_html_(self) -> str:
+        cells = (f'<tr><td>{name}</td><td style="text-align: right">{value}</td></tr>' for name, value in self._rows())
+        return f"<table>{''.join(cells)}</table>"
+
+    def _rows(self) -> list[tuple[str, str]]:
+        """The fields as they are shown: dollars as dollars, unknown ones said to be."""
+        return [(name.replace("_", " ").removesuffix(" usd"), _shown(name, v)) for name, v in vars(self).items()]
+
+
+def _shown(name: str, value: float) -> str:
+    if not name.endswith("_usd"):
+        return f"{value:,}"
+    return "unknown" if math.isnan(value) else f"${value:,.6f}"
 
 
 _CLOSE_SECONDS = 2.0
@@ -98,7 +118,8 @@ class Session:
     **Attributes:**
 
     - `turns`: through which the calls ask the session's scheduler, if it has one.
-    - `watchers`: told of each call when it has ended, on the event loop. They must not raise. The first is the log.
+    - `watchers`: told of each call when it has ended, on the event loop. They must not raise.
+    - `trace`: when each call was made; `trace.save("run.json")` writes it for Perfetto, `trace.plot()` draws it.
     """
 
     def __init__(
@@ -108,6 +129,7 @@ class Session:
         limits: Mapping[str, Limit] | None = None,
         retry: Retry | None = None,
         scheduler: Scheduler | None = None,
+        progress: bool | None = None,
     ):
         self._lasting, self._passing = places(journal)
         self._closes = not isinstance(journal, AbstractJournal)  # what the caller made is the caller's to close
@@ -117,11 +139,16 @@ class Session:
         self._host_flights = SingleFlight()
         self._memo = Memo()
         self._declining: set[tuple[str, str]] = set()
-        self._log = Log()
-        self.watchers: list[Watcher] = [self._log.note]
+        self._progress = progress
+        self._log, self.trace = Log(), Trace()
+        self.watchers: list[Watcher] = []
         self.turns = _turns(scheduler)
         checked = self._checked(limits or {})
         self._sender = Sender(self.provider, self.count, checked, retry or Retry(), turns=self.turns)
+
+    def watch(self) -> None:
+        """Keeps from now on what `calls` and `trace` tell."""
+        self.watchers += [self._log.note, self.trace.add]
 
     def report(self) -> Report:
         """What was done so far."""
@@ -182,6 +209,22 @@ class Session:
         """Adds to one of the report's counts."""
         self._counts[name] += amount
 
+    def counted(self) -> dict[str, float]:
+        """The report's counts so far, and `waiting`: how many calls wait for their turn."""
+        return {**self._counts, "waiting": sum(s.waiting for s in self.statistics().values())}
+
+    @contextlib.contextmanager
+    def sweeping(self, operator: str, tally: Tally) -> Iterator[None]:
+        """Within, on the event loop, a sweep runs, whose calls are counted in `tally`: it is logged, and shown."""
+        began = time.perf_counter()
+        log.sweep_began(operator, tally.known)
+        is_shown = progress.is_wanted(self._progress) and not get_loop().is_virtual
+        try:
+            with progress.shown(tally, self) if is_shown else contextlib.nullcontext():
+                yield
+        finally:
+            log.sweep_ended(operator, tally.ended, time.perf_counter() - began)
+
     def provider(self, name: str) -> Provider:
         """A provider of the session, or one that is registered for all."""
         return self._providers.get(name) or registry.get(name)
@@ -231,16 +274,18 @@ class Session:
         how: How = "failed"
         try:
             response, how = await self._answered(request, asked)
+            if saved := stands_for - (how == "answered"):
+                self.count("saved_usd", saved * response.cost)
             return response
         except BaseException as caught:
             error = caught
             raise
         finally:
-            ended = CallEnded(
-                digest, request, lane, scope, how, began, time.time(), response, error, asked.attempts, stands_for
-            )
-            for watch in self.watchers:
-                watch(ended)
+            if self.watchers:
+                now, attempts = time.time(), asked.attempts
+                ended = CallEnded(digest, request, lane, scope, how, began, now, response, error, attempts, stands_for)
+                for watch in self.watchers:
+                    watch(ended)
 
     async def _answered(self, request: Request, asked: _Asked) -> tuple[Response, How]:
         response, how = asked.journal.get(asked.digest), "replayed"
@@ -359,6 +404,8 @@ class session:
     - `scheduler`: a `Scheduler` that decides which calls start now, and which of them go first where limits hold them
         back: `Topological()`, `CriticalPath()`, or one's own. Without one calls start when they are ready, and pass
         limits in the order in which they came.
+    - `progress`: whether a bar shows how far the calls of a sweep are, if that takes more than half a second; by
+        default where standard error is a terminal, and in notebooks.
 
     Sessions nest; the innermost open one counts. They belong to the process, not to a thread.
 
@@ -374,10 +421,15 @@ class session:
         limits: Mapping[str, Limit] | None = None,
         retry: Retry | None = None,
         scheduler: Scheduler | None = None,
+        progress: bool | None = None,
     ):
-        self._session = Session(journal, providers or {}, limits, retry, scheduler)
+        self._session = Session(journal, providers or {}, limits, retry, scheduler, progress)
+        self._session.watch()
+        self._began = 0.0
 
     def __enter__(self) -> Session:
+        self._began = time.perf_counter()
+        log.session_opened()
         with _lock:
             _open.append(self._session)
         return self._session
@@ -388,6 +440,7 @@ class session:
         with _lock:
             _open.remove(self._session)
         self._session.close()
+        log.session_closed(time.perf_counter() - self._began, vars(self._session.report()))
         if error is not None and (typed := failures.typed(error)) is not None:
             raise typed from error
 

@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 from .._errors import JournalError, JournalFileError, JournalWriteError
 from .._providers.base import Response
 from .._text.store import digest_of
-from . import kept
+from . import kept, log
 from .calls import Answer, Call, Calls, Lane, answer_digests, digests, lane_index, moment
 from .journal import AbstractJournal, Entry
 from .loop import get_loop
@@ -601,6 +601,7 @@ class Journal(AbstractJournal):
         with self._lock:
             if self._open is None:
                 reader = connect(self.path, create=True)
+                log.journal_opened(self.path)
                 self._open = _Open(reader, _Writer(self.path, connect(self.path)))
             return self._open
 

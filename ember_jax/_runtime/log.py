@@ -1,0 +1,79 @@
+"""What is told to Python's `logging`, under the logger `ember_jax`; nothing is shown unless a program asks for it.
+
+The fields of a record are its attributes, so that a formatter can write them as JSON; `event` names the kind. None of
+them holds a prompt, an answer or a credential. What is handled is INFO, also a refusal: a call that fails for good is
+an exception in the end.
+"""
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .._errors import ProviderError
+
+logger = logging.getLogger("ember_jax")
+logger.addHandler(logging.NullHandler())  # else Python would print what nobody handles
+
+
+def session_opened() -> None:
+    """A session begins."""
+    if logger.isEnabledFor(logging.INFO):
+        _tell(logging.INFO, "session_opened", "session opened")
+
+
+def session_closed(seconds: float, report: Mapping[str, float]) -> None:
+    """A session has ended; its report's counts are fields."""
+    if logger.isEnabledFor(logging.INFO):
+        told = ", ".join(f"{name} {value:g}" for name, value in report.items() if value) or "no calls"
+        message = f"session closed after {seconds:.3f} s: {told}"
+        _tell(logging.INFO, "session_closed", message, seconds=seconds, **report)
+
+
+def journal_opened(path: Path) -> None:
+    """A journal's file is used from now on."""
+    if logger.isEnabledFor(logging.INFO):
+        _tell(logging.INFO, "journal_opened", f"journal opened: {path}", path=str(path))
+
+
+def sweep_began(operator: str, calls: int) -> None:
+    """A sweep begins, that makes so many calls at least."""
+    if logger.isEnabledFor(logging.DEBUG):
+        message = f"{operator}: began, {calls:,} calls or more"
+        _tell(logging.DEBUG, "sweep_began", message, operator=operator, calls=calls)
+
+
+def sweep_ended(operator: str, calls: int, seconds: float) -> None:
+    """A sweep has ended, well or not, after so many calls."""
+    if logger.isEnabledFor(logging.DEBUG):
+        message = f"{operator}: ended after {calls:,} calls in {seconds:.3f} s"
+        _tell(logging.DEBUG, "sweep_ended", message, operator=operator, calls=calls, seconds=seconds)
+
+
+def retry(model: str, error: ProviderError, attempt: int, seconds: float, rate: float) -> None:
+    """A request has failed and is sent again after some seconds; the model is paced at a rate, if it is finite."""
+    if logger.isEnabledFor(logging.INFO):
+        paced = f"; paced at {rate:.3g} requests/s" if error.status == 429 and rate < math.inf else ""
+        message = f"{model}: attempt {attempt} failed, {_named(error)}; again in {seconds:.3g} s{paced}"
+        fields = {"model": model, "attempt": attempt, **_fields(error), "wait_s": seconds}
+        _tell(logging.INFO, "retry", message, **fields, requests_per_s=rate if rate < math.inf else None)
+
+
+def gave_up(model: str, error: ProviderError, attempt: int) -> None:
+    """A request has failed and is not sent again."""
+    if logger.isEnabledFor(logging.INFO):
+        message = f"{model}: attempt {attempt} failed, {_named(error)}; it was the last"
+        _tell(logging.INFO, "gave_up", message, model=model, attempt=attempt, **_fields(error))
+
+
+def _named(error: ProviderError) -> str:
+    return type(error).__name__ + (f" ({error.status})" if error.status else "")
+
+
+def _fields(error: ProviderError) -> dict[str, Any]:
+    return {"error": type(error).__name__, "status": error.status}
+
+
+def _tell(level: int, event: str, message: str, **fields: Any) -> None:
+    logger.log(level, "%s", message, extra={"event": event, **fields}, stacklevel=3)

@@ -1,0 +1,328 @@
+"""The bar: what it says is what is known, it shows where somebody looks, and it leaves the screen to others."""
+
+import asyncio
+import os
+import pty
+import subprocess
+import sys
+import textwrap
+import threading
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import ember_jax as ember
+from ember_jax._errors import AuthenticationError
+from ember_jax._plan import island
+from ember_jax._providers.callable import Callable
+from ember_jax._runtime import progress
+from ember_jax._runtime import session as sessions
+from ember_jax.testing import VirtualClock
+
+_HANG = 60.0
+
+
+class Drawn:
+    """What is drawn, in place of tqdm: the totals, what was done, the words."""
+
+    made: "list[Drawn]"
+
+    def __init__(self, total):
+        self.total, self.n, self.words, self.is_closed = total, 0, "", False
+        self.seen = threading.Event()
+        self.made.append(self)
+
+    def set_postfix_str(self, words, refresh):
+        self.words = words
+
+    def refresh(self):
+        assert self.n <= self.total
+        self.seen.set()
+
+    def close(self):
+        self.is_closed = True
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Bars that are drawn at once, and often."""
+    made = []
+    monkeypatch.setattr(Drawn, "made", made, raising=False)
+    monkeypatch.setattr(progress, "_tqdm", Drawn)
+    monkeypatch.setattr(progress, "DELAY", 0)
+    monkeypatch.setattr(progress, "PERIOD", 0.001)
+    return made
+
+
+def until_drawn(drawn, refused=None):
+    """A provider that answers when a bar is on the screen, but for one prompt, which it refuses."""
+
+    async def answer(request):
+        async with asyncio.timeout(_HANG):
+            while not any(bar.seen.is_set() for bar in list(drawn)):
+                await asyncio.sleep(0.001)
+        if request.messages[-1].content == refused:
+            raise AuthenticationError("no")
+        return request.messages[-1].content.upper()
+
+    return Callable(answer)
+
+
+def on_loop(coroutine):
+    return sessions.loop().submit(coroutine).result(_HANG)
+
+
+ember.register("barred", Callable(lambda request: "x"))  # a model must be known; sessions put their own in its place
+llm = ember.LLM("barred/m")
+words = ember.text([f"word {i}" for i in range(6)])
+
+
+# -- what is known ---------------------------------------------------------------------------------------------------
+
+
+def branches(word, flag):
+    """One call, and two or none by a flag that is known from the start."""
+    return jax.lax.cond(flag, lambda: llm(word + "a") + llm(word + "b"), lambda: word) + llm(word)
+
+
+def turns(word, flag):
+    """One call, and as many turns as the flag says, 0 or 3, of one call each."""
+
+    def turn(carry):
+        left, text = carry
+        return left - 1, llm(ember.format("{left} {text}", left=left, text=text))
+
+    return jax.lax.while_loop(lambda carry: carry[0] > 0, turn, (jnp.where(flag, 3, 0), llm(word)))[1]
+
+
+def steps(word, flag):
+    """Four steps of one call, and two lanes of a call within."""
+    body = lambda text, i: (llm(ember.format("{text} {i}", text=text, i=i)), None)
+    text, _ = jax.lax.scan(body, word, jnp.arange(4))
+    return text + jax.vmap(lambda i: llm(ember.format("{text} {i}!", text=text, i=i)))(jnp.arange(2))[0]
+
+
+@pytest.mark.parametrize(
+    ("program", "least", "made"), [(branches, 6, 6 + 2 * 3), (turns, 6, 6 + 3 * 3), (steps, 36, 36)]
+)
+def test_the_total_is_the_least_at_first_and_exact_in_the_end(program, least, made, monkeypatch):
+    tallies = []
+
+    class Watched(progress.Tally):
+        __slots__ = ("firsts",)
+
+        def __init__(self, known=0):
+            super().__init__(known)
+            self.firsts = known
+            tallies.append(self)
+
+    monkeypatch.setattr(island, "Tally", Watched)
+    with ember.session(providers={"barred": Callable(lambda request: "x")}) as run:
+        flags = jnp.arange(6) % 2 == 0
+        jax.block_until_ready(jax.vmap(ember.jit(program))(words, flags))
+    (tally,) = tallies
+    assert tally.firsts == least
+    assert tally.known == tally.begun == tally.ended == made == run.report().calls
+
+
+def test_a_call_that_fails_ends_and_one_that_is_never_made_does_not(drawn):
+    provider = until_drawn(drawn, refused="word 2")
+    with pytest.raises(ember.errors.SweepError), ember.session(providers={"barred": provider}, progress=True):
+        jax.block_until_ready(jax.vmap(ember.jit(lambda word: llm(llm(word))))(words))
+    (bar,) = drawn
+    assert (bar.total, bar.n, bar.is_closed) == (12, 11, True)
+    assert bar.words.endswith(" left, cost unknown, 1 failed")
+
+
+# -- where it is shown -----------------------------------------------------------------------------------------------
+
+
+class Terminal:
+    def isatty(self):
+        return True
+
+
+def swept(drawn, **settings):
+    with ember.session(providers={"barred": until_drawn(drawn)}, **settings):
+        return jax.block_until_ready(jax.vmap(ember.jit(llm))(words))
+
+
+def test_a_bar_is_drawn_on_a_terminal_and_closed_when_the_sweep_ends(drawn, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    swept(drawn)
+    (bar,) = drawn
+    assert (bar.total, bar.n, bar.is_closed) == (6, 6, True)
+    assert bar.words.endswith("/s, cost unknown")
+
+
+def test_each_sweep_has_a_bar_of_its_own_and_its_own_counts(drawn):
+    with ember.session(providers={"barred": until_drawn(drawn)}, progress=True):
+        jax.block_until_ready(jax.vmap(ember.jit(llm))(words))
+        assert drawn[0].is_closed
+        drawn[0].seen.clear()
+        jax.block_until_ready(jax.vmap(ember.jit(lambda w: llm(w + "!")))(words[:4]))
+    assert [(bar.total, bar.n, bar.is_closed) for bar in drawn] == [(6, 6, True), (4, 4, True)]
+
+
+def test_the_processs_own_session_shows_a_bar_too(drawn, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    ember.register("progressing", until_drawn(drawn))
+    jax.block_until_ready(jax.vmap(ember.jit(ember.LLM("progressing/m")))(words))
+    assert [(bar.total, bar.n, bar.is_closed) for bar in drawn] == [(6, 6, True)]
+
+
+def test_a_batch_outside_of_operators_shows_a_bar(drawn):
+    with ember.session(providers={"barred": until_drawn(drawn)}, progress=True):
+        jax.block_until_ready(jax.vmap(llm)(words))
+    assert [(bar.total, bar.n, bar.is_closed) for bar in drawn] == [(6, 6, True)]
+
+
+def quiet(settings, drawn):
+    with ember.session(providers={"barred": Callable(lambda request: "x")}, **settings):
+        jax.block_until_ready(jax.vmap(ember.jit(llm))(words))
+    assert not drawn and progress._bar is None
+
+
+def test_no_bar_is_drawn_where_nobody_looks_or_wants_it(drawn, monkeypatch):
+    quiet({}, drawn)
+    monkeypatch.setattr(sys, "stderr", None)
+    quiet({}, drawn)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    quiet({"progress": False}, drawn)
+
+
+def test_no_bar_is_drawn_of_what_ends_sooner_than_its_delay(drawn, monkeypatch):
+    monkeypatch.setattr(progress, "DELAY", 1e6)
+    quiet({"progress": True}, drawn)
+
+
+def test_virtual_time_has_no_bar(drawn):
+    async def answer(request):
+        await asyncio.sleep(7)
+        return "x"
+
+    with VirtualClock() as clock, ember.session(providers={"barred": Callable(answer)}, progress=True):
+        jax.block_until_ready(jax.vmap(ember.jit(llm))(words))
+        assert clock.now == 7
+    assert not drawn
+
+
+# -- several, and ends -----------------------------------------------------------------------------------------------
+
+
+class Counted:
+    """In place of a session: what it has counted."""
+
+    def __init__(self, **counts):
+        names = ("cost_usd", "waiting", "retries", "throttled", "failed", "replayed", "merged")
+        self.counts = {**dict.fromkeys(names, 0), **counts}
+
+    def counted(self):
+        return dict(self.counts)
+
+
+def test_sweeps_that_overlap_share_one_bar_with_what_was_counted_since(drawn):
+    first, second = Counted(cost_usd=9.0, failed=9), Counted()
+    inner, outer = progress.Tally(10), progress.Tally(20)
+
+    async def overlapping():
+        with progress.shown(outer, first):
+            outer.begun, outer.ended = 8, 3
+            with progress.shown(inner, second):
+                inner.begun = inner.ended = 10
+                first.counts.update(cost_usd=9.5, waiting=2, retries=1)
+                second.counts.update(cost_usd=0.25, throttled=4)
+            while not (drawn and drawn[0].n == 13):
+                await asyncio.sleep(0.001)
+            assert not drawn[0].is_closed
+            outer.begun, outer.ended = 20, 20
+            first.counts["waiting"] = 0
+
+    words_seen = []
+    refresh = Drawn.refresh
+    try:
+        Drawn.refresh = lambda self: (words_seen.append((self.n, self.words[self.words.index("$") :])), refresh(self))
+        on_loop(overlapping())
+    finally:
+        Drawn.refresh = refresh
+    (bar,) = drawn
+    assert (bar.total, bar.n, bar.is_closed) == (30, 30, True)
+    assert (13, "$0.7500, 3 in flight, 2 waiting, 1 retries, 4 throttled") in words_seen
+    assert bar.words.endswith("/s, $0.7500, 1 retries, 4 throttled")
+
+
+@pytest.mark.parametrize(
+    ("calls", "seconds", "left", "words"),
+    [
+        (0, 10.0, 5, "0/s"),
+        (20, 10.0, 0, "2/s"),
+        (20, 10.0, 150, "2/s, 01:15 left"),
+        (1, 100.0, 40, "0.01/s, 1:06:40 left"),
+    ],
+)
+def test_the_time_left_is_that_of_what_is_left_at_the_rate(calls, seconds, left, words):
+    assert progress._pace(calls, seconds, left) == words
+
+
+@pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
+def test_a_sweep_that_does_not_end_well_closes_its_bar(drawn, error):
+    async def failing():
+        with progress.shown(progress.Tally(5), Counted()):
+            while not (drawn and drawn[0].seen.is_set()):
+                await asyncio.sleep(0.001)
+            raise error
+
+    with pytest.raises(BaseException) as caught:
+        on_loop(failing())
+    assert caught.type.__name__ == error.__name__
+    assert [(bar.total, bar.n, bar.is_closed) for bar in drawn] == [(5, 0, True)]
+    assert progress._bar is None
+
+
+def test_a_terminal_that_is_gone_harms_no_call(drawn, monkeypatch):
+    def gone(self):
+        self.seen.set()
+        raise BrokenPipeError
+
+    monkeypatch.setattr(Drawn, "refresh", gone)
+    assert swept(drawn, progress=True)[1] == "WORD 1"
+
+
+CHILD = """
+import asyncio, sys
+import jax
+import ember_jax as ember
+from ember_jax._runtime import progress
+
+progress._CLOSE_SECONDS = 60  # a machine that is slow closes the bar too
+
+async def answer(request):
+    await asyncio.sleep(2 * progress.DELAY)
+    return "x"
+
+with ember.session(providers={"ours": ember.providers.Callable(answer)}):
+    jax.vmap(ember.LLM("ours/m"))(ember.text([str(i) for i in range(1234)]))
+    print("the next line", file=sys.stderr)
+"""
+
+
+def test_a_terminal_shows_the_bar_and_then_the_next_line():
+    ours, theirs = pty.openpty()
+    # a width, which a new terminal has not
+    script = "import fcntl, struct, termios\nfcntl.ioctl(2, termios.TIOCSWINSZ, struct.pack('4H', 30, 120, 0, 0))\n"
+    command = [sys.executable, "-c", script + textwrap.dedent(CHILD)]
+    with subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs) as child:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(ours, 65536)
+            except OSError:  # the terminal's other end is closed
+                break
+    os.close(ours)
+    assert child.returncode == 0, shown.decode()
+    *_, bar, line, rest = shown.decode().split("\n")
+    assert (line.strip("\r"), rest) == ("the next line", "")
+    last = bar.strip("\r").split("\r")[-1]
+    assert last.startswith("100%|") and "1,234/1,234 calls [" in last and "cost unknown" in last
