@@ -61,7 +61,8 @@ class OpenAI(Provider):
     - `api_key`: by default the environment's `OPENAI_API_KEY`, whatever the `base_url`; `""` sends none.
     - `client`: an `httpx.AsyncClient` of your own, for a proxy or another TLS setup (the environment's proxies are not
         used otherwise). It is used as it is, its timeouts included, and never closed here.
-    - `timeout`: seconds to wait for the connection, and again for the answer to begin.
+    - `timeout`: seconds to wait for the connection, again for the answer to begin, and for each further piece of it.
+        An answer that comes in pieces without end is `Retry(deadline=…)`'s to stop.
 
     The environment is read at each call. Prices are those of the provider name that it is registered under. Raises
     `ValueError` for a `base_url` that is not one.
@@ -417,7 +418,7 @@ def _now(headers: Mapping[str, str]) -> float:
 
 def _number(value: str | None, unit: float) -> float | None:
     try:
-        number = float(value or "")
+        number = float((value or "").partition(",")[0])  # a header that came twice is one, with commas between
     except ValueError:
         return None
     return number * unit if math.isfinite(number) else None
