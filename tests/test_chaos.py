@@ -3,7 +3,6 @@
 import importlib
 from pathlib import Path
 
-import jax
 import pytest
 
 import ember_jax as ember
