@@ -16,7 +16,7 @@ import hardware
 import report
 
 HERE = Path(__file__).parent
-HELPERS = {"__main__", "hardware", "report"}
+HELPERS = {"__main__", "hardware", "report", "serving"}
 # Arguments of a quick run.
 QUICK = {"lanes": ["1000"], "lowering": ["200", "2000"], "overhead": ["1000", "10000"], "segments": ["1", "256"]}
 

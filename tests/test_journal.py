@@ -473,7 +473,7 @@ def test_copies_of_the_file_at_random_moments_are_whole_also_after_a_power_cut(p
     try:
         acknowledged, draws, copies = 0, np.random.default_rng(0), []
         for i in range(15):
-            acknowledged += len(running.stdout.read(int(draws.integers(1, 60)))
+            acknowledged += len(running.stdout.read(int(draws.integers(1, 60))))
             running.send_signal(signal.SIGSTOP)
             os.waitpid(running.pid, os.WUNTRACED)
             folder = tmp_path / f"copy {i}"

@@ -1,0 +1,134 @@
+"""Claim: a call over HTTP costs at most 1.3 times the CPU of a hand-written asyncio program with the same client.
+
+Lanes of three stages, a thousand in flight, through a real server on this machine in a process of its own. By hand: one
+coroutine for each lane, the same prompts and bodies, httpx over aiohttp with a connection for each request in flight.
+Beside it the same program over httpx's own transport. CPU time of this process, paired runs, medians. Arguments: the
+number of lanes, and of lanes over httpx's own transport.
+"""
+
+import asyncio
+import functools
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+import hardware
+import httpx
+import httpx_aiohttp
+import jax
+import report
+import serving
+
+import ember_jax as ember
+from ember_jax._runtime.garbage import calm
+
+STAGES, LATENCY, RUNS = 3, 0.2, 7
+TEMPLATE = "What is {n} + 1?"
+LLM = ember.LLM("openai/model", temperature=0.5)
+
+
+@ember.operator
+def chain(number: ember.Text) -> ember.Text:
+    for _ in range(STAGES):
+        number = LLM(ember.format(TEMPLATE, n=number))
+    return number
+
+
+async def by_hand(client: httpx.AsyncClient, url: str, numbers: list[str]) -> list[str]:
+    headers = {"Content-Type": "application/json"}
+
+    async def lane(number: str) -> str:
+        for _ in range(STAGES):
+            messages = [{"role": "user", "content": TEMPLATE.format(n=number)}]
+            body = json.dumps({"model": "model", "messages": messages, "temperature": 0.5}).encode()
+            answer = await client.post(f"{url}/chat/completions", headers=headers, content=body)
+            answer.raise_for_status()
+            number = json.loads(answer.content)["choices"][0]["message"]["content"]
+        return number
+
+    return await asyncio.gather(*map(lane, numbers))
+
+
+def over_aiohttp() -> httpx.AsyncClient:
+    def session() -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar())
+
+    return httpx.AsyncClient(transport=httpx_aiohttp.AiohttpTransport(client=session), timeout=120)
+
+
+def own_transport() -> httpx.AsyncClient:
+    return httpx.AsyncClient(limits=httpx.Limits(max_connections=None, max_keepalive_connections=None), timeout=120)
+
+
+def cpu(work: Callable[[], list[str]], first: int, lanes: int) -> float:
+    """The CPU seconds of one sweep, per call; the answers must be right."""
+    start = time.process_time()
+    answers = work()
+    seconds = time.process_time() - start
+    assert answers == [str(first + 10 * i + STAGES) for i in range(lanes)]
+    return seconds / (STAGES * lanes)
+
+
+def swept(run: Callable[[ember.Text], ember.Text], numbers: list[str]) -> list[str]:
+    return run(ember.text(numbers)).tolist()
+
+
+def compare(url: str, lanes: int, folder: Path) -> dict[str, list[float]]:
+    """CPU seconds per call of each way, in runs that take turns."""
+    mapped, found = jax.vmap(chain), {"by hand": [], "ours": [], "ours, with a journal": []}
+    with (
+        asyncio.Runner() as runner,
+        ember.session(journal=None, providers={"openai": ember.providers.OpenAI(url, api_key="")}) as run,
+    ):
+        client = over_aiohttp()
+        kept = ember.session(journal=folder / "journal.db", providers={"openai": ember.providers.OpenAI(url, api_key="")})
+        for i in range(-1, RUNS):  # the first opens the connections and finds out that nobody refuses
+            first = 10**6 * (i + 2)
+            numbers = [str(first + 10 * j) for j in range(lanes)]  # whose chains have no call in common
+            with calm():
+                hand = cpu(lambda: runner.run(by_hand(client, url, numbers)), first, lanes)
+            ours = cpu(functools.partial(swept, mapped, numbers), first, lanes)
+            with kept:
+                journaled = cpu(functools.partial(swept, mapped, numbers), first, lanes)
+            if i >= 0:
+                for name, seconds in zip(found, (hand, ours, journaled), strict=True):
+                    found[name].append(seconds)
+        runner.run(client.aclose())
+        assert run.report().requests == STAGES * lanes * (RUNS + 1)
+    return found
+
+
+def main() -> None:
+    hardware.show()
+    lanes, few = map(int, sys.argv[1:] or ("1000", "1000"))
+    with serving.serving(LATENCY) as url, tempfile.TemporaryDirectory() as folder:
+        found = compare(url, lanes, Path(folder))
+        numbers = [str(10 * i) for i in range(few)]
+
+        async def plain() -> list[str]:
+            async with own_transport() as client:
+                return await by_hand(client, url, numbers)
+
+        own = cpu(lambda: asyncio.run(plain()), 0, few)
+    medians = {name: statistics.median(seconds) for name, seconds in found.items()}
+    hand = found["by hand"]
+    print(f"{STAGES * lanes:,} calls, {lanes:,} in flight: CPU of the client for one call")
+    for name, seconds in found.items():
+        ratio = statistics.median(s / h for s, h in zip(seconds, hand, strict=True))
+        print(f"  {name:<38} {1e6 * medians[name]:8.0f} us   ratio {ratio:5.2f}")
+        if name != "by hand":
+            target = "<= 1.3" if name == "ours" else ""
+            report.row(f"a call over HTTP, {name}; by hand", 1e6 * ratio * medians["by hand"], 1e6 * medians["by hand"], "us", target)
+    name = f"by hand, httpx's transport, {few:,} lanes"
+    print(f"  {name:<38} {1e6 * own:8.0f} us   ratio {own / medians['by hand']:5.2f}")
+    print(f"ours is 1/{own / medians['ours']:.1f} of httpx's own transport")
+    report.row(f"a call over HTTP, ours; httpx's own transport, {few:,} lanes", 1e6 * medians["ours"], 1e6 * own, "us", "<= 0.1")
+
+
+if __name__ == "__main__":
+    main()
