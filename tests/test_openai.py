@@ -541,6 +541,19 @@ def test_a_thousand_requests_are_a_thousand_connections():
     assert [r.text for r in responses] == [str(i + 1) for i in range(1000)]
 
 
+def test_no_cookie_goes_from_one_call_to_the_next():
+    with ChatServer(faults=lambda number: Fault(headers={"Set-Cookie": "session=1; Path=/"})) as server:
+        provider = OpenAI(server.base_url)
+
+        async def scenario():
+            for _ in range(2):
+                await provider.complete(request())
+            await provider.close()
+
+        asyncio.run(scenario())
+        assert len(server.requests) == 2 and not any("Cookie" in r.headers for r in server.requests)
+
+
 def test_the_client_is_used_again_and_made_anew_for_each_loop():
     # The server ends each connection, so that none is left behind when a loop ends without `close`.
     with ChatServer(faults=lambda number: Fault(headers={"Connection": "close"})) as server:
