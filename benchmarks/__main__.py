@@ -16,9 +16,17 @@ import hardware
 import report
 
 HERE = Path(__file__).parent
-HELPERS = {"__main__", "hardware", "report"}
+HELPERS = {"__main__", "hardware", "report", "serving"}
 # Arguments of a quick run.
-QUICK = {"lanes": ["1000"], "lowering": ["200", "2000"], "overhead": ["1000", "10000"], "segments": ["1", "256"]}
+QUICK = {
+    "chaos": ["500"],
+    "http_cost": ["1000", "30"],
+    "kill": ["300", "2"],
+    "lanes": ["1000"],
+    "lowering": ["200", "2000"],
+    "overhead": ["1000", "10000"],
+    "segments": ["1", "256"],
+}
 
 
 def run(name: str, arguments: list[str]) -> tuple[bool, list[dict[str, Any]]]:

@@ -1,6 +1,7 @@
 """The journal: what was answered is kept, whatever happens to the process, and is not paid for twice."""
 
 import asyncio
+import collections
 import contextlib
 import dataclasses
 import itertools
@@ -11,6 +12,7 @@ import shutil
 import signal
 import sqlite3
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -33,6 +35,7 @@ from ember_jax._providers.openai import OpenAI
 from ember_jax._runtime import place, sqlite
 from ember_jax._runtime import session as sessions
 from ember_jax._runtime.journal import Entry, MemoryJournal, NoJournal
+from ember_jax._text.store import digest_of
 
 _HANG = 60.0
 PACKAGE = Path(ember.__file__).parent
@@ -388,54 +391,6 @@ def child(script, *arguments, light=True, **settings):
     return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], text=True, **settings)
 
 
-def test_kill_loses_no_answer_that_a_lane_has_seen_and_the_rerun_pays_for_the_rest(path, tmp_path):
-    script = """
-        import os, sys, jax, ember_jax as ember
-        url, journal, seen = sys.argv[1:]
-        seen = os.open(seen, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        note = ember.host(lambda p: str(os.write(seen, (p + chr(10)).encode())), out=ember.Text, pure=False)
-        llm = ember.LLM("openai/small", temperature=0.5)
-        prompts = ember.text([f"What is {i} + 1?" for i in range(400)])
-        with ember.session(journal=journal, providers={"openai": ember.providers.OpenAI(base_url=url, api_key="")}):
-            jax.vmap(ember.jit(lambda p: note(ember.join("|", [p, llm(p)]))))(prompts)
-    """
-    prompts = ember.text([f"What is {i} + 1?" for i in range(400)])
-    seen = tmp_path / "seen"
-    with testing.ChatServer(faults=lambda i: testing.Fault(delay=0.02 * (i % 40))) as server:
-        known = set()
-        for target in (60, 150, 240):
-            came = len(server.requests)
-            running = child(script, server.base_url, path, seen, light=False)
-            while _rows_so_far(path) < target:
-                assert running.poll() is None
-                time.sleep(0.01)
-            running.send_signal(signal.SIGKILL)
-            running.wait(_HANG)
-            asked = {r.body["messages"][-1]["content"] for r in server.requests[came:]}
-            assert not asked & known  # nothing that was kept is asked again
-            known = _prompts(path)
-            lines = [line for line in seen.read_text().splitlines() if "|" in line]
-            assert {line.split("|")[0] for line in lines} <= known
-            assert target <= len(known) < 400
-        answers, report = sweep(server, prompts, journal=path)
-    assert (report.requests, report.replayed) == (400 - len(known), len(known))
-    told = dict(line.split("|") for line in lines)
-    assert told.items() <= dict(zip(prompts.tolist(), answers, strict=True)).items()
-
-
-def _rows_so_far(path):
-    try:
-        return ember.Journal(path).stats().calls
-    except errors.JournalError:
-        return 0
-
-
-def _prompts(path):
-    query = "select words from messages join texts on texts.id = text"
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        return {words for (words,) in connection.execute(query)}
-
-
 def test_several_processes_share_a_file(kept):
     script = """
         async def main():
@@ -457,36 +412,87 @@ def test_several_processes_share_a_file(kept):
     assert all(kept.get(entry(f"{me} {i}")[0]).text == me for me in "abc" for i in range(0, 300, 10))
 
 
-def test_copies_of_the_file_at_random_moments_are_whole(path, tmp_path):
+def torn(path, log_index, draws):
+    """Cuts a log as a power cut may: of what was written since the last sync any part is lost, or is not what it was.
+
+    The index beside a log says how many pages have been, or are being, copied into the file: those were synced before.
+    """
+    synced = struct.unpack_from("=I", log_index.read_bytes(), 128)[0]
+    log = Path(f"{path}-wal")
+    size = log.stat().st_size
+    least = min(size, 32 + synced * (24 + 4096))  # a header, and frames of a header and a page
+    with open(log, "r+b") as file:
+        file.truncate(int(draws.integers(least, size + 1)))
+        if draws.random() < 0.5:
+            file.truncate(size)  # the length was known to the disk, and what lies there was not
+        if draws.random() < 0.5 and least < size:
+            file.seek(int(draws.integers(least, size)))
+            file.write(draws.bytes(5000))
+
+
+def whole(path):
+    """The answers in a file, by the digests of what was asked, which must be those of the rows."""
+    ember.Journal(path).check()
+    query = "select id, digest, provider, model, parameters, sample, endpoint, answer from calls"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("pragma integrity_check").fetchall() == [("ok",)]
+        assert connection.execute("pragma foreign_key_check").fetchall() == []
+        texts = {
+            key: (digest, words) for key, digest, words in connection.execute("select id, digest, words from texts")
+        }
+        messages = collections.defaultdict(list)
+        for call, role, text in connection.execute("select call, role, text from messages order by call, position"):
+            messages[call].append(Message(role, texts[text][1]))
+        found = {}
+        for key, digest, provider, model, parameters, sample, endpoint, answer in connection.execute(query):
+            asked = Request(provider, model, tuple(messages.pop(key)), json.loads(parameters), sample)
+            assert asked.digest(endpoint) == digest
+            found[digest] = texts[answer][1]
+    assert not messages and all(digest_of(words) == digest for digest, words in texts.values())
+    return found
+
+
+def test_copies_of_the_file_at_random_moments_are_whole_also_after_a_power_cut(path, tmp_path):
     script = """
+        from ember_jax._runtime import sqlite
+        sqlite._LOG_PAGES = 50  # the log is often copied into the file, and begun anew
+
+        def entry(i, j):
+            messages = Message("system", f"Be {j}."), Message("user", f"{i} {j}")
+            request = Request("local", "small", messages, {"temperature": 0.5}, f"{i:016x}")
+            return request.digest("http://here"), Entry(request, Response("é" * (i % 3000)), "http://here")
+
         async def main():
             journal = Journal(sys.argv[1])
             for i in range(100_000):
-                await asyncio.gather(*(journal.put(*entry(f"{i} {j}", "é" * j)) for j in range(3)))
+                await asyncio.gather(*(journal.put(*entry(i, j)) for j in range(3)))
                 os.write(1, b".")
         asyncio.run(main())
     """
-    running = child(script, path, stdout=subprocess.PIPE)
+    running = child(script, path, stdout=subprocess.PIPE, bufsize=0)
     try:
-        os.set_blocking(running.stdout.fileno(), True)
-        acknowledged, random, copies = 0, np.random.default_rng(0), []
-        for i in range(12):
-            acknowledged += len(os.read(running.stdout.fileno(), int(random.integers(1, 200))))
+        acknowledged, draws, copies = 0, np.random.default_rng(0), []
+        for i in range(15):
+            acknowledged += len(running.stdout.read(int(draws.integers(1, 60))))
             running.send_signal(signal.SIGSTOP)
             os.waitpid(running.pid, os.WUNTRACED)
             folder = tmp_path / f"copy {i}"
             folder.mkdir()
-            for suffix in ("", "-wal", "-shm")[: i % 3 + 1]:
+            for suffix in ("", "-wal", "-shm"):
                 shutil.copy(f"{path}{suffix}", folder)
             running.send_signal(signal.SIGCONT)
-            copies.append((folder / path.name, acknowledged if i % 3 else 0))
+            copy, is_torn = folder / path.name, i % 3 == 2
+            index = Path(f"{copy}-shm").rename(folder / "index") if i % 3 else None
+            if is_torn:
+                torn(copy, index, draws)
+            copies.append((copy, 0 if is_torn else acknowledged))
     finally:
         running.kill()
         running.communicate()
-    everything = rows(path)
+    everything = whole(path)
+    assert len(everything) >= 3 * acknowledged
     for copy, least in copies:
-        ember.Journal(copy).check()
-        found = rows(copy)
+        found = whole(copy)
         assert len(found) >= 3 * least and found.items() <= everything.items()
 
 

@@ -444,6 +444,11 @@ def test_both_vendors_headers_are_read():
     assert said == Quota(Allowance(50, 49, 2.0), Allowance(150_000, 149_984, 0.006))
 
 
+def test_headers_that_came_twice_are_read_once():
+    twice = {name: f"{value}, {value}" for name, value in openai_headers("60", "59", "1m30s").items()}
+    assert quota.read(twice, time.time) == Quota(Allowance(60, 59, 90.0), None)
+
+
 def test_quotas_come_with_answers_and_with_errors():
     said = {**openai_headers("60", "7", "1s"), "date": "Wed, 21 Oct 2015 07:28:00 GMT"}
     asked = request()

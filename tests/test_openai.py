@@ -341,6 +341,7 @@ def test_a_wrong_key_is_refused():
         ({"Retry-After": "0.25"}, 0.25),
         ({"retry-after-ms": "1500", "retry-after": "2"}, 1.5),
         ({"retry-after-ms": "soon", "retry-after": "2"}, 2.0),
+        ({"retry-after": "2, 3"}, 2.0),
         ({"retry-after": "Wed, 21 Oct 2015 07:28:30 GMT", "date": "Wed, 21 Oct 2015 07:28:00 GMT"}, 30.0),
         ({"retry-after": "Wed, 21 Oct 2015 07:28:30 -0000", "date": "Wed, 21 Oct 2015 07:28:00 -0000"}, 30.0),
         ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT", "date": "Wed, 21 Oct 2015 07:28:30 GMT"}, 0.0),
@@ -492,6 +493,24 @@ def test_a_slow_answer_runs_into_the_timeout():
         assert complete(OpenAI(server.base_url))
 
 
+def test_an_answer_that_stalls_in_the_middle_runs_into_the_timeout_and_one_that_drips_does_not():
+    with ChatServer(faults=[Fault(drip=3600), Fault(drip=0.15)]) as server:
+        with pytest.raises(ConnectionFailedError, match=r"OpenAI\(timeout=…\)"):
+            complete(OpenAI(server.base_url, timeout=0.1))
+        # ten pieces take longer than the timeout, but none of them does
+        assert complete(OpenAI(server.base_url, timeout=1.0))[0].text
+    assert server.answered == [1]
+
+
+def test_ten_megabytes_around_an_answer_and_in_it():
+    words = "ÿ" * 5_000_000
+    faults = [Fault(pad=10_000_000), Fault(body=completion(message={"content": words}))]
+    with ChatServer(SimModel(accuracy=1.0), faults=faults) as server:
+        provider = OpenAI(server.base_url, api_key="")
+        assert complete(provider)[0].text == "391"
+        assert complete(provider)[0].text == words
+
+
 def test_cancelling_leaves_the_provider_usable():
     with ChatServer(SimModel(accuracy=1.0), faults=[Fault(delay=3600)]) as server:
         provider = OpenAI(server.base_url)
@@ -520,6 +539,19 @@ def test_a_thousand_requests_are_a_thousand_connections():
         responses = complete(provider, *(request(f"What is {i} + 1?") for i in range(1000)))
         assert server.in_flight_max == 1000
     assert [r.text for r in responses] == [str(i + 1) for i in range(1000)]
+
+
+def test_no_cookie_goes_from_one_call_to_the_next():
+    with ChatServer(faults=lambda number: Fault(headers={"Set-Cookie": "session=1; Path=/"})) as server:
+        provider = OpenAI(server.base_url)
+
+        async def scenario():
+            for _ in range(2):
+                await provider.complete(request())
+            await provider.close()
+
+        asyncio.run(scenario())
+        assert len(server.requests) == 2 and not any("Cookie" in r.headers for r in server.requests)
 
 
 def test_the_client_is_used_again_and_made_anew_for_each_loop():

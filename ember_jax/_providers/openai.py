@@ -7,6 +7,7 @@ only place that does IO.
 import asyncio
 import datetime
 import email.utils
+import functools
 import json
 import math
 import os
@@ -61,7 +62,8 @@ class OpenAI(Provider):
     - `api_key`: by default the environment's `OPENAI_API_KEY`, whatever the `base_url`; `""` sends none.
     - `client`: an `httpx.AsyncClient` of your own, for a proxy or another TLS setup (the environment's proxies are not
         used otherwise). It is used as it is, its timeouts included, and never closed here.
-    - `timeout`: seconds to wait for the connection, and again for the answer to begin.
+    - `timeout`: seconds to wait for the connection, again for the answer to begin, and for each further piece of it.
+        An answer that comes in pieces without end is `Retry(deadline=…)`'s to stop.
 
     The environment is read at each call. Prices are those of the provider name that it is registered under. Raises
     `ValueError` for a `base_url` that is not one.
@@ -85,6 +87,14 @@ class OpenAI(Provider):
 
     def __repr__(self) -> str:
         return f"OpenAI(base_url={self._base_url!r}, timeout={self._timeout!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._api_key or self._client is not None:
+            raise TypeError(
+                "an OpenAI(api_key=…) or OpenAI(client=…) is not pickled: the key would lie in the bytes. Leave both "
+                "out, and each process reads OPENAI_API_KEY."
+            )
+        return OpenAI, (self._base_url, self._api_key, None, self._timeout)
 
     @property
     def endpoint(self) -> str:
@@ -157,11 +167,12 @@ class OpenAI(Provider):
         content = _encoded(body, request)
         client = self._client or await self._own_client()
         try:
+            address = _parsed(url)
             if len(content) < _LARGE:
-                answer = await client.post(url, headers=headers, content=content)
+                answer = await client.post(address, headers=headers, content=content)
             else:
                 sized = {**headers, "Content-Length": str(len(content))}
-                answer = await client.post(url, headers=sized, content=_pieces(content))
+                answer = await client.post(address, headers=sized, content=_pieces(content))
         except httpx.InvalidURL as error:
             failure = RefusedRequestError(f"{_id(request)}: {url} is not a URL: {error}.")
         except httpx.DecodingError as error:
@@ -232,7 +243,8 @@ class OpenAI(Provider):
             # msgspec's errors are ValueErrors, as is one about the encoding; none quotes the body, which may be a
             # completion.  Some gateways state an error with status 200.
             words = self._scrubbed(_stated(body) or str(error))
-            hint = "" if "json" in content_type else f" It is {content_type!r}; does the base URL end with /v1?"
+            kind = self._scrubbed(content_type)
+            hint = "" if "json" in kind else f" It is {kind!r}; does the base URL end with /v1?"
             raise MalformedResponseError(
                 f"{_id(request)}: the answer is not a chat completion: {words}.{hint}", status=200
             ) from None
@@ -326,9 +338,18 @@ def _fault_in(base_url: str) -> str:
     return ""
 
 
+@functools.lru_cache(maxsize=64)  # parsing takes as long as the rest of a request's building, and all go to one address
+def _parsed(url: str) -> "httpx.URL":
+    import httpx
+
+    return httpx.URL(url)
+
+
 def _open_client(timeout: float) -> "httpx.AsyncClient":
     """An HTTP client on the running loop with as many connections as there are requests in flight."""
     # Imported on the first request, see `complete`.
+    import http.cookiejar
+
     import aiohttp
     import httpx
     import httpx_aiohttp
@@ -338,12 +359,14 @@ def _open_client(timeout: float) -> "httpx.AsyncClient":
     def session() -> aiohttp.ClientSession:
         # The session is ours because limits of httpx reach the transport's own session only as far as they are
         # numbers: `None`, which to httpx is "no limit", leaves aiohttp's default of 100.  How many requests are in
-        # flight is the runtime's to decide, so `limit=0`: none.  No cookie jar: calls must not depend on each other.
+        # flight is the runtime's to decide, so `limit=0`: none.
         connector = aiohttp.TCPConnector(limit=0, ssl=tls, keepalive_timeout=_KEEPALIVE)
         return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
     transport = httpx_aiohttp.AiohttpTransport(verify=tls, client=session)
-    return httpx.AsyncClient(transport=transport, timeout=timeout)
+    # Neither of the two keeps cookies: calls must not depend on each other.
+    none = http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+    return httpx.AsyncClient(transport=transport, timeout=timeout, cookies=none)
 
 
 async def _retire(loop: asyncio.AbstractEventLoop, client: "httpx.AsyncClient") -> None:
@@ -354,10 +377,13 @@ async def _retire(loop: asyncio.AbstractEventLoop, client: "httpx.AsyncClient") 
         asyncio.run_coroutine_threadsafe(client.aclose(), loop)
 
 
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode  # `json.dumps` would make one for each call
+
+
 def _encoded(body: Mapping[str, Any], request: Request) -> bytes:
     """The JSON to send; half of a surrogate pair in a prompt is escaped, as JSON can."""
     try:
-        return json.dumps(body, separators=(",", ":"), allow_nan=False).encode("ascii")
+        return _encode(body).encode("ascii")
     except (TypeError, ValueError) as error:
         raise RefusedRequestError(f"{_id(request)}: a parameter is not a JSON value: {error}") from None
 
@@ -417,7 +443,7 @@ def _now(headers: Mapping[str, str]) -> float:
 
 def _number(value: str | None, unit: float) -> float | None:
     try:
-        number = float(value or "")
+        number = float((value or "").partition(",")[0])  # a header that came twice is one, with commas between
     except ValueError:
         return None
     return number * unit if math.isfinite(number) else None

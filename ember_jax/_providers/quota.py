@@ -41,6 +41,8 @@ def _allowance(headers: Mapping[str, str], what: str, now: Callable[[], float]) 
     for form in (f"x-ratelimit-{{}}-{what}", f"anthropic-ratelimit-{what}-{{}}"):
         said = [headers.get(form.format(field)) for field in ("limit", "remaining", "reset")]
         if None not in said:
+            # A header that came twice is one, with commas between its values.
+            said = [words and words.partition(",")[0] for words in said]
             limit, left, reset = _number(said[0]), _number(said[1]), _seconds(said[2], now)
             if limit >= 1 and left >= 0 and reset >= 0:  # false for NaN
                 return Allowance(limit, min(left, limit), reset)

@@ -28,17 +28,21 @@ class Fault:
 
     **Fields:**
 
-    - `status`, `headers`: of the answer.
+    - `status`, `headers`: of the answer; headers as pairs may name one twice.
     - `body`: of the answer; by default the simulated one for status 200, else an error in OpenAI's form.
     - `delay`: seconds before the answer.
+    - `pad`: bytes of white space before the body, as services send that keep a connection alive.
+    - `drip`: seconds between the ten pieces in which the body is sent; 0 sends it at once.
     - `reset`: the connection is reset and there is no answer.
     - `truncate`: the connection is closed after half of the body.
     """
 
     status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] | Sequence[tuple[str, str]] = field(default_factory=dict)
     body: str | bytes | None = None
     delay: float = 0.0
+    pad: int = 0
+    drip: float = 0.0
     reset: bool = False
     truncate: bool = False
 
@@ -56,6 +60,8 @@ class Recorded:
 _MAX_BODY = 2**26
 # How many connections may wait to be accepted: a thousand may come within one round of the event loop.
 _BACKLOG = 4096
+# What a body that drips is cut into.
+_PIECES = 10
 
 
 class ChatServer:
@@ -76,6 +82,8 @@ class ChatServer:
     - `base_url`: for `OpenAI(base_url=…)`.
     - `requests`: what has come so far, in order.
     - `in_flight_max`: the most requests that were in flight at once.
+    - `answered`: the numbers of the requests to which a simulated answer was sent, to its last byte.
+    - `input_tokens`, `output_tokens`: of those answers, as they say.
 
     **Example:**
 
@@ -95,6 +103,8 @@ class ChatServer:
     ):
         self.requests: list[Recorded] = []
         self.in_flight_max = 0
+        self.answered: list[int] = []
+        self.input_tokens = self.output_tokens = 0
         self._model = SimModel() if model is None else model
         self._latency = latency
         self._faults = () if faults is None else faults
@@ -184,41 +194,59 @@ class ChatServer:
     async def _respond(self, request: "web.Request", number: int, body: Any, fault: Fault) -> "web.StreamResponse":
         # See `_serve`.
         from aiohttp import web
+        from multidict import CIMultiDict
 
         await self._pause(fault.delay)
         if fault.reset:
             _reset(request)
             return web.Response()
-        status, content = fault.status, fault.body
+        status, content, answer = fault.status, fault.body, None
         if content is None:
-            status, content = await self._content(request, number, body, status)
-        content = content.encode() if isinstance(content, str) else content
-        headers = {"Content-Type": "application/json", "x-request-id": f"req-{number}", **fault.headers}
-        if not fault.truncate:
-            return web.Response(status=status, headers=headers, body=content)
-        response = web.StreamResponse(status=status, headers={**headers, "Content-Length": str(len(content))})
-        await response.prepare(request)
-        await response.write(content[: len(content) // 2])
-        if request.transport is not None:
-            request.transport.close()
+            status, content, answer = await self._content(request, number, body, status)
+        content = b" " * fault.pad + (content.encode() if isinstance(content, str) else content)
+        headers = CIMultiDict({"Content-Type": "application/json", "x-request-id": f"req-{number}"})
+        headers.update(fault.headers)
+        headers["Content-Length"] = str(len(content))
+        response = web.StreamResponse(status=status, headers=headers)
+        with contextlib.suppress(ConnectionError):  # the client has gone
+            await response.prepare(request)
+            if fault.truncate:
+                await response.write(content[: len(content) // 2])
+                if request.transport is not None:
+                    request.transport.close()
+                return response
+            await self._write(response, content, fault.drip)
+            if answer is not None:
+                self.answered.append(number)
+                self.input_tokens += answer.input_tokens
+                self.output_tokens += answer.output_tokens
         return response
 
-    async def _content(self, request: "web.Request", number: int, body: Any, status: int) -> tuple[int, str]:
-        """The status and body of an answer that no fault spells out."""
+    async def _write(self, response: "web.StreamResponse", content: bytes, drip: float) -> None:
+        size = -(-len(content) // _PIECES) if drip else len(content)
+        for start in range(0, len(content), max(size, 1)):
+            await self._pause(drip if start else 0.0)
+            await response.write(content[start : start + size])
+        await response.write_eof()
+
+    async def _content(
+        self, request: "web.Request", number: int, body: Any, status: int
+    ) -> tuple[int, str, Response | None]:
+        """The status and body of an answer that no fault spells out, and what it was simulated as."""
         if status != 200:
-            return status, _error("This fault was asked for.", "injected")
+            return status, _error("This fault was asked for.", "injected"), None
         if self._api_key is not None and request.headers.get("Authorization") != f"Bearer {self._api_key}":
-            return 401, _error("The API key is missing or wrong.", "invalid_api_key")
+            return 401, _error("The API key is missing or wrong.", "invalid_api_key"), None
         try:
             asked = self._request(body)
         except (KeyError, TypeError, AttributeError):
-            return 400, _error("The body is not a chat-completions request.", "invalid_request_error")
+            return 400, _error("The body is not a chat-completions request.", "invalid_request_error"), None
         try:
-            response = reply(self._model, asked)
+            answer = reply(self._model, asked)
         except RefusedRequestError as refusal:
-            return 400, _error(str(refusal), "invalid_request_error")
+            return 400, _error(str(refusal), "invalid_request_error"), None
         await self._pause(delay(self._model, asked) if self._latency is None else self._latency)
-        return 200, _completion(response, number, bool(asked.parameters.get("logprobs")))
+        return 200, _completion(answer, number, bool(asked.parameters.get("logprobs"))), answer
 
     def _request(self, body: Any) -> Request:
         messages = tuple(Message(str(m["role"]), m["content"]) for m in body["messages"])

@@ -1,0 +1,138 @@
+"""Claim: a call over HTTP costs at most 1.3 times the CPU of a hand-written asyncio program with the same client.
+
+Lanes of three stages, a thousand in flight, through a real server on this machine in a process of its own. By hand: one
+coroutine for each lane, the same prompts and bodies, httpx over aiohttp with a connection for each request in flight.
+Beside it the same program over httpx's own transport. CPU time of this process, paired runs, medians. Arguments: the
+number of lanes, and of lanes over httpx's own transport.
+"""
+
+import asyncio
+import functools
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+import hardware
+import httpx
+import httpx_aiohttp
+import jax
+import report
+import serving
+
+import ember_jax as ember
+from ember_jax._runtime.garbage import calm
+
+STAGES, LATENCY, RUNS, OURS = 3, 0.2, 5, "ours"
+TEMPLATE = "What is {n} + 1?"
+LLM = ember.LLM("openai/model", temperature=0.5)
+
+
+@ember.operator
+def chain(number: ember.Text) -> ember.Text:
+    for _ in range(STAGES):
+        number = LLM(ember.format(TEMPLATE, n=number))
+    return number
+
+
+async def by_hand(client: httpx.AsyncClient, url: str, numbers: list[str]) -> list[str]:
+    headers = {"Content-Type": "application/json"}
+
+    async def lane(number: str) -> str:
+        for _ in range(STAGES):
+            messages = [{"role": "user", "content": TEMPLATE.format(n=number)}]
+            body = json.dumps({"model": "model", "messages": messages, "temperature": 0.5}).encode()
+            answer = await client.post(f"{url}/chat/completions", headers=headers, content=body)
+            answer.raise_for_status()
+            number = json.loads(answer.content)["choices"][0]["message"]["content"]
+        return number
+
+    return await asyncio.gather(*map(lane, numbers))
+
+
+def over_aiohttp() -> httpx.AsyncClient:
+    def session() -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0)  # as ours, whose reasons are given there
+        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+
+    return httpx.AsyncClient(transport=httpx_aiohttp.AiohttpTransport(client=session), timeout=120)
+
+
+def own_transport() -> httpx.AsyncClient:
+    return httpx.AsyncClient(limits=httpx.Limits(max_connections=None, max_keepalive_connections=None), timeout=120)
+
+
+def cpu(work: Callable[[], list[str]], first: int, lanes: int) -> float:
+    """The CPU seconds of one sweep, per call; the answers must be right."""
+    start = time.process_time()
+    answers = work()
+    seconds = time.process_time() - start
+    assert answers == [str(first + 10 * i + STAGES) for i in range(lanes)]
+    return seconds / (STAGES * lanes)
+
+
+def swept(run: Callable[[ember.Text], ember.Text], numbers: list[str]) -> list[str]:
+    return run(ember.text(numbers)).tolist()
+
+
+def compare(url: str, lanes: int, folder: Path) -> dict[str, list[float]]:
+    """CPU seconds per call of each way, in runs that take turns."""
+    mapped = jax.vmap(chain)
+    found = {name: [] for name in ("by hand", OURS, "ours, with a journal", "ours, no limit given")}
+    # All at once, as the program by hand sends them.  Where no limit is given the pace is found out first, and calls
+    # are spaced: the event loop then wakes for each of them, where it else wakes for many.
+    at_once = {"openai": ember.Limit(in_flight=lanes)}
+    ember.register("openai", ember.providers.OpenAI(url, api_key=""))
+    with asyncio.Runner() as runner:
+        client = over_aiohttp()
+        for i in range(-1, RUNS):  # the first opens the connections
+            first = 10**6 * (i + 2)
+            numbers = [str(first + 10 * j) for j in range(lanes)]  # whose chains have no call in common
+            with calm():
+                hand = cpu(lambda: runner.run(by_hand(client, url, numbers)), first, lanes)
+            seconds = [hand]
+            for journal, limits in ((None, at_once), (folder / "journal.db", at_once), (None, {})):
+                with ember.session(journal=journal, limits=limits) as run:
+                    seconds.append(cpu(functools.partial(swept, mapped, numbers), first, lanes))
+                assert run.report().requests == STAGES * lanes
+            if i >= 0:
+                for name, of_one in zip(found, seconds, strict=True):
+                    found[name].append(of_one)
+        runner.run(client.aclose())
+    return found
+
+
+def main() -> None:
+    hardware.show()
+    lanes, few = map(int, sys.argv[1:] or ("1000", "1000"))
+    with serving.serving(LATENCY) as url, tempfile.TemporaryDirectory() as folder:
+        found = compare(url, lanes, Path(folder))
+        numbers = [str(10 * i) for i in range(few)]
+
+        async def plain() -> list[str]:
+            async with own_transport() as client:
+                return await by_hand(client, url, numbers)
+
+        own = cpu(lambda: asyncio.run(plain()), 0, few)
+    medians = {name: statistics.median(seconds) for name, seconds in found.items()}
+    hand = found["by hand"]
+    print(f"{STAGES * lanes:,} calls, {lanes:,} in flight: CPU of the client for one call")
+    for name, seconds in found.items():
+        ratio = statistics.median(s / h for s, h in zip(seconds, hand, strict=True))
+        print(f"  {name:<38} {1e6 * medians[name]:8.0f} us   ratio {ratio:5.2f}")
+        if name != "by hand":
+            base, target = 1e6 * medians["by hand"], "<= 1.3" if name == OURS else ""
+            report.row(f"CPU of a call over HTTP, {name}; by hand", ratio * base, base, "us", target)
+    name = f"by hand, httpx's transport, {few:,} lanes"
+    print(f"  {name:<38} {1e6 * own:8.0f} us   ratio {own / medians['by hand']:5.2f}")
+    print(f"ours is 1/{own / medians[OURS]:.1f} of httpx's own transport")
+    what = f"CPU of a call over HTTP, ours; httpx's own transport, {few:,} lanes"
+    report.row(what, 1e6 * medians[OURS], 1e6 * own, "us", "<= 0.1 at 1,000 lanes")
+
+
+if __name__ == "__main__":
+    main()

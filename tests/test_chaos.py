@@ -1,0 +1,34 @@
+"""Faults in a fifth of all requests change no answer, lose no call and pay for none twice."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+import ember_jax as ember
+from ember_jax import errors, testing
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def test_every_fault_in_a_fifth_of_requests_costs_what_it_forces_and_nothing_more(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    chaos = importlib.import_module("chaos")
+    calls = 500
+    outcome = chaos.sweep(calls, tmp_path / "journal.db")
+    assert outcome.answers == outcome.again_answers == [str(7 * i + 1) for i in range(calls // 2)]
+    assert outcome.ours == outcome.servers
+    assert outcome.ours["requests"] == calls + sum(outcome.met[name] for name in chaos.FORCING)
+    assert (outcome.again.requests, outcome.again.replayed) == (0, calls)
+    assert ember.Journal(tmp_path / "journal.db").stats().calls == calls
+    assert set(outcome.met) == set(chaos.KINDS)
+
+
+def test_a_drip_that_takes_too_long_is_stopped_by_the_deadline():
+    drip = testing.Fault(drip=5.0)  # no pause is as long as the timeout
+    with testing.ChatServer(faults=lambda number: drip) as server:
+        provider = ember.providers.OpenAI(server.base_url, api_key="", timeout=60)
+        settings = {"providers": {"openai": provider}, "retry": ember.Retry(deadline=0.2), "journal": None}
+        with ember.session(**settings) as run, pytest.raises(errors.ConnectionFailedError, match="a call's deadline"):
+            ember.LLM("openai/model")(ember.text("hello"))
+    assert run.report().requests == 1 and not server.answered
