@@ -17,6 +17,7 @@ from ._lower import Plan as Plan
 from ._lower import lower as lower
 from ._operator import Operator as Operator
 from ._operator import operator as operator
+from ._providers.prices import Price as Price
 from ._providers.registry import register as register
 from ._runtime.limits import Limit as Limit
 from ._runtime.retry import Retry as Retry

@@ -17,6 +17,7 @@
     │   ├── ServerError                   the provider's fault (408, 5xx)
     │   ├── ConnectionFailedError         nothing, or half of an answer, came back
     │   └── MalformedResponseError        an answer that is not what the protocol says
+    ├── BudgetError                       a call would cost more than is left of `budget_usd`; it is not sent
     ├── JournalError                      the journal, where answers are kept, cannot be used
     │   ├── JournalFileError              its file is damaged, another program's, or a newer version's
     │   └── JournalWriteError             an answer cannot be kept: a full disk, a folder that is read-only
@@ -25,6 +26,7 @@
     └── CancelledError                    the sweep was stopped, by Ctrl-C or at interpreter exit
 
     RepeatedSampleWarning (UserWarning)   equal keyless calls that were answered by one sample
+    UnknownPriceWarning (UserWarning)     a call that costs nobody knows what
 
 No message holds a credential, and none but `SweepError`'s causes quote a prompt.
 """
@@ -80,15 +82,23 @@ class ProviderError(EmberError):
     - `status`: the HTTP status, or `None` when there was no HTTP answer.
     - `retry_after`: seconds the provider asks to wait, or `None`.
     - `quota`: what the provider said of its limits (a `Quota`), or `None`.
+    - `was_sent`: whether the request may have reached the provider, if there was no HTTP answer.
     """
 
     def __init__(
-        self, message: str, *, status: int | None = None, retry_after: float | None = None, quota: object = None
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        quota: object = None,
+        was_sent: bool = True,
     ):
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
         self.quota = quota
+        self.was_sent = was_sent
 
 
 class AuthenticationError(ProviderError):
@@ -115,6 +125,22 @@ class MalformedResponseError(ProviderError):
     """The provider's answer is not what its protocol says."""
 
 
+class BudgetError(EmberError):
+    """A call might cost more than is left of a session's budget, and was not sent.
+
+    **Attributes:** in US dollars
+
+    - `cap`: the session's `budget_usd`.
+    - `spent`: what was paid, and what may have been, for answers that were lost.
+    - `reserved`: what calls in flight may come to.
+    - `worst`: what this call may come to; infinite if nothing bounds its answer.
+    """
+
+    def __init__(self, message: str, *, cap: float, spent: float, reserved: float, worst: float):
+        super().__init__(message)
+        self.cap, self.spent, self.reserved, self.worst = cap, spent, reserved, worst
+
+
 class JournalError(EmberError):
     """The journal, where answers are kept, cannot be used."""
 
@@ -139,9 +165,19 @@ class LaneFailure:
         self.scope = scope
         self.cause = cause
 
-    def __str__(self) -> str:
+    @property
+    def why(self) -> str:
+        """The cause, in words."""
+        return f"{type(self.cause).__name__}: {self.cause}"
+
+    def told(self, more: int = 0) -> str:
+        """The failure, and how many other lanes failed for the same reason."""
         where = f"lane {list(self.lane)}" if self.lane else "the only lane"
-        return f"{where}, {self.scope or 'top level'}: {type(self.cause).__name__}: {self.cause}"
+        others = f" and {more:,} more" if more else ""
+        return f"{where}{others}, {self.scope or 'top level'}: {self.why}"
+
+    def __str__(self) -> str:
+        return self.told()
 
 
 class SweepError(EmberError):
@@ -158,14 +194,21 @@ class SweepError(EmberError):
     def __init__(self, failures: Sequence[LaneFailure], lanes: int):
         self.failures = tuple(failures)
         self.lanes = lanes
-        shown = "".join(f"\n  - {failure}" for failure in self.failures[: self._SHOWN])
-        more = len(self.failures) - self._SHOWN
-        rest = f"\n  - … and {more} more (`error.failures` has them all)" if more > 0 else ""
+        told: dict[str, list[LaneFailure]] = {}
+        for failure in sorted(self.failures, key=lambda f: not isinstance(f.cause, BudgetError)):
+            told.setdefault(failure.why, []).append(failure)
+        groups = list(told.values())[: self._SHOWN]
+        shown = "".join(f"\n  - {group[0].told(len(group) - 1)}" for group in groups)
+        more = len(self.failures) - sum(map(len, groups))
+        rest = f"\n  - … and {more:,} more (`error.failures` has them all)" if more else ""
+        resume = (
+            "\nTo resume, run the same program again, here or in another session with the same journal: only what failed "
+            "is asked again. (Simulated models' answers outlive a session only in a journal that you name.)"
+        )
+        is_broke = any(isinstance(f.cause, BudgetError) for f in self.failures)  # which says how to go on
         super().__init__(
             f"{len(self.failures)} of {lanes} lanes failed; the other {lanes - len(self.failures)} finished, "
-            f"and what they were answered is kept in the journal:{shown}{rest}\n"
-            "To resume, run the same program again, here or in another session with the same journal: only what failed "
-            "is asked again. (Simulated models' answers outlive a session only in a journal that you name.)"
+            f"and what they were answered is kept in the journal:{shown}{rest}{'' if is_broke else resume}"
         )
 
 
@@ -180,3 +223,7 @@ def can_be_caught(error: BaseException) -> bool:
 
 class RepeatedSampleWarning(UserWarning):
     """Several equal calls without a key were answered by one sample."""
+
+
+class UnknownPriceWarning(UserWarning):
+    """A model has no known price: nobody counts what its calls cost."""

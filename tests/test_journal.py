@@ -328,7 +328,7 @@ def test_it_lies_in_the_users_data_folder_and_needs_no_session_and_no_orderly_en
         import os, ember_jax as ember
         print(os.path.exists({str(tmp_path / "ember_jax")!r}))
         ember.register("openai", ember.providers.OpenAI(base_url={server.base_url!r}, api_key=""))
-        print(ember.LLM("openai/small")("What is 1 + 2?"))
+        print(ember.LLM("openai/gpt-4o-mini")("What is 1 + 2?"))
     """
     environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path), place.VARIABLE: ""}
     done = subprocess.run(

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ember_jax as ember
-from ember_jax import Limit, testing
+from ember_jax import Limit, Price, testing
 from ember_jax._errors import ModelError, RateLimitError
 from ember_jax._providers import quota
 from ember_jax._providers.base import Message, Provider, Request, Response
@@ -24,8 +24,10 @@ from ember_jax._providers.callable import Callable
 from ember_jax._providers.openai import OpenAI
 from ember_jax._providers.quota import Allowance, Quota
 from ember_jax._providers.sim import Sim
+from ember_jax._runtime.budget import Budget
 from ember_jax._runtime.limits import Limiter
 from ember_jax._runtime.loop import get_loop
+from ember_jax._runtime.pricing import Pricing
 from ember_jax._runtime.retry import Retry
 from ember_jax._runtime.sending import Sender
 from ember_jax.testing import VirtualClock
@@ -548,7 +550,8 @@ def sweep(server, prompts, **limit):
         counts[name] += 1
 
     async def scenario():
-        sender = Sender(lambda name: server, count, {"p": Limit(**limit)} if limit else {}, Retry())
+        pricing = Pricing({"p": Price(0, 0)}, lambda name: server, Budget(math.inf))
+        sender = Sender(lambda name: server, count, {"p": Limit(**limit)} if limit else {}, Retry(), pricing)
         answers = await asyncio.gather(*(sender.send(request(words), []) for words in prompts))
         assert [a.text for a in answers] == [words.upper() for words in prompts]
         assert not any(a.quota for a in answers)

@@ -8,6 +8,7 @@ import abc
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -124,6 +125,17 @@ class Provider(abc.ABC):
 
         Called when an `LLM` is built; it must neither do IO nor need credentials.
         """
+
+    def cost(self, request: Request, input_tokens: float, output_tokens: float) -> float:
+        """The US dollars of an answer to `request` that takes so many tokens, NaN where its price is not known.
+
+        The tokens may be infinite.
+        """
+        return math.nan
+
+    def most_output(self, request: Request) -> float:
+        """The most tokens that an answer can have if `request` does not say; infinite where that is not known."""
+        return math.inf
 
     @abc.abstractmethod
     async def complete(self, request: Request) -> Response:

@@ -104,6 +104,12 @@ class OpenAI(Provider):
     def check(self, model: str) -> None:
         """Every name may be a model: only the server knows, and asking it would be IO."""
 
+    def cost(self, request: Request, input_tokens: float, output_tokens: float) -> float:
+        return prices.cost(request.provider, request.model, input_tokens, output_tokens)
+
+    def most_output(self, request: Request) -> float:
+        return prices.context_window(request.provider, request.model)
+
     def build(self, request: Request) -> tuple[str, dict[str, str], dict[str, Any]]:
         """The URL, the headers and the JSON body to send.
 
@@ -181,7 +187,11 @@ class OpenAI(Provider):
             # The transport maps most of aiohttp's errors to httpx's, but not that of an answer that is not HTTP.
             words = self._scrubbed(str(error)) or type(error).__name__
             hint = " Give OpenAI(timeout=…) more seconds." if isinstance(error, httpx.ReadTimeout) else ""
-            failure = ConnectionFailedError(f"{_id(request)}: no complete answer from {url}: {words}.{hint}")
+            # Of the errors of a connection only this one is sure to come before anything is sent.
+            was_sent = not isinstance(error, httpx.ConnectError)
+            failure = ConnectionFailedError(
+                f"{_id(request)}: no complete answer from {url}: {words}.{hint}", was_sent=was_sent
+            )
         else:
             return self.read(answer.status_code, answer.headers, answer.content, request)
         # Raised here, not above: the transport's error holds the request's headers, and with them the key, and must

@@ -40,6 +40,7 @@ from typing import Any
 from .._errors import ModelError, RefusedRequestError
 from .._regex import regex
 from .base import Provider, Request, Response
+from .prices import Price
 from .sim_schema import fill
 
 
@@ -79,6 +80,11 @@ class SimModel:
                 raise ValueError(f"SimModel({name}={value!r}): give a finite number that is at least 0.")
         if not isinstance(self.verbosity, int):
             raise ValueError(f"SimModel(verbosity={self.verbosity!r}): give a whole number of words.")
+
+    @property
+    def price(self) -> Price:
+        """What it costs."""
+        return Price(self.input_price, self.output_price)
 
 
 # A ladder as real ones are: the dear model costs a hundred times the cheap one and is seldom wrong.  The latencies
@@ -124,6 +130,10 @@ class Sim(Provider):
         self.check(request.model)
         return reply(self._models[request.model], request)
 
+    def cost(self, request: Request, input_tokens: float, output_tokens: float) -> float:
+        self.check(request.model)
+        return self._models[request.model].price.of(input_tokens, output_tokens)
+
     async def complete(self, request: Request) -> Response:
         response = self.answer(request)
         seconds = delay(self._models[request.model], request)
@@ -164,7 +174,7 @@ def reply(model: SimModel, request: Request) -> Response:
         text=text,
         input_tokens=tokens[0],
         output_tokens=tokens[1],
-        cost=(tokens[0] * model.input_price + tokens[1] * model.output_price) / 1e6,
+        cost=model.price.of(*tokens),
         logprob=said.logprob,
         model=request.model,
         alternatives=said.alternatives[: _reported(request.parameters)],

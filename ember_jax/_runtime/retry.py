@@ -51,6 +51,13 @@ def can_pass(error: ProviderError) -> bool:
     return isinstance(error, _PASSING)
 
 
+def may_be_billed(error: ProviderError) -> bool:
+    """Whether a failed request may have to be paid: its answer was made, and lost or of no use."""
+    if error.status is not None:
+        return 200 <= error.status < 300
+    return error.was_sent and isinstance(error, ConnectionFailedError | MalformedResponseError)
+
+
 def wait(policy: Retry, error: ProviderError, attempts: int, spent: float, uniform: float) -> float | None:
     """The seconds to wait before a call is tried again, or `None` if it is not.
 

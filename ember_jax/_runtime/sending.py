@@ -14,8 +14,10 @@ from .._errors import ConnectionFailedError, ProviderError, RateLimitError
 from .._providers.base import Provider, Request, Response
 from .._providers.quota import Quota
 from . import log, retry
+from .budget import Hold
 from .events import Attempt
 from .limits import Gate, Limit, Limiter, Statistics, Ticket
+from .pricing import Pricing
 from .retry import Retry
 from .scheduler import Path, Task
 from .turns import Turns
@@ -30,6 +32,7 @@ class Sender:
     - `count`: adds one to a count of the session's report.
     - `limits`: by provider, or by `provider/model`.
     - `policy`: what is tried again.
+    - `pricing`: what calls cost, and what that is taken from.
     - `uniform`: draws from [0, 1).
     - `turns`: asks the session's scheduler, if it has one.
     """
@@ -40,6 +43,7 @@ class Sender:
         count: Callable[[str], None],
         limits: Mapping[str, Limit],
         policy: Retry,
+        pricing: Pricing,
         uniform: Callable[[], float] = random.random,
         turns: Turns | None = None,
     ):
@@ -47,6 +51,7 @@ class Sender:
         self._count = count
         self._limits = dict(limits)
         self._policy = policy
+        self._pricing = pricing
         self._uniform = uniform
         self._turns = turns
         self._limiter: Limiter | None = None
@@ -61,15 +66,25 @@ class Sender:
         return turns.task(f"{request.provider}/{request.model}", lane, scope, path, self._size(request))
 
     async def send(self, request: Request, attempts: list[Attempt], task: Task | None = None) -> Response:
-        """Answers a request, and notes its attempts. Raises the `ProviderError` of the last one."""
+        """Answers a request, and notes its attempts.
+
+        Raises the `ProviderError` of the last one, or `BudgetError` before any that might cost too much.
+        """
+        hold = self._pricing.hold(request)
+        try:
+            return await self._in_time(request, hold, attempts, task)
+        finally:
+            hold.give_back()
+
+    async def _in_time(self, request: Request, hold: Hold, attempts: list[Attempt], task: Task | None) -> Response:
         provider = self._provider(request.provider)
         gate = self._gate(request, provider)
         if self._policy.deadline is None:
-            return await self._try(request, provider, gate, None, attempts, task)
+            return await self._try(request, provider, gate, hold, None, attempts, task)
         deadline = asyncio.timeout(None)
         try:
             async with deadline:
-                return await self._try(request, provider, gate, deadline, attempts, task)
+                return await self._try(request, provider, gate, hold, deadline, attempts, task)
         except TimeoutError:
             if not deadline.expired():
                 raise
@@ -83,6 +98,7 @@ class Sender:
         request: Request,
         provider: Provider,
         gate: Gate,
+        hold: Hold,
         deadline: asyncio.Timeout | None,
         attempts: list[Attempt],
         task: Task | None,
@@ -90,6 +106,7 @@ class Sender:
         """Attempts, until one succeeds or no other can."""
         made, began, turn, clock = 0, 0.0, None, asyncio.get_running_loop().time
         while True:
+            await hold.reserve()  # before its turn: who waits for money holds no slot
             try:
                 # An open gate is passed without a ticket: most calls of local models are to cost nothing.
                 is_free = gate.is_open and task is None
@@ -103,7 +120,7 @@ class Sender:
                     if deadline is not None and self._policy.deadline is not None:
                         deadline.reschedule(began + self._policy.deadline)
                 made += 1
-                return await self._attempt(request, provider, gate, ticket, attempts)
+                return await self._attempt(request, provider, gate, ticket, hold, attempts)
             except ProviderError as error:
                 seconds = retry.wait(self._policy, error, made, clock() - began, self._uniform())
                 model = f"{request.provider}/{request.model}"
@@ -129,12 +146,18 @@ class Sender:
         return None if gate.is_open else await gate.enter(self._size(request), priority=priority, turn=turn)
 
     async def _attempt(
-        self, request: Request, provider: Provider, gate: Gate, ticket: Ticket | None, attempts: list[Attempt]
+        self,
+        request: Request,
+        provider: Provider,
+        gate: Gate,
+        ticket: Ticket | None,
+        hold: Hold,
+        attempts: list[Attempt],
     ) -> Response:
         self._count("requests")
         began = time.time()
         try:
-            response = await provider.complete(request)
+            response = self._pricing.priced(request, await provider.complete(request))
         except ProviderError as error:
             attempts.append(Attempt(began, time.time(), error))
             self._count("failed")
@@ -143,11 +166,15 @@ class Sender:
                 self._count("throttled")
             quota = error.quota if isinstance(error.quota, Quota) else None
             gate.failed(ticket, is_refused, error.retry_after, quota)
+            if retry.may_be_billed(error):
+                hold.lose()
             raise
         except BaseException:
+            hold.lose()
             if ticket is not None:
                 gate.abandoned(ticket)
             raise
+        hold.settle(response.cost)
         attempts.append(Attempt(began, time.time()))
         if ticket is not None:
             used = response.input_tokens + response.output_tokens

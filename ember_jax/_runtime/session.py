@@ -1,6 +1,6 @@
 """A session: whom calls are made through, where answers are kept, and what was counted.
 
-One call's life, always the same: journal, single flight, rate, provider, retry, journal, lane.
+One call's life, always the same: journal, single flight, budget, rate, provider, retry, price, journal, lane.
 """
 
 import concurrent.futures
@@ -18,7 +18,9 @@ import jax
 from .._errors import RefusedRequestError
 from .._providers import registry
 from .._providers.base import Provider, Request, Response
+from .._providers.prices import Price
 from . import failures, log, progress
+from .budget import Budget, Funds
 from .call_log import Log
 from .calls import Answer, Call, Calls, Lane, digests
 from .events import Attempt, CallEnded, How, Watcher
@@ -27,6 +29,7 @@ from .journal import AbstractJournal, Entry, Memo
 from .limits import Limit, Statistics
 from .loop import Loop, get_loop
 from .place import UNSET, places
+from .pricing import Pricing
 from .progress import Tally
 from .retry import Retry
 from .scheduler import NOWHERE, Path, Scheduler, Task
@@ -120,6 +123,8 @@ class Session:
     - `turns`: through which the calls ask the session's scheduler, if it has one.
     - `watchers`: told of each call when it has ended, on the event loop. They must not raise.
     - `trace`: when each call was made; `trace.save("run.json")` writes it for Perfetto, `trace.plot()` draws it.
+    - `limits`: a `Limit` by provider or by model, as they were given.
+    - `pricing`: what its calls cost.
     """
 
     def __init__(
@@ -130,6 +135,8 @@ class Session:
         retry: Retry | None = None,
         scheduler: Scheduler | None = None,
         progress: bool | None = None,
+        prices: Mapping[str, Price] | None = None,
+        budget_usd: float | None = None,
     ):
         self._lasting, self._passing = places(journal)
         self._closes = not isinstance(journal, AbstractJournal)  # what the caller made is the caller's to close
@@ -143,8 +150,10 @@ class Session:
         self._log, self.trace = Log(), Trace()
         self.watchers: list[Watcher] = []
         self.turns = _turns(scheduler)
-        checked = self._checked(limits or {})
-        self._sender = Sender(self.provider, self.count, checked, retry or Retry(), turns=self.turns)
+        self._budget = Budget(math.inf if budget_usd is None else budget_usd)
+        self.limits = self._checked(limits or {})
+        self.pricing = Pricing(prices or {}, self.provider, self._budget)
+        self._sender = Sender(self.provider, self.count, self.limits, retry or Retry(), self.pricing, turns=self.turns)
 
     def watch(self) -> None:
         """Keeps from now on what `calls` and `trace` tell."""
@@ -204,6 +213,11 @@ class Session:
         self._memo.clear()
         kept = {id(journal): journal for journal in (self._lasting, self._passing)}
         return sum(journal.drop(asked) for journal in kept.values())
+
+    @property
+    def budget(self) -> Funds:
+        """What is spent, reserved and left, in US dollars."""
+        return self._budget.funds()
 
     def count(self, name: str, amount: float = 1) -> None:
         """Adds to one of the report's counts."""
@@ -406,11 +420,18 @@ class session:
         limits in the order in which they came.
     - `progress`: whether a bar shows how far the calls of a sweep are, if that takes more than half a second; by
         default where standard error is a terminal, and in notebooks.
+    - `prices`: a `Price` by provider, as `"local"`, or by model, as `"local/my-model"`, which goes before; both go
+        before the price table. A model without any costs NaN, and is warned of once.
+    - `budget_usd`: US dollars that calls may cost at most, however many are in flight. A call is sent only if the most
+        that it may come to, by its `max_tokens`, fits into what is left, and else waits for others to be settled; if
+        that does not help, it and all after it raise `BudgetError`, and those in flight finish. `run.budget` says what
+        is spent, reserved and left. Replayed calls cost nothing; with 0 no call is sent, also no free one. It holds by
+        the prices known here, and does not cover models without one.
 
     Sessions nest; the innermost open one counts. They belong to the process, not to a thread.
 
     **Raises:** `JournalError` if the file cannot be used; on leaving, the typed error behind a `JaxRuntimeError` that
-    one of its calls caused; `ModelError` for a limit of a provider that is not there.
+    one of its calls caused; `ModelError` for a limit or price of a provider that is not there.
     """
 
     def __init__(
@@ -422,8 +443,10 @@ class session:
         retry: Retry | None = None,
         scheduler: Scheduler | None = None,
         progress: bool | None = None,
+        prices: Mapping[str, Price] | None = None,
+        budget_usd: float | None = None,
     ):
-        self._session = Session(journal, providers or {}, limits, retry, scheduler, progress)
+        self._session = Session(journal, providers or {}, limits, retry, scheduler, progress, prices, budget_usd)
         self._session.watch()
         self._began = 0.0
 

@@ -1,0 +1,103 @@
+"""What calls cost, and may cost at most: by a session's own prices, else by their provider's."""
+
+import dataclasses
+import logging
+import math
+import warnings
+from collections.abc import Callable, Mapping
+
+from .._errors import BudgetError, UnknownPriceWarning
+from .._providers import tokens
+from .._providers.base import Provider, Request, Response
+from .._providers.prices import Price
+from .budget import Budget, Hold
+
+
+class Pricing:
+    """The prices of a session, and its budget.
+
+    **Arguments:**
+
+    - `own`: prices by provider, or by `provider/model`, which goes before.
+    - `provider`: finds a provider by name.
+    - `budget`: what calls are paid from.
+
+    **Raises:** `TypeError` for what is no `Price`, `ModelError` for the price of a provider that is not there.
+    """
+
+    def __init__(self, own: Mapping[str, Price], provider: Callable[[str], Provider], budget: Budget):
+        for name, price in own.items():
+            if not isinstance(price, Price):
+                raise TypeError(f"session(prices={{{name!r}: …}}) takes a Price, not {type(price).__name__}.")
+            provider(name.partition("/")[0])  # a price of nobody's would never be used
+        self._own = dict(own)
+        self._provider = provider
+        self._budget = budget
+        self._warned: set[tuple[str, str]] = set()
+
+    def cost(self, request: Request, input_tokens: float, output_tokens: float) -> float:
+        """The US dollars of an answer that takes so many tokens, which may be infinite; NaN if nobody knows."""
+        own = self._of(request)
+        if own is not None:
+            return own.of(input_tokens, output_tokens)
+        return self._provider(request.provider).cost(request, input_tokens, output_tokens)
+
+    def most_output(self, request: Request) -> float:
+        """The most tokens that an answer can have; infinite where nothing bounds it."""
+        limit = tokens.output_limit(request)
+        return self._provider(request.provider).most_output(request) if limit is None else limit
+
+    def hold(self, request: Request) -> Hold:
+        """What a call is to take of the budget. Raises `BudgetError` if nothing bounds its answer."""
+        return Hold(self._budget, self._worst(request) if self._budget.asks_worst else 0.0)
+
+    def priced(self, request: Request, response: Response) -> Response:
+        """An answer with what it cost, by the session's own price if it has one."""
+        own = self._of(request)
+        if own is not None:
+            counted = response.input_tokens, response.output_tokens
+            is_known = any(counted) or own == Price(0, 0)
+            response = dataclasses.replace(response, cost=own.of(*counted) if is_known else math.nan)
+        elif math.isnan(response.cost) and not self._provider(request.provider).is_local:
+            self._warn(request, "what its calls cost is not counted, and the report's cost_usd is NaN")
+        return response
+
+    def _of(self, request: Request) -> Price | None:
+        return self._own.get(f"{request.provider}/{request.model}") or self._own.get(request.provider)
+
+    def _worst(self, request: Request) -> float:
+        most_input = tokens.bounds(request)[1]
+        worst = self.cost(request, most_input, self.most_output(request))
+        if math.isnan(worst):
+            self._warn(request, "budget_usd does not cover its calls")
+            return 0.0
+        if worst < math.inf:
+            return worst
+        funds = self._budget.funds()
+        raise BudgetError(
+            f"{request.provider}/{request.model}: nothing bounds this call's answer, and so what it may cost, as "
+            f"budget_usd={funds.cap:g} demands. Give LLM(…, max_tokens=…).",
+            cap=funds.cap,
+            spent=funds.spent,
+            reserved=funds.reserved,
+            worst=worst,
+        )
+
+    def _warn(self, request: Request, so: str) -> None:
+        """Warns once of each model. Where warnings are errors it is logged: an answer that was paid for is worth more.
+
+        It is on the event loop, which no error of this kind may reach.
+        """
+        model = request.provider, request.model
+        if model in self._warned:
+            return
+        self._warned.add(model)
+        name = "/".join(model)
+        message = (
+            f"{name} has no known price: {so}. Give it one: "
+            f"ember.session(prices={{{name!r}: ember.Price(input=…, output=…)}}), in US dollars per million tokens."
+        )
+        try:
+            warnings.warn(message, UnknownPriceWarning, stacklevel=1)
+        except UnknownPriceWarning:
+            logging.getLogger("ember_jax").warning(message)
