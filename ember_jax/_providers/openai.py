@@ -187,8 +187,10 @@ class OpenAI(Provider):
             # The transport maps most of aiohttp's errors to httpx's, but not that of an answer that is not HTTP.
             words = self._scrubbed(str(error)) or type(error).__name__
             hint = " Give OpenAI(timeout=…) more seconds." if isinstance(error, httpx.ReadTimeout) else ""
-            # Of the errors of a connection only this one is sure to come before anything is sent.
-            was_sent = not isinstance(error, httpx.ConnectError)
+            # Of the errors of a connection only this one is sure to come before anything is sent; the transport calls
+            # it a timeout, and names the cause.
+            unconnected = httpx.ConnectError | aiohttp.ClientConnectorError
+            was_sent = not isinstance(error, unconnected) and not isinstance(error.__cause__, unconnected)
             failure = ConnectionFailedError(
                 f"{_id(request)}: no complete answer from {url}: {words}.{hint}", was_sent=was_sent
             )
