@@ -9,6 +9,7 @@ from ._choose import Choice as Choice
 from ._enclosing import Usage as Usage
 from ._enclosing import attempt as attempt
 from ._enclosing import metered as metered
+from ._estimate import Estimate as Estimate
 from ._host import host as host
 from ._jit import jit as jit
 from ._llm import LLM as LLM

@@ -1,6 +1,6 @@
 """`lower`: the plan of a function, to be read before anything is paid."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ from ._asking import ModelCall
 from ._boundary import Boundary, no_mesh, split
 from ._callback import all_concrete
 from ._errors import UnknownDigestError
+from ._estimate import Estimate, estimate
 from ._jit import boundary_for
 from ._operator import Operator, boundary_of
 from ._plan import ir
@@ -21,7 +22,9 @@ from ._plan.passes import arrange
 from ._plan.recording import Recording
 from ._plan.refuse import refuse
 from ._plan.show import show
+from ._runtime import session as sessions
 from ._runtime.garbage import calm
+from ._runtime.limits import Limit
 from ._text import store
 from ._types import is_key
 
@@ -35,7 +38,8 @@ class Plan:
     def __init__(self, program: Program, inputs: Sequence[Any], run: Callable[..., Any]):
         self._name = program.name
         self._plan = arrange(program.plan)
-        self._models = _models(self._plan, inputs)
+        self._given = [known(x) if all_concrete(x) and not is_key(x) else None for x in inputs]
+        self._models = _models(self._plan, self._given)
         self._run = run
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
@@ -55,6 +59,23 @@ class Plan:
         the arguments that it was lowered for; no other words are shown.
         """
         return explain(self._plan, self._name, self._models)
+
+    def estimate(self, limits: Mapping[str, Limit] | None = None, latency: float = 0.0) -> Estimate:
+        """What the plan asks for, costs and takes, at least and at most, on the arguments that it was lowered for.
+
+        ```python
+        print(ember.lower(jax.vmap(op))(questions).estimate(latency=2.0))
+        ```
+
+        Prompts whose words are known are counted by them, others by the `max_tokens` of the answers they are made of.
+        What a loop repeats has no most.
+
+        **Arguments:**
+
+        - `limits`: as those of a session; by default those of the session in force, whose prices are used.
+        - `latency`: the seconds that each call takes; without it only the limits take time.
+        """
+        return estimate(self._plan, self._given, sessions.current(), limits, latency)
 
     def to_mermaid(self) -> str:
         """The plan as a Mermaid flowchart."""
@@ -94,9 +115,8 @@ def _program(boundary: Boundary, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return boundary.program(recording), [*constants, *arrays]
 
 
-def _models(plan: ir.Plan, inputs: Sequence[Any]) -> dict[ir.Call, str]:
+def _models(plan: ir.Plan, given: Sequence[Known | None]) -> dict[ir.Call, str]:
     """The model that each LLM call asks, in words."""
-    given = [known(x) if all_concrete(x) and not is_key(x) else None for x in inputs]
     operands = first_operands(plan, given)
     return {call: _asked(call.function, k) for call, k in operands.items() if isinstance(call.function, ModelCall)}
 

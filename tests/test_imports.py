@@ -22,7 +22,7 @@ FLOORS = (
     ("_plan",),
     ("_boundary", "_annotations", "_traced", "_asking"),
     ("_operator", "_jit", "_enclosing", "_choose", "_schema"),
-    ("_structured",),
+    ("_structured", "_estimate"),
     ("_llm",),
     ("_lower", "testing"),
     ("__init__",),

@@ -54,9 +54,9 @@ def _follow(
         mine = [values.get(v) for v in node.inputs]
         match node:
             case ir.Call():
-                found[node] = mine[0] if node not in found else _one_of([found[node], mine[0]])
+                found[node] = mine[0] if node not in found else one_of([found[node], mine[0]])
             case ir.Segment():
-                _move(node, values)
+                move(node, values)
             case ir.Take():
                 if (taken := late[node.position]) is not None:
                     values[node.outputs[0]] = taken
@@ -85,7 +85,7 @@ def _lane(node: ir.Lanes, inputs: Sequence[Known | None]) -> list[Known | None]:
     if node.first is None:
         return lane
     values = {v: k for v, k in enumerate(lane) if k is not None}
-    _move(node.first, values)
+    move(node.first, values)
     return [*lane, *(values.get(v) for v in node.first.outputs)]
 
 
@@ -97,10 +97,10 @@ def _carried(body: ir.Plan, first: Sequence[Known | None], at: int) -> list[Know
 
 def _row(whole: Known | None) -> Known | None:
     """One row of an array, it is not known which."""
-    return None if whole is None else _one_of([whole])
+    return None if whole is None else one_of([whole])
 
 
-def _one_of(parts: Iterable[Known | None]) -> Known | None:
+def one_of(parts: Iterable[Known | None]) -> Known | None:
     rows: dict[bytes, None] = {}
     for part in parts:
         if part is None:
@@ -112,7 +112,7 @@ def _one_of(parts: Iterable[Known | None]) -> Known | None:
 # -- equations that move digests -------------------------------------------------------------------------------------
 
 
-def _move(segment: ir.Segment, values: dict[int, Known]) -> None:
+def move(segment: ir.Segment, values: dict[int, Known]) -> None:
     """Adds what a segment's outputs are, where its equations only move what is known."""
     values.update({v: k for v, c in segment.constants.items() if (k := known(c))})
     for equation in segment.equations:
@@ -130,11 +130,11 @@ def _moved(eqn: jex.JaxprEqn, inputs: Sequence[Known | None]) -> list[Known | No
         return _through(body, inputs)
     name = eqn.primitive.name
     if name in _CHOICES:
-        return [_one_of(inputs[_CHOICES[name]])]
+        return [one_of(inputs[_CHOICES[name]])]
     if name not in _MOVES or not all(inputs):
         return unknown
     if any(k.chosen for k in inputs if k):
-        return [_one_of(inputs)]
+        return [one_of(inputs)]
     return [known(_MOVES[name](eqn.params, *(k.digests for k in inputs if k)))]
 
 

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from .._providers.quota import Allowance, Quota
 
 # Calls in flight where no limit says otherwise: each is a connection, and processes are often allowed 1,024 files.
-_MOST = 1000
+MOST_IN_FLIGHT = 1000
 _SLOW_START = 10.0
 # Of a quota, the seconds' worth that may come at once; and what a service is taken to save.
 _BURST_SECONDS, _SAVED_SECONDS = 0.5, 1.0
@@ -128,6 +128,18 @@ def _per_minute(quota: float | None) -> _Bucket | None:
     return _Bucket((quota - burst + 1) / 60, burst)
 
 
+def pool_of(limits: Mapping[str, Limit], provider: str, model: str) -> str:
+    """By which name a model is limited: its own, or its provider's."""
+    own = f"{provider}/{model}"
+    return provider if provider in limits and own not in limits else own
+
+
+def seconds_of(limit: Limit, requests: float, tokens: float) -> float:
+    """When the last of so many requests can begin at the earliest; `tokens` are those of all before it."""
+    quotas = (_per_minute(limit.rpm), requests), (_per_minute(limit.tpm), tokens)
+    return max([0.0, *((n - bucket.burst) / bucket.rate for bucket, n in quotas if bucket is not None)])
+
+
 class _Told:
     """One quota as the service itself tells it."""
 
@@ -217,7 +229,7 @@ class _Probe:
     def succeeded(self, now: float, at: float, in_flight: int) -> None:
         self._round_trip += (now - at - self._round_trip) / (8 if self._round_trip else 1)
         if in_flight >= self._window / 2:  # else it is not the window that keeps more from being sent
-            self._window = min(self._window + 1, _MOST)
+            self._window = min(self._window + 1, MOST_IN_FLIGHT)
 
     def refused(self, now: float, at: float, resume: float, is_known: bool) -> None:
         """Slows down after the refusal of a call that was sent at a time; nothing is sent until `resume`."""
@@ -271,7 +283,7 @@ class _Pool:
         self.gates: list[Gate] = []
         self.turns = itertools.count()
         self._in_flight = 0
-        self._slots = limit.in_flight or (math.inf if is_local else _MOST)
+        self._slots = limit.in_flight or (math.inf if is_local else MOST_IN_FLIGHT)
         self._requests, self._tokens = _per_minute(limit.rpm), _per_minute(limit.tpm)
         self._timer: asyncio.TimerHandle | None = None
 
@@ -497,8 +509,7 @@ class Limiter:
         known = self._gates.get((provider, model))
         if known is not None:
             return known
-        own = f"{provider}/{model}"
-        name = provider if provider in self._limits and own not in self._limits else own
+        name = pool_of(self._limits, provider, model)
         pool = self._pools.get(name)
         if pool is None:
             pool = self._pools[name] = _Pool(self._limits.get(name, Limit()), is_local, self.loop)

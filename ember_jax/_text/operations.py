@@ -1,6 +1,7 @@
 """Operations on Text that give Text: `format`, `join`, `normalize`, `where`, `stack`, `concatenate`; and `fold_in`."""
 
 import functools
+import operator
 import re
 import string
 import unicodedata
@@ -217,6 +218,22 @@ def _answer(words: str) -> str:
 
 
 _NORMALIZERS = {"answer": _answer, "case": _case, "number": _number, "space": _space, "unicode": _unicode}
+
+
+def parts(function: Any, static: tuple[Any, ...], elements: Sequence[Any]) -> list[Any] | None:
+    """What an operation's result is put together of, in order: strings, and elements as they stand.
+
+    A field of a template comes with its format specification. `None` for what does anything else with them.
+    """
+    if function is operator.add:
+        return list(elements)
+    if function is _join:
+        separator, items = elements
+        return [part for item in items for part in (separator, item)][1:]
+    if function is _format and isinstance(elements[0], str):
+        template, *values = elements
+        return [p if isinstance(p, str) else (values[p.place], p.spec) for p in _pieces(*static, template)]
+    return None
 
 
 # -- operands --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,326 @@
+"""What a plan comes to before it runs: by hand, and as bounds that runs on simulated models keep to."""
+
+import asyncio
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ember_jax as ember
+from ember_jax import Limit, Price
+from ember_jax._estimate import Amounts
+from ember_jax._providers.base import Response
+from ember_jax._providers.callable import Callable
+from ember_jax._providers.openai import OpenAI
+from ember_jax._text import lengths
+from ember_jax._text.elementwise import NUMBER, TEXT, ElementwiseOp
+from ember_jax._text.operations import _format
+from ember_jax.testing import VirtualClock
+
+# What is allowed for what a service adds to a prompt of one message: 16 tokens for it and 64 for the request.
+ADDED = 80
+SMALL = ember.LLM("sim/small", max_tokens=30)  # $0.15 and $0.60 for a million tokens
+LARGE = ember.LLM("sim/large", max_tokens=7)  # $15 and $60
+
+
+def estimate(fn, *args, **how):
+    return ember.lower(fn)(*args).estimate(**how)
+
+
+# -- by hand ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_call_of_known_words():
+    found = estimate(SMALL, ember.text("What is 2 + 3?"))  # 5 words, 14 bytes
+    assert found.calls == (1, 1)
+    assert found.input_tokens == (5, 14 + ADDED)
+    assert found.output_tokens == (1, 30)
+    assert found.cost_usd == pytest.approx(((5 * 0.15 + 0.60) / 1e6, (94 * 0.15 + 30 * 0.60) / 1e6))
+    assert found.seconds == 0
+    assert dict(found.models) == {"sim/small": Amounts(*[getattr(found, n) for n in FIELDS])}
+
+
+FIELDS = ("calls", "input_tokens", "output_tokens", "cost_usd")
+
+
+def test_a_sweep_is_the_sum_of_its_prompts():
+    words = [f"{'word ' * i}é" for i in range(50)]
+    found = estimate(jax.vmap(SMALL), ember.text(words))
+    assert found.calls == (50, 50)
+    assert found.input_tokens == (sum(range(1, 51)), sum(5 * i + 2 + ADDED for i in range(50)))
+    assert found.output_tokens == (50, 1500)
+
+
+def test_a_system_prompt_and_a_template_are_counted():
+    llm = SMALL.replace(system="Be brief.")
+
+    def ask(question):
+        return llm(ember.format("Q: {q}\nA:", q=question))
+
+    found = estimate(ask, ember.text("why?"))
+    assert found.input_tokens == (2 + 3, 9 + 10 + ADDED + 16)
+
+
+def test_an_earlier_answer_counts_by_its_own_bound():
+    def chain(question):
+        return LARGE(ember.format("Check {a}!", a=SMALL(question)))
+
+    found = estimate(chain, ember.text("x"))
+    assert found.models["sim/large"].input_tokens == (2, 7 + 30 + ADDED)  # "Check " and "!", and up to 30 tokens
+    assert found.calls == (2, 2)
+
+
+def test_joined_and_added_answers():
+    def both(a, b):
+        return LARGE(ember.join(" ", [SMALL(a), SMALL(b)]) + " end")
+
+    found = estimate(both, ember.text("x"), ember.text("y"))
+    assert found.models["sim/large"].input_tokens == (1, 30 + 1 + 30 + 4 + ADDED)
+
+
+def test_a_branch_is_either_and_what_is_certain_is_counted():
+    def pick(question, flag):
+        return jax.lax.cond(flag, lambda: LARGE(question), lambda: SMALL(question))
+
+    found = estimate(pick, ember.text("x"), jnp.asarray(True))
+    assert found.calls == (1, 1)
+    assert found.output_tokens == (1, 30)
+    assert found.models["sim/small"].calls == found.models["sim/large"].calls == (0, 1)
+    assert found.cost_usd == pytest.approx(((0.15 + 0.6) / 1e6, (81 * 15 + 7 * 60) / 1e6))
+
+
+def test_a_scan_is_unrolled_and_its_conversation_grows():
+    def chat(question):
+        def step(said, _):
+            return said + " " + SMALL(said), None
+
+        return jax.lax.scan(step, question, None, length=3)[0]
+
+    found = estimate(chat, ember.text("x"))
+    assert found.calls == (3, 3)
+    assert found.input_tokens == (3, 1 + (1 + 31) + (1 + 62) + 3 * ADDED)
+
+
+def test_scanned_and_reversed_words_are_those_of_their_step():
+    def each(questions):
+        def step(last, question):
+            return SMALL(ember.format("{q}", q=question)), last
+
+        return jax.lax.scan(step, ember.text(""), questions, reverse=True)
+
+    assert estimate(each, ember.text(["a", "b b", "c c c"])).input_tokens == (6, 9 + 3 * ADDED)
+
+
+def test_what_a_loop_repeats_has_no_most():
+    def until(question):
+        return jax.lax.while_loop(lambda c: c != LARGE(c), lambda c: SMALL(c), question)
+
+    found = estimate(until, ember.text("x"))
+    assert found.calls == (1, math.inf)
+    assert found.models["sim/large"].calls == (1, math.inf)
+    assert found.models["sim/small"].calls == (0, math.inf)
+    assert "1 or more" in str(found)
+
+
+def test_models_and_settings_that_are_chosen_by_a_number():
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), LARGE, SMALL)
+
+    def routed(question, i):
+        return jax.tree.map(lambda x: x[i], stacked)(question)
+
+    found = estimate(routed, ember.text("x"), jnp.asarray(0))
+    assert found.models.keys() == {"sim/small", "sim/large"}
+    assert (found.calls, found.output_tokens) == ((1, 1), (1, 30))
+
+
+def test_a_sweep_over_models():
+    names = ember.text(["sim/small", "sim/large", "sim/small"])
+    found = estimate(jax.vmap(lambda name: ember.LLM(name, max_tokens=5)("hi")), names)
+    assert {name: amounts.calls for name, amounts in found.models.items()} == {"sim/small": (2, 2), "sim/large": (1, 1)}
+
+
+def test_calls_that_are_known_to_be_equal_are_in_the_least_once():
+    found = estimate(jax.vmap(SMALL), ember.text(["a", "b", "a", "a"]))
+    assert found.calls == (4, 4)
+    assert found.output_tokens == (2, 120) and found.input_tokens[0] == 2
+    keys = jax.random.split(jax.random.key(0), 3)
+    assert estimate(jax.vmap(lambda key: SMALL("a", key)), keys).output_tokens == (3, 90)
+    cold = SMALL.replace(temperature=0.0)  # where a key means nothing
+    assert estimate(jax.vmap(lambda key: cold("a", key)), keys).output_tokens == (1, 90)
+
+
+def test_a_choice_lists_its_options_and_answers_one_of_them():
+    def choose(question):
+        return LARGE(SMALL.choose(question, ["yes indeed it is", "no"]).text)
+
+    found = estimate(choose, ember.text("x"))
+    assert found.models["sim/large"].input_tokens == (1, 16 + ADDED)
+    listed = "x\n\nA. yes indeed it is\nB. no\n\nReply with the letter of one option and nothing else."
+    assert found.models["sim/small"].input_tokens == (len(listed.split()), len(listed) + ADDED)
+
+
+def test_a_schema_is_part_of_the_input():
+    class Review(NamedTuple):
+        """A review."""
+
+        stars: int
+
+    plain = estimate(SMALL, ember.text("x")).input_tokens
+    formed = estimate(lambda q: SMALL.structured(q, Review).stars, ember.text("x")).input_tokens
+    assert formed[0] == plain[0] and formed[1] > plain[1] + 50
+
+
+def test_what_a_python_function_says_is_unknown():
+    search = ember.host(lambda words: words * 2, ember.Text)
+    found = estimate(lambda q: SMALL(ember.format("{found} {q}", found=search(q), q=q)), ember.text("x"))
+    assert found.calls == (1, 1)  # of models
+    assert found.input_tokens == (1, math.inf)
+    assert math.isinf(found.cost_usd.most)
+
+
+def test_a_number_is_written_no_longer_than_the_longest_of_its_type():
+    found = estimate(lambda x: SMALL(ember.format("{x:.2f}", x=x)), jnp.float32(0.5))
+    assert found.input_tokens == (0, len(f"{-float(np.finfo(np.float32).max):.2f}") + ADDED)
+
+
+@pytest.mark.parametrize("spec", ["", ".3f", "e", "08.1f"])
+@given(value=st.floats(width=32))
+def test_the_bound_of_a_written_number_holds(spec, value):
+    op = ElementwiseOp(_format, (("x",),), (TEXT, NUMBER), TEXT)
+    bound = lengths.result(op, [f"{{x:{spec}}}" if spec else "{x}", np.dtype(np.float32)])
+    written = _format(("x",), f"{{x:{spec}}}" if spec else "{x}", np.float32(value))
+    assert len(written.split()) >= bound.least and len(written) <= bound.most
+
+
+def test_without_a_bound_and_without_a_price_the_most_is_unknown():
+    own = {"mine": Callable(lambda _: "yes")}
+    with ember.session(providers=own):
+        found = estimate(ember.LLM("mine/a"), ember.text("x"))
+        assert (found.output_tokens, found.cost_usd) == ((1, math.inf), (0, math.inf))
+        assert str(found).count("or more") == 2
+    with ember.session(providers=own, prices={"mine": Price(1, 0)}):
+        assert estimate(ember.LLM("mine/a"), ember.text("x")).cost_usd == pytest.approx((1e-6, 81e-6))
+
+
+def test_the_models_own_window_and_price_are_known():
+    own = {"openai": OpenAI(base_url="http://localhost:1/v1", api_key="")}
+    with ember.session(providers=own):
+        found = estimate(ember.LLM("openai/gpt-4o-mini"), ember.text("x"))
+    assert found.output_tokens == (1, 128_000)
+    assert found.cost_usd.most == pytest.approx((81 * 0.15 + 128_000 * 0.60) / 1e6)
+
+
+def test_no_call_comes_to_nothing():
+    found = estimate(lambda q: q + "!", ember.text("x"))
+    assert (found.calls, found.cost_usd, found.seconds, dict(found.models)) == ((0, 0), (0, 0), 0, {})
+
+
+def test_it_is_shown_as_a_table():
+    def pick(question, flag):
+        return jax.lax.cond(flag, lambda: LARGE(question), lambda: SMALL(question))
+
+    shown = str(estimate(jax.vmap(ember.jit(pick)), ember.text(["x", "y"]), jnp.array([True, False]), latency=2.0))
+    assert shown.splitlines() == [
+        "            calls  input tokens  output tokens              US dollars",
+        "sim/small  0 to 2      0 to 162        0 to 60  $0.000000 to $0.000060",
+        "sim/large  0 to 2      0 to 162        0 to 14  $0.000000 to $0.003270",
+        "all             2      2 to 162        2 to 60  $0.000002 to $0.003270",
+        "at least 2 s",
+    ]
+
+
+# -- time ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "limit", [Limit(rpm=600), Limit(rpm=60), Limit(in_flight=7), Limit(rpm=600, in_flight=5), Limit(tpm=6000)], ids=str
+)
+def test_a_run_takes_no_less_time_and_where_requests_are_limited_exactly_so_long(limit):
+    async def answer(request):
+        await asyncio.sleep(0.25)
+        return Response("yes", input_tokens=len(request.messages[0].content.split()) + 4, output_tokens=3)
+
+    questions = ember.text([f"What about {i} and {i}?" for i in range(90)])
+    with ember.session(providers={"mine": Callable(answer)}, limits={"mine": limit}, prices={"mine": Price(1, 1)}):
+        llm = ember.LLM("mine/a", max_tokens=3)
+        told = estimate(jax.vmap(llm), questions, latency=0.25).seconds
+        with VirtualClock() as clock:
+            jax.block_until_ready(jax.vmap(llm)(questions))
+            taken = clock.now
+    assert taken >= told - 1e-6
+    if limit.tpm is None:
+        assert taken == pytest.approx(told, abs=1e-5)
+
+
+def test_calls_that_wait_for_one_another_take_their_latencies():
+    def chain(question):
+        return LARGE(SMALL(SMALL(question)))
+
+    assert estimate(chain, ember.text("x"), latency=2.0).seconds == 6.0
+
+
+def test_a_providers_limit_is_shared_by_its_models():
+    def both(question):
+        return SMALL(question), LARGE(question)
+
+    questions = ember.text([str(i) for i in range(60)])
+    minute = Limit(rpm=60)
+    shared = estimate(jax.vmap(both), questions, limits={"sim": minute}).seconds
+    own = estimate(jax.vmap(both), questions, limits={"sim": minute, "sim/large": minute}).seconds
+    assert (shared, own) == pytest.approx((119.0, 59.0))
+
+
+# -- what a run then reports -----------------------------------------------------------------------------------------
+
+
+def vote(question, n):
+    """Several samples of one question, and a judge that reads them."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    drafts = jax.vmap(lambda key: SMALL(ember.format("{q} ({n})", q=question, n=n), key))(keys)
+    return LARGE(question + "\n" + ember.join("\n", drafts))
+
+
+def cascade(question, n):
+    """A branch that an answer decides."""
+    draft = SMALL(question)
+    wanted = ember.parse_number(draft) > 20
+    return jax.lax.cond(wanted, lambda: LARGE(ember.format("{q} Not {d}?", q=question, d=draft)), lambda: draft)
+
+
+def refined(question, n):
+    """A conversation."""
+
+    def step(said, i):
+        return ember.format("{said} ({i}) {more}", said=said, i=i, more=SMALL(said)), None
+
+    return jax.lax.scan(step, question, jnp.arange(3) + n)[0]
+
+
+def chosen(question, n):
+    """A choice, and what follows from it."""
+    choice = SMALL.choose(question, ["yes", "no, not at all"])
+    told = ember.format("{q} It is {c}: {p:.3f}", q=question, c=choice.text, p=choice.probs[0])
+    return ember.LLM("sim/medium", max_tokens=4)(told)
+
+
+@pytest.mark.parametrize("mapped", [lambda f: jax.vmap(ember.jit(f)), lambda f: jax.vmap(f)], ids=["lanes", "batch"])
+@pytest.mark.parametrize("program", [vote, cascade, refined, chosen])
+@settings(max_examples=5)
+@given(numbers=st.lists(st.integers(-500, 500), min_size=1, max_size=6, unique=True))
+def test_what_a_run_reports_lies_within_the_bounds(program, mapped, numbers):
+    questions = ember.text([f"What is {i} + 11? {'So? ' * (i % 5)}" for i in numbers])
+    fn = mapped(program)
+    args = questions, jnp.asarray(numbers)
+    bounds = estimate(fn, *args)
+    with ember.session(journal=None) as run:
+        jax.block_until_ready(ember.jit(fn)(*args))
+    report = run.report()
+    for name in FIELDS:
+        least, most = getattr(bounds, name)
+        assert least - 1e-12 <= getattr(report, name) <= most + 1e-12, name
+    assert math.isfinite(bounds.cost_usd.most)
