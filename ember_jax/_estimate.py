@@ -106,12 +106,15 @@ def estimate(
     latency: float,
 ) -> Estimate:
     """What a plan comes to, on what is known of its inputs."""
+    if not 0 <= latency < math.inf:
+        raise ValueError(f"estimate(latency={latency!r}): give the seconds that a call takes, at least 0.")
+    limits = session.limits if limits is None else session.checked(limits)
     asked = _Asked(session)
     tally = asked.bounds.of(plan, given)
     models = {name: _amounts(rows) for name, rows in tally.items() if name}
     total = _amounts(tally.get("", np.zeros((5, 2))))
     waits = chain(plan).calls.least * latency
-    paced = asked.paced(tally, session.limits if limits is None else limits, latency)
+    paced = asked.paced(tally, limits, latency)
     return Estimate(**vars(total), seconds=max(waits, paced), models=models)
 
 

@@ -74,6 +74,9 @@ class Plan:
 
         - `limits`: as those of a session; by default those of the session in force, whose prices are used.
         - `latency`: the seconds that each call takes; without it only the limits take time.
+
+        **Raises:** `TypeError` for what is no `Limit`, `ModelError` for a limit of a provider that is not there,
+        `ValueError` for a latency that is no time.
         """
         return estimate(self._plan, self._given, sessions.current(), limits, latency)
 

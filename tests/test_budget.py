@@ -1,6 +1,7 @@
 """What calls cost, and that no budget is ever exceeded: by a server's own bill, and in virtual time by closed forms."""
 
 import asyncio
+import json
 import math
 import os
 import subprocess
@@ -501,3 +502,26 @@ def test_a_budget_is_told_in_words():
     with ember.session() as run:
         pass
     assert str(run.budget) == "$0.000000 spent, $0.000000 reserved"
+
+
+def test_the_most_of_an_estimate_suffices_however_many_are_in_flight():
+    own, seen = counted()
+    questions = ember.text(PROMPTS[:100])
+    llm_of = lambda: ember.LLM("mine/a", max_tokens=5)
+    with ember.session(providers=own, prices={"mine": PRICE}):
+        most = ember.lower(jax.vmap(llm_of()))(questions).estimate().cost_usd.most
+    with ember.session(providers=own, prices={"mine": PRICE}, budget_usd=most, journal=None) as run:
+        jax.block_until_ready(jax.vmap(llm_of())(questions))
+    assert len(seen) == 100 and run.budget.spent == pytest.approx(100 * PRICE.of(1, 1))
+
+
+def test_a_service_that_does_not_count_is_told_apart_from_one_without_a_price():
+    body = json.dumps({"choices": [{"message": {"content": "yes"}}]})
+    with ChatServer(faults=[Fault(body=body)]) as server:
+        own = {"local": OpenAI(base_url=server.base_url, api_key="")}
+        with pytest.warns(UnknownPriceWarning, match="does not say how many tokens"):
+            with ember.session(providers=own, prices={"local": PRICE}, budget_usd=1, journal=None) as run:
+                ember.LLM("local/a", max_tokens=9)("a")
+    request = Request("local", "a", (Message("user", "a"),))
+    assert math.isnan(run.report().cost_usd)
+    assert run.budget.spent == pytest.approx(PRICE.of(tokens.bounds(request)[1], 9))  # its worst case

@@ -324,3 +324,13 @@ def test_what_a_run_reports_lies_within_the_bounds(program, mapped, numbers):
         least, most = getattr(bounds, name)
         assert least - 1e-12 <= getattr(report, name) <= most + 1e-12, name
     assert math.isfinite(bounds.cost_usd.most)
+
+
+def test_what_is_no_limit_and_no_latency_is_refused():
+    plan = ember.lower(SMALL)(ember.text("x"))
+    with pytest.raises(TypeError, match="takes a Limit"):
+        plan.estimate(limits={"sim": 5})
+    with pytest.raises(ember.errors.ModelError, match="nobody"):
+        plan.estimate(limits={"nobody": Limit(rpm=5)})
+    with pytest.raises(ValueError, match="latency"):
+        plan.estimate(latency=-1.0)

@@ -415,3 +415,17 @@ def test_no_credential_is_in_an_error_or_a_log(status, caplog, capfd):
 def test_prompts_with_braces_fail_no_format():
     said = jax.vmap(chain)(ember.text(["{x}", "{", "}{", "{0}"]))
     assert said.tolist() == ["{X}X!", "{X!", "}{X!", "{0}X!"]
+
+
+def test_an_equal_cause_is_told_once_and_spent_budgets_first():
+    spent = errors.BudgetError("the budget is spent.", cap=1.0, spent=1.0, reserved=0.0, worst=0.1)
+    causes = [errors.ServerError("down")] * 5 + [spent] * 1200 + [ValueError(str(i)) for i in range(4)]
+    told = errors.SweepError([errors.LaneFailure((i,), "op", cause) for i, cause in enumerate(causes)], 2000)
+    assert str(told).splitlines() == [
+        "1209 of 2000 lanes failed; the other 791 finished, and what they were answered is kept in the journal:",
+        "  - lane [5] and 1,199 more, op: BudgetError: the budget is spent.",
+        "  - lane [0] and 4 more, op: ServerError: down",
+        "  - lane [1205], op: ValueError: 0",
+        "  - … and 3 more (`error.failures` has them all)",
+    ]
+    assert [f.lane for f in told.failures] == [(i,) for i in range(len(causes))]

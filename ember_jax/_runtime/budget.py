@@ -10,7 +10,8 @@ go through one at a time.
 An attempt that failed has cost nothing if the service said so, by an error status, and keeps its reservation for the
 next one. If it was sent, and its answer was lost, cut off or of no use, or nobody waited for it any longer, it may be
 on the bill all the same: its worst case counts as spent, and the next attempt needs another reservation. So the cap
-holds whatever the service bills, and what is counted as spent may be more than what is billed.
+holds whatever of these the service bills, and what is counted as spent may be more than that. It holds by the prices
+and bounds that it is given: a service that bills by others, such as those of a faster tier, is not held to it.
 
 Amounts are whole trillionths of a dollar, so that the order in which calls are settled does not matter, and all that
 was reserved is there again. Nothing here knows what a call is.

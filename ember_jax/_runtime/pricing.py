@@ -58,8 +58,12 @@ class Pricing:
             counted = response.input_tokens, response.output_tokens
             is_known = any(counted) or own == Price(0, 0)
             response = dataclasses.replace(response, cost=own.of(*counted) if is_known else math.nan)
-        elif math.isnan(response.cost) and not self._provider(request.provider).is_local:
-            self._warn(request, "what its calls cost is not counted, and the report's cost_usd is NaN")
+        if math.isnan(response.cost) and not self._provider(request.provider).is_local:
+            so = "what its calls cost is not counted, and the report's cost_usd is NaN"
+            if math.isnan(self.cost(request, 0, 0)):
+                self._warn_of_price(request, so)
+            else:
+                self._warn(request, f"does not say how many tokens its answers have: {so}.")
         return response
 
     def _of(self, request: Request) -> Price | None:
@@ -69,7 +73,7 @@ class Pricing:
         most_input = tokens.bounds(request)[1]
         worst = self.cost(request, most_input, self.most_output(request))
         if math.isnan(worst):
-            self._warn(request, "budget_usd does not cover its calls")
+            self._warn_of_price(request, "budget_usd does not cover its calls")
             return 0.0
         if worst < math.inf:
             return worst
@@ -83,7 +87,15 @@ class Pricing:
             worst=worst,
         )
 
-    def _warn(self, request: Request, so: str) -> None:
+    def _warn_of_price(self, request: Request, so: str) -> None:
+        name = f"{request.provider}/{request.model}"
+        self._warn(
+            request,
+            f"has no known price: {so}. Give it one: ember.session(prices={{{name!r}: ember.Price(input=…, "
+            "output=…)}), in US dollars per million tokens.",
+        )
+
+    def _warn(self, request: Request, words: str) -> None:
         """Warns once of each model. Where warnings are errors it is logged: an answer that was paid for is worth more.
 
         It is on the event loop, which no error of this kind may reach.
@@ -92,11 +104,7 @@ class Pricing:
         if model in self._warned:
             return
         self._warned.add(model)
-        name = "/".join(model)
-        message = (
-            f"{name} has no known price: {so}. Give it one: "
-            f"ember.session(prices={{{name!r}: ember.Price(input=…, output=…)}}), in US dollars per million tokens."
-        )
+        message = f"{'/'.join(model)} {words}"
         try:
             warnings.warn(message, UnknownPriceWarning, stacklevel=1)
         except UnknownPriceWarning:

@@ -151,7 +151,7 @@ class Session:
         self.watchers: list[Watcher] = []
         self.turns = _turns(scheduler)
         self._budget = Budget(math.inf if budget_usd is None else budget_usd)
-        self.limits = self._checked(limits or {})
+        self.limits = self.checked(limits or {})
         self.pricing = Pricing(prices or {}, self.provider, self._budget)
         self._sender = Sender(self.provider, self.count, self.limits, retry or Retry(), self.pricing, turns=self.turns)
 
@@ -255,10 +255,11 @@ class Session:
         """How the calls of each model are paced, by `provider/model`."""
         return self._sender.statistics()
 
-    def _checked(self, limits: Mapping[str, Limit]) -> Mapping[str, Limit]:
+    def checked(self, limits: Mapping[str, Limit]) -> Mapping[str, Limit]:
+        """Limits by name. Raises `TypeError` for what is none, `ModelError` for one of a provider that is not there."""
         for name, limit in limits.items():
             if not isinstance(limit, Limit):
-                raise TypeError(f"session(limits={{{name!r}: …}}) takes a Limit, not {type(limit).__name__}.")
+                raise TypeError(f"limits={{{name!r}: …}} takes a Limit, not {type(limit).__name__}.")
             self.provider(name.partition("/")[0])  # a limit of nobody would limit nothing
         return limits
 
