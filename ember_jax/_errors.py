@@ -218,7 +218,8 @@ class CancelledError(EmberError):
 
 def can_be_caught(error: BaseException) -> bool:
     """Whether `ember.attempt` makes a value of an error: not of what stops everything."""
-    return isinstance(error, Exception) and not isinstance(error, CancelledError | JournalError | SchedulerError)
+    stops = CancelledError | JournalError | SchedulerError | BudgetError
+    return isinstance(error, Exception) and not isinstance(error, stops)
 
 
 class RepeatedSampleWarning(UserWarning):

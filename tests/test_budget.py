@@ -519,9 +519,19 @@ def test_a_service_that_does_not_count_is_told_apart_from_one_without_a_price():
     body = json.dumps({"choices": [{"message": {"content": "yes"}}]})
     with ChatServer(faults=[Fault(body=body)]) as server:
         own = {"local": OpenAI(base_url=server.base_url, api_key="")}
-        with pytest.warns(UnknownPriceWarning, match="does not say how many tokens"):
-            with ember.session(providers=own, prices={"local": PRICE}, budget_usd=1, journal=None) as run:
-                ember.LLM("local/a", max_tokens=9)("a")
+        session = ember.session(providers=own, prices={"local": PRICE}, budget_usd=1, journal=None)
+        with pytest.warns(UnknownPriceWarning, match="does not say how many tokens"), session as run:
+            ember.LLM("local/a", max_tokens=9)("a")
     request = Request("local", "a", (Message("user", "a"),))
     assert math.isnan(run.report().cost_usd)
     assert run.budget.spent == pytest.approx(PRICE.of(tokens.bounds(request)[1], 9))  # its worst case
+
+
+def test_a_spent_budget_is_not_caught_as_a_failure_of_the_program():
+    own, seen = counted()
+    with ember.session(providers=own, prices={"mine": PRICE}, budget_usd=0):
+        with pytest.raises(BudgetError):
+            ember.attempt(ember.LLM("mine/a", max_tokens=5))("a")
+        with pytest.raises(errors.SweepError, match="budget_usd=0"):
+            jax.block_until_ready(jax.vmap(ember.attempt(ember.LLM("mine/a", max_tokens=5)))(ember.text(["a", "b"])))
+    assert not seen

@@ -334,3 +334,14 @@ def test_what_is_no_limit_and_no_latency_is_refused():
         plan.estimate(limits={"nobody": Limit(rpm=5)})
     with pytest.raises(ValueError, match="latency"):
         plan.estimate(latency=-1.0)
+
+
+def test_what_may_fail_and_what_is_counted_is_estimated_like_any_other():
+    def careful(question):
+        (draft, ok), used = ember.metered(ember.attempt(SMALL))(question)
+        return jax.lax.cond(ok, lambda: draft, lambda: LARGE(question)), LARGE(draft), used.cost
+
+    found = estimate(careful, ember.text("x"))
+    assert found.models["sim/small"].calls == (1, 1)
+    assert found.models["sim/large"].calls == (1, 2)
+    assert found.models["sim/large"].input_tokens == (0, 30 + 1 + 2 * ADDED)

@@ -136,6 +136,9 @@ class Bounds:
                 case ir.Scan():
                     outs, tally = self._scan(node, mine)
                     tallies.append(tally)
+                case ir.Enclosed():
+                    outs, tally = self._enclosed(node, mine)
+                    tallies.append(tally)
                 case ir.Lanes():
                     outs, tally = self._lanes(node, mine)
                     tallies.append(tally)
@@ -200,6 +203,12 @@ class Bounds:
             carry, made[step] = outs[: node.carry], outs[node.carry :]
             tallies.append(tally)
         return [*carry, *_stacked([made[s] for s in steps], (node.length,))], added(tallies)
+
+    def _enclosed(self, node: ir.Enclosed, mine: Sequence[Known | None]) -> Any:
+        outs, tally = self._run(node.body, mine, ())
+        # nothing fails here, and what stands for a failure is no words
+        extras = [Known(self.digest(Span(0, 0))) if is_text(aval) else None for aval in ir.EXTRAS[node.how]]
+        return [*outs, *extras], tally
 
     def _lanes(self, node: ir.Lanes, mine: Sequence[Known | None]) -> Any:
         rows, tallies = [], []
