@@ -202,8 +202,8 @@ class SweepError(EmberError):
         more = len(self.failures) - sum(map(len, groups))
         rest = f"\n  - … and {more:,} more (`error.failures` has them all)" if more else ""
         resume = (
-            "\nTo resume, run the same program again, here or in another session with the same journal: only what failed "
-            "is asked again. (Simulated models' answers outlive a session only in a journal that you name.)"
+            "\nTo resume, run the same program again, here or in another session with the same journal: only what "
+            "failed is asked again. (Simulated models' answers outlive a session only in a journal that you name.)"
         )
         is_broke = any(isinstance(f.cause, BudgetError) for f in self.failures)  # which says how to go on
         super().__init__(
