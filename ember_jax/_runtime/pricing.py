@@ -1,7 +1,6 @@
 """What calls cost, and may cost at most: by a session's own prices, else by their provider's."""
 
 import dataclasses
-import logging
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -10,6 +9,7 @@ from .._errors import BudgetError, UnknownPriceWarning
 from .._providers import tokens
 from .._providers.base import Provider, Request, Response
 from .._providers.prices import Price
+from . import log
 from .budget import Budget, Hold
 
 
@@ -108,4 +108,4 @@ class Pricing:
         try:
             warnings.warn(message, UnknownPriceWarning, stacklevel=1)
         except UnknownPriceWarning:
-            logging.getLogger("ember_jax").warning(message)
+            log.warned("/".join(model), message)
