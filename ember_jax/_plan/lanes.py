@@ -452,6 +452,7 @@ class Sweep:
         at = spread.place(lane)
         for array, output in zip(spread.outputs, outputs, strict=True):
             array[at] = output
+        self._repeats.ended(lane)
         self._fly(lane, False)
         spread.left -= 1
         if not spread.left:

@@ -5,10 +5,12 @@ process.
 """
 
 import abc
+import pickle
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
 from .._providers.base import Request, Response
+from .._spilling import Spilling
 
 
 class Entry(NamedTuple):
@@ -56,11 +58,17 @@ class AbstractJournal(abc.ABC):
         """Frees what it holds, after what was put is safe. The journal may be used again afterwards."""
 
 
-class MemoryJournal(AbstractJournal):
-    """Keeps answers for the life of the process."""
+def _size(response: Response) -> int:
+    """The bytes of an answer in memory: of the object and its numbers, its words, and each alternative."""
+    return 550 + len(response.text) * (1 if response.text.isascii() else 4) + 150 * len(response.alternatives)
 
-    def __init__(self) -> None:
-        self._answers: dict[bytes, Response] = {}
+
+class MemoryJournal(AbstractJournal):
+    """Keeps answers for the life of the process: so many bytes in memory, the others in a temporary file."""
+
+    def __init__(self, most_bytes: int = 64 << 20) -> None:
+        self._answers = Spilling[Response](most_bytes, _size, pickle.dumps, pickle.loads)
+        self._count = 0
 
     def get(self, digest: bytes) -> Response | None:
         return self._answers.get(digest)
@@ -69,13 +77,18 @@ class MemoryJournal(AbstractJournal):
         return None
 
     async def put(self, digest: bytes, entry: Entry) -> Response:
-        return self._answers.setdefault(digest, entry.response)
+        known = self._answers.get(digest)
+        if known is not None:
+            return known
+        self._answers.put(digest, entry.response)
+        self._count += 1
+        return entry.response
 
     def close(self) -> None:
         """There is nothing to free."""
 
     def __len__(self) -> int:
-        return len(self._answers)
+        return self._count
 
     def __repr__(self) -> str:
         return f"MemoryJournal({len(self)} answers)"
