@@ -18,7 +18,13 @@ import report
 HERE = Path(__file__).parent
 HELPERS = {"__main__", "hardware", "report"}
 # Arguments of a quick run.
-QUICK = {"lanes": ["1000"], "lowering": ["200", "2000"], "overhead": ["1000", "10000"], "segments": ["1", "256"]}
+QUICK = {
+    "lanes": ["1000"],
+    "lowering": ["200", "2000"],
+    "million": ["--quick"],
+    "overhead": ["1000", "10000"],
+    "segments": ["1", "256"],
+}
 
 
 def run(name: str, arguments: list[str]) -> tuple[bool, list[dict[str, Any]]]:

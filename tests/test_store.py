@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import warnings
 
 import jax.numpy as jnp
@@ -90,12 +91,16 @@ def test_a_key_is_told_from_others_that_hold_its_bytes_anywhere():
 
 
 def test_threads_find_what_any_of_them_has_put():
-    spilling, wrong = store.words_within(20_000), []
+    def size(words):
+        time.sleep(0)  # lets another thread go on
+        return store._size(words)
+
+    spilling, wrong = _spilling.Spilling(20_000, size, str.encode, bytes.decode), []
     start = threading.Barrier(4)
 
     def work(which):
         start.wait()
-        for i in range(3000):
+        for i in range(1000):
             w = f"words {(i * (which + 1)) % 1000}"  # the same ones, in other orders
             spilling.put(store.digest_of(w), w)
             other = f"words {i * 7 % 1000}"
@@ -118,6 +123,7 @@ def forked(work):
         warnings.filterwarnings("ignore", message=".*fork.*")
         pid = os.fork()
     if pid == 0:
+        signal.alarm(30)
         try:
             work()
         except BaseException:
@@ -202,15 +208,22 @@ def test_the_file_is_the_owners_and_gone_with_the_process_however_it_ends(tmp_pa
     assert not os.listdir(tmp_path)
 
 
-def test_no_file_is_made_while_words_fit_in_memory(tmp_path):
-    code = 'from ember_jax._text import store; store.put("a"); assert store._words._file is None'
-    assert run(code, tmp_path, EMBER_JAX_TEXT_BYTES="")[2] == 0
+def test_no_file_is_made_while_words_fit_in_memory():
+    spilling = store.words_within(10_000)
+    for i in range(40):
+        spilling.put(store.digest_of(str(i)), str(i))
+    assert spilling.get(store.digest_of("other")) is None
+    assert spilling.in_memory() == 40 and spilling._file is None
 
 
-@pytest.mark.parametrize("given", ["256 MiB", "-1", "1e9"])
-def test_a_bound_that_is_no_number_of_bytes(tmp_path, given):
-    _, error, code = run("import ember_jax", tmp_path, EMBER_JAX_TEXT_BYTES=given)
-    assert code and f"EMBER_JAX_TEXT_BYTES is {given!r}. Give bytes" in error
+def test_the_bound_is_the_environments(monkeypatch):
+    for words, most in (("", 256 << 20), ("0", 0), ("1000", 1000)):
+        monkeypatch.setenv("EMBER_JAX_TEXT_BYTES", words)
+        assert store._most_bytes() == most
+    for words in ("256 MiB", "-1", "1e9"):
+        monkeypatch.setenv("EMBER_JAX_TEXT_BYTES", words)
+        with pytest.raises(ValueError, match=f"EMBER_JAX_TEXT_BYTES is {words!r}. Give bytes"):
+            store._most_bytes()
 
 
 def test_what_cannot_be_written_stays_in_memory(monkeypatch):
@@ -231,6 +244,14 @@ def test_what_cannot_be_written_stays_in_memory(monkeypatch):
         spilling.put(store.digest_of(w), w)
     assert spilling.in_memory() < 2500
     assert [spilling.get(store.digest_of(w)) for w in words + more] == words + more
+
+
+def test_a_file_that_another_process_has_cut_short():
+    spilling = store.words_within(0)
+    spilling.put(store.digest_of("words"), "words")
+    os.ftruncate(spilling._file._descriptor, 2)
+    with pytest.raises(OSError, match="damaged"):
+        spilling.get(store.digest_of("words"))
 
 
 def test_ctrl_c_loses_nothing():
