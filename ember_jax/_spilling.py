@@ -122,23 +122,21 @@ class Spilling(Generic[V]):
                     break
         return batch
 
-    def _write(self, batch: Mapping[bytes, V]) -> None:
-        new = {key: self._encode(value) for key, value in batch.items() if not any(key in f for f in self._files())}
-        if new:
+    def _write(self, batch: dict[bytes, V]) -> None:
+        for file in self._files():
+            batch = {key: value for key, value in batch.items() if file.find(key) is None}
+        if batch:
             self._file = self._file or _File()
-            self._file.append(new)
+            self._file.append({key: self._encode(value) for key, value in batch.items()})
 
     def _found(self, key: bytes) -> V | None:
         for values in (self._young, self._old):
             if key in values:
                 return values[key]
-        return self._read(key)
-
-    def _read(self, key: bytes) -> V | None:
         for file in self._files():
-            data = file.get(key)
-            if data is not None:
-                return self._decode(data)
+            place = file.find(key)
+            if place is not None:
+                return self._decode(file.read(place))
         return None
 
     def _files(self) -> list["_File"]:
@@ -158,9 +156,6 @@ class _File:
         self._end = 0
         self._places: defaultdict[bytes, bytearray] = defaultdict(bytearray)
 
-    def __contains__(self, key: bytes) -> bool:
-        return self._find(key) is not None
-
     def append(self, values: Mapping[bytes, bytes]) -> None:
         data = b"".join(values.values())
         written = 0
@@ -171,10 +166,16 @@ class _File:
             self._places[key[:2]] += key[2:] + (at << _LENGTH_BITS | len(value)).to_bytes(_PLACE_BYTES, "big")
             at += len(value)
 
-    def get(self, key: bytes) -> bytes | None:
-        place = self._find(key)
-        if place is None:
-            return None
+    def find(self, key: bytes) -> int | None:
+        """The place of a value, or `None`."""
+        records, rest = self._places.get(key[:2], b""), key[2:]
+        width = len(rest) + _PLACE_BYTES
+        at = records.find(rest)
+        while at > 0 and at % width:
+            at = records.find(rest, at + 1)
+        return None if at < 0 else int.from_bytes(records[at + len(rest) : at + width], "big")
+
+    def read(self, place: int) -> bytes:
         offset, length = place >> _LENGTH_BITS, place & ((1 << _LENGTH_BITS) - 1)
         data = b""
         while len(data) < length:  # one call reads at most 2 GiB
@@ -183,14 +184,6 @@ class _File:
                 raise OSError(errno.EIO, "a temporary file of this process was damaged by another")
             data += more
         return data
-
-    def _find(self, key: bytes) -> int | None:
-        records, rest = self._places.get(key[:2], b""), key[2:]
-        width = len(rest) + _PLACE_BYTES
-        at = records.find(rest)
-        while at > 0 and at % width:
-            at = records.find(rest, at + 1)
-        return None if at < 0 else int.from_bytes(records[at + len(rest) : at + width], "big")
 
 
 def _warn(error: OSError) -> None:

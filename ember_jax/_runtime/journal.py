@@ -63,11 +63,19 @@ def _size(response: Response) -> int:
     return 550 + len(response.text) * (1 if response.text.isascii() else 4) + 150 * len(response.alternatives)
 
 
+def _encode(response: Response) -> bytes:
+    return pickle.dumps(tuple(vars(response).values()))  # a third of the response's own pickle, in half of the time
+
+
+def _decode(data: bytes) -> Response:
+    return Response(*pickle.loads(data))
+
+
 class MemoryJournal(AbstractJournal):
     """Keeps answers for the life of the process: so many bytes in memory, the others in a temporary file."""
 
     def __init__(self, most_bytes: int = 64 << 20) -> None:
-        self._answers = Spilling[Response](most_bytes, _size, pickle.dumps, pickle.loads)
+        self._answers = Spilling(most_bytes, _size, _encode, _decode)
         self._count = 0
 
     def get(self, digest: bytes) -> Response | None:
