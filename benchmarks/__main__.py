@@ -24,6 +24,7 @@ QUICK = {
     "kill": ["300", "2"],
     "lanes": ["1000"],
     "lowering": ["200", "2000"],
+    "million": ["--quick"],
     "overhead": ["1000", "10000"],
     "segments": ["1", "256"],
 }

@@ -450,6 +450,7 @@ def test_an_unknown_price_is_nan(provider):
         return Response("yes", 1, 1)
 
     provider.complete = complete
+    provider.is_local = True  # whose prices nobody warns of
     _, usage = ember.metered(ember.LLM("mine/m"))(ember.text("a"))
     assert np.isnan(usage.cost)
     assert int(usage.calls) == 1

@@ -106,10 +106,8 @@ def test_an_unknown_price_warns_once_for_each_model_and_simulated_models_and_fun
 
 def test_an_unknown_price_loses_no_answer_where_warnings_are_errors(tmp_path):
     script = """
-        import logging
         import ember_jax as ember
         from ember_jax.testing import ChatServer
-        logging.basicConfig()
         with ChatServer() as server:
             own = {"local": ember.providers.OpenAI(base_url=server.base_url, api_key="")}
             with ember.session(providers=own, journal="kept.db") as run:

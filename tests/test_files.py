@@ -123,7 +123,7 @@ def test_any_text_comes_back(tmp_path_factory, words):
     file = tmp_path_factory.mktemp("text") / "t"
     t = ember.text(words)
     ember.save(file, {"t": t})
-    with mock.patch.dict(store._words, clear=True):  # as if this were another process
+    with mock.patch.object(store, "_words", store.words_within(1 << 20)):  # as if this were another process
         loaded = ember.load(file, {"t": t})["t"]
         assert np.asarray(loaded).tolist() == words.tolist() and loaded.shape == words.shape
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import collections
+import concurrent.futures
 import contextlib
 import gc
+import inspect
 import json
 import os
 import signal
@@ -320,6 +322,20 @@ def test_tickets_that_nobody_takes_are_given_up(monkeypatch):
         return [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
 
     assert not get_loop().submit(others()).result(_HANG)
+
+
+def test_a_sweep_that_is_given_up_before_it_begins_is_closed():
+    async def never():
+        raise AssertionError
+
+    held, sweep = threading.Event(), never()
+    get_loop().call(lambda: held.wait(_HANG))
+    flight = tickets.Flight(sweep, get_loop())
+    flight.cancel()
+    held.set()
+    with pytest.raises(concurrent.futures.CancelledError):
+        flight.result()
+    assert inspect.getcoroutinestate(sweep) == inspect.CORO_CLOSED
 
 
 def test_a_ticket_is_the_same_at_the_end_of_its_way():

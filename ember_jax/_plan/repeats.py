@@ -19,7 +19,8 @@ class Repeats:
     def __init__(self, operator: str):
         self._operator = operator
         self._by_lane: dict[Any, set[bytes]] = {}
-        self._by_call: dict[Any, tuple[set[bytes], set[Any]]] = {}
+        # The digest that a call had, `None` once it had another, and how often: once in a lane, or it is `_twice`.
+        self._by_call: dict[Any, tuple[bytes | None, int]] = {}
         self._twice: str | None = None
         self._everywhere: tuple[str, int] | None = None
 
@@ -31,10 +32,12 @@ class Repeats:
         if node.lanes > 1 and self._everywhere is None:
             self._everywhere = (node.scope or self._operator, node.lanes)
         seen.add(digest)
-        digests, lanes = self._by_call.setdefault(node, (set(), set()))
-        if len(digests) < 2:
-            digests.add(digest)
-        lanes.add(lane)
+        first, calls = self._by_call.get(node, (digest, 0))
+        self._by_call[node] = digest if digest == first else None, calls + 1
+
+    def ended(self, lane: Any) -> None:
+        """Forgets a lane that makes no further call."""
+        self._by_lane.pop(lane, None)
 
     def warning(self, lanes: int) -> str | None:
         """What to warn of, if anything, after a sweep of so many lanes."""
@@ -42,7 +45,7 @@ class Repeats:
             return f"{self._twice} asks the same sample more than once in one lane. {_FIX}"
         if self._everywhere is not None:
             return "{} asks one and the same sample in all {} lanes. ".format(*self._everywhere) + _FIX
-        for node, (digests, callers) in self._by_call.items():
-            if lanes > 1 and len(callers) == lanes and len(digests) == 1:
+        for node, (digest, calls) in self._by_call.items():
+            if lanes > 1 and calls == lanes and digest is not None:
                 return f"{node.scope or self._operator} asks one and the same sample in all {lanes} lanes. {_FIX}"
         return None

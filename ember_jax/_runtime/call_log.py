@@ -8,12 +8,11 @@ A log that held the requests and responses themselves would take two to three ki
 are dropped, and whoever looks is told so.
 """
 
+import functools
 import pickle
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-
-import msgspec
 
 from .._errors import TextError
 from .._providers.base import Message
@@ -101,17 +100,22 @@ def _stands_in(op: str, scope: str) -> bool:
 
 def _pack(values: tuple[Any, ...]) -> bytes:
     try:
-        return _encode(values)
+        return _msgpack()[0](values)
     except (TypeError, ValueError, OverflowError):  # a provider's numbers and words may be anything
         return pickle.dumps(values)
 
 
 def _unpack(raw: bytes) -> Any:
     # The first byte tells a pickle from an array of MessagePack.
-    return pickle.loads(raw) if raw[0] == pickle.PROTO[0] else msgspec.msgpack.decode(raw)
+    return pickle.loads(raw) if raw[0] == pickle.PROTO[0] else _msgpack()[1](raw)
 
 
-_encode = msgspec.msgpack.Encoder().encode
+@functools.cache
+def _msgpack() -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
+    # Imported at the first call: `import ember_jax` is to load little.
+    import msgspec
+
+    return msgspec.msgpack.Encoder().encode, msgspec.msgpack.decode
 
 
 def _put(words: str) -> bytes:

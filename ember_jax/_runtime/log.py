@@ -51,12 +51,6 @@ def sweep_ended(operator: str, calls: int, seconds: float) -> None:
         _tell(logging.DEBUG, "sweep_ended", message, operator=operator, calls=calls, seconds=seconds)
 
 
-def warned(model: str, message: str) -> None:
-    """What would be a Python warning, where those are errors and must not be raised."""
-    if logger.isEnabledFor(logging.WARNING):
-        _tell(logging.WARNING, "warned", message, model=model)
-
-
 def retry(model: str, error: ProviderError, attempt: int, seconds: float, rate: float) -> None:
     """A request has failed and is sent again after some seconds; the model is paced at a rate, if it is finite."""
     if logger.isEnabledFor(logging.INFO):

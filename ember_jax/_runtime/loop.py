@@ -59,6 +59,7 @@ class Work:
 
     async def _run(self) -> Any:
         if self._cancelled:
+            self._coroutine.close()
             raise asyncio.CancelledError
         self._task = asyncio.current_task()
         try:

@@ -9,7 +9,6 @@ from .._errors import BudgetError, UnknownPriceWarning
 from .._providers import tokens
 from .._providers.base import Provider, Request, Response
 from .._providers.prices import Price
-from . import log
 from .budget import Budget, Hold
 
 
@@ -96,7 +95,7 @@ class Pricing:
         )
 
     def _warn(self, request: Request, words: str) -> None:
-        """Warns once of each model. Where warnings are errors it is logged: an answer that was paid for is worth more.
+        """Warns once of each model. Where warnings are errors it is shown all the same: a paid answer is worth more.
 
         It is on the event loop, which no error of this kind may reach.
         """
@@ -107,5 +106,5 @@ class Pricing:
         message = f"{'/'.join(model)} {words}"
         try:
             warnings.warn(message, UnknownPriceWarning, stacklevel=1)
-        except UnknownPriceWarning:
-            log.warned("/".join(model), message)
+        except UnknownPriceWarning as told:
+            warnings.showwarning(told, UnknownPriceWarning, __file__, 0)

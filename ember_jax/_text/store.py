@@ -6,20 +6,49 @@ is why equality of digests may stand for equality of words, and why a collision 
 
 Some digests are reserved and never the digest of words: all zeros, which fills the unused parts of arrays (an
 unselected branch, `jnp.zeros`), and those of failed text (see `failed`).
+
+Words lie in memory up to 256 MiB, or as many bytes as the environment variable `EMBER_JAX_TEXT_BYTES` says; what is
+used least goes to a temporary file and comes back when it is asked for. Not to the journal, where most words lie as
+well: it may be closed, moved or damaged while a program still holds their digests.
 """
 
 import hashlib
+import os
 
 import numpy as np
 
 from .._errors import TextError, UnknownDigestError
+from .._spilling import Spilling
 from . import failed
 
 DIGEST_WORDS = 4
 DIGEST_BYTES = 16
 _BLANK = bytes(DIGEST_BYTES)
 
-_words: dict[bytes, str] = {}
+VARIABLE, _MOST_BYTES = "EMBER_JAX_TEXT_BYTES", 256 << 20
+# What a text takes besides its characters: 64 bytes for the string, 64 for the digest, and its share of dictionaries
+# that are two thirds full on average.
+_OVERHEAD = 200
+
+
+def _size(words: str) -> int:
+    # Not `sys.getsizeof`, which grows when somebody asks for the UTF-8 bytes of what is not ASCII.
+    return _OVERHEAD + len(words) * (1 if words.isascii() else 4)
+
+
+def _most_bytes() -> int:
+    given = os.environ.get(VARIABLE, "")
+    if given and not given.isdecimal():
+        raise ValueError(f"the environment variable {VARIABLE} is {given!r}. Give bytes, as in {_MOST_BYTES}.")
+    return int(given) if given else _MOST_BYTES
+
+
+def words_within(most_bytes: int) -> Spilling[str]:
+    """Words by digest, of which so many bytes lie in memory."""
+    return Spilling(most_bytes, _size, str.encode, bytes.decode)
+
+
+_words = words_within(_most_bytes())
 
 
 def digest_of(words: str) -> bytes:
@@ -44,7 +73,7 @@ def put(words: str) -> bytes:
     # A subclass of str (numpy.str_) would keep its whole array alive.
     words = words if type(words) is str else str(words)
     digest = digest_of(words)
-    _words[digest] = words
+    _words.put(digest, words)
     return digest
 
 
@@ -53,17 +82,22 @@ def get(digest: bytes) -> str:
 
     **Raises:** `UnknownDigestError` if this process never saw them; for failed text, its cause.
     """
-    try:
-        return _words[digest]
-    except KeyError:
-        if digest.startswith(failed.PREFIX):
-            raise failed.cause_of(digest).with_traceback(None) from None
-        raise UnknownDigestError(_unknown(digest)) from None
+    words = _words.get(digest)
+    if words is not None:
+        return words
+    if digest.startswith(failed.PREFIX):
+        raise failed.cause_of(digest).with_traceback(None)
+    raise UnknownDigestError(_unknown(digest))
 
 
 def peek(digest: bytes) -> str | None:
     """The words of a digest, or `None` if they are not here; for a repr, which must not raise."""
     return _words.get(digest)
+
+
+def in_memory() -> int:
+    """How many texts lie in memory."""
+    return _words.in_memory()
 
 
 def put_one(words: str) -> np.ndarray:

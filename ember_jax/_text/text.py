@@ -205,6 +205,9 @@ jax.tree_util.register_pytree_with_keys(
 def text(words: Any) -> Text:
     """Makes a `Text` of a string, or of nested lists, a NumPy array or a pandas Series of strings.
 
+    The words of all Texts lie in memory up to 256 MiB, or as many bytes as the environment variable
+    `EMBER_JAX_TEXT_BYTES` says, and beyond that in a temporary file.
+
     **Arguments:**
 
     - `words`: what to hold. A `Text` is returned as it is.

@@ -1,0 +1,122 @@
+"""Claim: a million different prompts in one sweep stay within a bound of memory, and the last cost what the first did.
+
+`jax.vmap` of an operator that writes a prompt from its integer and asks a simulated model that answers at once. Every
+prompt and every answer is another text; nothing else holds them than this library. A fresh process makes the sweep, and
+reads answers back from all over it. Prints microseconds of CPU per call by tenths of the sweep (the baseline is the
+first; when the bounds are reached, after 10 and 60 % of a million, each call spills an answer and two texts besides,
+15 us) and the peak memory, with the bound it is to stay within:
+
+- a process that makes one call, with JAX and the program (measured);
+- lanes in flight, a window of them at most, and the texts and answers that lie in memory: bounds of this library;
+- for every call 200 bytes: the places of its two texts and its answer in the files (40 each), its input and output (20,
+  and as much for XLA's copy), and what allocators leave.
+
+`--quick`, or a number of calls.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+
+import hardware
+import jax
+import jax.numpy as jnp
+import report
+
+import ember_jax as ember
+from ember_jax._plan.lanes import WINDOW
+from ember_jax._providers.base import Provider, Request, Response
+from ember_jax._providers.sim import Sim, SimModel
+from ember_jax._text import store
+
+TENTHS, PER_LANE, PER_CALL = 10, 10_000, 200
+TEXTS, ANSWERS = 256 << 20, 64 << 20  # what `_text.store` and `MemoryJournal` keep in memory
+
+
+class Timed(Provider):
+    """Simulated models, and when each tenth of the calls was answered."""
+
+    is_local, endpoint = True, None
+
+    def __init__(self, calls: int):
+        self.times = [time.process_time()]
+        self._sim = Sim({"now": SimModel(accuracy=1.0, latency=0)})
+        self._calls, self._answered = calls, 0
+
+    def check(self, model: str) -> None:
+        self._sim.check(model)
+
+    async def complete(self, request: Request) -> Response:
+        response = await self._sim.complete(request)
+        self._answered += 1
+        if self._answered * TENTHS >= self._calls * len(self.times):
+            self.times.append(time.process_time())
+        return response
+
+    async def close(self) -> None:
+        await self._sim.close()
+
+
+class Successor(ember.Operator):
+    """Asks for the number after a number."""
+
+    llm: ember.LLM
+
+    def forward(self, i: jax.Array) -> ember.Text:
+        return self.llm(ember.format("What is {i} + 1? Answer with a number and nothing else, please.", i=i))
+
+
+def sweep(calls: int) -> None:
+    """Makes the sweep, and prints what was measured."""
+    provider = Timed(calls)
+    with ember.session(providers={"sim": provider}) as run:
+        provider.times[0] = time.process_time()
+        answers = jax.block_until_ready(jax.vmap(Successor(ember.LLM("sim/now")))(jnp.arange(calls)))
+        assert run.report().requests == calls
+    where = [i * (calls - 1) // 1000 for i in range(1000)]
+    assert answers[jnp.array(where)].tolist() == [str(i + 1) for i in where]
+    tenths = [(b - a) / calls * TENTHS * 1e6 for a, b in zip(provider.times, provider.times[1:], strict=False)]
+    print(json.dumps({"tenths": tenths, "peak": peak_bytes(), "texts": store.in_memory()}))
+
+
+def peak_bytes() -> int:
+    if os.path.exists("/proc/self/status"):  # where `ru_maxrss` of a new process begins with its parent's
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def measured(calls: int) -> dict:
+    """What a fresh process measures."""
+    command = [sys.executable, __file__, "--sweep", str(calls)]
+    environment = {**os.environ, "EMBER_JAX_JOURNAL": "memory"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--sweep"]:
+        sweep(int(sys.argv[2]))
+        return
+    hardware.show()
+    calls = 100_000 if sys.argv[1:] == ["--quick"] else int((sys.argv[1:] or ["1_000_000"])[0])
+    alone, found = measured(1)["peak"], measured(calls)
+    tenths, peak = found["tenths"], found["peak"]
+    bound = alone + min(calls, WINDOW) * PER_LANE + TEXTS + ANSWERS + calls * PER_CALL
+    print(f"{calls:,} calls, us each by tenths: " + " ".join(f"{t:.1f}" for t in tenths))
+    print(f"the last tenth: {tenths[-1] / tenths[0]:.2f} x the first")
+    print(
+        f"peak memory {peak / 1e6:,.0f} MB; bound {bound / 1e6:,.0f} MB = {alone / 1e6:,.0f} for one call + "
+        f"{min(calls, WINDOW) * PER_LANE / 1e6:,.0f} for lanes in flight + {TEXTS / 1e6:,.0f} for texts + "
+        f"{ANSWERS / 1e6:,.0f} for answers + {calls * PER_CALL / 1e6:,.0f} for {calls:,} calls; "
+        f"{found['texts']:,} of {2 * calls:,} texts lie in memory"
+    )
+    report.row(f"the last tenth of {calls:,} calls; the first", tenths[-1], tenths[0], "us", "1.25 x")
+    report.row(f"peak memory of {calls:,} calls; its bound", peak / 1e6, bound / 1e6, "MB", "1 x")
+
+
+if __name__ == "__main__":
+    main()
