@@ -3,12 +3,14 @@
 `jax.vmap` of an operator that writes a prompt from its integer and asks a simulated model that answers at once. Every
 prompt and every answer is another text; nothing else holds them than this library. A fresh process makes the sweep, and
 reads answers back from all over it. Prints microseconds of CPU per call by tenths of the sweep; beside each call 6 kB are
-hashed, as a measure of how fast the machine is just then, and the last tenth is compared with the first by it. (When
-the bounds are reached, after 10 and 60 % of a million, each call spills an answer and two texts besides, some 15 us.)
-And the peak memory, with the bound it is to stay within:
+hashed, which tells how fast the machine is just then, and the last tenth is compared with the first by it. (When the
+bounds are reached, after 10 and 60 % of a million, each call spills an answer and two texts besides, some 15 us.) And
+the peak memory, with the bound it is to stay within:
 
 - a process that makes one call, with JAX and the program (measured);
 - lanes in flight, a window of them at most, and the texts and answers that lie in memory: bounds of this library;
+- what `run.calls` remembers of the last 262,144 calls, 300 bytes each, and `run.trace` of the first million, 98 bytes
+  and what is allocated ahead;
 - for every call 200 bytes: the places of its two texts and its answer in the files (40 each), its input and output (20,
   and as much for XLA's copy), and what allocators leave.
 
@@ -32,9 +34,10 @@ import ember_jax as ember
 from ember_jax._plan.lanes import WINDOW
 from ember_jax._providers.base import Provider, Request, Response
 from ember_jax._providers.sim import Sim, SimModel
+from ember_jax._runtime import call_log
 from ember_jax._text import store
 
-TENTHS, PER_LANE, PER_CALL = 10, 10_000, 200
+TENTHS, PER_LANE, PER_CALL, LOGGED, TRACED = 10, 10_000, 200, 300, 120
 BLOCK = bytes(6000)
 TEXTS, ANSWERS = 256 << 20, 64 << 20  # what `_text.store` and `MemoryJournal` keep in memory
 
@@ -115,14 +118,15 @@ def main() -> None:
     calls = 100_000 if sys.argv[1:] == ["--quick"] else int((sys.argv[1:] or ["1_000_000"])[0])
     alone, found = measured(1)["peak"], measured(calls)
     tenths, relative, peak = found["tenths"], found["measured"], found["peak"]
-    bound = alone + min(calls, WINDOW) * PER_LANE + TEXTS + ANSWERS + calls * PER_CALL
+    notes = min(calls, call_log.MOST) * LOGGED + min(calls, 1_000_000) * TRACED
+    bound = alone + min(calls, WINDOW) * PER_LANE + TEXTS + ANSWERS + notes + calls * PER_CALL
     print(f"{calls:,} calls, us each by tenths: " + " ".join(f"{t:.1f}" for t in tenths))
     print("as multiples of the hash beside it: " + " ".join(f"{r:.1f}" for r in relative))
     print(f"the last tenth: {relative[-1] / relative[0]:.2f} x the first")
     print(
         f"peak memory {peak / 1e6:,.0f} MB; bound {bound / 1e6:,.0f} MB = {alone / 1e6:,.0f} for one call + "
         f"{min(calls, WINDOW) * PER_LANE / 1e6:,.0f} for lanes in flight + {TEXTS / 1e6:,.0f} for texts + "
-        f"{ANSWERS / 1e6:,.0f} for answers + {calls * PER_CALL / 1e6:,.0f} for {calls:,} calls; "
+        f"{ANSWERS / 1e6:,.0f} for answers + {notes / 1e6:,.0f} for notes of calls + {calls * PER_CALL / 1e6:,.0f} for {calls:,} calls; "
         f"{found['texts']:,} of {2 * calls:,} texts lie in memory"
     )
     report.row(f"the last tenth of {calls:,} calls, in hashes; the first", relative[-1], relative[0], "x", "1.25 x")
