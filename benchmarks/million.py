@@ -2,10 +2,10 @@
 
 `jax.vmap` of an operator that writes a prompt from its integer and asks a simulated model that answers at once. Every
 prompt and every answer is another text; nothing else holds them than this library. A fresh process makes the sweep, and
-reads answers back from all over it. Prints microseconds of CPU per call by tenths of the sweep; beside each call 6 kB are
+reads answers back from all over it. Prints microseconds of CPU per call by tenths of the sweep. Beside each, 6 kB are
 hashed, which tells how fast the machine is just then, and the last tenth is compared with the first by it. (When the
-bounds are reached, after 10 and 60 % of a million, each call spills an answer and two texts besides, some 15 us.) And
-the peak memory, with the bound it is to stay within:
+bounds are reached, after 10 and 60 % of a million, each call spills an answer and two texts besides: some 15 us.) Then
+the peak memory, and the bound it is to stay within:
 
 - a process that makes one call, with JAX and the program (measured);
 - lanes in flight, a window of them at most, and the texts and answers that lie in memory: bounds of this library;
@@ -126,7 +126,8 @@ def main() -> None:
     print(
         f"peak memory {peak / 1e6:,.0f} MB; bound {bound / 1e6:,.0f} MB = {alone / 1e6:,.0f} for one call + "
         f"{min(calls, WINDOW) * PER_LANE / 1e6:,.0f} for lanes in flight + {TEXTS / 1e6:,.0f} for texts + "
-        f"{ANSWERS / 1e6:,.0f} for answers + {notes / 1e6:,.0f} for notes of calls + {calls * PER_CALL / 1e6:,.0f} for {calls:,} calls; "
+        f"{ANSWERS / 1e6:,.0f} for answers + {notes / 1e6:,.0f} for notes of calls "
+        f"+ {calls * PER_CALL / 1e6:,.0f} for {calls:,} calls; "
         f"{found['texts']:,} of {2 * calls:,} texts lie in memory"
     )
     report.row(f"the last tenth of {calls:,} calls, in hashes; the first", relative[-1], relative[0], "x", "1.25 x")
