@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import itertools
 import math
+import random
 import threading
 import time
 
@@ -607,6 +608,38 @@ def test_other_buckets_are_found_out_too(rate, burst):
     # Not well, where a bucket has no room for what slow start begins with; but nothing is lost, and it ends.
     assert sweep(server, prompts) < 5 * 200 / rate + 20
     assert server.refused < 20
+
+
+class ByChance(Bucket):
+    """A service that refuses a share of the calls at any pace, besides those beyond its limit."""
+
+    after = None
+
+    def __init__(self, share, rate=1e9, burst=1e9):
+        super().__init__(rate, burst, after=None)
+        self.share, self.draw = share, random.Random(0)
+
+    async def complete(self, request):
+        if self.draw.random() < self.share:
+            self.refused += 1
+            await asyncio.sleep(0.5)
+            raise RateLimitError("too many", status=429)
+        return await super().complete(request)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.03, 0.1])
+def test_refusals_by_chance_do_not_slow_a_sweep_down_for_long(share):
+    """Paced by them it would take a quarter of an hour; a thousand in flight take a second."""
+    server = ByChance(share)
+    assert sweep(server, [f"prompt {i}" for i in range(2000)]) < 90
+    assert server.refused < 3 * share * 2000 + 10
+
+
+@pytest.mark.parametrize("rate", [20.0, 100.0])
+def test_a_limit_is_found_behind_refusals_by_chance(rate):
+    server = ByChance(0.03, rate, rate)
+    assert sweep(server, [f"prompt {i}" for i in range(1000)]) < 3 * 1000 / rate
+    assert server.refused < 300
 
 
 def test_where_nobody_refuses_calls_in_flight_double_up_to_a_thousand():

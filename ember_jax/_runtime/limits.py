@@ -18,6 +18,8 @@ everything else.
   `n / (t + 1)`. Of all stretches that end with the refusal the one that proves most counts. Pacing begins at 95 % of
   that and grows by 1 % per second, later with the cube of time, as CUBIC's window does (RFC 9438): slowly where the
   limit was met, quickly when that is long past. Before there is a stretch to prove anything the window is halved.
+  Some services refuse a share of the calls at any pace. Where few are refused, but some of them at less than the pace
+  that was sustained, it is by chance: then refusals slow nothing down, until they are many and prove the opposite.
 - *`Retry-After`* holds the whole gate back.
 
 Times are those of the running event loop, which a virtual clock may own. Nothing here knows what a call is.
@@ -42,12 +44,17 @@ _BURST_SECONDS, _SAVED_SECONDS = 0.5, 1.0
 _SETTLING_SECONDS = 2.0
 # So many accepted calls prove a rate.
 _PROOF = 20
+# How long they do.
+_FRESH_SECONDS = 30.0
 _REMEMBERED = 4096
 # What a timer may be late without the pace being lost.
 _LATENESS = 0.01
 # Of the rate that a service tells, so much is counted on to have come back: its numbers are rounded.
 _CAUTION = 0.95
 _SLOWEST = 0.1
+# The share of calls up to which few are refused, about how many calls it is taken over, and how many of them, refused
+# at less than the pace that was sustained, show that it is by chance; twice as many each time that was wrong.
+_FEW, _SHARE_CALLS, _STRANGE = 0.2, 50, 3
 
 
 @dataclass(frozen=True)
@@ -205,6 +212,11 @@ class _Probe:
         self._since = -math.inf
         # When the calls were sent that were not refused.
         self._accepted: list[float] = []
+        # The highest pace that was sustained, the share of calls that are refused, and whether that is by chance.
+        self._best = 0.0
+        self._share = 0.0
+        self._by_chance = False
+        self._strange, self._needed = 0, _STRANGE
 
     def rate(self, now: float, is_known: bool = False) -> float:
         """Calls per second."""
@@ -227,23 +239,35 @@ class _Probe:
             del self._accepted[:_REMEMBERED]
 
     def succeeded(self, now: float, at: float, in_flight: int) -> None:
+        self._share -= self._share / _SHARE_CALLS
         self._round_trip += (now - at - self._round_trip) / (8 if self._round_trip else 1)
         if in_flight >= self._window / 2:  # else it is not the window that keeps more from being sent
             self._window = min(self._window + 1, MOST_IN_FLIGHT)
 
     def refused(self, now: float, at: float, resume: float, is_known: bool) -> None:
         """Slows down after the refusal of a call that was sent at a time; nothing is sent until `resume`."""
+        self._share += (1 - self._share) / _SHARE_CALLS
         before = bisect.bisect_left(self._accepted, at)
         if before < len(self._accepted) and self._accepted[before] == at:
             del self._accepted[before]
-        if at < self._since + _SETTLING_SECONDS:
+        is_few = self._share < _FEW
+        if at < self._since + _SETTLING_SECONDS or (self._by_chance and is_few):
             return
+        if self._by_chance:  # they are many now
+            self._by_chance, self._needed = False, 2 * self._needed
+        if self._rate is not None and is_few and self.rate(now) < self._best:
+            self._strange += 1
+            if self._strange >= self._needed:
+                self._by_chance, self._strange, self._rate = True, 0, None
+                self._window = max(self._window, self._best * self._round_trip)
+                return
         if self._rate is not None:
             pace = self.rate(now)
             self._rate = max(min(_proven(self._accepted[:before], at), pace), pace / 2, _SLOWEST)
-            self._accepted.clear()
+            self._best = max(self._best, self._rate) if is_few else self._rate
+            del self._accepted[: bisect.bisect_left(self._accepted, at - _FRESH_SECONDS)]
         elif before >= _PROOF:
-            self._rate = _proven(self._accepted[:before], at)
+            self._rate = self._best = _proven(self._accepted[:before], at)
             self._accepted.clear()
         elif is_known:  # a limit that is given is believed until the opposite is proven
             return
