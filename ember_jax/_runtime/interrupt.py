@@ -6,7 +6,8 @@ several devices the callbacks run on XLA's threads: the main thread gets `Keyboa
 on as orphans. So a SIGINT handler, put in place of Python's default one only, cancels all work that anybody waits for.
 Then it does what the default one does, unless JAX's callback is on the main thread's stack: then nothing is raised
 there, and a watcher sends the signal again as soon as the callback has left the stack. (A real signal: it wakes the
-main thread from whatever it waits for next.) Where another handler raises inside a callback, `wait` does the same.
+main thread from whatever it waits for next. One that comes just before the main thread begins to wait does not, so it
+is sent until it has arrived.) Where another handler raises inside a callback, `wait` does the same.
 """
 
 import concurrent.futures
@@ -37,6 +38,7 @@ _JAX_FOLDERS = tuple(os.path.dirname(m.__file__) + os.sep for m in (jax, jaxlib)
 _waiting: dict[int, Work] = {}
 _watcher: threading.Thread | None = None
 _pending = False  # whether the watcher is yet to send Ctrl-C again
+_unheard = False  # whether what it has sent is yet to arrive
 
 
 def _is_main() -> bool:
@@ -50,6 +52,8 @@ def install() -> None:
 
 
 def _on_interrupt(number: int, frame: FrameType | None) -> None:
+    global _unheard
+    _unheard = False
     with contextlib.suppress(RuntimeError):  # another thread began or ended to wait; the next look finds all
         for work in list(_waiting.values()):
             work.cancel()
@@ -134,7 +138,7 @@ def _raise_again_outside(inside: list[FrameType]) -> None:
 
 
 def _watch(inside: list[FrameType]) -> None:
-    global _pending
+    global _pending, _unheard
     main = threading.main_thread().ident
     watched = {id(frame) for frame in inside}
     while main is not None:
@@ -145,5 +149,10 @@ def _watch(inside: list[FrameType]) -> None:
             break
         time.sleep(0.0005)
     _pending = False  # first: the handler may find itself inside a callback again, and must not rely on this thread
+    _unheard = main is not None and signal.getsignal(signal.SIGINT) is _on_interrupt
     if main is not None:
         signal.pthread_kill(main, signal.SIGINT)
+    while _unheard and main is not None:
+        time.sleep(0.05)
+        if _unheard:
+            signal.pthread_kill(main, signal.SIGINT)
