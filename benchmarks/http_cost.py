@@ -29,6 +29,7 @@ from ember_jax._runtime.garbage import calm
 
 STAGES, LATENCY, RUNS, OURS = 3, 0.2, 5, "ours"
 TEMPLATE = "What is {n} + 1?"
+PRICES = {"openai": ember.Price(input=1, output=1)}
 LLM = ember.LLM("openai/model", temperature=0.5)
 
 
@@ -96,7 +97,7 @@ def compare(url: str, lanes: int, folder: Path) -> dict[str, list[float]]:
                 hand = cpu(lambda: runner.run(by_hand(client, url, numbers)), first, lanes)
             seconds = [hand]
             for journal, limits in ((None, at_once), (folder / "journal.db", at_once), (None, {})):
-                with ember.session(journal=journal, limits=limits) as run:
+                with ember.session(journal=journal, limits=limits, prices=PRICES) as run:
                     seconds.append(cpu(functools.partial(swept, mapped, numbers), first, lanes))
                 assert run.report().requests == STAGES * lanes
             if i >= 0:

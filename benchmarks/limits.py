@@ -56,7 +56,7 @@ def sweep(tells: bool, limits: Mapping[str, ember.Limit]) -> tuple[float, int]:
     bucket = Bucket(tells)
     with testing.ChatServer(testing.SimModel(accuracy=1.0), latency=SECONDS, faults=bucket) as server:
         provider = ember.providers.OpenAI(server.base_url, api_key="")
-        with ember.session(providers={"openai": provider}, limits=limits, journal=None) as run:
+        with ember.session(providers={"openai": provider}, limits=limits, journal=None, prices=PRICES) as run:
             prompts = ember.text([f"What is {i} + 1?" for i in range(PROMPTS)])
             start = time.perf_counter()
             answers = jax.vmap(ask)(prompts).tolist()
@@ -68,12 +68,17 @@ def sweep(tells: bool, limits: Mapping[str, ember.Limit]) -> tuple[float, int]:
     return seconds, bucket.refused
 
 
+PRICES = {"openai": ember.Price(input=0, output=0)}
+
+
 def main() -> None:
     hardware.show()
     # Imports and compiles.
     with (
         testing.ChatServer() as server,
-        ember.session(providers={"openai": ember.providers.OpenAI(server.base_url, api_key="")}),
+        ember.session(
+            providers={"openai": ember.providers.OpenAI(server.base_url, api_key="")}, journal=None, prices=PRICES
+        ),
     ):
         jax.vmap(ask)(ember.text([str(i) for i in range(PROMPTS)])).tolist()
     cases = {

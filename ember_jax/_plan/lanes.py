@@ -110,10 +110,10 @@ class Frame:
     """One run of a plan by a lane.
 
     `inside` is the frame and step that hold it; `done` is told its outputs, and is `None` for that of a whole lane;
-    `carried` is told what a step of a `scan` carries on.
+    `carried` is told what a step of a `scan` carries on; `scope` is the operators that it stands in.
     """
 
-    __slots__ = ("carried", "done", "inside", "lane", "left", "plan", "values", "waits")
+    __slots__ = ("carried", "done", "inside", "lane", "left", "plan", "scope", "values", "waits")
 
     def __init__(
         self,
@@ -127,6 +127,7 @@ class Frame:
         self.lane = lane
         self.inside = inside
         self.carried: Callable[[int, Any], None] | None = None
+        self.scope = ""
         self.done = done
         self.values: list[Any] = [*args, *itertools.repeat(None, plan.size - plan.inputs)]
         for value, constant in plan.constants.items():
@@ -210,6 +211,7 @@ class Sweep:
         self._open = 0
         self._total = 1
         self._repeats = Repeats(name)
+        self._scopes: dict[tuple[str, str], str] = {}
         self._paths = runners.paths if session.turns is not None else {}
         self._saw, self._land = self._repeats.saw, self._landed_soon  # bound once: a method is made anew at each use
 
@@ -286,6 +288,7 @@ class Sweep:
         carried: Callable[[int, Any], None] | None = None,
     ) -> None:
         frame = Frame(plan, args, lane, done, inside)
+        frame.scope = self._scope(*inside) if inside else self._name
         frame.carried = carried
         if not frame.left:
             self._leave(frame)
@@ -349,13 +352,15 @@ class Sweep:
 
     def _scope(self, frame: Frame, index: int) -> str:
         """Where a step stands: the operators it is in, outermost first."""
-        path: list[str] = []
-        at: tuple[Frame, int] | None = (frame, index)
-        while at is not None:
-            frame, index = at
-            path.append(frame.plan.nodes[index].scope)
-            at = frame.inside
-        return "/".join(filter(None, (self._name, *reversed(path))))
+        return self._within(frame.scope, frame.plan.nodes[index].scope)
+
+    def _within(self, scope: str, inner: str) -> str:
+        if not inner:
+            return scope
+        found = self._scopes.get((scope, inner))  # asked for with every call
+        if found is None:
+            found = self._scopes[scope, inner] = f"{scope}/{inner}" if scope else inner
+        return found
 
     def _fly(self, lane: Lane, flying: bool) -> None:
         """Counts a lane as in flight, or not: one that waits for lanes of its own must not keep them from starting."""
