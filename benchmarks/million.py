@@ -20,7 +20,6 @@ the peak memory, and the bound it is to stay within:
 import hashlib
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -92,14 +91,9 @@ def sweep(calls: int) -> None:
     seconds = [b - a - c for a, b, c in zip(provider.times, provider.times[1:], beside, strict=False)]
     tenths = [s / calls * TENTHS * 1e6 for s in seconds]
     measured = [s / c for s, c in zip(seconds, beside, strict=True)]
-    print(json.dumps({"tenths": tenths, "measured": measured, "peak": peak_bytes(), "texts": store.in_memory()}))
-
-
-def peak_bytes() -> int:
-    if os.path.exists("/proc/self/status"):  # where `ru_maxrss` of a new process begins with its parent's
-        with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(
+        json.dumps({"tenths": tenths, "measured": measured, "peak": hardware.peak_bytes(), "texts": store.in_memory()})
+    )
 
 
 def measured(calls: int) -> dict:

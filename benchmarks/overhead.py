@@ -7,7 +7,6 @@ program; what a window of lanes in flight adds; what every further lane adds. Ar
 """
 
 import asyncio
-import os
 import resource
 import statistics
 import subprocess
@@ -62,13 +61,6 @@ def inputs(lanes: int) -> np.ndarray:
     return np.random.default_rng(lanes).normal(size=(lanes, WIDTH)).astype(np.float32)
 
 
-def own_peak_bytes() -> int:
-    if os.path.exists("/proc/self/status"):  # where `ru_maxrss` of a new process begins with its parent's
-        with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def peak_bytes(lanes: int) -> int:
     """Peak memory of a fresh process that makes one sweep."""
     done = subprocess.run([sys.executable, __file__, "--peak", str(lanes)], capture_output=True, text=True, check=True)
@@ -93,7 +85,7 @@ def memory(lanes: int) -> None:
 def main() -> None:
     if sys.argv[1:2] == ["--peak"]:
         jax.block_until_ready(jax.jit(jax.vmap(chain))(inputs(int(sys.argv[2]))))
-        print(own_peak_bytes())
+        print(hardware.peak_bytes())
         return
     hardware.show()
     sweep = jax.jit(jax.vmap(chain))

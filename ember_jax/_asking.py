@@ -117,9 +117,13 @@ class ModelCall(HostCall):
         """The results that an answer stands for. Raises `MalformedResponseError` if it stands for none."""
 
     async def run(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        digests = (failed.among(a) for a in arrays if a.shape[-1:] == (store.DIGEST_WORDS,))
-        if (digest := next(filter(None, digests), None)) is not None:
-            return [_failed(aval, digest) for aval in self.out]
+        digest = failed.first(a for a in arrays if a.shape[-1:] == (store.DIGEST_WORDS,))
+        if digest is not None:  # the call is not made; of its results only text is of unsigned integers
+            are_text = [aval.dtype == np.uint32 for aval in self.out]
+            return [
+                failed.result(digest, a.shape[:-1]) if is_text else failed.result(digest, a.shape, a.dtype)
+                for a, is_text in zip(self.out, are_text, strict=True)
+            ]
         request, extra = self.operands.request(arrays)
         request = self.asks(request, extra)
         if request.sample is None and _draws(request.parameters):
@@ -128,13 +132,6 @@ class ModelCall(HostCall):
         for used in caller.used:
             used.add(response)
         return self.read(request, response, extra)
-
-
-def _failed(aval: jax.ShapeDtypeStruct, digest: bytes) -> np.ndarray:
-    """A result of a call on text that failed, which is not made. Only text is of unsigned integers."""
-    if aval.dtype == np.uint32:
-        return np.broadcast_to(np.frombuffer(digest, np.uint32), aval.shape)
-    return np.full(aval.shape, failed.number(aval.dtype), aval.dtype)
 
 
 def prompt_text(prompt: Any, method: str = "") -> Text:

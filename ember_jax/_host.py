@@ -314,36 +314,30 @@ class FunctionCall(HostCall):
         return getattr(self.function.fn, "__qualname__", type(self.function.fn).__name__).rsplit(".", 1)[-1]
 
     async def run(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        for array, is_text in zip(arrays, self._are_text, strict=True):
-            if is_text and (digest := failed.among(array)) is not None:
-                return [self._failed(spec, digest) for spec in self.function.out]
+        digest = failed.first(a for a, is_text in zip(arrays, self._are_text, strict=True) if is_text)
+        if digest is not None:  # the call is not made
+            return [failed.result(digest, s.shape, None if s.is_text else s.dtype) for s in self.function.out]
         if not self.pure or (self.function.cache is None and not caller.remembers):
             return await self._call(session, caller, arrays)
         if self.function.cache is None:
             return await session.remember((self, _content(arrays)), _nbytes, self._call, session, caller, arrays)
-        digest = hashlib.blake2b(digest_size=32)
+        key = hashlib.blake2b(digest_size=32)
         for array in arrays:
-            digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(array.tobytes())
+            key.update(f"{array.dtype}{array.shape}".encode())
+            key.update(array.tobytes())
         # The journal outlives this process, so what is no array is told by its words.
         static = [k.value for k in self.kinds if isinstance(k, _Static)]
-        digest.update(f"{self.function.cache}{self.tree}{static!r}".encode())
+        key.update(f"{self.function.cache}{self.tree}{static!r}".encode())
 
         async def work() -> bytes:
             return self._encode(await self._call(session, caller, arrays))
 
-        return self._decode(await session.journaled(digest.digest(), work, self.function.cache))
+        return self._decode(await session.journaled(key.digest(), work, self.function.cache))
 
     @functools.cached_property
     def _are_text(self) -> tuple[bool, ...]:
         kinds = tuple(k for k in self.kinds if not isinstance(k, _Static))
         return kinds or (False,)  # without arguments there is an operand that says nothing
-
-    def _failed(self, spec: _Out, digest: bytes) -> np.ndarray:
-        """A result of a call on text that failed, which is not made."""
-        if spec.is_text:
-            return np.broadcast_to(np.frombuffer(digest, np.uint32), spec.aval.shape)
-        return np.full(spec.shape, failed.number(spec.dtype), spec.dtype)
 
     async def _call(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         args, kwargs = self._arguments(arrays)

@@ -74,9 +74,7 @@ FORMS = {
         lambda leaf: leaf.reshape(4, *leaf.shape[2:]), jax.vmap(jax.vmap(f))(xs.reshape(2, 2))
     ),
     "scan": lambda f, xs: jax.lax.scan(lambda c, x: (c, f(x)), 0, xs)[1],
-    "inner vmap": lambda f, xs: ember.jit(lambda xs: jax.vmap(lambda x: f(x + "") if isinstance(x, str) else f(x))(xs))(
-        xs
-    ),
+    "inner vmap": lambda f, xs: ember.jit(lambda xs: jax.vmap(f)(xs))(xs),
 }
 
 
@@ -95,11 +93,8 @@ def test_a_lane_fails_alone_and_the_others_go_on(form, llm, provider):
     answer, ok, used = stacked(FORMS[form](one, ember.text(["a", "bad", "c", "worse than bad"])))
     assert words(answer) == ["A", None, "C", None]
     np.testing.assert_array_equal(ok, [True, False, True, False])
-    if form in ("one", "vmap", "jax.jit", "jit of vmap", "vmap of vmap", "scan"):
-        # a `cond` outside every operator is JAX's own: under `vmap` it calls both sides
-        assert words(used) == ["A", "INSTEAD", "C", "INSTEAD"]
-    else:
-        assert words(used) == ["A", "INSTEAD", "C", "INSTEAD"]
+    assert words(used) == ["A", "INSTEAD", "C", "INSTEAD"]
+    if form not in ("one", "vmap", "jax.jit", "jit of vmap", "vmap of vmap", "scan"):  # there the `cond` is JAX's own
         assert provider.asked == {"a": 1, "bad": 1, "c": 1, "worse than bad": 1, "instead": provider.asked["instead"]}
 
 

@@ -46,7 +46,7 @@ class ElementwiseOp(_callback.HostFunction):
         arrays = tuple(np.asarray(a) for a in arrays)
         kind = self.operands[0]
         batch = arrays[0].shape[: arrays[0].ndim - _CORE_RANK[kind]]
-        if any(k != NUMBER and failed.among(a) is not None for k, a in zip(self.operands, arrays, strict=True)):
+        if self._first_failed(arrays) is not None:
             rows = [self.one([a[at] for a in arrays]) for at in np.ndindex(batch)]
             return [np.asarray(rows).reshape(*batch, *rows[0].shape)]
         columns = [_column(kind, array, len(batch)) for kind, array in zip(self.operands, arrays, strict=True)]
@@ -61,17 +61,14 @@ class ElementwiseOp(_callback.HostFunction):
 
     def one(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
         """Runs on one element: a lane's, where most are. What depends on failed text has failed."""
-        for kind, array in zip(self.operands, arrays, strict=True):
-            if kind is not NUMBER and (digest := failed.among(array)) is not None:
-                return self._failed(digest)
+        if (digest := self._first_failed(arrays)) is not None:
+            return failed.result(digest, self.shape, None if self.result is TEXT else self.result)
         values = [_element(kind, array) for kind, array in zip(self.operands, arrays, strict=True)]
         result = self.function(*self.static, *values)
         return store.put_one(result) if self.result is TEXT else np.asarray(result, self.result)
 
-    def _failed(self, digest: bytes) -> np.ndarray:
-        if self.result is TEXT:
-            return np.frombuffer(digest, np.uint32)
-        return np.full(self.shape, failed.number(self.result), self.result)
+    def _first_failed(self, arrays: Sequence[np.ndarray]) -> bytes | None:
+        return failed.first(a for kind, a in zip(self.operands, arrays, strict=True) if kind != NUMBER)
 
     def __str__(self) -> str:
         return self.function.__name__.strip("_")
@@ -120,5 +117,6 @@ def elementwise(
         out, dtype = jax.ShapeDtypeStruct((*batch, *result.shape), result.dtype), np.dtype(result.dtype)
     if 0 in batch:
         return jnp.zeros(out.shape, out.dtype)
-    op = ElementwiseOp(function, static, kinds, dtype, out.shape[len(batch) :])
+    shape = () if result == TEXT else result.shape
+    op = ElementwiseOp(function, static, kinds, dtype, shape)
     return _callback.invoke(op, [out], *arrays)[0]

@@ -8,6 +8,7 @@ told the cause. Numbers that fail are NaN, integers the least of their type, and
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,18 @@ def among(array: np.ndarray) -> bytes | None:
     if PREFIX not in raw:
         return None
     return next((raw[i : i + 16] for i in range(0, len(raw), 16) if raw.startswith(PREFIX, i)), None)
+
+
+def first(arrays: Iterable[np.ndarray]) -> bytes | None:
+    """The first failed digest in any of some arrays, or `None`."""
+    return next(filter(None, map(among, arrays)), None)
+
+
+def result(digest: bytes, shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
+    """What stands for a result that depends on failed text: text of a shape, or numbers of a dtype."""
+    if dtype is None:
+        return np.broadcast_to(np.frombuffer(digest, np.uint32), (*shape, len(digest) // 4))
+    return np.full(shape, number(dtype), dtype)
 
 
 def number(dtype: Any) -> Any:
