@@ -91,6 +91,8 @@ def metered(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _enclosed(fn: Callable[..., Any], how: ir.How) -> Callable[..., Any]:
+    if not callable(fn):
+        raise TypeError(f"ember.{how} takes a function or an operator, not {fn!r:.40}; call what it returns.")
     if isinstance(fn, eqx.Module):  # its arrays are arguments like the others, so another one is the same program
         return functools.partial(_of_modules(how), fn)
 

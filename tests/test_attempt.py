@@ -217,6 +217,12 @@ def test_numbers_of_a_failure_are_nan_integers_the_least_and_booleans_false(llm)
     np.testing.assert_array_equal(ones, [np.nan, np.nan])
 
 
+@pytest.mark.parametrize("enclose", [ember.attempt, ember.metered])
+def test_the_answer_in_place_of_the_function_is_told(enclose):
+    with pytest.raises(TypeError, match=f"ember.{enclose.__name__} takes a function or an operator, not 3"):
+        enclose(3)
+
+
 def test_what_makes_no_call_does_not_fail():
     out, ok = jax.vmap(ember.attempt(lambda x: x + 1))(jnp.arange(3))
     np.testing.assert_array_equal(out, [1, 2, 3])

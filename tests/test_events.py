@@ -41,6 +41,20 @@ def outer(word: ember.Text) -> ember.Text:
     return inner(word) + ember.LLM("mine/m")(word)
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"limits": ember.Limit(rpm=5)}, r"limits=….*\{\"openai\": Limit\(…\)\}, not Limit"),
+        ({"prices": 3}, r"prices=….*\{\"openai\": Price\(…\)\}, not int"),
+        ({"retry": 3}, r"takes an ember.Retry, as in Retry\(attempts=3\), not 3"),
+        ({"progress": "yes"}, "takes True, False, or None"),
+    ],
+)
+def test_a_setting_of_the_wrong_type_is_told_before_anything_is_sent(settings, told):
+    with pytest.raises(TypeError, match=told):
+        ember.session(**settings)
+
+
 def test_each_call_is_told_with_its_lane_its_operators_and_its_answer():
     seen = []
     with ember.session(providers={"mine": Scripted()}, journal=None) as run:

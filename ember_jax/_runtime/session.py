@@ -138,6 +138,17 @@ class Session:
         prices: Mapping[str, Price] | None = None,
         budget_usd: float | None = None,
     ):
+        for name, given in (("limits", limits), ("prices", prices)):
+            if given is not None and not isinstance(given, Mapping):
+                kind = name.removesuffix("s").capitalize()
+                raise TypeError(
+                    f'session({name}=…) takes a dict by provider or model, as in {{"openai": {kind}(…)}}, not '
+                    f"{type(given).__name__}."
+                )
+        if retry is not None and not isinstance(retry, Retry):
+            raise TypeError(f"session(retry=…) takes an ember.Retry, as in Retry(attempts=3), not {retry!r:.40}.")
+        if progress not in (None, True, False):
+            raise TypeError(f"session(progress=…) takes True, False, or None to decide, not {progress!r:.40}.")
         self._lasting, self._passing = places(journal)
         self._closes = not isinstance(journal, AbstractJournal)  # what the caller made is the caller's to close
         self._providers = dict(providers)
