@@ -58,6 +58,36 @@ def test_judging_is_right_as_often_as_told(accuracy):
         assert_rate([r.endswith(".") for r in wrong], 0.5)
 
 
+@pytest.mark.parametrize("accepts", [0.0, 0.3, 1.0])
+def test_wrong_answers_are_accepted_as_often_as_told(accepts):
+    model = SimModel(verify_accuracy=0.9, false_accept=accepts)
+    prompt = "What is {0} + 9?\nProposed answer: {1}\nIs it correct? Reply yes or no."
+    assert_rate([say(model, prompt.format(i, i + 8)) == "yes" for i in range(N)], accepts)
+    assert_rate([say(model, prompt.format(i, i + 9)) == "yes" for i in range(N)], 0.9)
+
+
+def test_some_questions_are_harder_than_others():
+    model = SimModel(accuracy=lambda prompt: 0.9 if "+" in prompt else 0.3)
+    assert_rate([say(model, f"What is {i} + 3?") == str(i + 3) for i in range(N)], 0.9)
+    assert_rate([say(model, f"What is {i} * 7?") == str(i * 7) for i in range(N)], 0.3)
+    with pytest.raises(ValueError, match="accuracy"):
+        say(SimModel(accuracy=lambda prompt: 1.5), "1 + 1")
+
+
+@pytest.mark.parametrize("count", [1, 3, 20])
+def test_wrong_answers_are_as_many_as_told_and_equally_likely(count):
+    found = [int(say(SimModel(accuracy=0.0, wrong_answers=count), f"{i} + 3")) - i - 3 for i in range(N)]
+    assert len(set(found)) == count and 0 not in found
+    for value in set(found):
+        assert_rate([f == value for f in found], 1 / count)
+
+
+@pytest.mark.parametrize("settings", [{"wrong_answers": 0}, {"wrong_answers": 1.5}, {"false_accept": 1.1}])
+def test_a_model_that_cannot_be_is_refused(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        SimModel(**settings)
+
+
 def test_the_other_accuracies_default_to_accuracy():
     sure = SimModel(accuracy=1.0)
     assert say(sure, "2 + 2\nAnswer: 4\nCorrect?") == "yes"
@@ -83,7 +113,7 @@ def test_verification_without_a_question_is_a_coin():
 def test_answers_are_the_same_on_every_machine():
     sim = Sim()
     texts = [sim.answer(request(f"What is {i} * 17?", model="small", sample=str(i))).text for i in range(8)]
-    assert texts == ["0", "17", "34", "51", "62", "85", "102", "119"]
+    assert texts == ["0", "17", "34", "51", "64", "85", "102", "119"]
     assert sim.answer(request("Hello", model="small")) == sim.answer(request("Hello", model="small"))
 
 

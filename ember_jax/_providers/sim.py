@@ -32,10 +32,10 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 from .._errors import ModelError, RefusedRequestError
 from .._regex import regex
@@ -50,17 +50,20 @@ class SimModel:
 
     **Fields:**
 
-    - `accuracy`: the probability that an arithmetic answer is right.
+    - `accuracy`: the probability that an arithmetic answer is right; or a pure function that gives it for a prompt (the
+        last user message), so that some questions are harder than others.
     - `latency`: the median time to an answer, in seconds.
     - `sigma`: the standard deviation of the latency's logarithm; 0 is the same latency for every request.
     - `input_price`, `output_price`: US dollars for a million tokens.
     - `verbosity`: the number of filler words before an arithmetic answer.
     - `judge_accuracy`, `verify_accuracy`: the same probability for the other two tasks; `accuracy` where `None`.
+    - `false_accept`: the probability that a wrong answer is said to be correct; `1 - verify_accuracy` where `None`.
+    - `wrong_answers`: how many different wrong answers a question has, all equally likely; 1 makes it binary.
 
     Raises `ValueError` for a probability outside [0, 1] and for a negative or infinite number.
     """
 
-    accuracy: float = 0.8
+    accuracy: float | Callable[[str], float] = 0.8
     latency: float = 0.05
     sigma: float = 0.0
     input_price: float = 0.15
@@ -68,11 +71,13 @@ class SimModel:
     verbosity: int = 0
     judge_accuracy: float | None = None
     verify_accuracy: float | None = None
+    false_accept: float | None = None
+    wrong_answers: int = 20
 
     def __post_init__(self):
-        for name in ("accuracy", "judge_accuracy", "verify_accuracy"):
+        for name in ("accuracy", "judge_accuracy", "verify_accuracy", "false_accept"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
+            if value is not None and not callable(value) and not 0 <= value <= 1:
                 raise ValueError(f"SimModel({name}={value!r}): a probability is between 0 and 1, such as {name}=0.8.")
         for name in ("latency", "sigma", "input_price", "output_price", "verbosity"):
             value = getattr(self, name)
@@ -80,11 +85,40 @@ class SimModel:
                 raise ValueError(f"SimModel({name}={value!r}): give a finite number that is at least 0.")
         if not isinstance(self.verbosity, int):
             raise ValueError(f"SimModel(verbosity={self.verbosity!r}): give a whole number of words.")
+        if not isinstance(self.wrong_answers, int) or self.wrong_answers < 1:
+            raise ValueError(f"SimModel(wrong_answers={self.wrong_answers!r}): give a whole number, at least 1.")
 
     @property
     def price(self) -> Price:
         """What it costs."""
         return Price(self.input_price, self.output_price)
+
+    def at(self, prompt: str) -> "_Skill":
+        """How good it is at a prompt. Raises `ValueError` if its `accuracy` gives what is no probability."""
+        accuracy = self.accuracy(prompt) if callable(self.accuracy) else self.accuracy
+        if not 0 <= accuracy <= 1:
+            raise ValueError(f"SimModel: its accuracy gives {accuracy!r} for a prompt; a probability is in [0, 1].")
+        otherwise = lambda value, default: default if value is None else value
+        verify = otherwise(self.verify_accuracy, accuracy)
+        return _Skill(
+            accuracy=accuracy,
+            judge=otherwise(self.judge_accuracy, accuracy),
+            accept=verify,
+            reject=1 - otherwise(self.false_accept, 1 - verify),
+            wrong=self.wrong_answers,
+            verbosity=self.verbosity,
+        )
+
+
+class _Skill(NamedTuple):
+    """The probabilities with which a model is right at one prompt; `accept` and `reject` are those of verifying."""
+
+    accuracy: float
+    judge: float
+    accept: float
+    reject: float
+    wrong: int
+    verbosity: int
 
 
 # A ladder as real ones are: the dear model costs a hundred times the cheap one and is seldom wrong.  The latencies
@@ -159,7 +193,8 @@ def reply(model: SimModel, request: Request) -> Response:
     Raises `RefusedRequestError` for a `max_tokens` that is no count, and for a JSON schema that it cannot fill in.
     """
     asked = [m.content for m in request.messages if m.role == "user"]
-    said = _said(model, asked[-1] if asked else "", request.parameters, _Draws(request))
+    prompt = asked[-1] if asked else ""
+    said = _said(model.at(prompt), prompt, request.parameters, _Draws(request))
     text = said.text
     words = text.split()
     limit = request.parameters.get("max_completion_tokens", request.parameters.get("max_tokens"))
@@ -225,22 +260,21 @@ class _Said:
     alternatives: tuple[tuple[str, float], ...] = ()
 
 
-def _said(model: SimModel, prompt: str, parameters: Mapping[str, Any], draws: _Draws) -> _Said:
+def _said(skill: _Skill, prompt: str, parameters: Mapping[str, Any], draws: _Draws) -> _Said:
     match parameters.get("response_format"):
         case {"type": "json_schema", "json_schema": {"schema": schema}}:
-            return _fill_in(model, schema, prompt, draws)
+            return _fill_in(skill, schema, prompt, draws)
     choice = _options(prompt)
     if choice is not None:
-        return _choose(model, *choice, parameters.get("temperature") == 0, draws)
+        return _choose(skill, *choice, parameters.get("temperature") == 0, draws)
     lines = prompt.splitlines()
     verification = _verification(lines)
     if verification is not None:
-        return _verify(model, *verification, draws)
+        return _verify(skill, *verification, draws)
     candidates = [m[1].rstrip() for m in map(_CANDIDATE.fullmatch, lines) if m]
     if candidates:
-        accuracy = model.accuracy if model.judge_accuracy is None else model.judge_accuracy
-        return _judge(candidates, [li for li in lines if not _CANDIDATE.fullmatch(li)], accuracy, draws)
-    return _solve(model, lines, draws)
+        return _judge(candidates, [li for li in lines if not _CANDIDATE.fullmatch(li)], skill.judge, draws)
+    return _solve(skill, lines, draws)
 
 
 def _truth(lines: Sequence[str]) -> Fraction | None:
@@ -271,8 +305,8 @@ def _options(prompt: str) -> tuple[list[str], list[str]] | None:
     return options, "\n".join(lines[: starts[-1]]).splitlines()
 
 
-def _choose(model: SimModel, options: Sequence[str], question: Sequence[str], is_greedy: bool, draws: _Draws) -> _Said:
-    accuracy, right = _right_options(model, options, question)
+def _choose(skill: _Skill, options: Sequence[str], question: Sequence[str], is_greedy: bool, draws: _Draws) -> _Said:
+    accuracy, right = _right_options(skill, options, question)
     wrong = [i for i in range(len(options)) if i not in right]
     if not right or not wrong:
         probability = dict.fromkeys(range(len(options)), 1 / len(options))
@@ -291,15 +325,15 @@ def _choose(model: SimModel, options: Sequence[str], question: Sequence[str], is
     return _Said(_letter(chosen), math.log(probability[chosen]), likely)
 
 
-def _right_options(model: SimModel, options: Sequence[str], question: Sequence[str]) -> tuple[float, list[int]]:
+def _right_options(skill: _Skill, options: Sequence[str], question: Sequence[str]) -> tuple[float, list[int]]:
     """Which options are right, and how probable it is that the model sees it."""
     verification = _verification(question)
     if verification is not None:
         is_right = _is_right(*verification)
         words = None if is_right is None else "yes" if is_right else "no"
-        return _verify_accuracy(model), [i for i, o in enumerate(options) if o.strip().lower() == words]
+        return _verifying(skill, is_right), [i for i, o in enumerate(options) if o.strip().lower() == words]
     truth = _truth(question)
-    return model.accuracy, [i for i, o in enumerate(options) if truth is not None and _claims(o, truth)]
+    return skill.accuracy, [i for i, o in enumerate(options) if truth is not None and _claims(o, truth)]
 
 
 def _letter(index: int) -> str:
@@ -330,15 +364,16 @@ def _is_right(proposed: str, question: Sequence[str]) -> bool | None:
     return None if truth is None else _claims(proposed, truth)
 
 
-def _verify_accuracy(model: SimModel) -> float:
-    return model.accuracy if model.verify_accuracy is None else model.verify_accuracy
+def _verifying(skill: _Skill, is_right: bool | None) -> float:
+    """The probability that an answer is taken for what it is."""
+    return skill.accept if is_right else skill.reject
 
 
-def _verify(model: SimModel, proposed: str, question: Sequence[str], draws: _Draws) -> _Said:
+def _verify(skill: _Skill, proposed: str, question: Sequence[str], draws: _Draws) -> _Said:
     is_right = _is_right(proposed, question)
     if is_right is None:
         return _Said(("yes", "no")[draws.below(2, "guess")], -math.log(2))
-    succeeds, logprob = draws.succeeds(_verify_accuracy(model))
+    succeeds, logprob = draws.succeeds(_verifying(skill, is_right))
     return _Said("yes" if is_right == succeeds else "no", logprob)
 
 
@@ -363,8 +398,8 @@ class _Filling:
     prompt asks for verification. The rest is drawn place by place.
     """
 
-    def __init__(self, model: SimModel, prompt: str, draws: _Draws):
-        self._model, self._draws = model, draws
+    def __init__(self, skill: _Skill, prompt: str, draws: _Draws):
+        self._skill, self._draws = skill, draws
         self._logprobs: dict[str, float] = {}
         lines = prompt.splitlines()
         verification = _verification(lines)
@@ -379,14 +414,14 @@ class _Filling:
         if self._truth is None:
             return self.member(range(100), path)
         truth = Fraction(round(self._truth)) if is_whole else self._truth
-        right, self._logprobs["number"] = self._draws.succeeds(self._model.accuracy)
-        value = Fraction(shown(truth) if right else _near(truth, self._draws))
+        right, self._logprobs["number"] = self._draws.succeeds(self._skill.accuracy)
+        value = Fraction(shown(truth) if right else _near(truth, self._skill.wrong, self._draws))
         return int(value) if value.denominator == 1 else float(value)
 
     def flag(self, path: str) -> bool:
         if self._is_right is None:
             return self.member((True, False), path)
-        succeeds, self._logprobs["flag"] = self._draws.succeeds(_verify_accuracy(self._model))
+        succeeds, self._logprobs["flag"] = self._draws.succeeds(_verifying(self._skill, self._is_right))
         return self._is_right == succeeds
 
     def words(self, path: str) -> str:
@@ -397,15 +432,15 @@ class _Filling:
         return members[self._draws.below(len(members), path)]
 
 
-def _fill_in(model: SimModel, schema: Any, prompt: str, draws: _Draws) -> _Said:
-    filling = _Filling(model, prompt, draws)
+def _fill_in(skill: _Skill, schema: Any, prompt: str, draws: _Draws) -> _Said:
+    filling = _Filling(skill, prompt, draws)
     return _Said(json.dumps(fill(schema, filling), ensure_ascii=False), filling.logprob)
 
 
 # -- numbers and sentences
 
 
-def _solve(model: SimModel, lines: Sequence[str], draws: _Draws) -> _Said:
+def _solve(skill: _Skill, lines: Sequence[str], draws: _Draws) -> _Said:
     try:
         truth = first_value(lines)
     except CannotCompute as reason:
@@ -413,11 +448,11 @@ def _solve(model: SimModel, lines: Sequence[str], draws: _Draws) -> _Said:
     if truth is None:
         subject, predicate = draws.below(len(_SUBJECTS), "subject"), draws.below(len(_PREDICATES), "predicate")
         return _Said(f"{_SUBJECTS[subject]} {_PREDICATES[predicate]}.", -math.log(len(_SUBJECTS) * len(_PREDICATES)))
-    right, logprob = draws.succeeds(model.accuracy)
-    number = shown(truth) if right else _near(truth, draws)
-    if not model.verbosity:
+    right, logprob = draws.succeeds(skill.accuracy)
+    number = shown(truth) if right else _near(truth, skill.wrong, draws)
+    if not skill.verbosity:
         return _Said(number, logprob)
-    filler = [_FILLER[draws.below(len(_FILLER), f"filler {i}")] for i in range(model.verbosity)]
+    filler = [_FILLER[draws.below(len(_FILLER), f"filler {i}")] for i in range(skill.verbosity)]
     return _Said(" ".join([*filler, f"The answer is {number}."]), logprob)
 
 
@@ -599,9 +634,9 @@ def _claims(text: str, truth: Fraction) -> bool:
     return shown(Fraction(numbers[-1].replace(",", ""))) == shown(truth)
 
 
-def _near(truth: Fraction, draws: _Draws) -> str:
-    """A wrong number of as many decimals, one to ten units of the last place away."""
+def _near(truth: Fraction, count: int, draws: _Draws) -> str:
+    """A wrong number of as many decimals; one of `count`: 1 above, 1 below, 2 above, … by the last place."""
     right = shown(truth)
     unit = Fraction(1, 10 ** len(right.partition(".")[2]))
-    sign = 1 if draws.below(2, "sign") else -1
-    return shown(Fraction(right) + sign * unit * (1 + draws.below(10, "distance")))
+    chosen = draws.below(count, "wrong")
+    return shown(Fraction(right) + (-1 if chosen % 2 else 1) * unit * (1 + chosen // 2))
