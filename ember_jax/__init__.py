@@ -4,6 +4,7 @@ The plan runs the calls; XLA runs the numbers.
 """
 
 from . import _errors, _providers
+from . import learn as learn
 from . import testing as testing
 from ._choose import Choice as Choice
 from ._enclosing import Usage as Usage
@@ -45,6 +46,9 @@ from ._text.table import table as table
 from ._text.text import Text as Text
 from ._text.text import text as text
 from ._types import Key as Key
+
+# isort: split
+from . import non as non  # written with the names above
 
 errors = _errors
 providers = _providers

@@ -2,6 +2,7 @@
 
 import abc
 import functools
+import inspect
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,15 @@ import equinox as eqx
 
 from . import _annotations, _callback, _traced
 from ._boundary import Boundary
+
+
+class _Signature:
+    """What `inspect.signature` says of an operator; of its class, it says how one is made, as it does without this."""
+
+    def __get__(self, operator: "Operator | None", cls: type) -> inspect.Signature:
+        if operator is None:
+            raise AttributeError
+        return boundary_of(operator).specification.signature
 
 
 class Operator(eqx.Module):
@@ -37,6 +47,8 @@ class Operator(eqx.Module):
     **Raises:** `AnnotationError` when a subclass lacks an annotation, or a call breaks one; `TracedControlFlowError`
     for Python control flow on traced values; `SweepError` if some lanes failed.
     """
+
+    __signature__ = _Signature()
 
     @abc.abstractmethod
     def forward(self, *args: Any, **kwargs: Any) -> Any:

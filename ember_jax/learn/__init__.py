@@ -1,0 +1,3 @@
+"""Learning through calls: the numeric parts of networks, by gradients, and their models, by search."""
+
+from ._sample import sample as sample

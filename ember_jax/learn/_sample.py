@@ -1,0 +1,53 @@
+"""A discrete decision that gradients can be taken of.
+
+Design note. A draw has no derivative; its log-probability has. Both are results of one `jax.jit` that is known by its
+name, so a program that draws stays what it was, and whoever differentiates finds, in the jaxpr that JAX derives of any
+program, every draw with its log-probability beside it: through branches, loops and nested operators, without anything
+being passed along. Where nobody looks for it the second result is unused and costs nothing.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from .._types import Key
+
+# Names the equation of a draw: operands `(logits, key)`, results `(index, log-probability)`.
+NAME = "ember_sample"
+
+
+def sample(logits: Float[Array, "n"], key: Key) -> Int[Array, ""]:
+    """Draws a decision: which member, how many samples, stop or go on.
+
+    ```python
+    up = learn.sample(self.gate(ember.features(question, 64)), key)
+    answer = jax.lax.cond(up == 1, lambda: self.strong(question), lambda: draft)
+    ```
+
+    It is `jax.random.categorical`, and `learn.value_and_grad` knows of it.
+
+    **Arguments:**
+
+    - `logits`: `float[n]`, unnormalised log-probabilities; `-inf` for what is never drawn.
+    - `key`: a PRNG key; equal keys draw the same.
+
+    **Returns:** int32 from 0 to n - 1. Its derivative is zero.
+
+    **Raises:** `TypeError` for logits of another rank or of integers.
+    """
+    logits = jnp.asarray(logits)
+    if logits.ndim != 1 or not logits.shape[0] or not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise TypeError(
+            f"learn.sample takes float logits of rank 1, one for each decision, not {logits.dtype}"
+            f"{list(logits.shape)}. For several draws, `jax.vmap(learn.sample)(logits, keys)`."
+        )
+    return _draw(logits, key)[0]
+
+
+def _draw(logits: jax.Array, key: Key) -> tuple[jax.Array, jax.Array]:
+    index = jax.random.categorical(key, logits).astype(jnp.int32)
+    return index, jax.nn.log_softmax(logits)[index]
+
+
+_draw.__name__ = _draw.__qualname__ = NAME
+_draw = jax.jit(_draw)

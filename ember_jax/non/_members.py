@@ -1,0 +1,61 @@
+"""How a construct calls its members, and what each of them is called with.
+
+Design note. Keys are folded from what they are for, never split by position among a number of things: sample `i` of a
+member has the same key however many samples there are, so that more samples ask for, and pay for, only the new ones.
+Candidates get the construct's own key, what judges them another one that is folded from its role; two constructs over
+equal members and one key therefore share the candidates.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .. import Key, fold_in
+
+# An operator, an LLM, or any other callable pytree, of `(question)` or `(question, key)`, that returns Text.
+Member = Callable[..., Any]
+
+
+def takes_key(member: Member) -> bool:
+    """Whether a member has an argument `key`."""
+    return "key" in inspect.signature(member).parameters
+
+
+def ask(member: Member, *args: Any, key: Key) -> Any:
+    """Calls a member, with the key if it takes one."""
+    return member(*args, key=key) if takes_key(member) else member(*args)
+
+
+def given(key: Key | None) -> Key:
+    """The key of a construct: without one its samples are the same for ever."""
+    return jax.random.key(0) if key is None else key
+
+
+def for_role(key: Key | None, role: str) -> Key:
+    """The key of what a construct has one of, such as its judge."""
+    return fold_in(given(key), role)
+
+
+def for_each(key: Key | None, count: int) -> Key:
+    """Keys of rank 1, of things that are numbered."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(given(key), jnp.arange(count))
+
+
+def as_tuple(members: Member | Sequence[Member], construct: str) -> tuple[Member, ...]:
+    """One member or a sequence of them, checked.
+
+    **Raises:** `ValueError` if there is none; `TypeError` for one that cannot be called.
+    """
+    found: tuple[Any, ...] = tuple(members) if isinstance(members, list | tuple) else (members,)
+    if not found:
+        raise ValueError(f"{construct} has no members; give it an operator, an LLM or a list of them.")
+    for member in found:
+        if not callable(member):
+            raise TypeError(
+                f"{construct} takes operators and LLMs as members, not {member!r:.60}; for a model id, "
+                "`ember.LLM('sim/small')`."
+            )
+    return found
