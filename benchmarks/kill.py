@@ -130,8 +130,7 @@ def sweep(calls: int, kills: int, folder: Path, seed: int = 0, delay: float = 0.
 
 def _kept(journal: Path) -> dict[str, str]:
     """The answers in a journal's file, by their prompts."""
-    query = """select prompts.words, answers.words from calls join texts answers on answers.id = answer
-        join messages on call = calls.id join texts prompts on prompts.id = text"""
+    query = """select words, answer from calls join messages on call = calls.id join texts on texts.id = text"""
     if not journal.exists():
         return {}
     with contextlib.closing(sqlite3.connect(journal)) as connection:

@@ -335,7 +335,7 @@ def test_a_forgotten_call_is_still_shown_and_its_words_leave_the_file(mine, tmp_
     ember.Journal(path).compact()
     assert b"first" not in path.read_bytes() and b"second" in path.read_bytes()
     assert b"Shout." in path.read_bytes()  # which others use
-    assert ember.Journal(path).stats().texts == 5
+    assert ember.Journal(path).stats().texts == 3
 
 
 # -- in the file -----------------------------------------------------------------------------------------------------

@@ -11,19 +11,19 @@ from .calls import Call
 
 _MODEL = "provider || '/' || model"
 _MESSAGES = "select role, words from messages join texts on texts.id = text where call = ? order by position"
-_CALL = """select calls.digest, provider, endpoint, model, parameters, sample, words, answered_by, request_id,
+_CALL = """select digest, provider, endpoint, model, parameters, sample, answer, answered_by, request_id,
     input_tokens, output_tokens, cost, logprob, alternatives, began, ended, attempts, lane, scope
-    from calls join texts on texts.id = answer where calls.id = ?"""
+    from calls where id = ?"""
 # What calls are asked for by, as conditions on rows.
 _CONDITIONS = {
-    "digest": "substr(lower(hex(calls.digest)), 1, length(:digest)) = :digest",
+    "digest": "substr(lower(hex(digest)), 1, length(:digest)) = :digest",
     "model": f"{_MODEL} = :model",
     "since": "ended >= :since",
     "before": "ended < :before",
     # an answer, or a message, that holds some words
-    "contains": """(instr(words, :contains) or calls.id in
+    "contains": """(instr(answer, :contains) or id in
         (select call from messages join texts on texts.id = text where instr(words, :contains)))""",
-    "answers": "lower(hex(texts.digest)) in (select value from json_each(:answers))",
+    "answers": "lower(hex(answer_digest)) in (select value from json_each(:answers))",
     # one of the two is the beginning of the other
     "lane": "(substr(lane, 1, length(:lane)) = :lane or substr(:lane, 1, length(lane)) = lane)",
     "op": "instr('/' || scope || '/', '/' || :op || '/')",
@@ -42,8 +42,7 @@ def find(connection: sqlite3.Connection, asked: Mapping[str, Any]) -> list[tuple
     """
     given = {name: value for name, value in asked.items() if value is not None}
     where = " and ".join(_CONDITIONS[name] for name in given) or "true"
-    query = f"select calls.digest, calls.id from calls join texts on texts.id = answer where {where} order by calls.id"
-    return connection.execute(query, given).fetchall()
+    return connection.execute(f"select digest, id from calls where {where} order by id", given).fetchall()
 
 
 def read(connection: sqlite3.Connection, ids: Iterable[int]) -> Iterator[Call]:
@@ -86,7 +85,5 @@ def delete(connection: sqlite3.Connection, digests: Iterable[bytes]) -> int:
     count = connection.executemany("delete from calls where digest = ?", [(d,) for d in digests]).rowcount
     if count > 0:
         connection.execute("delete from messages where call not in (select id from calls)")
-        connection.execute(
-            "delete from texts where id not in (select answer from calls union select text from messages)"
-        )
+        connection.execute("delete from texts where id not in (select text from messages)")
     return max(0, count)

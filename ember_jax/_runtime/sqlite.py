@@ -8,14 +8,17 @@ commit, milliseconds for what the next run can ask again.)
 
 Answers wait for a writer thread, which commits all that wait in one transaction (group commit, as databases do): under
 load a commit is shared by hundreds of answers. Point reads are made on the event loop, on a connection of their own;
-each sees what any process has committed. Several processes may use one file on one machine; on a network's file system
-only processes of the same host may.
+they see what any process had committed when the loop's round began, as a transaction for each of them would cost as
+much as they do. Several processes may use one file on one machine; on a network's file system only processes of the
+same host may.
 
 What could not be committed, because the disk is full, stays in memory and goes first with the next attempt; until then
 no call is made, as its answer might be lost.
 
-Words lie once in `texts`, by their digests (see `_text.store`), however many calls they are part of. The answer's are
-compared with their digest when they are read: they are the answer that was given, or an error. The header names the
+What is sent lies once in `texts`, by its digest (see `_text.store`), however many calls it is part of. Answers, most of
+which differ, lie in their calls' rows, so that a call costs two entries in an index by digest and not three: those are
+what a commit mostly writes, a page for each. An answer is compared with its digest when it is read: it is the one that
+was given, or an error. The header names the
 program and the schema's version, and nothing is written before they have been read.
 """
 
@@ -45,7 +48,7 @@ from .journal import AbstractJournal, Entry
 from .loop import get_loop
 
 APPLICATION = 0x656D6272  # "embr", where SQLite's header says whose file it is
-VERSION = 1
+VERSION = 2
 
 # Seconds that another process may hold the file; its commits take milliseconds.
 _PATIENCE = 60.0
@@ -63,7 +66,7 @@ _SCHEMA = (
     """create table calls (
         id integer primary key, digest blob not null unique,
         provider text not null, endpoint text not null, model text not null, parameters text not null, sample text,
-        answer integer not null references texts, answered_by text not null, request_id text not null,
+        answer text not null, answer_digest blob not null, answered_by text not null, request_id text not null,
         input_tokens integer not null, output_tokens integer not null, cost real, logprob real,
         alternatives text not null, began real not null, ended real not null, attempts integer not null,
         lane text not null, scope text not null)""",
@@ -71,15 +74,14 @@ _SCHEMA = (
         call integer not null references calls, position integer not null, role text not null,
         text integer not null references texts, primary key (call, position)) without rowid""",
 )
-_GET = """select texts.digest, words, input_tokens, output_tokens, cost, logprob, answered_by, request_id, alternatives
-    from calls join texts on texts.id = answer where calls.digest = ?"""
+_GET = """select answer_digest, answer, input_tokens, output_tokens, cost, logprob, answered_by, request_id, alternatives
+    from calls where digest = ?"""
 _PUT_TEXT = "insert into texts (digest, words) values (?, ?) on conflict do nothing"
-_PUT_CALL = """insert into calls (digest, provider, endpoint, model, parameters, sample, answer, answered_by,
+_PUT_CALL = """insert into calls (digest, provider, endpoint, model, parameters, sample, answer, answer_digest, answered_by,
     request_id, input_tokens, output_tokens, cost, logprob, alternatives, began, ended, attempts, lane, scope)
-    values (?, ?, ?, ?, ?, ?, (select id from texts where digest = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict do nothing"""
+_PUT_MESSAGE = """insert into messages (call, position, role, text) select ?, ?, ?, id from texts where digest = ?
     on conflict do nothing"""
-_PUT_MESSAGE = """insert into messages (call, position, role, text) select calls.id, ?, ?, texts.id from calls, texts
-    where calls.digest = ? and texts.digest = ? on conflict do nothing"""
 
 
 # -- the file --------------------------------------------------------------------------------------------------------
@@ -144,9 +146,10 @@ def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
     if owner == APPLICATION and version == VERSION:
         return False
     if owner == APPLICATION:
+        other = "Upgrade ember_jax" if version > VERSION else "Read it with the ember_jax that wrote it"
         raise JournalFileError(
             f"{path} is a journal of version {version}, and this ember_jax reads version {VERSION}. "
-            f"It was left as it is. Upgrade ember_jax, or use another file. {_ELSEWHERE}"
+            f"It was left as it is. {other}, or use another file. {_ELSEWHERE}"
         )
     if owner or version or connection.execute("select count(*) from sqlite_master").fetchone()[0]:
         raise JournalFileError(f"{path} is another program's database. It was left as it is. {_ELSEWHERE}")
@@ -222,13 +225,13 @@ class _Row(NamedTuple):
 
     texts: list[tuple[bytes, str]]
     call: tuple[Any, ...]
-    messages: list[tuple[int, str, bytes, bytes]]
+    messages: list[tuple[int, str, bytes]]
 
 
 def _row(digest: bytes, entry: Entry) -> _Row:
     request, response = entry.request, entry.response
-    texts = [(digest_of(words), words) for words in (response.text, *(m.content for m in request.messages))]
-    messages = [(i, m.role, digest, texts[i + 1][0]) for i, m in enumerate(request.messages)]
+    texts = [(digest_of(m.content), m.content) for m in request.messages]
+    messages = [(i, m.role, texts[i][0]) for i, m in enumerate(request.messages)]
     call = (
         digest,
         request.provider,
@@ -236,7 +239,8 @@ def _row(digest: bytes, entry: Entry) -> _Row:
         request.model,
         _encode(dict(request.parameters)) if request.parameters else "{}",
         request.sample,
-        texts[0][0],
+        response.text,
+        digest_of(response.text),
         _unicode(response.model),
         _unicode(response.request_id),
         _whole(response.input_tokens),
@@ -296,10 +300,12 @@ class _Writer:
     **Attributes:**
 
     - `held`: rows that could not be committed.
+    - `has_failed`: whether there ever were any.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection):
         self.held: list[_Row] = []
+        self.has_failed = False
         self._path = path
         self._file = _identity(path)
         self._connection = connection
@@ -334,7 +340,7 @@ class _Writer:
         try:
             are_new = self._write(rows)
         except (sqlite3.Error, OSError, JournalError) as error:
-            self.held = rows
+            self.held, self.has_failed = rows, True
             told = error if isinstance(error, JournalError) else failure(self._path, error)
             settle = lambda done: done.set_exception(type(told)(*told.args))  # a traceback of its own for each lane
         else:
@@ -350,8 +356,18 @@ class _Writer:
         with transaction(self._connection):
             self._connection.executemany(_PUT_TEXT, {text: None for row in rows for text in row.texts})
             written = self._connection.executemany(_PUT_CALL, [row.call for row in rows]).rowcount
-            self._connection.executemany(_PUT_MESSAGE, [message for row in rows for message in row.messages])
+            ids = self._ids(rows, are_new=written == len(rows))
+            messages = [(call, *message) for call, row in zip(ids, rows, strict=True) for message in row.messages]
+            self._connection.executemany(_PUT_MESSAGE, messages)
         return written == len(rows)
+
+    def _ids(self, rows: Sequence[_Row], are_new: bool) -> Iterable[int]:
+        """Of calls that were just put; new ones have been given one number after another."""
+        if are_new:
+            (last,) = self._connection.execute("select last_insert_rowid()").fetchone()
+            return range(last - len(rows) + 1, last + 1)
+        find = "select id from calls where digest = ?"
+        return [self._connection.execute(find, row.call[:1]).fetchone()[0] for row in rows]
 
 
 def _tell(puts: list[_Put], settle: Callable[[asyncio.Future[bool]], None]) -> None:
@@ -386,7 +402,7 @@ class Stats:
     **Fields:**
 
     - `calls`: answered calls; `models`: how many of each model, by its id.
-    - `texts`: different texts.
+    - `texts`: different texts that were sent.
     - `input_tokens`, `output_tokens`: of all calls.
     - `cost_usd`: of the calls whose price is known; `unpriced` counts the others.
     - `bytes`: of the file and its log.
@@ -419,8 +435,32 @@ def _seconds(since: datetime.datetime | str) -> float:
     return moment.astimezone().timestamp()
 
 
+class _Reader:
+    """Point reads; those of one round of an event loop are one transaction."""
+
+    def __init__(self, connection: sqlite3.Connection):
+        self._connection = connection
+
+    def row(self, digest: bytes) -> Any:
+        """The row of an answer, or `None`."""
+        if not self._connection.in_transaction:
+            with contextlib.suppress(RuntimeError):  # no loop runs here: each read is by itself
+                asyncio.get_running_loop().call_soon(self.end)
+                self._connection.execute("begin")
+        return self._connection.execute(_GET, (digest,)).fetchone()
+
+    def end(self) -> None:
+        """Ends the transaction, if there is one."""
+        with contextlib.suppress(sqlite3.ProgrammingError):  # it was closed meanwhile
+            if self._connection.in_transaction:
+                self._connection.execute("commit")
+
+    def close(self) -> None:
+        self._connection.close()
+
+
 class _Open(NamedTuple):
-    reader: sqlite3.Connection
+    reader: _Reader
     writer: _Writer
 
 
@@ -457,7 +497,7 @@ class Journal(AbstractJournal):
     def get(self, digest: bytes) -> Response | None:
         try:
             reader = (self._open or self._opened()).reader
-            row = reader.execute(_GET, (digest,)).fetchone()
+            row = reader.row(digest)
         except sqlite3.Error as error:
             raise failure(self.path, error) from error
         if row is None:
@@ -466,15 +506,22 @@ class Journal(AbstractJournal):
             raise _damaged(self.path, f"the words of the answer to {digest.hex()[:12]}… are not those it had")
         return _response(row)
 
-    async def ready(self, digest: bytes) -> Response | None:
-        if self._open is None or not self._open.writer.held:
-            return None
-        await self._safe(None)
+    def _get_now(self, digest: bytes) -> Response | None:
+        """The answer as it is at this moment, not at the beginning of the loop's round."""
+        if self._open is not None:
+            self._open.reader.end()
         return self.get(digest)
+
+    async def ready(self, digest: bytes) -> Response | None:
+        if self._open is None or not self._open.writer.has_failed:
+            return None
+        if self._open.writer.held:
+            await self._safe(None)
+        return self._get_now(digest)  # it may have been committed since it was looked for
 
     async def put(self, digest: bytes, entry: Entry) -> Response:
         is_new = await self._safe(_row(digest, entry))
-        return entry.response if is_new else self.get(digest) or entry.response
+        return entry.response if is_new else self._get_now(digest) or entry.response
 
     def drop(self, digests: Iterable[bytes]) -> int:
         if not self.path.exists():
@@ -602,7 +649,7 @@ class Journal(AbstractJournal):
             if self._open is None:
                 reader = connect(self.path, create=True)
                 log.journal_opened(self.path)
-                self._open = _Open(reader, _Writer(self.path, connect(self.path)))
+                self._open = _Open(_Reader(reader), _Writer(self.path, connect(self.path)))
             return self._open
 
     def _forget(self) -> None:
