@@ -78,7 +78,8 @@ _GET = """select answer_digest, answer, input_tokens, output_tokens, cost, logpr
     alternatives from calls where digest = ?"""
 _PUT_TEXT = "insert into texts (digest, words) values (?, ?) on conflict do nothing"
 _PUT_CALL = """insert into calls (digest, provider, endpoint, model, parameters, sample, answer, answer_digest,
-    answered_by, request_id, input_tokens, output_tokens, cost, logprob, alternatives, began, ended, attempts, lane, scope)
+    answered_by, request_id, input_tokens, output_tokens, cost, logprob, alternatives, began, ended, attempts, lane,
+    scope)
     values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict do nothing"""
 _PUT_MESSAGE = """insert into messages (call, position, role, text) select ?, ?, ?, id from texts where digest = ?
     on conflict do nothing"""
