@@ -1,10 +1,13 @@
-"""What every test runs under: strict JAX promotion, Hypothesis by profile (`HYPOTHESIS_PROFILE=nightly pytest`), and
-nothing kept in the user's own journal, by child processes neither."""
+"""What every test runs under: strict JAX promotion, Hypothesis by profile (`HYPOTHESIS_PROFILE=nightly pytest`), nothing
+kept in the user's own journal, by child processes neither, and no vocabulary downloaded."""
 
 import os
 
 import hypothesis
 import jax
+
+from ember_jax._errors import TextError
+from ember_jax._runtime import sizes
 
 os.environ["EMBER_JAX_JOURNAL"] = "memory"
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -14,3 +17,10 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=100)
 hypothesis.settings.register_profile("nightly", deadline=None, max_examples=2000, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def _no_vocabulary(name):
+    raise TextError(f"the vocabulary of {name} is a download, and no test makes one.")
+
+
+sizes.vocabulary = _no_vocabulary

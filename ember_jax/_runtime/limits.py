@@ -64,7 +64,8 @@ class Limit:
     **Arguments:**
 
     - `rpm`: requests per minute.
-    - `tpm`: tokens per minute, of input and output: estimated before a call, corrected by what it has used.
+    - `tpm`: tokens per minute, of input and output: counted by tiktoken before a call (estimated from characters where
+        the vocabulary cannot be had), corrected by what it has used.
     - `in_flight`: calls at once; at most 1,000 where nothing is given.
 
     **Raises:** `ValueError` for what is not a positive number.
@@ -159,6 +160,10 @@ class _Told:
         self._seen = 0.0
         # What was missing from the quota and the seconds to fill it, summed over reports with a decay.
         self._missing = self._seconds = 0.0
+
+    @property
+    def is_told(self) -> bool:
+        return self._report is not None
 
     def ready(self, cost: float) -> float:
         paced = -math.inf if self.pace is None else self.pace.ready(cost)
@@ -419,6 +424,11 @@ class Gate:
         while self._queue and self._queue[0][1].admitted.cancelled():
             heapq.heappop(self._queue)
         return bool(self._queue)
+
+    @property
+    def limits_tokens(self) -> bool:
+        """Whether it matters how many tokens a call will use."""
+        return self._pool.limit.tpm is not None or self._told[1].is_told
 
     @property
     def turn(self) -> tuple[float, int]:

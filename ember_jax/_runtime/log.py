@@ -67,6 +67,13 @@ def gave_up(model: str, error: ProviderError, attempt: int) -> None:
         _tell(logging.INFO, "gave_up", message, model=model, attempt=attempt, **_fields(error))
 
 
+def not_counted(model: str, error: Exception) -> None:
+    """The tokens of a model's prompts cannot be counted, and are estimated."""
+    if logger.isEnabledFor(logging.INFO):
+        message = f"{model}: tokens are estimated from characters: {error}"
+        _tell(logging.INFO, "not_counted", message, model=model, error=type(error).__name__)
+
+
 def _named(error: ProviderError) -> str:
     return type(error).__name__ + (f" ({error.status})" if error.status else "")
 

@@ -7,7 +7,6 @@ import asyncio
 import dataclasses
 import random
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 from .._errors import ConnectionFailedError, ProviderError, RateLimitError
@@ -20,6 +19,7 @@ from .limits import Gate, Limit, Limiter, Statistics, Ticket
 from .pricing import Pricing
 from .retry import Retry
 from .scheduler import Path, Task
+from .sizes import Sizes
 from .turns import Turns
 
 
@@ -55,7 +55,7 @@ class Sender:
         self._uniform = uniform
         self._turns = turns
         self._limiter: Limiter | None = None
-        self._sizes: defaultdict[str, _Sizes] = defaultdict(_Sizes)
+        self._sizes: dict[str, Sizes] = {}
 
     def statistics(self) -> dict[str, Statistics]:
         """What the calls of each model do, by `provider/model`."""
@@ -63,7 +63,9 @@ class Sender:
 
     def task(self, request: Request, turns: Turns, lane: tuple[int, ...], scope: str, path: Path) -> Task:
         """A request as a scheduler sees it."""
-        return turns.task(f"{request.provider}/{request.model}", lane, scope, path, self._size(request))
+        return turns.task(
+            f"{request.provider}/{request.model}", lane, scope, path, self._sizes_of(request).estimate(request)
+        )
 
     async def send(self, request: Request, attempts: list[Attempt], task: Task | None = None) -> Response:
         """Answers a request, and notes its attempts.
@@ -143,7 +145,10 @@ class Sender:
         if self._turns is not None and task is not None:
             await self._turns.enter(task)
             priority = self._turns.priority(task)
-        return None if gate.is_open else await gate.enter(self._size(request), priority=priority, turn=turn)
+        if gate.is_open:
+            return None
+        size = self._sizes_of(request).estimate(request, count=gate.limits_tokens)
+        return await gate.enter(size, priority=priority, turn=turn)
 
     async def _attempt(
         self,
@@ -179,45 +184,17 @@ class Sender:
         if ticket is not None:
             used = response.input_tokens + response.output_tokens
             gate.succeeded(ticket, used or None, response.quota)
-            self._sizes[request.model].learn(request, response)
+            self._sizes_of(request).learn(request, response, count=gate.limits_tokens)
         return response if response.quota is None else dataclasses.replace(response, quota=None)
 
-    def _size(self, request: Request) -> float:
-        return self._sizes[request.model].estimate(request)
+    def _sizes_of(self, request: Request) -> Sizes:
+        found = self._sizes.get(request.model)
+        if found is None:
+            found = self._sizes[request.model] = Sizes(request.model)
+        return found
 
     def _gate(self, request: Request, provider: Provider) -> Gate:
         loop = asyncio.get_running_loop()
         if self._limiter is None or self._limiter.loop is not loop:  # another loop has another time
             self._limiter = Limiter(self._limits, loop)
         return self._limiter.gate(request.provider, request.model, provider.is_local)
-
-
-class _Sizes:
-    """How many tokens the calls of a model come to, by those that were answered: `keep` of the weight is on the past.
-
-    Until then a token is taken to be four characters, and an answer 256 tokens or what it is cut at.
-    """
-
-    def __init__(self, keep: float = 0.95):
-        self._keep = keep
-        self._characters, self._inputs, self._outputs = 4.0, 1.0, 256.0
-        self._is_known = False
-
-    def estimate(self, request: Request) -> float:
-        """The tokens that a call will use."""
-        limits = (request.parameters.get(name) for name in ("max_tokens", "max_completion_tokens"))
-        outputs = min([self._outputs, *(limit for limit in limits if isinstance(limit, int))])
-        return _characters(request) * self._inputs / self._characters + outputs
-
-    def learn(self, request: Request, response: Response) -> None:
-        """Takes note of what a call has used, where that is known."""
-        if response.input_tokens:
-            self._characters = self._keep * self._characters + _characters(request)
-            self._inputs = self._keep * self._inputs + response.input_tokens
-            keep = self._keep if self._is_known else 0.0
-            self._outputs = keep * self._outputs + (1 - keep) * response.output_tokens
-            self._is_known = True
-
-
-def _characters(request: Request) -> int:
-    return sum(len(message.content) for message in request.messages)

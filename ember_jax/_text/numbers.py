@@ -55,7 +55,7 @@ def tokens(t: Text | str, length: int, encoding: str = BYTES) -> Int32[jax.Array
     """
     length = _size(length, "length", "tokens")
     if encoding != BYTES:
-        _vocabulary(encoding)  # here, where an error has the user's own frame, and not when the program runs
+        vocabulary(encoding)  # here, where an error has the user's own frame, and not when the program runs
     result = jax.ShapeDtypeStruct((length,), np.int32)
     return elementwise(_tokens, (length, encoding), [(as_text(t).digests, TEXT)], result)
 
@@ -112,31 +112,42 @@ def _tokens(length: int, encoding: str, words: str) -> np.ndarray:
     if encoding == BYTES:
         ids = np.frombuffer(words[:length].encode(), np.uint8)[:length]  # a character has at least one byte
     else:
-        ids = _vocabulary(encoding).encode_to_numpy(words, disallowed_special=())[:length]
+        ids = vocabulary(encoding).encode_to_numpy(words, disallowed_special=())[:length]
     out[: len(ids)] = ids
     return out
 
 
-@functools.cache
-def _vocabulary(encoding: str) -> Any:
+def encoding_of(name: str) -> str | None:
+    """The encoding of tiktoken that has a name, or that the OpenAI model of that name has; `None` if there is none."""
     import tiktoken  # here: it costs 60 ms, and few programs need it
 
-    name = encoding
-    if name not in tiktoken.list_encoding_names():
-        try:
-            name = tiktoken.encoding_name_for_model(encoding)
-        except KeyError:
-            raise TextError(
-                f"ember.tokens knows no encoding {encoding!r}. It takes {BYTES!r}, an encoding of tiktoken "
-                f"({', '.join(tiktoken.list_encoding_names())}) or the name of an OpenAI model without its provider, "
-                'as in "gpt-4o".'
-            ) from None
     try:
-        return tiktoken.get_encoding(name)
+        return name if name in tiktoken.list_encoding_names() else tiktoken.encoding_name_for_model(name)
+    except KeyError:
+        return None
+
+
+@functools.cache
+def vocabulary(name: str) -> Any:
+    """The `tiktoken.Encoding` of an encoding's name, or of an OpenAI model's; downloaded if it is not on this machine.
+
+    **Raises:** `TextError` if there is none of that name, or if it cannot be had.
+    """
+    import tiktoken
+
+    encoding = encoding_of(name)
+    if encoding is None:
+        raise TextError(
+            f"ember.tokens knows no encoding {name!r}. It takes {BYTES!r}, an encoding of tiktoken "
+            f"({', '.join(tiktoken.list_encoding_names())}) or the name of an OpenAI model without its provider, "
+            'as in "gpt-4o".'
+        )
+    try:
+        return tiktoken.get_encoding(encoding)
     # What tiktoken lets through: OSError from the network or the disk, ValueError for a damaged vocabulary.
     except (OSError, ValueError) as error:
         raise TextError(
-            f"the vocabulary of {name} is not on this machine and could not be downloaded "
+            f"the vocabulary of {encoding} is not on this machine and could not be downloaded "
             f"({type(error).__name__}: {error!s:.200}). Without a network use ember.tokens(…, encoding={BYTES!r}), or "
             "set TIKTOKEN_CACHE_DIR to a folder into which tiktoken has loaded it before."
         ) from error
