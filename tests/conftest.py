@@ -1,5 +1,5 @@
-"""What every test runs under: strict JAX promotion, Hypothesis by profile (`HYPOTHESIS_PROFILE=nightly pytest`), nothing
-kept in the user's own journal, by child processes neither, and no vocabulary downloaded."""
+"""What every test runs under: strict JAX promotion, Hypothesis by profile (`HYPOTHESIS_PROFILE=nightly pytest`),
+nothing kept in the user's own journal, by child processes neither, and no vocabulary downloaded."""
 
 import os
 
