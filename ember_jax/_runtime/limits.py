@@ -49,6 +49,8 @@ _FRESH_SECONDS = 30.0
 _REMEMBERED = 4096
 # What a timer may be late without the pace being lost.
 _LATENESS = 0.01
+# Calls that are found to be due within this time begin together: a timer for each costs more than the call.
+_TICK = 0.002
 # Of the rate that a service tells, so much is counted on to have come back: its numbers are rounded.
 _CAUTION = 0.95
 _SLOWEST = 0.1
@@ -211,7 +213,7 @@ class _Probe:
     def __init__(self, window: float):
         self._window = window
         self._round_trip = 0.0
-        self._free_at = -math.inf
+        self._free_at = self._opens_at = -math.inf
         # The pace that was sustained, once a refusal has shown it; since when that or the window holds.
         self._rate: float | None = None
         self._since = -math.inf
@@ -233,12 +235,14 @@ class _Probe:
     def ready(self, in_flight: int, is_known: bool) -> float:
         if self._rate is None and is_known:
             return -math.inf
-        return math.inf if self._rate is None and in_flight >= self._window else self._free_at
+        return math.inf if self._rate is None and in_flight >= self._window else self._opens_at
 
     def take(self, now: float) -> None:
         if self._rate is not None and now > self._free_at + _LATENESS:
             self._since += now - self._free_at  # a pace that was not used has shown nothing, and does not grow
-        self._free_at = max(self._free_at, now - _LATENESS) + 1 / self.rate(now)
+        gap = 1 / self.rate(now)
+        self._free_at = max(self._free_at, now - _LATENESS) + gap
+        self._opens_at = math.ceil(self._free_at / _TICK) * _TICK if gap < _TICK else self._free_at
         self._accepted.append(now)
         if len(self._accepted) > 2 * _REMEMBERED:
             del self._accepted[:_REMEMBERED]
@@ -278,7 +282,7 @@ class _Probe:
             return
         else:
             self._window = max(self._window / 2, 1.0)
-        self._free_at = self._since = max(now, resume)
+        self._free_at = self._opens_at = self._since = max(now, resume)
 
 
 def _proven(accepted: list[float], refused: float) -> float:
