@@ -21,8 +21,9 @@ from ember_jax._evaluate import intervals
 from ember_jax._evaluate.latency import Spans
 from ember_jax._providers.base import Request, Response
 from ember_jax._providers.callable import Callable
+from ember_jax._providers.openai import OpenAI
 from ember_jax._runtime.events import CallEnded
-from ember_jax.testing import ChatServer, Fault
+from ember_jax.testing import ChatServer
 
 matplotlib.use("agg")
 
@@ -99,12 +100,19 @@ def test_a_tolerance_is_relative():
 
 @pytest.mark.parametrize(
     ("score", "gold", "told"),
-    [("number", "none", "no number"), ("choice", "AB", "no letter"), ("choice", -1, "no letter"), ("exact", [], "empty")],
+    [
+        ("number", "none", "no number"),
+        ("choice", "AB", "no letter"),
+        ("choice", -1, "no letter"),
+        ("exact", [], "empty"),
+    ],
 )
 def test_a_gold_answer_that_a_score_cannot_use_is_a_failure_and_not_wrong(score, gold, told, llm):
-    result = ember.evaluate(llm, [("a", "A"), ("b 1", gold)] if score == "choice" else [("7", "7"), ("b 1", gold)], score)
+    result = ember.evaluate(
+        llm, [("a", "A"), ("b 1", gold)] if score == "choice" else [("7", "7"), ("b 1", gold)], score
+    )
     assert (result.failed, result.accuracy) == (1, 1)
-    assert told in result.failures[1]
+    assert told in result.causes[1]
 
 
 # -- intervals -------------------------------------------------------------------------------------------------------
@@ -198,18 +206,23 @@ FORMS = {
     "datasets": HuggingFace(COLUMNS),
     "indexable": Indexable(),
     "dicts": [Indexable()[i] for i in range(5)],
-    "pairs": [({"question": r["question"], "level": r["level"]}, r["gold"]) for r in map(Indexable().__getitem__, range(5))],
+    "pairs": [
+        ({"question": r["question"], "level": r["level"]}, r["gold"]) for r in map(Indexable().__getitem__, range(5))
+    ],
 }
+
+
+class At(ember.Operator):
+    llm: ember.LLM
+
+    def forward(self, level: jax.Array, question: ember.Text, key: ember.Key) -> ember.Text:
+        draw = jax.random.uniform(key)
+        return self.llm(ember.format("{q} at {level} and {draw:.4f}", q=question, level=level, draw=draw))
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_data_is_the_same_data(form, llm, model):
-    @ember.operator
-    def at(level: jax.Array, question: ember.Text, key: ember.Key) -> ember.Text:
-        draw = jax.random.uniform(key)
-        return llm(ember.format("{q} at {level} and {draw:.4f}", q=question, level=level, draw=draw))
-
-    result = ember.evaluate(at, FORMS[form], lambda answer, gold: answer.startswith(gold), key=jax.random.key(3))
+    result = ember.evaluate(At(llm), FORMS[form], lambda answer, gold: answer.startswith(gold), key=jax.random.key(3))
     assert result.accuracy == 1
     assert result.data == {k: COLUMNS[k] for k in result.data}
     keys = [ember.fold_in(ember.fold_in(jax.random.key(3), repr(i / 2)), f"q{i}") for i in range(5)]
@@ -262,7 +275,11 @@ def two(question: ember.Text, context: ember.Text) -> ember.Text:
         ("abc", TypeError, "not str"),
         (iter([("a", "b")]), TypeError, "make a list of it"),
         ({"question": ["a"], "context": ["a"]}, ValueError, r"no column of right answers .* 'question', 'context'"),
-        ({"question": ["a"], "gold": ["b"]}, ValueError, "two takes 'context', which is not among .* 'question', 'gold'"),
+        (
+            {"question": ["a"], "gold": ["b"]},
+            ValueError,
+            "two takes 'context', which is not among .* 'gold'",
+        ),
         ({"x": ["a"], "y": ["a"], "gold": ["b"]}, ValueError, "takes 'question', 'context', which are not"),
         ({"question": ["a", None], "context": ["a", "b"], "gold": ["b", "b"]}, TypeError, r"'question' .* \[1\]"),
         ({"question": ["a"], "context": [2**40], "gold": ["b"]}, TypeError, "'context' .* fit"),
@@ -288,7 +305,7 @@ def test_splits_are_to_be_chosen_from():
         (3, TypeError, "not 3"),
         (lambda answer: 1, TypeError, "takes 1 arguments"),
         (ember.LLM("sim/small"), TypeError, "the score LLM takes 1 arguments"),
-        (two, TypeError, "the score two gives Text.* verdict"),
+        (two, TypeError, "the score two gives Text.*`verdict == "),
     ],
 )
 def test_what_is_no_score_is_told(score, error, told, llm):
@@ -335,7 +352,7 @@ def test_failures_are_left_out_and_counted(llm, model):
     assert result.interval() == intervals.wilson(1, 2, 0.95)
     np.testing.assert_array_equal(result.ok, [True, False, True, False])
     assert result.answers == ["A", None, "C", None]
-    assert result.causes() == {"RefusedRequestError: refused": [1, 3]}
+    assert result.failures() == {"RefusedRequestError: refused": [1, 3]}
     np.testing.assert_array_equal(result.costs, [0.125, 0, 0.125, 0])
     assert "4, of which 2 failed" in str(result)
     assert "2: RefusedRequestError: refused" in str(result)
@@ -351,12 +368,13 @@ def test_what_a_failed_row_has_used_is_counted(llm):
 
 def test_an_answer_that_is_failed_text_is_a_failure(llm):
     result = ember.evaluate(lambda question: ember.attempt(llm)(question)[0], [("a", "A"), ("bad", "BAD")], "exact")
-    assert result.failures == ("", "RefusedRequestError: refused")
+    assert result.causes == ("", "RefusedRequestError: refused")
 
 
 def test_numbers_and_several_results_are_answers_too(llm):
     def counts(question):
-        return {"words": llm(question), "number": ember.parse_number(llm(question))}
+        answer = llm(question)
+        return {"words": answer, "number": ember.parse_number(answer)}
 
     data = [("3", 3.0), ("bad 4", 4.0), ("5", 6.0)]
     result = ember.evaluate(counts, data, lambda answer, gold: answer["number"] == gold)
@@ -365,7 +383,7 @@ def test_numbers_and_several_results_are_answers_too(llm):
     by_name = ember.evaluate(lambda question: ember.parse_number(llm(question)), data, "number")
     np.testing.assert_array_equal(by_name.scores, [1, np.nan, 0])
     wrong_kind = ember.evaluate(counts, data[:1], "exact")
-    assert "compares words and numbers, not {" in wrong_kind.failures[0]
+    assert "compares words and numbers, not {" in wrong_kind.causes[0]
 
 
 def test_a_host_function_fails_in_its_rows_alone():
@@ -373,7 +391,7 @@ def test_a_host_function_fails_in_its_rows_alone():
     halve = ember.host(lambda words: float(words) / 2, out=FLOAT)
     result = ember.evaluate(lambda question: halve(question), [("3", 1.5), ("three", 1.5)], "number")
     assert result.accuracy == 1
-    assert result.failures[1].startswith("ValueError: could not convert")
+    assert result.causes[1].startswith("ValueError: could not convert")
 
 
 def test_a_constant_is_an_operator_too():
@@ -401,8 +419,8 @@ def test_a_function_gets_the_gold_answer_as_it_is_and_fails_in_its_rows_alone(ll
     assert seen == [("a", "A", {"is": "half"}), ("b", "B", {"is": "?"}), ("c", "C", {"is": "nan"})]
     np.testing.assert_array_equal(result.scores, [0.5, np.nan, np.nan, np.nan])
     assert result.answers == ["A", None, "B", "C"]
-    assert result.failures[2] == "KeyError: '?' (raised by the score score)"
-    assert result.failures[3] == "ValueError: the score is not a number"
+    assert result.causes[2] == "KeyError: '?' (raised by the score score)"
+    assert result.causes[3] == "ValueError: the score is not a number"
 
 
 def test_an_operator_scores_in_the_same_sweep_and_is_paid_apart(llm, model):
@@ -469,15 +487,20 @@ def test_without_a_key_a_question_is_asked_without_one():
 def test_a_second_run_is_answered_by_the_journal_and_more_rows_pay_for_themselves(tmp_path):
     rows = [(f"What is {i} + 1?", str(i + 1)) for i in range(8)]
     made = []
-    for count in (5, 5, 8):
-        with ChatServer() as server, ember.session(journal=tmp_path / "run.db") as run:
-            server.register()
-            result = ember.evaluate(ember.LLM("chat/small"), rows[:count], "number", key=jax.random.key(1))
-            made.append((run.report().requests, result.answers, result.cost))
+    with ChatServer() as server:
+        for count in (5, 5, 8):
+            local = {"local": OpenAI(base_url=server.base_url, api_key="")}
+            with ember.session(
+                journal=tmp_path / "run.db", providers=local, prices={"local": ember.Price(1, 1)}
+            ) as run:
+                op = ember.LLM("local/m", temperature=1.0)
+                result = ember.evaluate(op, rows[:count], "number", key=jax.random.key(1))
+            made.append((len(server.requests), result.answers, result.cost))
             # What was there before took no time.
             assert np.isnan(result.seconds).sum() == run.report().replayed
-    assert [requests for requests, _, _ in made] == [5, 0, 3]
+    assert [requests for requests, _, _ in made] == [5, 5, 8]
     assert made[0][1:] == made[1][1:]
+    assert result.answers[:5] == made[0][1]
 
 
 def test_after_a_spent_budget_the_rest_is_paid(tmp_path):

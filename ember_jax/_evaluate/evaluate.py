@@ -241,7 +241,7 @@ def _result(found: _Found, score: "Score | _Judge", row: Asked, columns: Columns
         gold=right,
         answers=answers,
         scores=np.where([cause == "" for cause in causes], scores, np.nan),
-        failures=tuple(causes),
+        causes=tuple(causes),
         seconds=found.seconds,
         calls=np.asarray(usage.calls),
         input_tokens=np.asarray(usage.input_tokens),

@@ -29,7 +29,7 @@ class Result:
     - `data`: the columns of the data set, by name; `gold` names the one with the right answers.
     - `answers`: a `str` for Text; `None` where the operator failed.
     - `scores`: `float64[rows]`; NaN where the operator or its score failed.
-    - `failures`: why, in words; empty where nothing failed.
+    - `causes`: why, in words; empty where nothing failed.
     - `seconds`: `float64[rows]`, from when the first call was asked for to the last answer, waits for limits with it.
         NaN for a row without calls, and for one with an answer that was in the journal before: that took no time.
     - `calls`, `input_tokens`, `output_tokens`, `costs`: of the operator's calls; what failed rows have used, too. Costs
@@ -41,7 +41,7 @@ class Result:
     gold: str
     answers: Sequence[Any]
     scores: np.ndarray
-    failures: Sequence[str]
+    causes: Sequence[str]
     seconds: np.ndarray
     calls: np.ndarray
     input_tokens: np.ndarray
@@ -98,11 +98,11 @@ class Result:
     def _is_binary(self) -> bool:
         return bool(np.isin(self.scores[self.ok], (0, 1)).all())
 
-    def causes(self) -> dict[str, list[int]]:
+    def failures(self) -> dict[str, list[int]]:
         """The rows that failed, by why, the most common cause first."""
         rows: dict[str, list[int]] = {}
         for i in np.flatnonzero(~self.ok).tolist():
-            rows.setdefault(self.failures[i], []).append(i)
+            rows.setdefault(self.causes[i], []).append(i)
         return dict(sorted(rows.items(), key=lambda item: -len(item[1])))
 
     # -- how it is shown ---------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ class Result:
         if len(known):
             middle, late = np.quantile(known, [0.5, 0.95])
             rows += [("latency", f"{middle:.3f} s in the median, {late:.3f} s at 95 %")]
-        causes = list(self.causes().items())
+        causes = list(self.failures().items())
         rows += [("failed", f"{len(failed):,}: {cause:.200}") for cause, failed in causes[:_TOLD]]
         if more := causes[_TOLD:]:
             rows += [("failed", f"{sum(len(failed) for _, failed in more):,}: for {len(more):,} other causes")]

@@ -162,8 +162,9 @@ def pareto(
     frontier.plot("frontier.png")
     ```
 
-    Calls that operators have in common are paid once, and are part of the cost of each. Rows that fail are left out of
-    an operator's accuracy, and counted; what they used is part of its cost.
+    Calls that operators have in common are paid once, and are part of the cost of each; in a session with
+    `journal=None` that is so only while they are in flight at once. Rows that fail are left out of an operator's
+    accuracy, and counted; what they used is part of its cost.
 
     **Arguments:**
 
