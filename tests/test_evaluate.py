@@ -356,6 +356,7 @@ def test_failures_are_left_out_and_counted(llm, model):
     np.testing.assert_array_equal(result.costs, [0.125, 0, 0.125, 0])
     assert "4, of which 2 failed" in str(result)
     assert "2: RefusedRequestError: refused" in str(result)
+    assert result.to_pandas()["failure"].tolist() == ["", "RefusedRequestError: refused"] * 2
 
 
 def test_what_a_failed_row_has_used_is_counted(llm):

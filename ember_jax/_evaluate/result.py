@@ -149,7 +149,7 @@ class Result:
             "answer": self.answers,
             "score": self.scores,
             "ok": self.ok,
-            "failure": self.failures,
+            "failure": self.causes,
             "seconds": self.seconds,
             "calls": self.calls,
             "input_tokens": self.input_tokens,
