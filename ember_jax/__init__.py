@@ -11,6 +11,9 @@ from ._enclosing import Usage as Usage
 from ._enclosing import attempt as attempt
 from ._enclosing import metered as metered
 from ._estimate import Estimate as Estimate
+from ._evaluate import scores as scores
+from ._evaluate.evaluate import evaluate as evaluate
+from ._evaluate.result import Result as Result
 from ._host import host as host
 from ._jit import jit as jit
 from ._llm import LLM as LLM

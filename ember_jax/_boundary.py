@@ -5,9 +5,10 @@ argument, so JAX's own cache decides when anything is traced again: never for ne
 to a jaxpr from sharding-free types; its constants are inputs, since a constant that differs would be another program.
 """
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -88,19 +89,10 @@ class Boundary:
     def _through_jax(self, signature: Signature, arrays: list[Any]) -> Any:
         run = functools.partial(self._jitted, signature, _in_a_program(arrays))
         # Under `jax.disable_jit` an outer `vmap` still needs the boundary.
-        with jax.disable_jit(False):
-            try:
-                outputs = without_explicit_axes(run, arrays)
-                if _callback.all_concrete(outputs):
-                    jax.block_until_ready(outputs)
-            except failures.FROM_JAX as error:
-                known = failures.typed(error)
-                if isinstance(known, CancelledError):
-                    interrupt.settle()
-                if known is None:
-                    raise
-                # JAX's frames and ours say nothing that the message does not; a host function's own frames do
-                raise (known.with_traceback(None) if isinstance(known, EmberError) else known) from None
+        with jax.disable_jit(False), typed_errors():
+            outputs = without_explicit_axes(run, arrays)
+            if _callback.all_concrete(outputs):
+                jax.block_until_ready(outputs)
         if self._how is None:
             return join_outputs(outputs)
         return join_outputs(outputs[0]), outputs[1]
@@ -167,6 +159,21 @@ class Boundary:
         made = len(slots) - len(extras)
         outputs = jax.tree.unflatten(tree, recording.replay([*constants, *arrays], slots[:made]))
         return outputs if self._how is None else (outputs, slots[made:])
+
+
+@contextlib.contextmanager
+def typed_errors() -> Iterator[None]:
+    """Raises, in place of JAX's error, the one that it stands for."""
+    try:
+        yield
+    except failures.FROM_JAX as error:
+        known = failures.typed(error)
+        if isinstance(known, CancelledError):
+            interrupt.settle()
+        if known is None:
+            raise
+        # JAX's frames and ours say nothing that the message does not; a host function's own frames do
+        raise (known.with_traceback(None) if isinstance(known, EmberError) else known) from None
 
 
 def _in_a_program(arrays: Sequence[Any]) -> bool:

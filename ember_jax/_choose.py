@@ -23,7 +23,7 @@ from ._text import store
 from ._text.operations import stack
 from ._text.text import Text, text
 
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 # The most alternatives that OpenAI, and vLLM unless it is told otherwise, report.
 _TOP = 20
@@ -78,7 +78,7 @@ class ChoiceCall(ModelCall):
             # without the answer's words, which may be those of the prompt
             raise MalformedResponseError(
                 f"{request.provider}/{request.model}: the answer, of {len(response.text)} characters, names none of "
-                f"the options A to {_LETTERS[self.options - 1]}, or several. {of_same_sample(request)} Ask in the "
+                f"the options A to {LETTERS[self.options - 1]}, or several. {of_same_sample(request)} Ask in the "
                 "system prompt for the letter alone; if max_tokens is small, give more."
             )
         probs = probabilities(response.alternatives, self.options, index)
@@ -101,9 +101,9 @@ def options_text(options: Any) -> Text:
             f"the options have shape {list(value.shape)}; a choice takes one list of them. For a list of its own for "
             "each prompt, `jax.vmap(lambda prompt, options: llm.choose(prompt, options))(prompts, options)`."
         )
-    if not 2 <= len(value) <= len(_LETTERS):
+    if not 2 <= len(value) <= len(LETTERS):
         raise TextError(
-            f"a choice is among 2 to {len(_LETTERS)} options, one for each letter; got {len(value)}. Of more, choose "
+            f"a choice is among 2 to {len(LETTERS)} options, one for each letter; got {len(value)}. Of more, choose "
             "in rounds: the best of each group, then among those."
         )
     return value
@@ -111,7 +111,7 @@ def options_text(options: Any) -> Text:
 
 def _lettered(prompt: str, options: Sequence[str]) -> str:
     """The prompt with its options. Further lines of an option are indented, so that none looks like an option."""
-    lines = [f"{letter}. {option}".replace("\n", "\n   ") for letter, option in zip(_LETTERS, options, strict=False)]
+    lines = [f"{letter}. {option}".replace("\n", "\n   ") for letter, option in zip(LETTERS, options, strict=False)]
     listed = "\n".join(lines)
     return f"{prompt}\n\n{listed}\n\nReply with the letter of one option and nothing else."
 
@@ -161,7 +161,7 @@ def chosen(answer: str, options: Sequence[str]) -> int | None:
 
 def _only(letters: Sequence[str], options: Sequence[str]) -> int | None:
     """The one option that some letters stand for; letters that stand for none are passed over."""
-    places = {place for letter in letters if (place := _LETTERS.index(letter.upper())) < len(options)}
+    places = {place for letter in letters if (place := LETTERS.index(letter.upper())) < len(options)}
     return places.pop() if len(places) == 1 else None
 
 
@@ -201,4 +201,4 @@ def probabilities(alternatives: Sequence[tuple[str, float]], n: int, index: int)
 
 def _letter(token: str, n: int) -> int | None:
     letter = token.strip().upper()
-    return _LETTERS.index(letter) if len(letter) == 1 and letter in _LETTERS[:n] else None
+    return LETTERS.index(letter) if len(letter) == 1 and letter in LETTERS[:n] else None

@@ -25,6 +25,7 @@ FLOORS = (
     ("_structured", "_estimate"),
     ("_llm",),
     ("_lower", "testing"),
+    ("_evaluate",),
     ("learn",),
     ("__init__",),
     ("non",),

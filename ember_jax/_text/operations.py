@@ -86,8 +86,8 @@ def normalize(t: Text | str, how: str = "answer") -> Text:
 
     **Raises:** `TextError` for another `how`.
     """
-    if how not in _NORMALIZERS:
-        raise TextError(f"ember.normalize knows how={sorted(_NORMALIZERS)}; got {how!r}.")
+    if how not in NORMALIZERS:
+        raise TextError(f"ember.normalize knows how={sorted(NORMALIZERS)}; got {how!r}.")
     return Text(elementwise(_normalize, (how,), [(as_text(t).digests, TEXT)], TEXT))
 
 
@@ -192,7 +192,7 @@ def _join(separator: str, parts: list[str]) -> str:
 
 
 def _normalize(how: str, words: str) -> str:
-    return _NORMALIZERS[how](words)
+    return NORMALIZERS[how](words)
 
 
 def _unicode(words: str) -> str:
@@ -217,7 +217,7 @@ def _answer(words: str) -> str:
     return " ".join(word for word in bare if word not in ("a", "an", "the"))
 
 
-_NORMALIZERS = {"answer": _answer, "case": _case, "number": _number, "space": _space, "unicode": _unicode}
+NORMALIZERS = {"answer": _answer, "case": _case, "number": _number, "space": _space, "unicode": _unicode}
 
 
 def parts(function: Any, static: tuple[Any, ...], elements: Sequence[Any]) -> list[Any] | None:

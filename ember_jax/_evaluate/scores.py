@@ -1,0 +1,121 @@
+"""Scores of an answer against what is right, from 0 to 1; `ember.evaluate` takes each by its name.
+
+They are plain functions of strings, to be called, and to be given arguments: `functools.partial(ember.scores.number,
+tolerance=0.01)`. What is right may be a list of accepted answers: the best score counts.
+"""
+
+import functools
+import math
+import re
+import string
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from .._choose import LETTERS, chosen
+from .._text import grammar
+from .._text.operations import NORMALIZERS
+
+Score: TypeAlias = Callable[..., Any]
+
+
+def _of_accepted(score: Callable[..., float]) -> Callable[..., float]:
+    """A score against one of several accepted answers: the best."""
+
+    @functools.wraps(score)
+    def best(answer: Any, gold: Any, **settings: Any) -> float:
+        accepted = list(gold) if isinstance(gold, list | tuple | set | np.ndarray) else [gold]
+        if not accepted:
+            raise ValueError("the list of accepted answers is empty.")
+        return max(score(_words(answer), one, **settings) for one in accepted)
+
+    return best
+
+
+def _words(value: Any) -> str:
+    """An answer, or what is right, in words: a string, or a number as it is written."""
+    if isinstance(value, str | bool | int | float | np.generic):
+        return str(value)
+    raise TypeError(
+        f"this score compares words and numbers, not {value!r:.60} of type {type(value).__name__}. Give `evaluate` a "
+        "function of (answer, gold)."
+    )
+
+
+@_of_accepted
+def exact(answer: str, gold: Any) -> float:
+    """Whether the words are the same, white space around them aside."""
+    return float(answer.strip() == _words(gold).strip())
+
+
+@_of_accepted
+def normalized(answer: str, gold: Any) -> float:
+    """Whether the words are the same after `ember.normalize(…, "answer")`: case, articles, punctuation at word ends."""
+    bare = NORMALIZERS["answer"]
+    return float(bare(answer) == bare(_words(gold)))
+
+
+@_of_accepted
+def number(answer: str, gold: Any, *, tolerance: float = 1e-6) -> float:
+    """Whether the last number of each is the same, as `ember.parse_number` reads it; 0 for an answer without one.
+
+    **Arguments:**
+
+    - `tolerance`: the difference that is allowed, relative to the larger of the two.
+
+    **Raises:** `ValueError` where there is no number in what is right.
+    """
+    right = grammar.last_number(_words(gold))
+    if right is None:
+        raise ValueError(f"there is no number in the gold answer {gold!r:.60}.")
+    found = grammar.last_number(answer)
+    return float(found is not None and math.isclose(float(found), float(right), rel_tol=tolerance))
+
+
+@_of_accepted
+def choice(answer: str, gold: Any) -> float:
+    """Whether an answer names the right letter (`B`, `(b)`, `B. Paris`, `The answer is B`); 0 if it names none.
+
+    What is right is a letter, or the option's place as an integer, from 0.
+
+    **Raises:** `ValueError` for what is no letter.
+    """
+    letter = LETTERS[gold : gold + 1] if isinstance(gold, int | np.integer) else str(gold).strip().upper()
+    if len(letter) != 1 or letter not in LETTERS:
+        raise ValueError(f"the gold answer {gold!r:.60} is no letter; give one of A to Z, or a place from 0 on.")
+    return float(chosen(answer, [""] * len(LETTERS)) == LETTERS.index(letter))
+
+
+@_of_accepted
+def regex(answer: str, gold: Any) -> float:
+    """Whether a regular expression, the gold answer, is found in the answer; `^(?:…)$` for the whole of it."""
+    return float(re.search(_words(gold), answer) is not None)
+
+
+@_of_accepted
+def f1(answer: str, gold: Any) -> float:
+    """The harmonic mean of precision and recall of the answer's words: the F1 of SQuAD.
+
+    Words are compared without case, punctuation and articles, each as often as it stands there. Two answers without
+    words are the same. Rajpurkar et al., 2016, arXiv 1606.05250.
+    """
+    found, right = _squad_tokens(answer), _squad_tokens(_words(gold))
+    if not found or not right:
+        return float(found == right)
+    # 2 · precision · recall / (precision + recall), with precision = both / found and recall = both / right
+    both = (Counter(found) & Counter(right)).total()
+    return 2 * both / (len(found) + len(right))
+
+
+# SQuAD's normalisation and not `ember.normalize`, which keeps punctuation inside words: figures are to be comparable.
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLE = re.compile(r"\b(?:a|an|the)\b")
+
+
+def _squad_tokens(words: str) -> list[str]:
+    return _ARTICLE.sub(" ", words.lower().translate(_PUNCTUATION)).split()
+
+
+NAMED: dict[str, Score] = {s.__name__: s for s in (exact, normalized, number, choice, regex, f1)}
