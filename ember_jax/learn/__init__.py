@@ -2,3 +2,6 @@
 
 from . import scaling as scaling
 from ._sample import sample as sample
+from ._select import SelectionTrace as SelectionTrace
+from ._select import Trial as Trial
+from ._select import select_models as select_models
