@@ -1,6 +1,9 @@
 """Learning through calls: the numeric parts of networks, by gradients, and their models, by search."""
 
 from . import scaling as scaling
+from ._calibrate import Calibrated as Calibrated
+from ._calibrate import CalibrationTrace as CalibrationTrace
+from ._calibrate import calibrate_cascade as calibrate_cascade
 from ._sample import sample as sample
 from ._select import SelectionTrace as SelectionTrace
 from ._select import Trial as Trial

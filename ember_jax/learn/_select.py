@@ -29,9 +29,9 @@ from .._enclosing import attempt, metered
 from .._errors import RepeatedSampleWarning
 from .._jit import jit
 from .._llm import LLM
-from .._text.operations import fold_in
 from .._text.text import Text, text
 from .._types import Key, is_key
+from ._rows import number, row_keys
 
 Method = Literal["llmselector", "exhaustive", "random"]
 # Of each LLM of an operator, the place of its model in the list of models.
@@ -250,18 +250,14 @@ class _Row(NamedTuple):
 def _row(program: _Program, allocation: jax.Array, module: jax.Array, question: Text, gold: Any, key: Key) -> _Row:
     keyed = {"key": key} if program.is_keyed else {}
     (answer, ok), usage = metered(attempt(program.allocated(allocation)))(question, **keyed)
-    score = jnp.where(ok, _number(program.score, answer, gold), jnp.nan)
-    if program.diagnoser is None:
+    score = jnp.where(ok, number(program.score, answer, gold), jnp.nan)
+    diagnoser = program.diagnoser
+    if diagnoser is None:
         return _Row(score, jnp.zeros(()), usage.calls, usage.cost)
     asked = question, answer, gold, program.modules[module], program.models[allocation[module]]
     # A diagnoser that fails is one that does not know.
-    merit = lambda: 1 - jnp.nan_to_num(_number(program.diagnoser, *asked), nan=0.5)
+    merit = lambda: 1 - jnp.nan_to_num(number(diagnoser, *asked), nan=0.5)
     return _Row(score, jax.lax.cond(score < 1, merit, lambda: jnp.ones(())), usage.calls, usage.cost)
-
-
-def _number(fn: Any, *args: Any) -> jax.Array:
-    """What a function gives, as a float; NaN if it fails."""
-    return attempt(lambda *args: jnp.asarray(fn(*args), jnp.float32))(*args)[0]
 
 
 class _Search:
@@ -288,12 +284,12 @@ class _Search:
         self.trials: dict[Allocation, Trial] = {}
         self._found: dict[tuple[Allocation, int], np.ndarray] = {}
         self.key = jax.random.key(0) if key is None else key
-        takes = inspect.signature(op).parameters.get("key")
-        is_keyed = takes is not None and (key is not None or takes.default is takes.empty)
+        parameter = inspect.signature(op).parameters.get("key")
+        is_keyed = parameter is not None and (key is not None or parameter.default is parameter.empty)
         ids = LLM(text(list(models))).model  # which checks them
         self._program = _Program(op, ids, text(list(modules)), score, diagnoser, is_keyed)
         questions, golds = data
-        self._rows = questions, golds, jax.vmap(lambda question: fold_in(self.key, question))(questions)
+        self._rows = questions, golds, row_keys(self.key, questions)
 
     def _place(self, path: str, llm: LLM) -> int:
         name = llm.model.tolist()
