@@ -196,8 +196,7 @@ class Keyed(ember.Operator):
 
 
 def test_keys_costs_and_what_is_shown():
-    questions = ember.text([f"What is {i} + 5?" for i in range(30)])
-    golds = jnp.arange(30.0) + 5
+    questions, golds = [f"What is {i} + 5?" for i in range(30)], [i + 5.0 for i in range(30)]
     right = lambda answer, gold: ember.parse_number(answer) == gold
     op = Keyed(ember.LLM("sim/small"))
     with ember.session() as run:
@@ -222,6 +221,8 @@ def test_keys_costs_and_what_is_shown():
         ({"models": "skilled/m0"}, ValueError, "list of model ids"),
         ({"models": ["skilled/m0", "nobody/x"]}, errors.ModelError, "nobody"),
         ({"op": lambda: lambda question: question}, ValueError, "at least one"),
+        ({"data": (QUESTIONS, GOLDS[:2])}, ValueError, r"columns of lengths \[12, 2\]"),
+        ({"data": {"question": []}}, ValueError, "not dict"),
         ({"budget": 0}, ValueError, "at least 1"),
         ({"method": "random"}, ValueError, "takes a budget"),
         ({"method": "best"}, ValueError, "'exhaustive'"),
@@ -231,6 +232,6 @@ def test_keys_costs_and_what_is_shown():
 )
 def test_errors_say_what_is_taken(change, error, message):
     with skilled(lambda model, module, question: True):
-        given = {"op": lambda: chain(1), "models": models(2)} | change
+        given = {"op": lambda: chain(1), "data": (QUESTIONS, GOLDS), "models": models(2)} | change
         with pytest.raises(error, match=message):
-            learn.select_models(given.pop("op")(), (QUESTIONS, GOLDS), equal, **given)
+            learn.select_models(given.pop("op")(), given.pop("data"), equal, **given)

@@ -13,6 +13,7 @@ kept. Either way the numbers reported are those of the hard cascade on the data.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from .._jit import jit
 from .._text.operations import fold_in
 from .._text.text import Text
 from .._types import Key
-from ._rows import number, row_keys, takes_key
+from ._rows import columns, number, row_keys, takes_key
 
 
 class Staged(Protocol):
@@ -94,7 +95,7 @@ class CalibrationTrace:
 
 def calibrate_cascade(
     cascade: _C,
-    data: tuple[Text, Any],
+    data: tuple[Any, Any],
     score: Callable[..., Any],
     budget_usd_per_query: float,
     *,
@@ -114,7 +115,7 @@ def calibrate_cascade(
 
     - `cascade`: a `non.Cascade`, or another dataclass with `stages`, `scorer` and `thresholds`. Where each stage but
         the last has a scorer of its own, scorers move with their stages, and the last stage stays last.
-    - `data`: the questions, `Text["rows"]`, and what is right: a Text or an array with a row for each.
+    - `data`: the questions, and what is right: a Text, an array or a list with a row for each.
     - `score`: of `(answer, gold)`, gives a number, the higher the better: a function that JAX can trace, or an
         operator. What it costs does not count.
     - `budget_usd_per_query`: the mean cost, of stages and scorers, that is allowed.
@@ -128,13 +129,13 @@ def calibrate_cascade(
     every question, once, whatever the method.
 
     **Raises:** `ValueError` if a cost is unknown, if all rows fail, if not even the cheapest stage is within the
-    budget, or for an unknown method.
+    budget, or for an unknown method; `ImportError` for the gradient without optax.
     """
     if method not in ("grid", "gradient"):
         raise ValueError(f"calibrate_cascade(method={method!r}): it is 'grid' or 'gradient'.")
     table = _table(cascade, data, score, jax.random.key(0) if key is None else key)
-    best = _on_grid if method == "grid" else _by_gradient
-    found = [best(table.of(order), budget_usd_per_query, grid) for order in _orders(cascade)]
+    best = functools.partial(_on_grid, grid=grid) if method == "grid" else _by_gradient
+    found = [best(table.of(order), budget_usd_per_query) for order in _orders(cascade)]
     orders = [
         Calibrated(order, tuple(hard.thresholds.tolist()), hard.score, hard.cost)
         for order, hard in zip(_orders(cascade), found, strict=True)
@@ -230,11 +231,11 @@ def _of_stage(program: _Program, i: int, question: Text, gold: Any, key: Key) ->
     return score, grade, usage.cost, checked.cost
 
 
-def _table(cascade: Staged, data: tuple[Text, Any], score: Callable[..., Any], key: Key) -> _Table:
+def _table(cascade: Staged, data: tuple[Any, Any], score: Callable[..., Any], key: Key) -> _Table:
     count, own = len(cascade.stages), cascade.scorer
     scorers = (*own, None) if isinstance(own, tuple) else (own,) * count
     program = _Program(cascade.stages, scorers, score)
-    questions, golds = data
+    questions, golds = columns(data, "calibrate_cascade")
     found = jax.vmap(lambda *row: _row(program, *row))(questions, golds, row_keys(key, questions))
     # Scores stay as they were recorded: a threshold is one of them, and what is above it is decided in this precision.
     scores, grades, costs, checks = (
@@ -333,9 +334,8 @@ def _candidates(grade: np.ndarray, grid: int) -> np.ndarray:
 _STEPS = 400
 
 
-def _by_gradient(stages: _Ordered, budget: float, grid: int) -> _Hard | None:
+def _by_gradient(stages: _Ordered, budget: float) -> _Hard | None:
     """Thresholds by gradient, lowered together until the budget is kept; `None` if it cannot be."""
-    del grid
     gates = len(stages.grade)
     start = np.array([_middle(grade) for grade in stages.grade], np.float32)
     soft = np.asarray(_descended(start, jax.tree.map(jnp.float32, stages), jnp.float32(budget))) if gates else start
@@ -361,8 +361,13 @@ def _below(grade: np.ndarray, threshold: float) -> float:
 
 @jax.jit
 def _descended(start: jax.Array, stages: _Ordered, budget: jax.Array) -> jax.Array:
-    import optax  # of the extra `learn`
-
+    try:
+        import optax
+    except ImportError:
+        raise ImportError(
+            "calibrate_cascade(method='gradient') needs optax: `pip install \"ember_jax[learn]\"`. method='grid' does "
+            "without it."
+        ) from None
     known = jnp.isfinite(stages.grade)
     spread = jnp.maximum(jnp.std(stages.grade, 1, where=known), 1e-3)
     # In standard deviations from the start; what the scorer said nothing of is far below.

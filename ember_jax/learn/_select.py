@@ -31,7 +31,7 @@ from .._jit import jit
 from .._llm import LLM
 from .._text.text import Text, text
 from .._types import Key, is_key
-from ._rows import number, row_keys
+from ._rows import columns, number, row_keys
 
 Method = Literal["llmselector", "exhaustive", "random"]
 # Of each LLM of an operator, the place of its model in the list of models.
@@ -104,7 +104,7 @@ def _numbers(trial: Trial) -> dict[str, Any]:
 
 def select_models(
     op: Any,
-    data: tuple[Text, Any],
+    data: tuple[Any, Any],
     score: Callable[..., Any],
     models: Sequence[str],
     *,
@@ -124,7 +124,7 @@ def select_models(
 
     - `op`: an operator of a question, and of a key if it takes one. Its `LLM`s are the modules, wherever in it they
         are; their first allocation is what they are, where that is among `models`, else the first of these.
-    - `data`: the questions, `Text["rows"]`, and what is right: a Text or an array with a row for each.
+    - `data`: the questions, and what is right: a Text, an array or a list with a row for each.
     - `score`: of `(answer, gold)`, gives a number, the higher the better: a function that JAX can trace, or an
         operator. Plain Python on the words is an `ember.host` function.
     - `models`: model ids.
@@ -266,7 +266,7 @@ class _Search:
     def __init__(
         self,
         op: Any,
-        data: tuple[Text, Any],
+        data: tuple[Any, Any],
         score: Callable[..., Any],
         models: Sequence[str],
         diagnoser: Callable[..., Any] | None,
@@ -288,7 +288,7 @@ class _Search:
         is_keyed = parameter is not None and (key is not None or parameter.default is parameter.empty)
         ids = LLM(text(list(models))).model  # which checks them
         self._program = _Program(op, ids, text(list(modules)), score, diagnoser, is_keyed)
-        questions, golds = data
+        questions, golds = columns(data, "select_models")
         self._rows = questions, golds, row_keys(self.key, questions)
 
     def _place(self, path: str, llm: LLM) -> int:

@@ -311,8 +311,7 @@ class Scaling(eqx.Module):
     def accuracies(self, k: ArrayLike) -> jax.Array:
         """The predicted accuracy of every query: `float[queries, *k.shape]`."""
         k = jnp.asarray(k, self.parameters.dtype)
-        one = lambda a, is_easy: _curve(a[0], a[1], a[2], k, is_easy, jnp)
-        return jnp.clip(jax.vmap(one)(self.parameters, self.is_easy), 0, 1)
+        return _curves(self.parameters, self.is_easy, k, jnp)
 
     def accuracy(self, k: ArrayLike) -> jax.Array:
         """The predicted accuracy over all queries, of the shape of `k`."""
@@ -332,7 +331,7 @@ class Scaling(eqx.Module):
         - `seed`: of these draws.
         """
         ks = np.arange(1, max_k + 1, 2)
-        curves = np.asarray(self.accuracies(ks), float)
+        curves = _curves(np.asarray(self.parameters, float), np.asarray(self.is_easy), ks.astype(float), np)
         draws = np.random.default_rng(seed).multinomial(len(curves), np.full(len(curves), 1 / len(curves)), resamples)
         means = np.concatenate([curves.mean(0, keepdims=True), draws @ curves / len(curves)])
         # The first that is as good as the best: saturated curves differ by less than anybody can know.
@@ -415,6 +414,14 @@ def _fit_one(measured: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, bool]:
     tried = [(least_squares(residuals, np.ones(3), bounds=bounds, args=(easy,)), easy) for easy in (True, False)]
     found, is_easy = min(tried, key=lambda result: result[0].cost)
     return found.x, is_easy
+
+
+def _curves(parameters: Any, is_easy: Any, k: Any, numbers: Any) -> Any:
+    """`[queries, *k.shape]`, with `jax.numpy` or `numpy`."""
+    shape = (len(parameters), *k.shape)
+    of_query = lambda x: numbers.broadcast_to(x.reshape(-1, *(1,) * k.ndim), shape)
+    a1, a2, a3, is_easy = (of_query(x) for x in (*parameters.T, is_easy))
+    return numbers.clip(_curve(a1, a2, a3, numbers.broadcast_to(k, shape), is_easy, numbers), 0, 1)
 
 
 def _curve(a1: Any, a2: Any, a3: Any, k: Any, is_easy: Any, numbers: Any) -> Any:
