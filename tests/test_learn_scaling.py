@@ -131,7 +131,7 @@ def outcomes(p, accept_right, accept_wrong, n):
             yield chance, [r for r, a in zip(right, accepted, strict=True) if a] or right
 
 
-@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("n", [1, 4])
 def test_filters_and_verifiers_against_enumeration(x64, n):
     p, right, wrong = np.array(
         [(p, *a) for p in (0.0, 0.4, 1.0) for a in [(0.9, 0.3), (0.5, 0.6), (1.0, 0.0), (0.0, 0.0), (1.0, 1.0)]]
@@ -237,7 +237,7 @@ def test_the_model_of_the_paper_finds_the_best_number_from_curves(mixture):
 
 
 @pytest.mark.parametrize("mixture", MIXTURES)
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_twenty_samples_of_two_hundred_queries_tell_the_best_number(mixture, seed):
     p = of_mixture(mixture, 200, seed)
     model = scaling.fit(samples(p, 20, seed))
@@ -254,7 +254,7 @@ def test_many_queries_make_the_best_number_known():
     assert best.is_known and str(best).startswith(f"{best.k} calls are best (between {best.low} and {best.high}")
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_few_queries_near_a_half_tell_nothing_and_that_is_said(seed):
     p = np.random.default_rng(seed).uniform(0.4, 0.6, 30)
     best = scaling.fit(samples(p, 10, seed)).best_k()
