@@ -150,14 +150,15 @@ def knockout_accuracy(p: ArrayLike, judge: ArrayLike, n: int) -> jax.Array:
 
     - `p`: P(right) of one sample.
     - `judge`: P(the right one wins) where one of a pair is right and one wrong.
-    - `n`: the number of samples; where an odd number is left, the last one goes to the next round.
+    - `n`: the number of samples. Where an odd number is left, the last one goes on, and comes first in the next round,
+        as in `non.Knockout`.
     """
     p, judge = _floats(p, judge)
     field = [p] * n
     while len(field) > 1:
         pairs = zip(field[::2], field[1::2], strict=False)
         winners = [a * b + (a * (1 - b) + b * (1 - a)) * judge for a, b in pairs]
-        field = winners + field[len(field) - len(field) % 2 :]
+        field = field[len(field) - len(field) % 2 :] + winners
     return field[0]
 
 
