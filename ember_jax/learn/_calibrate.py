@@ -1,0 +1,390 @@
+"""`calibrate_cascade`: which stages, in which order, with which thresholds, for how much money.
+
+Design note. FrugalGPT (Chen, Zaharia and Zou, 2023, arXiv 2305.05176) chooses the order and the thresholds of a cascade
+for accuracy under a bound of its mean cost. All that the choice depends on is, for each question and each stage, how
+good the answer is, what the scorer says of it, and what both cost. So every stage answers every question once, in one
+sweep, and what any cascade would have come to is arithmetic. Leaving a stage out is an order too, which makes each
+single stage a candidate: what is chosen is never worse than the best of them.
+
+On a grid the best thresholds are found exactly, among those that tell the observed scores apart; accuracy and cost of
+all combinations are products of matrices. By gradient, acceptance is relaxed to a sigmoid that becomes steeper, and
+cost above the budget is penalised; what comes out is taken as hard thresholds, lowered together until the budget is
+kept. Either way the numbers reported are those of the hard cascade on the data.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._enclosing import attempt, metered
+from .._jit import jit
+from .._text.operations import fold_in
+from .._text.text import Text
+from .._types import Key
+from ._rows import columns, number, row_keys, takes_key
+
+
+class Staged(Protocol):
+    """A cascade as it is met here: `non.Cascade`, or a dataclass with these fields."""
+
+    @property
+    def stages(self) -> tuple[Any, ...]: ...
+    @property
+    def scorer(self) -> Any: ...
+    @property
+    def thresholds(self) -> Any: ...
+
+
+_C = TypeVar("_C", bound=Staged)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """One order of stages with its best thresholds, on the data.
+
+    **Fields:**
+
+    - `stages`: places in the cascade that was given; those that are missing are left out.
+    - `thresholds`: one for each stage but the last.
+    - `score`: the mean score.
+    - `cost`: the mean cost of a question in US dollars, of stages and scorers.
+    """
+
+    stages: tuple[int, ...]
+    thresholds: tuple[float, ...]
+    score: float
+    cost: float
+
+
+@dataclass(frozen=True)
+class CalibrationTrace:
+    """What `calibrate_cascade` compared.
+
+    **Fields:**
+
+    - `orders`: every order that the budget allows, the best first.
+    - `rows`: the number of questions.
+    - `failed`: how many were left out, because a stage or the score failed.
+    """
+
+    orders: tuple[Calibrated, ...]
+    rows: int
+    failed: int
+
+    def to_pandas(self) -> Any:
+        """A data frame with a row for each order."""
+        import pandas
+
+        return pandas.DataFrame([dataclasses.asdict(order) for order in self.orders])
+
+    def __str__(self) -> str:
+        lines = [
+            f"{o.score:7.4f}  ${o.cost:.6f}  stages {' > '.join(map(str, o.stages))}"
+            + (f"  thresholds {', '.join(f'{t:.4g}' for t in o.thresholds)}" if o.thresholds else "")
+            for o in self.orders
+        ]
+        return "\n".join([f"{self.rows:,} questions, {self.failed:,} failed", "  score  cost", *lines])
+
+
+def calibrate_cascade(
+    cascade: _C,
+    data: tuple[Any, Any],
+    score: Callable[..., Any],
+    budget_usd_per_query: float,
+    *,
+    method: Literal["grid", "gradient"] = "grid",
+    grid: int = 100,
+    key: Key | None = None,
+) -> tuple[_C, CalibrationTrace]:
+    """Chooses order and thresholds of a cascade for the best mean score that a mean cost allows.
+
+    ```python
+    op = non.Cascade([small, medium, large], scorer=non.Grader(small))
+    op, trace = learn.calibrate_cascade(op, (questions, golds), lambda a, gold: a == gold, 2e-5)
+    print(trace)
+    ```
+
+    **Arguments:**
+
+    - `cascade`: a `non.Cascade`, or another dataclass with `stages`, `scorer` and `thresholds`. Where each stage but
+        the last has a scorer of its own, scorers move with their stages, and the last stage stays last.
+    - `data`: the questions, and what is right: a Text, an array or a list with a row for each.
+    - `score`: of `(answer, gold)`, gives a number, the higher the better: a function that JAX can trace, or an
+        operator. What it costs does not count.
+    - `budget_usd_per_query`: the mean cost, of stages and scorers, that is allowed.
+    - `method`: `"grid"` is exact among thresholds at observed scores, for each order; `"gradient"` takes seconds where
+        a grid of many stages takes long.
+    - `grid`: the most thresholds that are tried at a stage, at equally many of the observed scores each; fewer for more
+        than three stages, so that a combination takes no more than a hundred megabytes.
+    - `key`: a PRNG key, of which every row has its own.
+
+    **Returns:** the cascade with stages, scorers and thresholds chosen, and a `CalibrationTrace`. Every stage is asked
+    every question, once, whatever the method.
+
+    **Raises:** `ValueError` if a cost is unknown, if all rows fail, if not even the cheapest stage is within the
+    budget, or for an unknown method; `ImportError` for the gradient without optax.
+    """
+    if method not in ("grid", "gradient"):
+        raise ValueError(f"calibrate_cascade(method={method!r}): it is 'grid' or 'gradient'.")
+    table = _table(cascade, data, score, jax.random.key(0) if key is None else key)
+    best = functools.partial(_on_grid, grid=grid) if method == "grid" else _by_gradient
+    found = [best(table.of(order), budget_usd_per_query) for order in _orders(cascade)]
+    orders = [
+        Calibrated(order, tuple(hard.thresholds.tolist()), hard.score, hard.cost)
+        for order, hard in zip(_orders(cascade), found, strict=True)
+        if hard is not None
+    ]
+    if not orders:
+        raise ValueError(
+            f"the cheapest stage costs ${table.cost.mean(0).min():.3g} for a question of this data, more than "
+            f"budget_usd_per_query={budget_usd_per_query:g}."
+        )
+    orders.sort(key=lambda o: (-round(o.score, 9), o.cost, len(o.stages)))  # means differ in their last bits
+    return _rebuilt(cascade, orders[0]), CalibrationTrace(tuple(orders), len(data[0]), table.failed)
+
+
+def _orders(cascade: Staged) -> Iterator[tuple[int, ...]]:
+    """Every sequence of different stages of which all but the last have a scorer."""
+    count = len(cascade.stages)
+    has_own = isinstance(cascade.scorer, tuple)
+    for length in range(1, count + 1):
+        for order in itertools.permutations(range(count), length):
+            if not (has_own and count - 1 in order[:-1]):
+                yield order
+
+
+def _rebuilt(cascade: _C, chosen: Calibrated) -> _C:
+    own = cascade.scorer
+    return dataclasses.replace(
+        cascade,  # pyright: ignore[reportArgumentType]  # a protocol cannot ask for a dataclass
+        stages=tuple(cascade.stages[i] for i in chosen.stages),
+        scorer=tuple(own[i] for i in chosen.stages[:-1]) if isinstance(own, tuple) else own,
+        thresholds=jnp.array(chosen.thresholds, jnp.float32),
+    )
+
+
+# -- what was recorded -----------------------------------------------------------------------------------------------
+
+
+class _Table(NamedTuple):
+    """Numbers of every question and stage, `[rows, stages]`.
+
+    **Fields:**
+
+    - `score`: how good the answer is.
+    - `grade`: what the scorer says of it; `-inf`, which no threshold lets pass, where it says nothing.
+    - `cost`, `check`: what the stage and the scorer cost.
+    - `failed`: the number of rows that were left out.
+    """
+
+    score: np.ndarray
+    grade: np.ndarray
+    cost: np.ndarray
+    check: np.ndarray
+    failed: int
+
+    def of(self, order: Sequence[int]) -> "_Ordered":
+        """A cascade of these stages."""
+        stages, gates = list(order), list(order[:-1])
+        cost = self.cost[:, stages]
+        cost[:, :-1] += self.check[:, gates]
+        return _Ordered(self.score[:, stages].T, self.grade[:, gates].T, cost.T)
+
+
+class _Ordered(NamedTuple):
+    """The same for the stages of one cascade, `[stages, rows]`: `cost` with the scorer's, `grade` without the last."""
+
+    score: np.ndarray
+    grade: np.ndarray
+    cost: np.ndarray
+
+
+class _Program(NamedTuple):
+    """What is recorded of every row; an argument, so that equal cascades are one program."""
+
+    stages: tuple[Any, ...]
+    scorers: tuple[Any, ...]
+    score: Callable[..., Any]
+
+
+@jit
+def _row(program: _Program, question: Text, gold: Any, key: Key) -> list[tuple[jax.Array, ...]]:
+    return [_of_stage(program, i, question, gold, jax.random.fold_in(key, i)) for i in range(len(program.stages))]
+
+
+def _of_stage(program: _Program, i: int, question: Text, gold: Any, key: Key) -> tuple[jax.Array, ...]:
+    stage, scorer = program.stages[i], program.scorers[i]
+    keyed = {"key": key} if takes_key(stage) else {}
+    (answer, ok), usage = metered(attempt(stage))(question, **keyed)
+    score = jnp.where(ok, number(program.score, answer, gold), jnp.nan)
+    if scorer is None:
+        return score, jnp.asarray(-jnp.inf), usage.cost, jnp.zeros(())
+    last = (fold_in(key, "scorer"),) if takes_key(scorer) else ()
+    grade, checked = metered(lambda *args: number(scorer, *args))(question, answer, *last)
+    return score, grade, usage.cost, checked.cost
+
+
+def _table(cascade: Staged, data: tuple[Any, Any], score: Callable[..., Any], key: Key) -> _Table:
+    count, own = len(cascade.stages), cascade.scorer
+    scorers = (*own, None) if isinstance(own, tuple) else (own,) * count
+    program = _Program(cascade.stages, scorers, score)
+    questions, golds = columns(data, "calibrate_cascade")
+    found = jax.vmap(lambda *row: _row(program, *row))(questions, golds, row_keys(key, questions))
+    # Scores stay as they were recorded: a threshold is one of them, and what is above it is decided in this precision.
+    scores, grades, costs, checks = (
+        np.stack([np.asarray(x) for x in column], 1) for column in zip(*found, strict=True)
+    )
+    kept = ~np.isnan(scores).any(1)
+    if not kept.any():
+        raise ValueError("at every question of the data a stage of the cascade, or the score, fails.")
+    table = _Table(
+        scores[kept].astype(float),
+        np.where(np.isnan(grades), -np.inf, grades)[kept],
+        costs[kept].astype(float),
+        checks[kept].astype(float),
+        int((~kept).sum()),
+    )
+    if np.isnan(table.cost).any() or np.isnan(table.check).any():
+        raise ValueError(
+            "calibrate_cascade compares costs, and the price of a model is unknown; say it with "
+            "`ember.session(prices={'provider/model': ember.Price(...)})`."
+        )
+    return table
+
+
+# -- thresholds ------------------------------------------------------------------------------------------------------
+
+
+class _Hard(NamedTuple):
+    """Thresholds, and what a cascade with them comes to."""
+
+    thresholds: np.ndarray
+    score: float
+    cost: float
+
+
+def _outcome(accepts: Any, stages: Any) -> tuple[Any, Any]:
+    """Mean score and cost when each stage but the last accepts with such probabilities, `[stages - 1, rows]`."""
+    reached, score, cost = 1.0, 0.0, 0.0
+    for i, accept in enumerate(accepts):
+        cost = cost + (reached * stages.cost[i]).mean()
+        score = score + (reached * accept * stages.score[i]).mean()
+        reached = reached * (1.0 - accept)
+    return score + (reached * stages.score[-1]).mean(), cost + (reached * stages.cost[-1]).mean()
+
+
+def _hard(thresholds: np.ndarray, stages: _Ordered) -> _Hard:
+    score, cost = _outcome((stages.grade > thresholds[:, None]).astype(float), stages)
+    return _Hard(thresholds, float(score), float(cost))
+
+
+def _within(cost: Any, budget: float) -> Any:
+    """Whether a mean is within the budget, but for the rounding of the mean itself."""
+    return cost <= budget * (1 + 1e-9)
+
+
+_HELD = 10_000_000  # numbers at once
+
+
+def _on_grid(stages: _Ordered, budget: float, grid: int) -> _Hard | None:
+    """The best thresholds among observed scores, the cheapest of equals; `None` if none is within the budget."""
+    gates, rows = stages.grade.shape
+    if gates > 1:
+        grid = min(grid, max(2, int((_HELD / rows) ** (1 / (gates - 1)))))
+    tried = [_candidates(grade, grid) for grade in stages.grade]
+    accepts = [(g > t[:, None]).astype(float) for g, t in zip(stages.grade, tried, strict=True)]
+    # How often a row is reached under each combination of the thresholds so far: `[combinations, rows]`.
+    reached = np.full((1, rows), 1 / rows)
+    score = cost = np.zeros(1)
+    for accept, value, price in zip(accepts, stages.score, stages.cost, strict=False):
+        cost = (cost + reached @ price)[:, None].repeat(len(accept), 1).ravel()
+        score = (score[:, None] + reached @ (accept * value).T).ravel()
+        last = accept is accepts[-1]
+        if last:  # the rows of the last combinations are never laid out
+            score = score + (reached @ ((1 - accept) * stages.score[-1]).T).ravel()
+            cost = cost + (reached @ ((1 - accept) * stages.cost[-1]).T).ravel()
+        else:
+            reached = (reached[:, None] * (1 - accept)).reshape(-1, rows)
+    if not gates:
+        score, cost = reached @ stages.score[-1], reached @ stages.cost[-1]
+    allowed = np.flatnonzero(_within(cost, budget))
+    if not len(allowed):
+        return None
+    best = allowed[np.lexsort((cost[allowed], -np.round(score[allowed], 9)))[0]]
+    places = np.unravel_index(best, [len(t) for t in tried]) if gates else ()
+    chosen = np.array([t[i] for t, i in zip(tried, places, strict=True)], stages.grade.dtype)
+    return _hard(chosen, stages)
+
+
+def _candidates(grade: np.ndarray, grid: int) -> np.ndarray:
+    """Thresholds that tell the observed scores apart: these scores themselves, as what is equal is not above."""
+    distinct = np.unique(grade)
+    if len(distinct) <= grid:
+        return distinct
+    return np.unique(np.quantile(grade, np.linspace(0, 1, grid), method="lower"))
+
+
+_STEPS = 400
+
+
+def _by_gradient(stages: _Ordered, budget: float) -> _Hard | None:
+    """Thresholds by gradient, lowered together until the budget is kept; `None` if it cannot be."""
+    gates = len(stages.grade)
+    start = np.array([_middle(grade) for grade in stages.grade], np.float32)
+    soft = np.asarray(_descended(start, jax.tree.map(jnp.float32, stages), jnp.float32(budget))) if gates else start
+    # Lower thresholds accept more and so cost less. Steps that are exact: to the next lower observed score.
+    found = _hard(soft.astype(stages.grade.dtype), stages)
+    while not _within(found.cost, budget):
+        lower = np.array([_below(grade, t) for grade, t in zip(stages.grade, found.thresholds, strict=True)])
+        if np.array_equal(lower, found.thresholds):
+            return None
+        found = _hard(lower.astype(stages.grade.dtype), stages)
+    return found
+
+
+def _middle(grade: np.ndarray) -> float:
+    known = grade[np.isfinite(grade)]
+    return float(np.median(known)) if len(known) else 0.0
+
+
+def _below(grade: np.ndarray, threshold: float) -> float:
+    lower = grade[grade < threshold]
+    return float(lower.max()) if len(lower) else -np.inf
+
+
+@jax.jit
+def _descended(start: jax.Array, stages: _Ordered, budget: jax.Array) -> jax.Array:
+    try:
+        import optax
+    except ImportError:
+        raise ImportError(
+            "calibrate_cascade(method='gradient') needs optax: `pip install \"ember_jax[learn]\"`. method='grid' does "
+            "without it."
+        ) from None
+    known = jnp.isfinite(stages.grade)
+    spread = jnp.maximum(jnp.std(stages.grade, 1, where=known), 1e-3)
+    # In standard deviations from the start; what the scorer said nothing of is far below.
+    grade = jnp.where(known, (stages.grade - start[:, None]) / spread[:, None], -1e3)
+
+    def loss(thresholds: jax.Array, steepness: jax.Array) -> jax.Array:
+        score, cost = _outcome(jax.nn.sigmoid(steepness * (grade - thresholds[:, None])), stages)
+        return 10 * jax.nn.relu(cost / budget - 1) - score
+
+    descent = optax.adam(0.05)
+
+    def step(carry: Any, steepness: jax.Array) -> tuple[Any, None]:
+        thresholds, state = carry
+        with jax.numpy_dtype_promotion("standard"):  # Adam's bias correction raises a float to an integer power
+            updates, state = descent.update(jax.grad(loss)(thresholds, steepness), state)
+        return (optax.apply_updates(thresholds, updates), state), None
+
+    origin = jnp.zeros_like(start)
+    (thresholds, _), _ = jax.lax.scan(step, (origin, descent.init(origin)), jnp.geomspace(3.0, 30.0, _STEPS))
+    return start + spread * thresholds
