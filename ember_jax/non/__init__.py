@@ -3,8 +3,15 @@
 Each is an ordinary operator, written with the public names alone, of any members: LLMs, operators, other constructs.
 """
 
+from ._best_of_n import BestOfN as BestOfN
+from ._chain import Chain as Chain
 from ._ensemble import Ensemble as Ensemble
+from ._filter_vote import FilterVote as FilterVote
+from ._grader import Grader as Grader
+from ._judge import Judge as Judge
+from ._knockout import Knockout as Knockout
 from ._members import Member as Member
+from ._verifier import Verifier as Verifier
 from ._vote import Vote as Vote
 from ._vote import log_odds as log_odds
 from ._vote import votes as votes

@@ -2,12 +2,13 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from .. import Key, Operator, Text
 from .. import normalize as normalized
 from ._ensemble import Ensemble, ensemble
 from ._members import Member, given
+from ._scores import pool
 
 
 def votes(answers: Text, weights: Float[Array, "n"] | None = None) -> Float[Array, "n"]:
@@ -29,6 +30,17 @@ def log_odds(accuracy: Float[Array, "*n"]) -> Float[Array, "*n"]:
     For binary answers; Nitzan and Paroush, 1982.
     """
     return jnp.log(accuracy) - jnp.log1p(-jnp.asarray(accuracy))
+
+
+def winner(
+    answers: Text, weights: Float[Array, "n"] | None, normalize: str | None, accepted: Bool[Array, "n"] | bool = True
+) -> Text:
+    """The answer with the most votes of those that are accepted, of all if none is; the first given among equals."""
+    among = pool(answers, accepted)
+    compared = answers if normalize is None else normalized(answers, normalize)
+    counted = votes(compared, jnp.where(among, 1.0 if weights is None else weights, 0.0))
+    # What is not among them has no votes, which is more than answers may have whose weights are negative.
+    return answers[jnp.argmax(jnp.where(among, counted, -jnp.inf))]
 
 
 class Vote(Operator):
@@ -69,5 +81,4 @@ class Vote(Operator):
 
     def choose(self, answers: Text) -> Text:
         """The winner among answers of rank 1."""
-        compared = answers if self.normalize is None else normalized(answers, self.normalize)
-        return answers[jnp.argmax(votes(compared, self.weights))]
+        return winner(answers, self.weights, self.normalize)

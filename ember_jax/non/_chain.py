@@ -1,0 +1,54 @@
+"""One step after another."""
+
+from .. import Key, Operator, Text, format, text
+from ._members import Member, as_tuple, ask, for_each
+
+
+class Chain(Operator):
+    """Steps one after another, each with the answer of the one before.
+
+    ```python
+    op = non.Chain(
+        non.Vote(ember.LLM("sim/small"), n=3),
+        "Question: {question}\\nDraft: {answer}\\nSay it in one sentence.",
+        ember.LLM("sim/large"),
+    )
+    ```
+
+    **Arguments:**
+
+    - `steps`: operators and LLMs, of which each is asked what the one before answered, the first the question; and
+        templates, a `str` or a Text, which put the `{question}` and the `{answer}` so far into the words for the step
+        after it. Given one by one or as one list.
+
+    **Raises:** `ValueError` without steps; `TypeError` for a string that is no template.
+    """
+
+    steps: tuple[Member | Text, ...]
+
+    def __init__(self, *steps: Member | str | Text | list[Member | str | Text] | tuple[Member | str | Text, ...]):
+        lists = (given if isinstance(given, list | tuple) else [given] for given in steps)
+        self.steps = tuple(_step(step) for steps in lists for step in steps)
+        if not self.steps:
+            raise ValueError("Chain has no steps; give it operators, LLMs and templates.")
+
+    def forward(self, question: Text, key: Key | None = None) -> Text:
+        keys = for_each(key, len(self.steps))
+        answer = question
+        for i, step in enumerate(self.steps):
+            if isinstance(step, Text):
+                answer = format(step, question=question, answer=answer)
+            else:
+                answer = ask(step, answer, key=keys[i])
+        return answer
+
+
+def _step(step: Member | str | Text) -> Member | Text:
+    if not isinstance(step, str):
+        return step if isinstance(step, Text) else as_tuple((step,), "Chain")[0]
+    if "{question}" not in step and "{answer}" not in step:
+        raise TypeError(
+            f"the step {step!r:.60} of a Chain is a string without {{question}} and {{answer}}, so its words would "
+            "take the place of all before. For a model id, `ember.LLM('sim/small')`; if it is meant, `ember.text(…)`."
+        )
+    return text(step)

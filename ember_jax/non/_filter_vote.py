@@ -1,0 +1,58 @@
+"""The most common of the answers that a grader accepts."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .. import Key, Operator, Text
+from ._ensemble import Ensemble, ensemble
+from ._members import Member, given
+from ._scores import as_scorer, scores
+from ._vote import winner
+
+
+class FilterVote(Operator):
+    """A vote over the answers that a grader accepts; over all of them if it accepts none.
+
+    ```python
+    op = non.FilterVote(ember.LLM("sim/small"), ember.LLM("sim/large"), n=5)
+    ```
+
+    Filter-Vote of *Are More LLM Calls All You Need?*, arXiv 2403.02419. A grader that is no better than its members
+    makes the vote worse.
+
+    **Arguments:**
+
+    - `members`, `n`: as of an `Ensemble`, or an `Ensemble`.
+    - `grader`: a scorer; it accepts what it scores above 0.5. An LLM accepts what it says is correct, as a
+        `Grader(llm, sampled=True)`.
+    - `normalize`, `weights`: as of a `Vote`.
+
+    The answer is returned as it was given. `choose` decides the same for answers and scores that are there already.
+    """
+
+    members: Ensemble
+    grader: Member
+    weights: Float[Array, "n"] | None
+    normalize: str | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        members: Member | list[Member] | tuple[Member, ...],
+        grader: Member,
+        n: int = 1,
+        normalize: str | None = "answer",
+        weights: Float[Array, "n"] | None = None,
+    ):
+        self.members = ensemble(members, n)
+        self.grader = as_scorer(grader, "FilterVote", sampled=True)
+        self.normalize = normalize
+        self.weights = None if weights is None else jnp.asarray(weights)
+
+    def forward(self, question: Text, key: Key | None = None) -> Text:
+        answers = self.members(question, given(key))
+        return self.choose(answers, scores(self.grader, question, answers, key))
+
+    def choose(self, answers: Text, scores: Float[Array, "n"]) -> Text:
+        """The winner among answers of rank 1, of which those with a score above 0.5 are accepted."""
+        return winner(answers, self.weights, self.normalize, scores > 0.5)

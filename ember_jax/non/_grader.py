@@ -1,0 +1,48 @@
+"""How good an answer is, by a model."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .. import LLM, Key, Operator, Text, format, text
+
+_PROMPT = "{question}\n\nProposed answer: {answer}\n\nIs the proposed answer correct?"
+
+
+class Grader(Operator):
+    """The probability that an answer is correct, as a model sees it: a scorer.
+
+    ```python
+    grader = non.Grader(ember.LLM("sim/large"))
+    grader("What is 17 * 23?", "391")  # close to 1
+    non.BestOfN(ember.LLM("sim/small"), grader, n=5)
+    ```
+
+    Whatever takes a scorer takes any operator of `(question, answer)`, or `(question, answer, key)`, that returns a
+    float.
+
+    **Arguments:**
+
+    - `llm`: whom to ask. It chooses between *yes* and *no*, see `ember.LLM.choose`.
+    - `prompt`: a template with the fields `{question}` and `{answer}`.
+    - `sampled`: whether it is what the model said, 1 or 0, instead of the probability that it says *yes*.
+    """
+
+    llm: LLM
+    prompt: Text
+    sampled: bool = eqx.field(static=True)
+
+    def __init__(self, llm: LLM, prompt: str | Text = _PROMPT, sampled: bool = False):
+        if not isinstance(llm, LLM):
+            raise TypeError(
+                f"Grader lets an ember.LLM choose, not {llm!r:.60}. Any operator of (question, answer) that returns a "
+                "float is a scorer as it stands."
+            )
+        self.llm = llm
+        self.prompt = text(prompt)
+        self.sampled = sampled
+
+    def forward(self, question: Text, answer: Text, key: Key | None = None) -> Float[Array, ""]:
+        asked = format(self.prompt, question=question, answer=answer)
+        verdict = self.llm.choose(asked, ["yes", "no"], key)
+        return (verdict.index == 0).astype(jnp.float32) if self.sampled else verdict.probs[0]

@@ -1,0 +1,117 @@
+"""The answer that a judge picks, or writes out of all of them.
+
+Design note. A model picks by `LLM.choose`, so that its answer is one letter and always one of the candidates. Any other
+judge is an operator of a prompt, which shows the candidates numbered, and answers with the number of one or with its
+words. A judge is asked only where candidates differ: of equal ones, and of one among failures, it could say nothing.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import LLM, Key, Operator, Text, format, host, jit, parse_number, text
+from .. import normalize as normalized
+from ._ensemble import Ensemble, ensemble
+from ._listing import listed, present
+from ._members import Member, as_tuple, ask, for_role, given
+
+_PICK = "{question}\n\nWhich of these answers is best?"
+_LISTED = "{question}\n\nCandidate answers, each after its number:\n\n{candidates}\n\n"
+_PICK_NUMBER = _LISTED + "Which of them is best? Reply with its number and nothing else."
+_SYNTHESISE = _LISTED + "Some of them may be wrong. Write the best answer to the question, using what is right in them."
+
+# What `LLM.choose` can tell apart: one letter for each.
+_MOST = 26
+
+
+class Judge(Operator):
+    """The answer that a judge, who sees the question and all answers, finds best.
+
+    ```python
+    op = non.Judge(ember.LLM("sim/small"), ember.LLM("sim/large"), n=5)
+    op = non.Judge([cheap, other], ember.LLM("sim/large"), synthesise=True)
+    ```
+
+    **Arguments:**
+
+    - `members`, `n`: as of an `Ensemble`, or an `Ensemble`.
+    - `judge`: an LLM, which chooses among at most 26 answers, see `ember.LLM.choose`; or any operator of a prompt,
+        which replies with the number of an answer or with its words.
+    - `prompt`: a template with the field `{question}`, below which an LLM finds the answers as options; for other
+        judges and where it synthesises with `{candidates}` too.
+    - `synthesise`: whether the judge writes a new answer with the others before it, instead of picking one.
+
+    A judge that picks is not asked where all answers are the same.
+
+    **Raises:** `ValueError` when it is traced, for more answers than an LLM can choose among, and when it runs, for a
+    judge that names none.
+    """
+
+    members: Ensemble
+    judge: Member
+    prompt: Text
+    synthesise: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        members: Member | list[Member] | tuple[Member, ...],
+        judge: Member,
+        n: int = 1,
+        prompt: str | Text | None = None,
+        synthesise: bool = False,
+    ):
+        self.members = ensemble(members, n)
+        self.judge = as_tuple((judge,), "Judge")[0]
+        self.prompt = text(_SYNTHESISE if synthesise else pick_prompt(judge)) if prompt is None else text(prompt)
+        self.synthesise = synthesise
+
+    def forward(self, question: Text, key: Key | None = None) -> Text:
+        candidates = self.members(question, given(key))
+        role = for_role(key, "judge")
+        if self.synthesise:
+            return ask(self.judge, format(self.prompt, question=question, candidates=listed(candidates)), key=role)
+        return pick(self.judge, self.prompt, question, candidates, role)
+
+
+def pick_prompt(judge: Member) -> str:
+    """The prompt with which a judge picks, if it is given none."""
+    return _PICK if isinstance(judge, LLM) else _PICK_NUMBER
+
+
+@jit  # so that in a `vmap` over groups of candidates too it is asked only for those that differ
+def pick(judge: Member, prompt: Text, question: Text, candidates: Text, key: Key) -> Text:
+    """The candidate that a judge picks; it is asked where they differ."""
+    if len(candidates) == 1:
+        return candidates[0]
+    shown = present(candidates)
+    chosen = lambda: _chosen(judge, prompt, question, shown, key)
+    return jax.lax.cond(jnp.all(shown == shown[:1]), lambda: shown[0], chosen)
+
+
+def _chosen(judge: Member, prompt: Text, question: Text, shown: Text, key: Key) -> Text:
+    if not isinstance(judge, LLM):
+        reply = ask(judge, format(prompt, question=question, candidates=listed(shown)), key=key)
+        return _named(parse_number(reply), normalized(reply), normalized(shown), shown)
+    if len(shown) > _MOST:
+        raise ValueError(
+            f"an LLM chooses among at most {_MOST} answers, one letter for each, and here are {len(shown)}. Let them "
+            "compete in pairs, `non.Knockout(members, judge, n=…)`, or judge judges' choices: "
+            "`non.Judge([non.Judge(a, judge, n=20), non.Judge(b, judge, n=20)], judge)`."
+        )
+    return judge.choose(format(prompt, question=question), shown, key).text
+
+
+async def candidate_named(number: np.ndarray, reply: str, compared: list[str], candidates: list[str]) -> str:
+    # The number first: it was asked for, and the words of a candidate may be the number of another.
+    if number in range(1, len(candidates) + 1):
+        return candidates[int(number) - 1]
+    if reply in compared:
+        return candidates[compared.index(reply)]
+    raise ValueError(  # without the reply's words, which may be those of the prompt
+        f"the judge's reply, of {len(reply)} characters, is neither a number from 1 to {len(candidates)} nor the words "
+        "of a candidate. Ask in its prompt for the number alone."
+    )
+
+
+_named = host(candidate_named, out=Text)

@@ -1,0 +1,55 @@
+"""The winner of a tournament of answers."""
+
+import jax
+
+from .. import Key, Operator, Text, concatenate, fold_in, text
+from ._ensemble import Ensemble, ensemble
+from ._judge import pick, pick_prompt
+from ._members import Member, as_tuple, for_each, for_role, given
+
+
+class Knockout(Operator):
+    """The answer that is left when a judge picks the better one of two, round by round.
+
+    ```python
+    op = non.Knockout(ember.LLM("sim/small"), ember.LLM("sim/large"), n=8)
+    ```
+
+    The pairs of a round are judged at once: n answers take log2(n) rounds, rounded up, and at most n - 1 requests.
+
+    **Arguments:**
+
+    - `members`, `n`: as of an `Ensemble`, or an `Ensemble`; any number of answers. One that is left over in a round
+        goes on to the next without a judge.
+    - `judge`, `prompt`: as of a `Judge` that picks; it is not asked about two equal answers.
+    """
+
+    members: Ensemble
+    judge: Member
+    prompt: Text
+
+    def __init__(
+        self,
+        members: Member | list[Member] | tuple[Member, ...],
+        judge: Member,
+        n: int = 1,
+        prompt: str | Text | None = None,
+    ):
+        self.members = ensemble(members, n)
+        self.judge = as_tuple((judge,), "Knockout")[0]
+        self.prompt = text(pick_prompt(judge)) if prompt is None else text(prompt)
+
+    def forward(self, question: Text, key: Key | None = None) -> Text:
+        candidates = self.members(question, given(key))
+        round_ = 0
+        while len(candidates) > 1:
+            candidates = self._round(question, candidates, fold_in(for_role(key, "judge"), round_))
+            round_ += 1
+        return candidates[0]
+
+    def _round(self, question: Text, candidates: Text, key: Key) -> Text:
+        pairs = len(candidates) // 2
+        better = lambda pair, key: pick(self.judge, self.prompt, question, pair, key)
+        winners = jax.vmap(better)(candidates[: 2 * pairs].reshape(pairs, 2), for_each(key, pairs))
+        # The one left over comes first, so that it is not left over again.
+        return concatenate([candidates[2 * pairs :], winners])
