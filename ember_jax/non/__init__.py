@@ -3,8 +3,16 @@
 Each is an ordinary operator, written with the public names alone, of any members: LLMs, operators, other constructs.
 """
 
+from ._cascade import Cascade as Cascade
+from ._debate import Debate as Debate
 from ._ensemble import Ensemble as Ensemble
+from ._linear import LinearRule as LinearRule
+from ._linear import LinearScorer as LinearScorer
 from ._members import Member as Member
+from ._mixture import MixtureOfAgents as MixtureOfAgents
+from ._refine import Refine as Refine
+from ._router import Router as Router
+from ._self_consistency import SelfConsistency as SelfConsistency
 from ._vote import Vote as Vote
 from ._vote import log_odds as log_odds
 from ._vote import votes as votes
