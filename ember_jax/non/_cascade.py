@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -59,8 +58,8 @@ class Cascade(Operator):
 
     def __init__(
         self,
-        stages: Member | Sequence[Member],
-        scorer: Scorer | Sequence[Scorer],
+        stages: Member | list[Member] | tuple[Member, ...],
+        scorer: Scorer | list[Scorer] | tuple[Scorer, ...],
         thresholds: Float[Array, "n-1"] | Sequence[float] | float = 0.5,
         temperature: Float[Array, ""] | float | None = None,
     ):

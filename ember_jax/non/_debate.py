@@ -1,6 +1,6 @@
 """Debaters that answer, read each other and answer again, and a judge who ends it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -38,8 +38,8 @@ class Debate(Operator):
 
     **Arguments:**
 
-    - `debaters`, `n`: as members of an `Ensemble`, or an `Ensemble`; each gives one answer. What fails in a tolerant one
-        is not shown, and may answer again.
+    - `debaters`, `n`: as members of an `Ensemble`, or an `Ensemble`; each gives one answer. What fails in a tolerant
+        one is not shown, and may answer again.
     - `judge`: an LLM, which is asked `judge_prompt`; any operator or function of `(question, answers)` or
         `(question, answers, key)`; the most common answer where not given, as of a `Vote`.
     - `rounds`: how often each debater answers.
@@ -59,7 +59,7 @@ class Debate(Operator):
 
     def __init__(
         self,
-        debaters: Member | Sequence[Member] | Ensemble,
+        debaters: Member | list[Member] | tuple[Member, ...],
         judge: Callable[..., Any] | None = None,
         n: int = 1,
         rounds: int = 2,

@@ -8,7 +8,7 @@ equal members and one key therefore share the candidates.
 
 import inspect
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -46,7 +46,7 @@ def for_each(key: Key | None, count: int) -> Key:
     return jax.vmap(jax.random.fold_in, (None, 0))(given(key), jnp.arange(count))
 
 
-def as_tuple(members: Member | Sequence[Member], construct: str) -> tuple[Member, ...]:
+def as_tuple(members: Member | list[Member] | tuple[Member, ...], construct: str) -> tuple[Member, ...]:
     """One member or a sequence of them, checked.
 
     **Raises:** `ValueError` if there is none; `TypeError` for one that cannot be called.

@@ -1,6 +1,6 @@
 """Layers of proposers that read each other, and an aggregator."""
 
-from collections.abc import Sequence
+from typing import Any
 
 from .. import Key, Operator, Text, format, text
 from ._ensemble import Ensemble, ensemble
@@ -29,8 +29,8 @@ class MixtureOfAgents(Operator):
     - `layers`: at least one. Each is an operator or LLM, a list of them, or an `Ensemble`: of several samples, or a
         tolerant one, whose answers that fail are not shown.
     - `aggregator`: an operator or LLM.
-    - `prompt`: what every layer but the first and the aggregator are asked, with the fields `{question}` and `{candidates}`
-        (one line each, `[1] …`).
+    - `prompt`: what every layer but the first and the aggregator are asked, with the fields `{question}` and
+        `{candidates}` (one line each, `[1] …`).
 
     **Raises:** `ValueError` without layers, and for a layer without members.
     """
@@ -39,16 +39,14 @@ class MixtureOfAgents(Operator):
     aggregator: Member
     prompt: Text
 
-    def __init__(
-        self, layers: Sequence[Member | Sequence[Member]], aggregator: Member, prompt: Text | str = _PROMPT
-    ):
+    def __init__(self, layers: list[Any] | tuple[Any, ...], aggregator: Member, prompt: Text | str = _PROMPT):
         if not isinstance(layers, list | tuple) or not layers:
             raise ValueError(
                 f"MixtureOfAgents takes a list of layers, at least one, not {layers!r:.60}: such as "
                 "`[[first, second], [first, second]]`."
             )
         self.layers = tuple(map(ensemble, layers))
-        (self.aggregator,) = as_tuple(aggregator, "MixtureOfAgents")
+        self.aggregator = as_tuple((aggregator,), "MixtureOfAgents")[0]
         self.prompt = text(prompt)
 
     def forward(self, question: Text, key: Key | None = None) -> Text:

@@ -69,8 +69,7 @@ class Refine(Operator):
         prompt: Text | str = _PROMPT,
         critic_prompt: Text | str = _CRITIC_PROMPT,
     ):
-        (self.member,) = as_tuple(member, "Refine")
-        (self.critic,) = as_tuple(critic, "Refine")
+        self.member, self.critic = as_tuple((member, critic), "Refine")
         self.prompt, self.critic_prompt = text(prompt), text(critic_prompt)
         self.rounds = rounds
         if not isinstance(rounds, int) or rounds < 1:

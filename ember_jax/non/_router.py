@@ -1,6 +1,6 @@
 """One of several members, picked by the question."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -39,14 +39,16 @@ class Router(Operator):
     rule: Rule
     sampled: bool = eqx.field(static=True)
 
-    def __init__(self, members: Member | Sequence[Member], rule: Rule, sampled: bool = False):
+    def __init__(self, members: Member | list[Member] | tuple[Member, ...], rule: Rule, sampled: bool = False):
         self.members = as_tuple(members, "Router")
         self.rule = rule
         self.sampled = sampled
 
     def forward(self, question: Text, key: Key | None = None) -> Text:
         keys = for_each(key, len(self.members))
-        branches = [lambda i=i, member=member: ask(member, question, key=keys[i]) for i, member in enumerate(self.members)]
+        branches = [
+            lambda i=i, member=member: ask(member, question, key=keys[i]) for i, member in enumerate(self.members)
+        ]
         return jax.lax.switch(self.pick(question, key), branches)
 
     def pick(self, question: Text, key: Key | None = None) -> Int[Array, ""]:

@@ -1,12 +1,9 @@
 """A vote over the answers that different lines of thought come to."""
 
-from collections.abc import Sequence
-
 from jaxtyping import Array, Float
 
 from .. import Key, Operator, Text, format, text
 from .. import normalize as normalized
-from ._ensemble import Ensemble
 from ._members import Member, given
 from ._vote import Vote
 
@@ -29,7 +26,8 @@ class SelfConsistency(Operator):
     - `members`, `n`, `normalize`, `weights`: as of a `Vote`, here over what the replies state as their answers.
     - `prompt`: what members are asked, with the field `{question}`.
 
-    Returns the answer without the reasoning, as `ember.normalize(reply, "final")` finds it: what stands after `Answer:`.
+    Returns the answer without the reasoning, as `ember.normalize(reply, "final")` finds it, such as what stands after
+    `Answer:`.
     """
 
     vote: Vote
@@ -37,7 +35,7 @@ class SelfConsistency(Operator):
 
     def __init__(
         self,
-        members: Member | Sequence[Member] | Ensemble,
+        members: Member | list[Member] | tuple[Member, ...],
         n: int = 1,
         normalize: str | None = "answer",
         weights: Float[Array, "n"] | None = None,
