@@ -60,11 +60,11 @@ def answering(fn):
 
 
 CONSTRUCTS = {
-    "cascade": (lambda: non.Cascade([llm("weak"), llm("even"), llm("sure")], Grade(llm("even"))), None, None),
+    "cascade": (lambda: non.Cascade([llm("weak"), llm("sure")], Grade(llm("even"))), None, None),
     "soft cascade": (lambda: non.Cascade([llm("weak"), llm("sure")], is_even, temperature=0.5), None, None),
     "sampled router": (lambda: non.Router([llm("weak"), llm("sure")], non.LinearRule(2, 16), sampled=True), 1, 1),
     "refine": (lambda: non.Refine(llm("even"), is_even, rounds=2), None, None),
-    "debate": (lambda: non.Debate([llm("weak"), llm("sure")], llm("weak")), 5, 3),
+    "debate": (lambda: non.Debate(llm("weak"), n=2), 4, 2),
     "mixture": (lambda: non.MixtureOfAgents([[llm("weak"), llm("even")], llm("weak")], llm("weak")), 4, 3),
     "self-consistency": (lambda: non.SelfConsistency(llm("weak"), n=3), 3, 1),
 }  # fmt: skip
