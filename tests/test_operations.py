@@ -309,7 +309,9 @@ def test_normalize_finds_equal_answers(transform):
     answers = ember.text(["The answer: Paris!", "paris", " PARIS.", "London"])
     same = transform(lambda t: ember.normalize(t) == ember.normalize("Paris"))(answers)
     assert same.tolist() == [False, True, True, False]
-    with pytest.raises(TextError, match=r"knows how=\['answer', 'case', 'final', 'number', 'space', 'unicode'\]; got 'loud'"):
+    with pytest.raises(
+        TextError, match=r"knows how=\['answer', 'case', 'final', 'number', 'space', 'unicode'\]; got 'loud'"
+    ):
         ember.normalize("a", "loud")
 
 
