@@ -260,19 +260,34 @@ def test_what_stack_and_concatenate_refuse():
         ("number", "-2.50e-120", "-2.5e-120"),
         ("number", "-0.00", "0"),
         ("number", "no number ", "no number "),
+        ("final", "17 times 3 is 51.\nAnswer: 51", "51"),
+        ("final", "So the answer is 51.", "51"),
+        ("final", "Answer: 5? No.\n\n**Final Answer:** `x = 7`.\nThat is it.", "x = 7"),
+        ("final", "**Answer**:\n\n**3.5.**\n", "3.5"),
+        ("final", "The answer is 3.\nAnswer: the answer is: 4", "4"),
+        ("final", "Answer: 4, so the answer is 4", "4"),
+        ("final", "Answer: B\nAnswer:\n", "B"),
+        ("final", "an answerless reply. ", "an answerless reply. "),
     ],
 )
 def test_normalize(how, given_, expected):
     assert str(ember.normalize(given_, how)) == expected
 
 
-@given(words, st.sampled_from(["answer", "case", "number", "space", "unicode"]))
+@given(words, st.sampled_from(["answer", "case", "final", "number", "space", "unicode"]))
 def test_normalizing_twice_changes_nothing(string_, how):
     # casefold can undo NFKC for rare letters (U+1E9E and the like), in which NFKC casefold is defined to iterate
     once = str(ember.normalize(string_, how))
     if how in ("answer", "case") and unicodedata.normalize("NFKC", once).casefold() != once:
         return
     assert str(ember.normalize(once, how)) == once
+
+
+@given(st.lists(st.sampled_from(["answer", "Answer:", "is", " ", "\n", "*", "`", ".", ":", "x", "_"])).map("".join))
+def test_a_final_answer_is_its_own(string_):
+    once = str(ember.normalize(string_, "final"))
+    assert once in string_
+    assert str(ember.normalize(once, "final")) == once
 
 
 @given(st.fractions(max_denominator=10**6))
@@ -294,7 +309,9 @@ def test_normalize_finds_equal_answers(transform):
     answers = ember.text(["The answer: Paris!", "paris", " PARIS.", "London"])
     same = transform(lambda t: ember.normalize(t) == ember.normalize("Paris"))(answers)
     assert same.tolist() == [False, True, True, False]
-    with pytest.raises(TextError, match=r"knows how=\['answer', 'case', 'number', 'space', 'unicode'\]; got 'loud'"):
+    with pytest.raises(
+        TextError, match=r"knows how=\['answer', 'case', 'final', 'number', 'space', 'unicode'\]; got 'loud'"
+    ):
         ember.normalize("a", "loud")
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._errors import TextError
+from .._regex import regex
 from . import grammar, store
 from .elementwise import NUMBER, TEXT, TEXTS, Kind, elementwise
 from .text import Text, as_text, text
@@ -81,8 +82,11 @@ def normalize(t: Text | str, how: str = "answer") -> Text:
     - `how`: `"answer"` (Unicode NFKC, lower case, without punctuation at the ends of words, the articles *a*, *an*
         and *the*, and repeated white space: the normalisation of SQuAD, arXiv 1606.05250, kept to word ends so that
         `3.14` and `x-1` survive), `"case"` (NFKC and lower case), `"space"` (white space collapsed and stripped),
-        `"unicode"` (NFKC alone) or `"number"` (the last number, as `ember.parse_number` finds it, exact and in one
-        spelling: `1,234.50` is `1234.5`, `3/4` is `0.75`, `2/6` is `1/3`; the text as it is where there is none).
+        `"unicode"` (NFKC alone), `"number"` (the last number, as `ember.parse_number` finds it, exact and in one
+        spelling: `1,234.50` is `1234.5`, `3/4` is `0.75`, `2/6` is `1/3`; the text as it is where there is none) or
+        `"final"` (what a reply that reasons first states last: the line after its last `Answer:`, or else after its
+        last `answer is`, without `*` and backticks around it and a full stop after it; the text as it is where
+        neither stands).
 
     **Raises:** `TextError` for another `how`.
     """
@@ -212,12 +216,31 @@ def _number(words: str) -> str:
     return words if number is None else grammar.written(number)
 
 
+def _final(words: str) -> str:
+    for stated in _STATED:
+        if found := [line for part in stated.split(words)[1:] if (line := part.strip(_MARKS))]:
+            words = found[-1].partition("\n")[0].strip(_MARKS).removesuffix(".").strip(_MARKS)
+    return words
+
+
+# `**Final answer**: 42`, and what is taken away around what it states; the colon goes before `the answer is 42`.
+_STATED = tuple(regex(pattern, re.IGNORECASE) for pattern in (r"\banswer[*`\s]*+:", r"\banswer\s++is\b:?"))
+_MARKS = "*` \t\r\n"
+
+
 def _answer(words: str) -> str:
     bare = [word.strip(string.punctuation) or word for word in _case(words).split()]
     return " ".join(word for word in bare if word not in ("a", "an", "the"))
 
 
-NORMALIZERS = {"answer": _answer, "case": _case, "number": _number, "space": _space, "unicode": _unicode}
+NORMALIZERS = {
+    "answer": _answer,
+    "case": _case,
+    "final": _final,
+    "number": _number,
+    "space": _space,
+    "unicode": _unicode,
+}
 
 
 def parts(function: Any, static: tuple[Any, ...], elements: Sequence[Any]) -> list[Any] | None:

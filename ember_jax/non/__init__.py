@@ -4,13 +4,23 @@ Each is an ordinary operator, written with the public names alone, of any member
 """
 
 from ._best_of_n import BestOfN as BestOfN
+from ._cascade import Cascade as Cascade
 from ._chain import Chain as Chain
+from ._debate import Debate as Debate
+from ._ensemble import Ensemble as Ensemble
 from ._ensemble import Ensemble as Ensemble
 from ._filter_vote import FilterVote as FilterVote
 from ._grader import Grader as Grader
 from ._judge import Judge as Judge
 from ._knockout import Knockout as Knockout
+from ._linear import LinearRule as LinearRule
+from ._linear import LinearScorer as LinearScorer
 from ._members import Member as Member
+from ._members import Member as Member
+from ._mixture import MixtureOfAgents as MixtureOfAgents
+from ._refine import Refine as Refine
+from ._router import Router as Router
+from ._self_consistency import SelfConsistency as SelfConsistency
 from ._verifier import Verifier as Verifier
 from ._vote import Vote as Vote
 from ._vote import log_odds as log_odds

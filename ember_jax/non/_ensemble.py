@@ -50,13 +50,22 @@ class Ensemble(Operator):
         keys = for_each(key, len(self.members))
         return concatenate([self._samples(member, question, keys[i]) for i, member in enumerate(self.members)])
 
+    def each(self, questions: Text, key: Key | None = None) -> Text:
+        """The answers where every sample has a question of its own, in the same order; of members that give one."""
+        keys = for_each(key, len(self.members))
+        asked = questions.reshape(len(self.members), self.n)
+        return concatenate([self._samples(member, asked[i], keys[i]) for i, member in enumerate(self.members)])
+
     def _samples(self, member: Member, question: Text, key: Key) -> Text:
-        def sample(key: Key) -> Text:
+        """A member's answers to one question, or to one for each sample."""
+
+        def sample(question: Text, key: Key) -> Text:
             return attempt(ask)(member, question, key=key)[0] if self.tolerant else ask(member, question, key=key)
 
+        keys = for_each(key, self.n)
         if self.n == 1:  # not as a lane: a member that is written line by line may stay so
-            return sample(for_each(key, 1)[0]).reshape(-1)
-        return jax.vmap(sample)(for_each(key, self.n)).reshape(-1)
+            return sample(question.reshape(()), keys[0]).reshape(-1)
+        return jax.vmap(sample, in_axes=(0 if question.shape else None, 0))(question, keys).reshape(-1)
 
 
 def ensemble(members: Member | list[Member] | tuple[Member, ...], n: int = 1) -> Ensemble:

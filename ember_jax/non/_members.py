@@ -7,13 +7,14 @@ equal members and one key therefore share the candidates.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .. import Key, fold_in
+from .. import Key
 
 # An operator, an LLM, or any other callable pytree, of `(question)` or `(question, key)`, that returns Text.
 Member = Callable[..., Any]
@@ -36,7 +37,8 @@ def given(key: Key | None) -> Key:
 
 def for_role(key: Key | None, role: str) -> Key:
     """The key of what a construct has one of, such as its judge."""
-    return fold_in(given(key), role)
+    # One word of a hash: the four of a Text's digest would take twice as long to compile, in every construct.
+    return jax.random.fold_in(given(key), zlib.crc32(role.encode()))
 
 
 def for_each(key: Key | None, count: int) -> Key:
@@ -44,7 +46,7 @@ def for_each(key: Key | None, count: int) -> Key:
     return jax.vmap(jax.random.fold_in, (None, 0))(given(key), jnp.arange(count))
 
 
-def as_tuple(members: Member | Sequence[Member], construct: str) -> tuple[Member, ...]:
+def as_tuple(members: Member | list[Member] | tuple[Member, ...], construct: str) -> tuple[Member, ...]:
     """One member or a sequence of them, checked.
 
     **Raises:** `ValueError` if there is none; `TypeError` for one that cannot be called.

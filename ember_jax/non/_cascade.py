@@ -1,0 +1,102 @@
+"""The cheap answer where it is good enough."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from .. import Key, Operator, Text, learn
+from ._members import Member, as_tuple, ask, for_each, for_role
+
+# Of `(question, answer)` or `(question, answer, key)`; returns a number, the higher the better the answer.
+Scorer = Callable[..., Any]
+
+
+def score(scorer: Scorer, question: Text, answer: Text, key: Key) -> Float[Array, ""]:
+    """What a scorer says of an answer.
+
+    **Raises:** `TypeError` unless that is one number.
+    """
+    found = ask(scorer, question, answer, key=key)
+    if isinstance(found, Text) or jnp.shape(found) != ():
+        raise TypeError(
+            f"a scorer returns one number for an answer, not {found!r:.60} from {scorer!r:.60}. Of an LLM's words, "
+            "`ember.parse_number` or a comparison with `==` makes one."
+        )
+    return jnp.asarray(found, float)
+
+
+class Cascade(Operator):
+    """Stages from cheap to dear: the first answer that scores above its stage's threshold, else the last stage's.
+
+    FrugalGPT (Chen, Zaharia and Zou, 2023, arXiv 2305.05176). A stage is called only where none before it was accepted.
+
+    ```python
+    op = non.Cascade([ember.LLM("sim/small"), ember.LLM("sim/large")], scorer=grade, thresholds=0.8)
+    ```
+
+    **Arguments:**
+
+    - `stages`: operators or LLMs, at least one.
+    - `scorer`: of `(question, answer)` or `(question, answer, key)`, returns a number, such as the probability that the
+        answer is right; or a list of them, one for each stage but the last, whose answer is not scored. Any operator
+        or function; a module with weights learns. NaN, as the score of failed text, is below every threshold.
+    - `thresholds`: `float[n - 1]` for n stages, or one number for all.
+    - `temperature`: where given, an answer is accepted with probability `sigmoid((score - threshold) / temperature)`,
+        drawn by `ember.learn.sample`, so that thresholds and scorers can be learned. `None` is the limit of 0: a hard
+        threshold, whose gradient is zero.
+
+    **Raises:** `ValueError` without stages, and for another number of scorers or thresholds than stages ask for.
+    """
+
+    stages: tuple[Member, ...]
+    scorer: Scorer | tuple[Scorer, ...]
+    thresholds: Float[Array, "n-1"]
+    temperature: Float[Array, ""] | None
+
+    def __init__(
+        self,
+        stages: Member | list[Member] | tuple[Member, ...],
+        scorer: Scorer | list[Scorer] | tuple[Scorer, ...],
+        thresholds: Float[Array, "n-1"] | Sequence[float] | float = 0.5,
+        temperature: Float[Array, ""] | float | None = None,
+    ):
+        self.stages = as_tuple(stages, "Cascade")
+        gates = len(self.stages) - 1
+        self.scorer = tuple(scorer) if isinstance(scorer, list | tuple) else scorer
+        if isinstance(self.scorer, tuple) and len(self.scorer) != gates:
+            raise ValueError(
+                f"Cascade has {gates + 1} stages and {len(self.scorer)} scorers; give one for each stage but the last, "
+                "or one for all."
+            )
+        given = jnp.asarray(thresholds, float)
+        if given.shape not in ((), (gates,)):
+            raise ValueError(
+                f"Cascade has {gates + 1} stages and thresholds of shape {list(given.shape)}; give one for each stage "
+                "but the last, or one number for all."
+            )
+        self.thresholds = jnp.broadcast_to(given, (gates,))
+        self.temperature = None if temperature is None else jnp.asarray(temperature, float)
+
+    def forward(self, question: Text, key: Key | None = None) -> Text:
+        return self._answer(0, question, for_each(key, len(self.stages)))
+
+    def _answer(self, stage: int, question: Text, keys: Key) -> Text:
+        """The answer of a stage, or of one after it."""
+        answer = ask(self.stages[stage], question, key=keys[stage])
+        if stage + 1 == len(self.stages):
+            return answer
+        accepted = self._accepts(stage, question, answer, keys[stage])
+        return jax.lax.cond(accepted, lambda: answer, lambda: self._answer(stage + 1, question, keys))
+
+    def _accepts(self, stage: int, question: Text, answer: Text, key: Key) -> Bool[Array, ""]:
+        scorer = self.scorer[stage] if isinstance(self.scorer, tuple) else self.scorer
+        value = score(scorer, question, answer, for_role(key, "scorer"))
+        if self.temperature is None:
+            return value > self.thresholds[stage]
+        unknown = jnp.isnan(value)  # taken out twice, or its NaN would come back as a gradient
+        margin = (jnp.where(unknown, 0.0, value) - self.thresholds[stage]) / self.temperature
+        logits = jnp.stack([jnp.where(unknown, -jnp.inf, margin), jnp.zeros_like(margin)])
+        return learn.sample(logits, for_role(key, "gate")) == 0

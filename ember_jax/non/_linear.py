@@ -1,0 +1,52 @@
+"""The smallest numeric decisions that learn: linear in the features of the words."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .. import Text, features
+
+
+class LinearRule(eqx.Module):
+    """A router's rule that learns: logits that are linear in `ember.features` of the question.
+
+    **Arguments:**
+
+    - `members`: how many members there are to choose from.
+    - `dim`: the number of features.
+
+    Weights begin at zero, where every member is as likely as any other; a linear rule has no symmetry to break.
+    """
+
+    weight: Float[Array, "members dim"]
+    bias: Float[Array, "members"]
+
+    def __init__(self, members: int, dim: int = 256):
+        self.weight = jnp.zeros((members, dim))
+        self.bias = jnp.zeros(members)
+
+    def __call__(self, question: Text) -> Float[Array, "members"]:
+        return self.weight @ features(question, self.weight.shape[1]) + self.bias
+
+
+class LinearScorer(eqx.Module):
+    """A cascade's scorer that learns: linear in `ember.features` of the question and of the answer.
+
+    **Arguments:**
+
+    - `dim`: the number of features of each.
+
+    Weights begin at zero. The number is a log-odds: with thresholds at 0 and a `temperature` of 1 a cascade accepts
+    with the probability that belongs to it.
+    """
+
+    weight: Float[Array, "2 dim"]
+    bias: Float[Array, ""]
+
+    def __init__(self, dim: int = 256):
+        self.weight = jnp.zeros((2, dim))
+        self.bias = jnp.zeros(())
+
+    def __call__(self, question: Text, answer: Text) -> Float[Array, ""]:
+        dim = self.weight.shape[1]
+        return self.weight[0] @ features(question, dim) + self.weight[1] @ features(answer, dim) + self.bias

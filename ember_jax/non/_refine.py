@@ -1,0 +1,110 @@
+"""An answer that is revised until its critic is content.
+
+Design note. The loop is a `lax.scan` over the rounds whose step is a `lax.cond`, not a `lax.while_loop`: a lane that is
+accepted asks for nothing more in either, and the scan has a bound that the plan knows before anything is paid, and
+derivatives, so that decisions which are drawn inside of the member or the critic can be learned.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from .. import LLM, Key, Operator, Text, format, normalize, text, tokens
+from ._members import Member, as_tuple, ask, for_each, for_role, given
+
+_CRITIC_PROMPT = """{question}
+
+Proposed answer: {answer}
+
+Is the proposed answer correct? Reply "yes" and nothing else if it is; otherwise say what is wrong with it."""
+
+_PROMPT = """{question}
+
+A draft of the answer was:
+{answer}
+
+A critic said of it:
+{critique}
+
+Write the answer again without these faults, and nothing else."""
+
+
+class Refine(Operator):
+    """Drafts an answer, and revises it until a critic accepts it or the rounds are used up.
+
+    After Self-Refine (Madaan et al., 2023, arXiv 2303.17651). An answer that is accepted costs nothing more; one that
+    is revised in the last round is returned as it is.
+
+    ```python
+    op = non.Refine(ember.LLM("sim/small"), ember.LLM("sim/large"), rounds=3)
+    op = non.Refine(ember.LLM("sim/small"), critic=run_the_tests)  # of (question, answer): a number, or words
+    ```
+
+    **Arguments:**
+
+    - `member`: the operator or LLM that drafts and revises.
+    - `critic`: an LLM, which is asked `critic_prompt`; or any operator or function of `(question, answer)` or
+        `(question, answer, key)`. Words accept if the first of them is "yes", in any case and with any punctuation; a
+        number accepts above one half. Failed text and NaN do not.
+    - `rounds`: how often the critic is asked at most.
+    - `prompt`: what revises, with the fields `{question}`, `{answer}` and `{critique}`: the critic's words, or
+        "It is not good enough." for a number.
+    - `critic_prompt`: what an LLM is asked as the critic, with the fields `{question}` and `{answer}`.
+
+    **Raises:** `ValueError` for `rounds` below 1.
+    """
+
+    member: Member
+    critic: Member
+    prompt: Text
+    critic_prompt: Text
+    rounds: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        member: Member,
+        critic: Member,
+        rounds: int = 3,
+        prompt: Text | str = _PROMPT,
+        critic_prompt: Text | str = _CRITIC_PROMPT,
+    ):
+        self.member, self.critic = as_tuple((member, critic), "Refine")
+        self.prompt, self.critic_prompt = text(prompt), text(critic_prompt)
+        self.rounds = rounds
+        if not isinstance(rounds, int) or rounds < 1:
+            raise ValueError(f"Refine(rounds={rounds!r}): give a whole number of rounds, at least 1.")
+
+    def forward(self, question: Text, key: Key | None = None) -> Text:
+        def turn(state: tuple[jax.Array, Text], key: Key) -> tuple[tuple[jax.Array, Text], None]:
+            done, answer = state
+            return jax.lax.cond(done, lambda: state, lambda: self._turn(question, answer, key)), None
+
+        state = jnp.zeros((), bool), ask(self.member, question, key=given(key))
+        (_, answer), _ = jax.lax.scan(turn, state, for_each(for_role(key, "rounds"), self.rounds))
+        return answer
+
+    def _turn(self, question: Text, answer: Text, key: Key) -> tuple[Bool[Array, ""], Text]:
+        """Whether an answer is accepted, and it or a better one."""
+        accepted, critique = self._judged(question, answer, for_role(key, "critic"))
+
+        def revised() -> Text:
+            prompt = format(self.prompt, question=question, answer=answer, critique=critique)
+            return ask(self.member, prompt, key=key)
+
+        return accepted, jax.lax.cond(accepted, lambda: answer, revised)
+
+    def _judged(self, question: Text, answer: Text, key: Key) -> tuple[Bool[Array, ""], Text]:
+        if isinstance(self.critic, LLM):
+            found = self.critic(format(self.critic_prompt, question=question, answer=answer), key)
+        else:
+            found = ask(self.critic, question, answer, key=key)
+        if isinstance(found, Text):
+            return _says_yes(found), found
+        return jnp.asarray(found, float) > 0.5, text("It is not good enough.")
+
+
+def _says_yes(words: Text) -> Bool[Array, ""]:
+    """Whether the first word is "yes"; not for failed text."""
+    first = tokens(normalize(words), len("yes") + 1)  # bytes, -1 after the end
+    return jnp.all(first[:3] == jnp.array(list(b"yes"))) & ((first[3] == ord(" ")) | (first[3] < 0))

@@ -1,0 +1,67 @@
+"""One of several members, picked by the question."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from .. import Key, Operator, Text, learn
+from ._members import Member, as_tuple, ask, for_each, for_role
+
+# Of `(question)` or `(question, key)`; returns an integer, or logits `float[n]`.
+Rule = Callable[..., Any]
+
+
+class Router(Operator):
+    """Asks the member that a rule picks for the question, and no other.
+
+    ```python
+    members = [ember.LLM("sim/small"), ember.LLM("sim/large")]
+    op = non.Router(members, rule=non.LinearRule(len(members), dim=256), sampled=True)
+    ```
+
+    **Arguments:**
+
+    - `members`: operators or LLMs, at least one.
+    - `rule`: of `(question)` or `(question, key)`. It returns the number of a member, an integer from 0, where one out
+        of range counts as the nearest; or logits, `float[n]` for n members. Any operator or function; a module with
+        weights, such as a `LinearRule`, learns.
+    - `sampled`: whether logits are drawn from, by `ember.learn.sample`, so that the rule can be learned; else the
+        largest counts, the first among equals.
+
+    **Raises:** `ValueError` without members; when it is called, `TypeError` for a rule that returns something else.
+    """
+
+    members: tuple[Member, ...]
+    rule: Rule
+    sampled: bool = eqx.field(static=True)
+
+    def __init__(self, members: Member | list[Member] | tuple[Member, ...], rule: Rule, sampled: bool = False):
+        self.members = as_tuple(members, "Router")
+        self.rule = rule
+        self.sampled = sampled
+
+    def forward(self, question: Text, key: Key | None = None) -> Text:
+        keys = for_each(key, len(self.members))
+        branches = [
+            lambda i=i, member=member: ask(member, question, key=keys[i]) for i, member in enumerate(self.members)
+        ]
+        return jax.lax.switch(self.pick(question, key), branches)
+
+    def pick(self, question: Text, key: Key | None = None) -> Int[Array, ""]:
+        """The number of the member that is asked."""
+        n = len(self.members)
+        found = ask(self.rule, question, key=for_role(key, "rule"))
+        picked = jnp.asarray(found) if not isinstance(found, Text) else found
+        if not isinstance(picked, Text):
+            if picked.shape == () and jnp.issubdtype(picked.dtype, jnp.integer):
+                return jnp.clip(picked, 0, n - 1)
+            if picked.shape == (n,) and jnp.issubdtype(picked.dtype, jnp.floating):
+                return learn.sample(picked, for_role(key, "draw")) if self.sampled else jnp.argmax(picked)
+        raise TypeError(
+            f"the rule of a Router of {n} members returns an integer, or float logits of shape [{n}], not "
+            f"{found!r:.80}."
+        )
