@@ -1,8 +1,8 @@
 """Runs the notebooks from their first cell to their last, in kernels of their own; an error in a cell is one here.
 
-    python notebooks/run.py            # all of them, and leaves the files alone
-    python notebooks/run.py --write    # and keeps what the cells print and draw
-    python notebooks/run.py --write notebooks/first_steps.ipynb
+python notebooks/run.py            # all of them, and leaves the files alone
+python notebooks/run.py --write    # and keeps what the cells print and draw
+python notebooks/run.py --write notebooks/first_steps.ipynb
 """
 
 import argparse

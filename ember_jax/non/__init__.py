@@ -8,14 +8,12 @@ from ._cascade import Cascade as Cascade
 from ._chain import Chain as Chain
 from ._debate import Debate as Debate
 from ._ensemble import Ensemble as Ensemble
-from ._ensemble import Ensemble as Ensemble
 from ._filter_vote import FilterVote as FilterVote
 from ._grader import Grader as Grader
 from ._judge import Judge as Judge
 from ._knockout import Knockout as Knockout
 from ._linear import LinearRule as LinearRule
 from ._linear import LinearScorer as LinearScorer
-from ._members import Member as Member
 from ._members import Member as Member
 from ._mixture import MixtureOfAgents as MixtureOfAgents
 from ._refine import Refine as Refine
