@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from . import _journal_cli
 from ._demo import demo
@@ -16,8 +17,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shown = commands.add_parser("demo", help="answer questions with a network of simulated models; no key, no network")
     shown.add_argument("--questions", type=_positive, default=300, help="how many (300)")
     shown.add_argument("--seed", type=int, default=0, help="draws the questions and the samples (0)")
-    shown.add_argument("--trace", metavar="FILE", help="write the network's timeline, .json or .json.gz, for Perfetto")
-    shown.set_defaults(run=lambda given: demo(given.questions, given.seed, trace=given.trace))
+    shown.add_argument(
+        "--out", type=Path, default=Path("ember-demo"), metavar="FOLDER", help="where pictures are written (ember-demo)"
+    )
+    shown.set_defaults(run=lambda given: demo(given.questions, given.seed, folder=given.out))
     _journal_cli.add(commands)
     given = parser.parse_args(arguments)
     try:

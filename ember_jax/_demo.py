@@ -1,100 +1,126 @@
-"""The main job on simulated models: a network of small models that asks a large one only where it must."""
+"""The main job on simulated models: what a network of small models is worth, and how many calls are best."""
 
 import sys
-import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import TextIO
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from . import non
+from ._evaluate import picture
 from ._llm import LLM
 from ._lower import lower
-from ._operator import Operator
-from ._runtime.session import Report, session
-from ._text.numbers import parse_number
-from ._text.operations import format
+from ._runtime.session import session
 from ._text.text import Text, text
-from ._types import Key
+from .learn import Frontier, pareto, scaling
+from .testing import Sim, SimModel
 
-_VERIFY = "{question}\nProposed answer: {answer}\nIs the proposed answer correct? Reply yes or no."
-_SHOWN = 5
+_SHOWN = 3
+# The shares of questions, and how often a model is right on them, for which votes get better and then worse.
+_EASY, _RIGHT_IF_EASY, _RIGHT_IF_HARD = 0.6, 0.85, 0.35
+# Samples of each question; the first of them are what the best number of calls is predicted from.
+_SAMPLES, _FEW = 41, 20
 
-
-class Single(Operator):
-    """One call of one model."""
-
-    llm: LLM
-
-    def forward(self, question: Text, key: Key) -> Text:
-        return self.llm(question, key)
+Write = Callable[..., None]
 
 
-class Vote(Operator):
-    """The most common of three samples."""
-
-    llm: LLM
-
-    def forward(self, question: Text, key: Key) -> Text:
-        answers = jax.vmap(self.llm, in_axes=(None, 0))(question, jax.random.split(key, 3))
-        return answers[jnp.argmax(jnp.sum(answers.reshape(3, 1) == answers, axis=1))]
-
-
-class Network(Operator):
-    """Small samples vote, a small model verifies; only what it doubts goes to the large model."""
-
-    vote: Vote
-    verifier: LLM
-    large: LLM
-
-    def forward(self, question: Text, key: Key) -> Text:
-        answer = self.vote(question, key)
-        verdict = self.verifier(format(_VERIFY, question=question, answer=answer))
-        return jax.lax.cond(verdict == "yes", lambda: answer, lambda: self.large(question))
-
-
-def demo(questions: int, seed: int, out: TextIO | None = None, trace: str | None = None) -> None:
-    """Answers arithmetic questions with one small model, a vote, the network, and one large model.
+def demo(questions: int, seed: int, out: TextIO | None = None, folder: Path | None = None) -> None:
+    """Answers arithmetic questions with networks of simulated models, and writes what they cost and are worth.
 
     **Arguments:**
 
     - `questions`: how many.
     - `seed`: draws the questions and the samples.
-    - `out`: where the answers, the plan, and calls, cost and accuracy are written; standard output by default.
-    - `trace`: the file where the network's timeline is saved.
+    - `out`: where text is written; standard output by default.
+    - `folder`: where pictures are written, if matplotlib is there: accuracy against cost, the timeline, and accuracy
+        against the number of calls; by default nowhere.
     """
     write = lambda *lines: print(*lines, sep="\n", file=out or sys.stdout, flush=True)
-    asked, gold = _questions(questions, seed)
-    keys = jax.random.split(jax.random.key(seed), questions)
-    small, medium, large = LLM("sim/small"), LLM("sim/medium"), LLM("sim/large")
-    network = Network(Vote(small), medium, large)
-    operators = {"one small model": Single(small), "vote of three": Vote(small), "network": network}
-    operators["one large model"] = Single(large)
-
-    write(f"{questions} questions, simulated models.\n", str(lower(network)(asked[0], keys[0])), "")
-    answers = Text(jnp.zeros((0, 4), jnp.uint32))
-    rows = []
-    for name, operator in operators.items():
-        start = time.perf_counter()
-        with session() as run:
-            found = jax.vmap(operator)(asked, keys)
-        correct = np.mean(np.asarray(parse_number(found)) == gold)
-        rows.append(_row(name, float(correct), run.report(), time.perf_counter() - start))
-        if operator is network:
-            answers = found
-            if trace is not None:
-                run.trace.save(trace)
-
-    write(*(f"{q}  {a}" for q, a in zip(asked[:_SHOWN].tolist(), answers[:_SHOWN].tolist(), strict=True)), "…\n")
-    write(f"{'':<16} {'accuracy':>9} {'calls':>7} {'cost':>11} {'seconds':>8}", *rows)
+    pictures = {} if folder is None else {name: folder / f"{name}.png" for name in ("frontier", "timeline", "votes")}
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _worth(questions, seed, write, pictures)
+        _more_calls(questions, seed, write, pictures)
+    except ImportError as error:  # without matplotlib
+        write("", str(error))
+    else:
+        write(*([""] if pictures else []), *map(str, pictures.values()))
 
 
-def _row(name: str, accuracy: float, report: Report, seconds: float) -> str:
-    return f"{name:<16} {accuracy:>9.1%} {report.calls:>7,} {f'${report.cost_usd:.6f}':>11} {seconds:>8.2f}"
-
-
-def _questions(count: int, seed: int) -> tuple[Text, np.ndarray]:
+def _worth(questions: int, seed: int, write: Write, pictures: dict[str, Path]) -> None:
+    """Evaluates single models, a vote and a network on the same questions."""
     draw = np.random.default_rng(seed)
-    numbers = draw.integers(10, 100, (count, 3)).tolist()
-    asked = [f"What is {a} * {b} + {c}?" for a, b, c in numbers]
-    return text(asked), np.array([a * b + c for a, b, c in numbers], np.float32)
+    numbers = draw.integers(10, 100, (questions, 3)).tolist()
+    data = [(f"What is {a} * {b} + {c}?", str(a * b + c)) for a, b, c in numbers]
+    small, medium, large = LLM("sim/small"), LLM("sim/medium"), LLM("sim/large")
+    vote = non.Vote(small, n=3)
+    # Three small samples vote, a medium model checks them, and only what it doubts goes to the large one.
+    network = non.Cascade([vote, large], scorer=non.Grader(medium, sampled=True))
+    operators = {"one small model": small, "vote of three": vote, "network": network, "one large model": large}
+
+    key = jax.random.key(seed)
+    write(f"{questions} questions, simulated models. The plan of the network:\n")
+    write(lower(network)(data[0][0], key).explain(), "")
+    with session() as run:
+        frontier: Frontier = pareto(operators, data, "number", key=key)
+    answers = frontier.results["network"].answers
+    write(*(f"{question}  {answer}" for (question, _), answer in zip(data[:_SHOWN], answers, strict=False)), "…\n")
+    write(str(frontier), "", str(run.report()), "")
+    if pictures:
+        frontier.plot(pictures["frontier"])
+        with picture.axes(pictures["timeline"], "the demo's timeline") as ax:
+            run.trace.plot(ax)
+
+
+def _more_calls(questions: int, seed: int, write: Write, pictures: dict[str, Path]) -> None:
+    """Votes with more and more calls, where some questions are harder than a coin; Chen et al., arXiv 2403.02419."""
+    asked, gold, accuracy = _uneven(questions, seed)
+    model = SimModel(accuracy=accuracy, wrong_answers=1, latency=0.02, sigma=0.3)
+    with session(providers={"sim": Sim({"uneven": model})}):
+        samples = non.Ensemble(LLM("sim/uneven"), n=_SAMPLES)
+        answers = jax.vmap(samples)(asked, jax.random.split(jax.random.key(seed), questions))
+    counts = np.arange(1, _SAMPLES + 1, 4)
+    right = np.asarray(answers == gold.reshape(-1, 1))
+    fitted = scaling.fit(right[:, :_FEW])
+    shares, skills = np.array([_EASY, 1 - _EASY]), np.array([_RIGHT_IF_EASY, _RIGHT_IF_HARD])
+    curves = {
+        "measured": np.mean(_winners(answers, counts) == gold.reshape(-1, 1), axis=0),
+        "exact law": np.asarray(scaling.mixture_accuracy(shares, skills, counts)),
+        f"from {_FEW} samples": np.asarray(fitted.accuracy(counts)),
+    }
+    write("More calls are not always better: a vote of k calls, where some questions are hard.\n")
+    write(f"{'calls':<16}" + "".join(f"{k:>7}" for k in counts.tolist()))
+    write(*(f"{name:<16}" + "".join(f"{x:>7.1%}" for x in curve) for name, curve in curves.items()))
+    write("", f"From {_FEW} samples of each question: {fitted.best_k(_SAMPLES)}.")
+    if pictures:
+        with picture.axes(pictures["votes"], "the demo's picture of votes") as ax:
+            for (name, curve), style in zip(curves.items(), ("o", "-", "--"), strict=True):
+                ax.plot(counts, curve, style, label=name)
+            ax.set_xlabel("calls in a vote")
+            ax.set_ylabel("accuracy")
+            ax.legend()
+
+
+@jax.jit
+def _winners(answers: Text, counts: jax.Array) -> Text:
+    """What votes of the first samples choose: for each question, for each number of samples."""
+
+    def winner(answers: Text, count: jax.Array) -> Text:
+        counted = jnp.where(jnp.arange(len(answers)) < count, 1.0, 0.0)
+        return answers[jnp.argmax(non.votes(answers, counted))]
+
+    return jax.vmap(jax.vmap(winner, (None, 0)), (0, None))(answers, counts)
+
+
+def _uneven(questions: int, seed: int) -> tuple[Text, Text, Callable[[str], float]]:
+    """Easy questions and hard ones, their answers, and how often a model is right on each: sums are easy."""
+    draw = np.random.default_rng(seed)
+    easy = np.arange(questions) < round(_EASY * questions)
+    numbers = draw.integers(100, 1000, (questions, 2)).tolist()
+    asked = [f"What is {a} {'+' if e else '*'} {b}?" for (a, b), e in zip(numbers, easy, strict=True)]
+    gold = [str(a + b if e else a * b) for (a, b), e in zip(numbers, easy, strict=True)]
+    return text(asked), text(gold), lambda prompt: _RIGHT_IF_EASY if "+" in prompt else _RIGHT_IF_HARD
