@@ -120,7 +120,7 @@ def test_there_must_be_members(make):
         (
             lambda: non.Cascade([echo] * 2, lambda question, answer: answer),
             TypeError,
-            "a scorer returns one number for an answer, not Text",
+            "a scorer returns one float for an answer, and",
         ),
         (lambda: non.Router([echo] * 2, lambda q: jnp.zeros(3)), TypeError, r"or float logits of shape \[2\], not"),
         (lambda: non.Router([echo] * 2, lambda q: 0.5), TypeError, "Router of 2 members returns an integer"),
@@ -175,6 +175,14 @@ def test_a_cascade_is_as_right_and_as_dear_as_the_law_says():
     assert (accuracy, mean) == pytest.approx((0.920160, 11.54))
     assert_rate(right, accuracy)
     assert abs(cost - mean) / np.sqrt((square - mean**2) / count) < 4
+
+
+def test_an_llm_scores_as_a_grader():
+    asked, _ = questions(1)
+    score = lambda model: calls(non.Cascade([llm("never"), says("last")], llm(model)), asked[0], keys_of(1)[0])[:2]
+    assert str(score("sure")[0]) == "last"  # it knows that the answer is wrong
+    answer, made = score("never")
+    assert str(answer) != "last" and made == 2
 
 
 def test_each_lane_pays_for_the_stages_that_it_needs():
@@ -319,25 +327,32 @@ def test_a_critic_that_fails_fails_the_lane_or_accepts_nothing():
 def test_debaters_see_all_last_answers_and_which_is_theirs():
     def debate(rounds):
         debaters = [says("a"), echo, says("c {yours}\n[9] d")]
-        joined = lambda question, answers: ember.join(" / ", answers)
-        return str(non.Debate(debaters, joined, rounds=rounds, prompt="{question}:{candidates}{yours}")("Q"))
+        op = non.Debate(debaters, says("2"), rounds=rounds, prompt="{question}:{candidates}\n{yours}")
+        return str(op("Q"))  # the judge picks what the second was asked last
 
-    first, third = "[1] a\n[2] ", "\n[3] c {yours} [9] d\nYours is [2]."
+    first, third = "[1] a\n[2] ", "\n[3] c {yours}\n  | [9] d\nYours is [2]."
     again = f"Q:{first}Q{third}"
-    for rounds, last in enumerate(["Q", again, f"Q:{first}{' '.join(again.split())}{third}"], 1):
-        assert debate(rounds) == f"a / {last} / c {{yours}}\n[9] d"
+    indented = again.replace("\n", "\n  | ")
+    for rounds, last in enumerate(["Q", again, f"Q:{first}{indented}{third}"], 1):
+        assert debate(rounds) == last
 
 
 def test_a_debate_without_a_judge_is_a_vote():
     assert str(non.Debate([says("a"), says("B"), says("b.")])("Q")) == "B"
 
 
+def test_a_judge_is_asked_where_debaters_differ():
+    with answering(lambda model, prompt: "B") as run:
+        debate = lambda *answers: str(non.Debate(list(map(says, answers)), ember.LLM("mine/judge"))("Q"))
+        assert (debate("a", "a"), debate("a", "b"), run.report().requests) == ("a", "b", 1)
+
+
 def test_debaters_that_fail_are_not_seen_and_may_answer_again():
     answers = non.Ensemble([says("a"), Fails(), echo], tolerant=True)
-    op = non.Debate(answers, lambda question, answers: answers[2], prompt="{question}:{candidates}{yours}")
+    op = non.Debate(answers, says("3"), prompt="{question}:{candidates}\n{yours}")
     assert str(calls(ember.jit(op), "Q", jax.random.key(0))[0]) == "Q:[1] a\n[2] Q\nYours is [2]."
     again = lambda prompt: ember.where(prompt == "Q", ember.attempt(Fails())(prompt, jax.random.key(0))[0], prompt)
-    op = non.Debate([says("a"), again], lambda question, answers: answers[1], prompt="{candidates}{yours}")
+    op = non.Debate([says("a"), again], says("2"), prompt="{candidates}\n{yours}")
     assert str(calls(ember.jit(op), "Q")[0]) == "[1] a\nYou have not answered yet."
     with pytest.raises(ember.errors.EmberError, match="max_tokens"):
         calls(ember.jit(non.Debate([says("a"), Fails()])), "Q", jax.random.key(0))
@@ -346,7 +361,7 @@ def test_debaters_that_fail_are_not_seen_and_may_answer_again():
 def test_a_layer_sees_the_answers_of_the_layer_before():
     prompt = "{question}:{candidates}"
     op = non.MixtureOfAgents([[says("a"), says("b")], [echo, says("c")]], echo, prompt)
-    assert str(op("Q")) == "Q:[1] Q:[1] a [2] b\n[2] c\n"
+    assert str(op("Q")) == "Q:[1] Q:[1] a\n  | [2] b\n[2] c"
     layer = non.Ensemble([Fails(), says("a")], tolerant=True)
     op = non.MixtureOfAgents([layer, echo], says("never shown"), prompt)
     assert str(calls(ember.jit(op), "Q", jax.random.key(0))[0]) == "never shown"

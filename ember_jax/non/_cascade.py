@@ -1,7 +1,6 @@
 """The cheap answer where it is good enough."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,23 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from .. import Key, Operator, Text, learn
 from ._members import Member, as_tuple, ask, for_each, for_role
-
-# Of `(question, answer)` or `(question, answer, key)`; returns a number, the higher the better the answer.
-Scorer = Callable[..., Any]
-
-
-def score(scorer: Scorer, question: Text, answer: Text, key: Key) -> Float[Array, ""]:
-    """What a scorer says of an answer.
-
-    **Raises:** `TypeError` unless that is one number.
-    """
-    found = ask(scorer, question, answer, key=key)
-    if isinstance(found, Text) or jnp.shape(found) != ():
-        raise TypeError(
-            f"a scorer returns one number for an answer, not {found!r:.60} from {scorer!r:.60}. Of an LLM's words, "
-            "`ember.parse_number` or a comparison with `==` makes one."
-        )
-    return jnp.asarray(found, float)
+from ._scores import as_scorer, score
 
 
 class Cascade(Operator):
@@ -34,15 +17,16 @@ class Cascade(Operator):
     FrugalGPT (Chen, Zaharia and Zou, 2023, arXiv 2305.05176). A stage is called only where none before it was accepted.
 
     ```python
-    op = non.Cascade([ember.LLM("sim/small"), ember.LLM("sim/large")], scorer=grade, thresholds=0.8)
+    op = non.Cascade([ember.LLM("sim/small"), ember.LLM("sim/large")], ember.LLM("sim/medium"), thresholds=0.8)
     ```
 
     **Arguments:**
 
     - `stages`: operators or LLMs, at least one.
-    - `scorer`: of `(question, answer)` or `(question, answer, key)`, returns a number, such as the probability that the
-        answer is right; or a list of them, one for each stage but the last, whose answer is not scored. Any operator
-        or function; a module with weights learns. NaN, as the score of failed text, is below every threshold.
+    - `scorer`: an operator of `(question, answer)` or `(question, answer, key)` that returns a float, such as the
+        probability that the answer is right; or a list of them, one for each stage but the last, whose answer is not
+        scored. An LLM scores as a `Grader(llm)`; a module with weights, such as a `LinearScorer`, learns. NaN, as the
+        score of failed text, is below every threshold.
     - `thresholds`: `float[n - 1]` for n stages, or one number for all.
     - `temperature`: where given, an answer is accepted with probability `sigmoid((score - threshold) / temperature)`,
         drawn by `ember.learn.sample`, so that thresholds and scorers can be learned. `None` is the limit of 0: a hard
@@ -52,20 +36,22 @@ class Cascade(Operator):
     """
 
     stages: tuple[Member, ...]
-    scorer: Scorer | tuple[Scorer, ...]
+    scorer: Member | tuple[Member, ...]
     thresholds: Float[Array, "n-1"]
     temperature: Float[Array, ""] | None
 
     def __init__(
         self,
         stages: Member | list[Member] | tuple[Member, ...],
-        scorer: Scorer | list[Scorer] | tuple[Scorer, ...],
+        scorer: Member | list[Member] | tuple[Member, ...],
         thresholds: Float[Array, "n-1"] | Sequence[float] | float = 0.5,
         temperature: Float[Array, ""] | float | None = None,
     ):
         self.stages = as_tuple(stages, "Cascade")
         gates = len(self.stages) - 1
-        self.scorer = tuple(scorer) if isinstance(scorer, list | tuple) else scorer
+        is_one = not isinstance(scorer, list | tuple)
+        scorers = tuple(as_scorer(s, "Cascade", sampled=False) for s in ([scorer] if is_one else scorer))
+        self.scorer = scorers[0] if is_one else scorers
         if isinstance(self.scorer, tuple) and len(self.scorer) != gates:
             raise ValueError(
                 f"Cascade has {gates + 1} stages and {len(self.scorer)} scorers; give one for each stage but the last, "

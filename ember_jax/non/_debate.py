@@ -1,29 +1,23 @@
 """Debaters that answer, read each other and answer again, and a judge who ends it."""
 
-from collections.abc import Callable
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .. import LLM, Key, Operator, Text, format, text, where
+from .. import Key, Operator, Text, format, text, where
 from ._ensemble import Ensemble, ensemble
-from ._members import Member, ask, for_each, for_role, given
-from ._shown import shown
-from ._vote import Vote
+from ._judge import pick, pick_prompt
+from ._listing import listed
+from ._members import Member, as_tuple, for_each, for_role, given
+from ._vote import winner
 
 _PROMPT = """{question}
 
-Several experts have answered:
+Several experts have answered, each after their number:
+
 {candidates}
+
 {yours} Weigh what the others say, and give your answer, the same as before or a better one."""
-
-_JUDGE_PROMPT = """{question}
-
-These answers are proposed:
-{candidates}
-Reply with the best of them, and nothing else."""
 
 
 class Debate(Operator):
@@ -40,35 +34,37 @@ class Debate(Operator):
 
     - `debaters`, `n`: as members of an `Ensemble`, or an `Ensemble`; each gives one answer. What fails in a tolerant
         one is not shown, and may answer again.
-    - `judge`: an LLM, which is asked `judge_prompt`; any operator or function of `(question, answers)` or
-        `(question, answers, key)`; the most common answer where not given, as of a `Vote`.
+    - `judge`, `judge_prompt`: who picks one of the last answers, and what they are asked: the `judge` and `prompt` of a
+        `Judge`. Without a judge it is the most common one, as of a `Vote`.
     - `rounds`: how often each debater answers.
-    - `prompt`: what further rounds ask, with the fields `{question}`, `{candidates}` (one line each, `[1] …`) and
+    - `prompt`: what further rounds ask, with the fields `{question}`, `{candidates}` (numbered, `[1] …`) and
         `{yours}`: "Yours is [2].", or "You have not answered yet."
-    - `judge_prompt`: with the fields `{question}` and `{candidates}`.
 
     **Raises:** `ValueError` without debaters and for `rounds` below 1; when it is called, `TypeError` for a debater of
     several answers.
     """
 
     debaters: Ensemble
-    judge: Callable[..., Any] | None
+    judge: Member | None
     prompt: Text
-    judge_prompt: Text
+    judge_prompt: Text | None
     rounds: int = eqx.field(static=True)
 
     def __init__(
         self,
         debaters: Member | list[Member] | tuple[Member, ...],
-        judge: Callable[..., Any] | None = None,
+        judge: Member | None = None,
         n: int = 1,
         rounds: int = 2,
         prompt: Text | str = _PROMPT,
-        judge_prompt: Text | str = _JUDGE_PROMPT,
+        judge_prompt: Text | str | None = None,
     ):
         self.debaters = ensemble(debaters, n)
-        self.judge = judge
-        self.prompt, self.judge_prompt = text(prompt), text(judge_prompt)
+        self.prompt = text(prompt)
+        self.judge, self.judge_prompt = None, None
+        if judge is not None:
+            self.judge = as_tuple((judge,), "Debate")[0]
+            self.judge_prompt = text(pick_prompt(judge) if judge_prompt is None else judge_prompt)
         self.rounds = rounds
         if not isinstance(rounds, int) or rounds < 1:
             raise ValueError(f"Debate(rounds={rounds!r}): give a whole number of rounds, at least 1.")
@@ -78,7 +74,7 @@ class Debate(Operator):
             there = answers == answers  # failed text equals nothing
             numbered = format("Yours is [{number}].", number=jnp.cumsum(there))
             yours = where(there, numbered, "You have not answered yet.")
-            asked = format(self.prompt, question=question, candidates=shown(answers), yours=yours)
+            asked = format(self.prompt, question=question, candidates=listed(answers), yours=yours)
             return self.debaters.each(asked, key), None
 
         answers = self.debaters(question, given(key))
@@ -87,11 +83,6 @@ class Debate(Operator):
             raise TypeError(f"Debate has {debaters} debaters and {len(answers)} answers; each debater gives one.")
         keys = for_each(for_role(key, "rounds"), self.rounds - 1)
         answers, _ = jax.lax.scan(turn, answers, keys)
-        return self._decided(question, answers, for_role(key, "judge"))
-
-    def _decided(self, question: Text, answers: Text, key: Key) -> Text:
-        if self.judge is None:
-            return Vote(self.debaters).choose(answers)
-        if isinstance(self.judge, LLM):
-            return self.judge(format(self.judge_prompt, question=question, candidates=shown(answers)), key)
-        return ask(self.judge, question, answers, key=key)
+        if self.judge is None or self.judge_prompt is None:
+            return winner(answers, None, "answer")
+        return pick(self.judge, self.judge_prompt, question, answers, for_role(key, "judge"))

@@ -4,14 +4,16 @@ from typing import Any
 
 from .. import Key, Operator, Text, format, text
 from ._ensemble import Ensemble, ensemble
+from ._listing import listed
 from ._members import Member, as_tuple, ask, for_each, for_role, given
-from ._shown import shown
 
 _PROMPT = """{question}
 
-Others have answered this:
+Others have answered, each after its number:
+
 {candidates}
-Some of it may be wrong or partial. Take what is right of it and give one answer, better than each of these."""
+
+Some of them may be wrong. Give one answer, better than each of these, using what is right in them."""
 
 
 class MixtureOfAgents(Operator):
@@ -30,7 +32,7 @@ class MixtureOfAgents(Operator):
         tolerant one, whose answers that fail are not shown.
     - `aggregator`: an operator or LLM.
     - `prompt`: what every layer but the first and the aggregator are asked, with the fields `{question}` and
-        `{candidates}` (one line each, `[1] …`).
+        `{candidates}` (numbered, `[1] …`).
 
     **Raises:** `ValueError` without layers, and for a layer without members.
     """
@@ -57,4 +59,4 @@ class MixtureOfAgents(Operator):
         return ask(self.aggregator, self._asked(question, answers), key=for_role(key, "aggregator"))
 
     def _asked(self, question: Text, answers: Text) -> Text:
-        return format(self.prompt, question=question, candidates=shown(answers))
+        return format(self.prompt, question=question, candidates=listed(answers))

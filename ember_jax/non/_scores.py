@@ -23,17 +23,22 @@ def scores(scorer: Member, question: Text, candidates: Text, key: Key | None) ->
     """
     if len(candidates) == 1:
         return jnp.zeros(1)
+    keys = for_each(for_role(key, "scorer"), len(candidates))
+    return jax.vmap(lambda candidate, key: score(scorer, question, candidate, key))(candidates, keys)
 
-    def score(candidate: Text, key: Key) -> Float[Array, ""]:
-        value = ask(scorer, question, candidate, key=key)
-        if isinstance(value, Text) or jnp.shape(value):
-            raise TypeError(
-                f"a scorer returns one float for an answer, and {scorer!r:.60} returned {value!r:.60}. To let a model "
-                "score, `non.Grader(llm)`."
-            )
-        return jnp.asarray(value, jnp.result_type(float))
 
-    return jax.vmap(score)(candidates, for_each(for_role(key, "scorer"), len(candidates)))
+def score(scorer: Member, question: Text, answer: Text, key: Key) -> Float[Array, ""]:
+    """What a scorer gives to one answer.
+
+    **Raises:** `TypeError` for a scorer that returns no number.
+    """
+    value = ask(scorer, question, answer, key=key)
+    if isinstance(value, Text) or jnp.shape(value):
+        raise TypeError(
+            f"a scorer returns one float for an answer, and {scorer!r:.60} returned {value!r:.60}. To let a model "
+            "score, `non.Grader(llm)`."
+        )
+    return jnp.asarray(value, jnp.result_type(float))
 
 
 def pool(candidates: Text, accepted: Bool[Array, "n"] | bool = True) -> Bool[Array, "n"]:
