@@ -18,6 +18,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -166,7 +167,9 @@ def _pace(calls: int, seconds: float, left: int) -> str:
 
 def _tqdm(total: int) -> Any:
     # Imported where there is something to show: it takes as long as a small sweep.
-    from tqdm.auto import tqdm
+    with warnings.catch_warnings():  # in a notebook without widgets it draws in letters, and need not say so
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm
 
     return tqdm(total=total, bar_format=_FORMAT, dynamic_ncols=True)
 
