@@ -50,8 +50,8 @@ from ._text.text import Text as Text
 from ._text.text import text as text
 from ._types import Key as Key
 
-# isort: split
-from . import non as non  # written with the names above
-
 errors = _errors
 providers = _providers
+
+# isort: split
+from . import non as non  # noqa: E402  # written with the names above

@@ -10,6 +10,7 @@
     ├── GradientError (ValueError)        a derivative that would silently be wrong
     ├── HostResultError (TypeError)       a host function returned something other than its `out=`
     ├── ModelError (ValueError)           a model id that no provider knows
+    ├── NotationError (ValueError)        a network's notation that cannot be read, or a network that it cannot say
     ├── ProviderError                     what a provider answered instead of a completion
     │   ├── AuthenticationError           no API key, or a wrong one
     │   ├── RefusedRequestError           the request itself is at fault (4xx)
@@ -28,7 +29,7 @@
     RepeatedSampleWarning (UserWarning)   equal keyless calls that were answered by one sample
     UnknownPriceWarning (UserWarning)     a call that costs nobody knows what
 
-No message holds a credential, and none but `SweepError`'s causes quote a prompt.
+No message holds a credential, and none but `SweepError`'s causes and `NotationError`'s line quote a prompt.
 """
 
 from collections.abc import Sequence
@@ -72,6 +73,30 @@ class HostResultError(EmberError, TypeError):
 
 class ModelError(EmberError, ValueError):
     """A model id that names no known provider or model."""
+
+
+class NotationError(EmberError, ValueError):
+    """A network's notation cannot be read, or a network cannot be written in it.
+
+    **Attributes:**
+
+    - `position`: the index of the character at fault; `None` for a network that cannot be written.
+    """
+
+    def __init__(self, message: str, text: str = "", position: int | None = None):
+        super().__init__(message if position is None else f"{message}\n{_pointed(text, position)}")
+        self.position = position
+
+
+def _pointed(text: str, position: int) -> str:
+    """The line of a character, or what of it is near, and a caret below the character."""
+    begin = text.rfind("\n", 0, position) + 1
+    end = text.find("\n", position)
+    end = len(text) if end < 0 else end
+    left, right = max(begin, position - 70), min(end, position + 30)
+    before, after = "…" * (left > begin), "…" * (right < end)
+    line = "".join(c if c.isprintable() else " " for c in text[left:right])
+    return f"  {before}{line}{after}\n  {' ' * (len(before) + position - left)}^"
 
 
 class ProviderError(EmberError):

@@ -290,7 +290,7 @@ def _number(value: Any) -> str:
 
 
 def _is_json(words: str) -> bool:
-    return setting(words) is not words
+    return setting(words) != words  # not by identity: an equal string may have been read before
 
 
 def _shown(value: Text, bare: bool = False) -> str:

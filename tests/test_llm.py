@@ -118,6 +118,11 @@ def test_values_are_sent_as_the_json_that_they_are(value, sent):
     assert got == sent and type(got) is type(sent)
 
 
+def test_equal_strings_are_one_setting_however_they_came_to_be():
+    given = [ember.LLM("sim/small", stop="".join(digits)).settings["stop"] for digits in ("00", ["0", "0"])]
+    assert given[0].tolist() == given[1].tolist() == "00"
+
+
 def test_none_leaves_a_setting_unset_and_zero_does_not():
     ember.LLM("sim/small", temperature=None)("q")
     ember.LLM("sim/small", temperature=0)("q")

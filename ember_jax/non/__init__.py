@@ -9,6 +9,7 @@ from ._chain import Chain as Chain
 from ._debate import Debate as Debate
 from ._ensemble import Ensemble as Ensemble
 from ._filter_vote import FilterVote as FilterVote
+from ._format import format as format
 from ._grader import Grader as Grader
 from ._judge import Judge as Judge
 from ._knockout import Knockout as Knockout
@@ -16,6 +17,7 @@ from ._linear import LinearRule as LinearRule
 from ._linear import LinearScorer as LinearScorer
 from ._members import Member as Member
 from ._mixture import MixtureOfAgents as MixtureOfAgents
+from ._parse import parse as parse
 from ._refine import Refine as Refine
 from ._router import Router as Router
 from ._self_consistency import SelfConsistency as SelfConsistency

@@ -1,11 +1,13 @@
 """A vote over the answers that different lines of thought come to."""
 
+import equinox as eqx
 from jaxtyping import Array, Float
 
 from .. import Key, Operator, Text, format, text
 from .. import normalize as normalized
+from ._ensemble import Ensemble
 from ._members import Member, given
-from ._vote import Vote
+from ._vote import Vote, winner
 
 _PROMPT = """{question}
 
@@ -30,8 +32,10 @@ class SelfConsistency(Operator):
     `Answer:`.
     """
 
-    vote: Vote
+    members: Ensemble
+    weights: Float[Array, "n"] | None
     prompt: Text
+    normalize: str | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -41,9 +45,10 @@ class SelfConsistency(Operator):
         weights: Float[Array, "n"] | None = None,
         prompt: Text | str = _PROMPT,
     ):
-        self.vote = Vote(members, n, normalize, weights)
+        vote = Vote(members, n, normalize, weights)
+        self.members, self.weights, self.normalize = vote.members, vote.weights, vote.normalize
         self.prompt = text(prompt)
 
     def forward(self, question: Text, key: Key | None = None) -> Text:
-        replies = self.vote.members(format(self.prompt, question=question), given(key))
-        return self.vote.choose(normalized(replies, "final"))
+        replies = self.members(format(self.prompt, question=question), given(key))
+        return winner(normalized(replies, "final"), self.weights, self.normalize)
