@@ -41,7 +41,7 @@ class Kept(_callback.HostFunction):
     lanes: tuple[LaneAxis, ...] = ()
 
     def __call__(self, *arrays: Any) -> Sequence[np.ndarray]:
-        raise GradientError(f"{self.name} draws, and was run while its gradient was being prepared.")
+        raise AssertionError(f"{self.name} was kept, and nothing was put in its place")
 
 
 def holds(jaxpr: jex.Jaxpr, name: str | None) -> bool:
@@ -74,7 +74,7 @@ def keep(kept: Kept, arrays: Sequence[Any]) -> list[Any]:
 
     @custom_vmap
     def bound(*arrays: Any) -> Any:
-        outs = _callback.bind(kept, out, *map(to_raw, arrays))
+        outs = _callback.bind(kept, out, *map(to_raw, _undifferentiated(kept.name, list(arrays))))
         return (*map(from_raw, outs, avals), *outs[len(avals) :])
 
     @bound.def_vmap
@@ -85,11 +85,22 @@ def keep(kept: Kept, arrays: Sequence[Any]) -> list[Any]:
     return list(bound(*arrays))
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _undifferentiated(name: str, operands: list[Any]) -> list[Any]:
+    return operands
+
+
+@_undifferentiated.defjvp
+def _(name: str, primals: Any, tangents: Any) -> Any:
+    raise GradientError(
+        f"{name} draws, and is differentiated inside the loss whose gradient is taken. What was drawn would have to be "
+        "differentiated twice: draw outside of the inner derivative and pass the index in."
+    )
+
+
 def found(eqn: jex.JaxprEqn) -> Kept | None:
     """The operator that an equation stands for, if it is one that is kept."""
     if eqn.primitive.name != "custom_vmap_call":
         return None
     functions = (host_function(e) for e in close(eqn.params["call"]).jaxpr.eqns if is_host(e))
-    kept = next((f for f in functions if isinstance(f, Kept)), None)
-    # one that is differentiated has tangents among its operands
-    return kept if kept is not None and len(eqn.invars) == len(kept.closed.jaxpr.invars) else None
+    return next((f for f in functions if isinstance(f, Kept)), None)

@@ -107,7 +107,7 @@ def outcomes(closed: jex.ClosedJaxpr) -> int:
 
 def _outcomes(eqn: jex.JaxprEqn) -> int:
     operator = kept.found(eqn)
-    if (operator is not None and operator.lanes) or (kept.named(eqn, NAME) and eqn.outvars[0].aval.shape):
+    if (operator is not None and operator.lanes) or (kept.named(eqn, NAME) and _shape(eqn.outvars[0])):
         raise GradientError(
             "a draw stands under a `jax.vmap` inside the loss, and estimator='enumerate' takes draws one by one: use "
             "estimator='score', or a `jax.lax.scan` of fixed length instead of the vmap."
@@ -115,12 +115,16 @@ def _outcomes(eqn: jex.JaxprEqn) -> int:
     if operator is not None:
         return outcomes(operator.closed)
     if kept.named(eqn, NAME):
-        return eqn.invars[0].aval.shape[0]
+        return _shape(eqn.invars[0])[0]
     if eqn.primitive.name == "cond":
         return max(outcomes(close(branch)) for branch in eqn.params["branches"])
     if eqn.primitive.name == "scan":
         return outcomes(close(eqn.params["jaxpr"])) ** eqn.params["length"]
     return outcomes(_body(eqn))
+
+
+def _shape(atom: Any) -> tuple[int, ...]:
+    return atom.aval.shape
 
 
 # -- one equation that draws -----------------------------------------------------------------------------------------
@@ -160,9 +164,8 @@ def _body(eqn: jex.JaxprEqn) -> jex.ClosedJaxpr:
         )
     if name.startswith("custom_") and body is not None:
         raise GradientError(
-            f"a draw stands inside a `{name}`, whose own rule says what the derivative is, or it was differentiated "
-            "inside the loss. Draw outside of it and pass the index in; if the rule is all the derivative that is "
-            "meant, draw with `jax.random.categorical`."
+            f"a draw stands inside a `{name}`, whose own rule says what the derivative is. Draw outside of it and pass "
+            "the index in; if the rule is all the derivative that is meant, draw with `jax.random.categorical`."
         )
     raise GradientError(f"a draw stands inside a `{name}`, where its log-probability cannot be had. Draw outside it.")
 
@@ -260,7 +263,9 @@ def _attempted(operator: kept.Kept, outcome: Outcome, *values: Any) -> Drawn:
         outcome, mine = _shared(eqn, outcome)
         outs, score = _evaluated(eqn, operands, mine)
         parts.env.write(eqn.outvars, outs)
-        total += jnp.where(parts.ok, jnp.sum(score), 0.0).astype(total.dtype)
+        # what was not drawn, because it failed before, is one outcome: the first
+        unmade = 0.0 if mine is None else jnp.where(mine == 0, 0.0, -jnp.inf)
+        total += jnp.where(parts.ok, jnp.sum(score), unmade).astype(total.dtype)
     outs = parts.rest()
     return [*outs, parts.cause], total
 
@@ -329,7 +334,9 @@ class _Parts:
         read = _variables(self._jaxpr.outvars).union(*(_variables(eqn.invars) for eqn in others))
         made = [v for eqn in part for v in eqn.outvars if v in read]
         own = {v for eqn in part for v in eqn.outvars}
-        free = [v for v in dict.fromkeys(v for eqn in part for v in eqn.invars if isinstance(v, jex.Var)) if v not in own]
+        free = [
+            v for v in dict.fromkeys(v for eqn in part for v in eqn.invars if isinstance(v, jex.Var)) if v not in own
+        ]
         effects = frozenset[Any]().union(*(eqn.effects for eqn in part))
         run = functools.partial(eval_jaxpr, assemble(free, made, part, effects), ())
         values = self.env.read(free)

@@ -23,6 +23,7 @@ from jax.extend import core as jex
 
 from .._boundary import Boundary
 from .._errors import GradientError
+from .._text.text import Text
 from .._traced import explained
 from .._types import Key, key_problem
 from ._draws import evaluated, outcomes, trace
@@ -108,11 +109,11 @@ def value_and_grad(
 
     differentiated = eqx.filter_value_and_grad(objective, has_aux=True)
 
-    def call(op: Any, batch: Sequence[Any], key: Key) -> tuple[jax.Array, Any]:
+    def estimate(op: Any, batch: Sequence[Any], key: Key) -> tuple[jax.Array, Any]:
         (_, value), grads = differentiated(op, batch, _keys(key, _size(batch), samples))
         return value, grads
 
-    return call
+    return estimate
 
 
 def _traced_loss(loss: Callable[..., jax.Array], op: Any, example: Sequence[Any], key: Key) -> jex.ClosedJaxpr:
@@ -150,13 +151,14 @@ def _size(batch: Sequence[Any]) -> int:
             "learn.value_and_grad takes its batch as a tuple of what the loss takes of an example, as in "
             f"(questions, golds), not {type(batch).__name__}."
         )
-    sizes = {jnp.shape(leaf)[0] if jnp.ndim(leaf) else None for leaf in jax.tree.leaves(batch)}
-    if len(sizes) != 1 or sizes <= {None, 0}:
+    leaves = jax.tree.leaves(batch, is_leaf=lambda leaf: isinstance(leaf, Text))
+    lengths = {leaf.shape[:1] if isinstance(leaf, Text) else jnp.shape(leaf)[:1] for leaf in leaves}
+    if len(lengths) != 1 or lengths <= {(), (0,)}:
         raise ValueError(
             "every leaf of a batch has the same leading axis of examples, of length 1 or more; here they are "
-            f"{sorted(map(str, sizes))}. What all examples share may be part of `op`."
+            f"{sorted(lengths)}. What all examples share may be part of `op`."
         )
-    return sizes.pop()
+    return lengths.pop()[0]
 
 
 def _keys(key: Key, examples: int, samples: int) -> Key:
