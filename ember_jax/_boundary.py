@@ -20,14 +20,14 @@ from jax.extend import core as jex
 
 from . import _callback
 from ._errors import CancelledError, EmberError
-from ._plan import ir
+from ._plan import ir, kept
 from ._plan.island import Program, record
 from ._plan.jaxprs import assemble, calls_host, from_raw, raw_aval, to_raw, with_equal_constants_once
 from ._plan.lower import lower
 from ._plan.passes import simplify
 from ._plan.recording import Recording
 from ._plan.refuse import refuse
-from ._plan.rewrite import plans_of
+from ._plan.rewrite import plans_of, without_warnings
 from ._runtime import failures, interrupt
 from ._runtime.garbage import calm
 from ._runtime.loop import forbid_in_loop
@@ -65,12 +65,14 @@ class Boundary:
     - `name`: names the operator in plans, errors and profiles.
     - `how`: encloses the function's plan, as an attempt or metered. A call then returns, besides the outputs, what
         that adds to them (`ir.EXTRAS`).
+    - `warns`: whether equal samples without a key are warned of.
     """
 
-    def __init__(self, function: Callable[..., Any], name: str, how: ir.How | None = None):
+    def __init__(self, function: Callable[..., Any], name: str, how: ir.How | None = None, warns: bool = True):
         self._function = function
         self.name = name
         self._how: ir.How | None = how
+        self._warns = warns
 
         def through(signature: Signature, launched: bool, arrays: list[Any]) -> Any:
             with calm():  # what is allocated while tracing is kept
@@ -130,6 +132,8 @@ class Boundary:
             plan = simplify(lower(closed), slots)
             if self._how is not None:
                 plan = _enclosed(plan, self._how)
+            if not self._warns:
+                plan = without_warnings(plan)
         # what only the outputs need is dead code here
         jaxpr = closed.replace(jaxpr=closed.jaxpr.replace(outvars=closed.jaxpr.outvars[:slots]))
         # JAX drops a pure callback without results, and with it what the plan prints.
@@ -145,6 +149,11 @@ class Boundary:
             outputs = jax.tree.unflatten(tree, eval_jaxpr(closed.jaxpr, (), *constants, *arrays))
             return outputs if self._how is None else (outputs, [jnp.zeros(e.shape, e.dtype) for e in extras])
         refuse(closed.jaxpr)
+        if kept.holds(closed.jaxpr, kept.keeping.value):
+            outs = kept.keep(kept.Kept(self.name, closed, self._how), [*constants, *arrays])
+            made = len(closed.jaxpr.outvars)
+            outputs = jax.tree.unflatten(tree, outs[:made])
+            return outputs if self._how is None else (outputs, outs[made:])
         recording = Recording(closed, [True] * len(closed.jaxpr.outvars))
         program = self.program(recording, launched)
         slots: list[Any] = []

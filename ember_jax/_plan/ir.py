@@ -40,7 +40,7 @@ class Call(Node):
     """A host call, or a batch of them that is made at once: `batch` is its shape.
 
     `asked` says how many equal calls of the program it stands for, `lanes` for how many lanes it is made, `meets` why
-    the calls of a batch wait for each other.
+    the calls of a batch wait for each other, `warns` whether equal ones without a key are warned of.
     """
 
     function: HostCall
@@ -48,6 +48,7 @@ class Call(Node):
     asked: int = 1
     lanes: int = 1
     meets: tuple[str, ...] = ()
+    warns: bool = True
 
 
 @dataclass(frozen=True, eq=False)

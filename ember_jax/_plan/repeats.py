@@ -26,6 +26,8 @@ class Repeats:
 
     def saw(self, lane: Any, node: Any, digest: bytes) -> None:
         """Notes that a lane made a keyless call that draws a sample."""
+        if not node.warns:
+            return
         seen = self._by_lane.setdefault(lane, set())
         if (digest in seen or node.asked > 1) and self._twice is None:
             self._twice = node.scope or self._operator

@@ -4,8 +4,11 @@ from . import scaling as scaling
 from ._calibrate import Calibrated as Calibrated
 from ._calibrate import CalibrationTrace as CalibrationTrace
 from ._calibrate import calibrate_cascade as calibrate_cascade
+from ._gradients import value_and_grad as value_and_grad
 from ._pareto import Frontier as Frontier
 from ._pareto import pareto as pareto
+from ._relaxed import gumbel_softmax as gumbel_softmax
+from ._relaxed import straight_through as straight_through
 from ._sample import sample as sample
 from ._select import SelectionTrace as SelectionTrace
 from ._select import Trial as Trial

@@ -1,0 +1,106 @@
+"""Operators that are kept as they are, for whoever rewrites the program in which they stand.
+
+Design note. A boundary hides what its operator computes: the record is a callback, and of the replay only what the
+outputs need is left. Who rewrites a program by what happens inside (learning, which needs the log-probability of every
+draw) must see it before that. So while a program is traced under `keeping(name)`, an operator that holds an equation of
+that name binds one callback that carries its jaxpr, with a lane axis more for each `vmap` as an island has, and that is
+never run: the rewriter puts a boundary of its own in its place. Operators without such an equation are as always.
+
+The name is a context that JAX's caches know of, so what was traced without it, or with it, is never taken for the
+other.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+from jax.custom_batching import custom_vmap
+from jax.extend import core as jex
+
+from .. import _callback
+from .._errors import GradientError
+from . import ir
+from .island import LaneAxis
+from .jaxprs import close, from_raw, host_function, is_host, open_jaxpr, raw_aval, to_raw
+from .rewrite import stacked
+
+# Traces under a name: `with keeping("…"):`; the name itself is `keeping.value`.
+keeping = jax.make_user_context(None)
+
+
+@dataclass(frozen=True, eq=False)
+class Kept(_callback.HostFunction):
+    """An operator's program, its constants among its inputs. Compared by identity."""
+
+    name: str
+    closed: jex.ClosedJaxpr
+    how: ir.How | None
+    lanes: tuple[LaneAxis, ...] = ()
+
+    def __call__(self, *arrays: Any) -> Sequence[np.ndarray]:
+        raise AssertionError(f"{self.name} was kept, and nothing was put in its place")
+
+
+def holds(jaxpr: jex.Jaxpr, name: str | None) -> bool:
+    """Whether a `jax.jit` of such a name stands in a jaxpr, or in one that it holds; none has the name `None`."""
+    return name is not None and _holds(jaxpr, name)
+
+
+@functools.lru_cache(maxsize=8192)  # jaxprs hash by identity
+def _holds(jaxpr: jex.Jaxpr, name: str) -> bool:
+    return any(is_in(eqn, name) for eqn in jaxpr.eqns)
+
+
+def is_in(eqn: jex.JaxprEqn, name: str) -> bool:
+    """Whether an equation is a `jax.jit` of such a name, or holds one."""
+    if named(eqn, name) or (is_host(eqn) and isinstance(host_function(eqn), Kept)):
+        return True
+    return any(_holds(open_jaxpr(inner), name) for inner in jex.jaxprs_in_params(eqn.params))
+
+
+def named(eqn: jex.JaxprEqn, name: str) -> bool:
+    """Whether an equation is a `jax.jit` of such a name."""
+    return eqn.primitive.name == "jit" and eqn.params["name"] == name
+
+
+def keep(kept: Kept, arrays: Sequence[Any]) -> list[Any]:
+    """Binds an operator that is kept: its outputs, and what encloses it adds to them."""
+    shape = tuple(size for size, _ in kept.lanes[::-1])
+    avals, extras = kept.closed.out_avals, ir.EXTRAS[kept.how] if kept.how else ()
+    out = [stacked(raw_aval(a), shape) for a in (*avals, *extras)]
+
+    @custom_vmap
+    def bound(*arrays: Any) -> Any:
+        outs = _callback.bind(kept, out, *map(to_raw, _undifferentiated(kept.name, list(arrays))))
+        return (*map(from_raw, outs, avals), *outs[len(avals) :])
+
+    @bound.def_vmap
+    def _(size: int, mapped: Sequence[bool], *arrays: Any) -> Any:
+        outs = keep(replace(kept, lanes=(*kept.lanes, (size, tuple(mapped)))), arrays)
+        return tuple(outs), (True,) * len(outs)
+
+    return list(bound(*arrays))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _undifferentiated(name: str, operands: list[Any]) -> list[Any]:
+    return operands
+
+
+@_undifferentiated.defjvp
+def _(name: str, primals: Any, tangents: Any) -> Any:
+    raise GradientError(
+        f"{name} draws, and is differentiated inside the loss whose gradient is taken. What was drawn would have to be "
+        "differentiated twice: draw outside of the inner derivative and pass the index in."
+    )
+
+
+def found(eqn: jex.JaxprEqn) -> Kept | None:
+    """The operator that an equation stands for, if it is one that is kept."""
+    if eqn.primitive.name != "custom_vmap_call":
+        return None
+    functions = (host_function(e) for e in close(eqn.params["call"]).jaxpr.eqns if is_host(e))
+    return next((f for f in functions if isinstance(f, Kept)), None)

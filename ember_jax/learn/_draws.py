@@ -1,0 +1,363 @@
+"""The draws of a program: their log-probability beside its results, or every way they may come out.
+
+Design note. JAX derives a jaxpr of any program, and in it every draw is an equation with a name (`_sample.NAME`), in
+branches, loops and nested operators too. So what a gradient needs is had by evaluating the jaxpr once more, equation by
+equation, with two changes: the log-probabilities of the draws are added up, and where all outcomes are wanted, a draw
+takes what it is told instead of drawing. Control flow that draws is made anew around bodies that return the sum as
+well; an operator that draws (it is `kept`) becomes a boundary around such a body, enclosed as it was. The result is an
+ordinary program. It is what a boundary records and replays, so draws are recorded and their log-probabilities computed
+again, differentiably, and the program's calls, lanes and branches stay what they were.
+
+An *outcome* numbers one way through all draws, in mixed radix: a draw among n has n outcomes, equations one after the
+other as many as their product, a scan its body's to the power of its length. Branches are given as many as the largest
+of them has; one that has fewer takes the surplus ones as ways that are there already, at probability zero. So every way
+counts once, and surplus lanes make equal calls, which are one call. The same is done with what cannot be drawn.
+
+A draw inside `attempt` is taken out of it: where the attempt fails, nothing that was recorded in it is left, and with
+it would be lost which draws led to the failure. What the draw depends on is attempted first, the rest after it.
+
+`jax.vmap` of a branch that draws computes every side, and adds up the draws of all. That is right: JAX stops the
+derivative of each operand in the lanes that do not take its side, so what was not taken counts, and has gradient zero.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import eval_jaxpr
+from jax.extend import core as jex
+
+from .._boundary import Boundary
+from .._errors import GradientError
+from .._plan import ir, kept
+from .._plan.jaxprs import (
+    Environment,
+    assemble,
+    called,
+    close,
+    evaluate,
+    from_raw,
+    host_function,
+    is_host,
+    open_jaxpr,
+    raw_aval,
+)
+from .._text.elementwise import ElementwiseOp
+from ._sample import NAME
+
+# What a program draws: `None` for what its keys say, or the number of an outcome.
+Outcome = Any
+# The results of an equation, and the sum of the log-probabilities of its draws.
+Drawn = tuple[list[Any], Any]
+
+
+def trace(fn: Callable[[], Any]) -> jex.ClosedJaxpr:
+    """The jaxpr of a function, in which every draw can be seen."""
+    with kept.keeping(NAME):
+        return jax.make_jaxpr(fn)()
+
+
+def draws(eqn: jex.JaxprEqn) -> bool:
+    """Whether an equation draws, or holds one that does."""
+    return kept.is_in(eqn, NAME)
+
+
+def evaluated(closed: jex.ClosedJaxpr, args: Sequence[Any], outcome: Outcome = None) -> Drawn:
+    """Evaluates a jaxpr. Traceable.
+
+    **Arguments:**
+
+    - `closed`: a jaxpr made by `trace`.
+    - `args`: its inputs.
+    - `outcome`: an int32 below `outcomes(closed)`; where it is not given, draws are made by their keys.
+
+    **Returns:** its outputs, and the sum of the log-probabilities of what it drew.
+
+    **Raises:** `GradientError` for a draw where its log-probability cannot be had.
+    """
+    env, total = Environment(closed, args), jnp.zeros(())
+    for eqn in closed.jaxpr.eqns:
+        values = env.read(eqn.invars)
+        if not draws(eqn):
+            env.write(eqn.outvars, evaluate(eqn, values))
+            continue
+        outcome, mine = _shared(eqn, outcome)
+        outs, score = _evaluated(eqn, values, mine)
+        env.write(eqn.outvars, outs)
+        total += jnp.sum(score).astype(total.dtype)
+    return env.read(closed.jaxpr.outvars), total
+
+
+def _shared(eqn: jex.JaxprEqn, outcome: Outcome) -> tuple[Outcome, Outcome]:
+    """What of an outcome is left for the equations after one, and what is that one's own."""
+    return (None, None) if outcome is None else divmod(outcome, _outcomes(eqn))
+
+
+def outcomes(closed: jex.ClosedJaxpr) -> int:
+    """In how many ways the draws of a jaxpr may come out.
+
+    **Raises:** `GradientError` for draws that are not known one by one.
+    """
+    return math.prod(_outcomes(eqn) for eqn in closed.jaxpr.eqns if draws(eqn))
+
+
+def _outcomes(eqn: jex.JaxprEqn) -> int:
+    operator = kept.found(eqn)
+    if (operator is not None and operator.lanes) or (kept.named(eqn, NAME) and _shape(eqn.outvars[0])):
+        raise GradientError(
+            "a draw stands under a `jax.vmap` inside the loss, and estimator='enumerate' takes draws one by one: use "
+            "estimator='score', or a `jax.lax.scan` of fixed length instead of the vmap."
+        )
+    if operator is not None:
+        return outcomes(operator.closed)
+    if kept.named(eqn, NAME):
+        return _shape(eqn.invars[0])[0]
+    if eqn.primitive.name == "cond":
+        return max(outcomes(close(branch)) for branch in eqn.params["branches"])
+    if eqn.primitive.name == "scan":
+        return outcomes(close(eqn.params["jaxpr"])) ** eqn.params["length"]
+    return outcomes(_body(eqn))
+
+
+def _shape(atom: Any) -> tuple[int, ...]:
+    return atom.aval.shape
+
+
+# -- one equation that draws -----------------------------------------------------------------------------------------
+
+
+def _evaluated(eqn: jex.JaxprEqn, values: Sequence[Any], outcome: Outcome) -> Drawn:
+    operator = kept.found(eqn)
+    if operator is not None:
+        return _operator(operator, values, outcome)
+    if kept.named(eqn, NAME):
+        return _draw(eqn, values, outcome)
+    if eqn.primitive.name in _CONTROL:
+        return _CONTROL[eqn.primitive.name](eqn, values, outcome)
+    body = _body(eqn)
+    run = functools.partial(evaluated, body)
+    if "policy" in eqn.params:  # `jax.checkpoint`: what it saves and recomputes stays as the user said
+        run = jax.checkpoint(run, policy=eqn.params["policy"], prevent_cse=eqn.params["prevent_cse"])
+    if any(map(kept.found, body.jaxpr.eqns)):  # an operator names itself
+        return run(values, outcome)
+    with jax.named_scope(eqn.params.get("name") or eqn.primitive.name):
+        return run(values, outcome)
+
+
+def _body(eqn: jex.JaxprEqn) -> jex.ClosedJaxpr:
+    """What an equation runs that only means "run this here".
+
+    **Raises:** `GradientError` for one that means more.
+    """
+    body, name = called(eqn), eqn.primitive.name
+    if body is not None and not name.startswith("custom_"):
+        return body
+    if name == "while":
+        raise GradientError(
+            "a draw stands inside a `jax.lax.while_loop`. How often it draws is not known before it has run, so the "
+            "probability of what it drew has no derivative. Use `jax.lax.scan` with a fixed length; a draw that "
+            "nothing is to be learned of may be a `jax.random.categorical`."
+        )
+    if name.startswith("custom_") and body is not None:
+        raise GradientError(
+            f"a draw stands inside a `{name}`, whose own rule says what the derivative is. Draw outside of it and pass "
+            "the index in; if the rule is all the derivative that is meant, draw with `jax.random.categorical`."
+        )
+    raise GradientError(f"a draw stands inside a `{name}`, where its log-probability cannot be had. Draw outside it.")
+
+
+def _draw(eqn: jex.JaxprEqn, values: Sequence[Any], outcome: Outcome) -> Drawn:
+    if outcome is None:
+        index, score = evaluate(eqn, values)
+        return [index, score], score
+    logits = values[0]
+    scores = jax.nn.log_softmax(logits)
+    possible = scores[outcome] > -jnp.inf
+    index = jnp.where(possible, outcome, jnp.argmax(logits).astype(jnp.int32))
+    score = scores[index]
+    return [index, score], jnp.where(possible, score, -jnp.inf)
+
+
+def _branch(eqn: jex.JaxprEqn, values: Sequence[Any], outcome: Outcome) -> Drawn:
+    def side(body: jex.ClosedJaxpr) -> Callable[..., Drawn]:
+        if outcome is None:
+            return lambda outcome, *operands: evaluated(body, operands)
+        count = outcomes(body)
+
+        def run(outcome: Outcome, *operands: Any) -> Drawn:
+            outs, score = evaluated(body, operands, outcome % count)
+            return outs, jnp.where(outcome < count, score, -jnp.inf)
+
+        return run
+
+    sides = [side(close(branch)) for branch in eqn.params["branches"]]
+    return jax.lax.switch(jnp.asarray(values[0], jnp.int32), sides, outcome, *values[1:])
+
+
+def _scan(eqn: jex.JaxprEqn, values: Sequence[Any], outcome: Outcome) -> Drawn:
+    p = eqn.params
+    body, constants, carried = close(p["jaxpr"]), p["num_consts"], p["num_carry"]
+    digits = None
+    if outcome is not None:
+        count = outcomes(body)
+        digits = outcome // np.array([count**k for k in range(p["length"])], np.int32) % count
+
+    # The sum is put out by each step, not carried: steps that carry nothing are lanes, and stay so.
+    def step(carry: Any, x: Any) -> Any:
+        x, digit = x
+        outs, score = evaluated(body, [*values[:constants], *carry, *x], digit)
+        return outs[:carried], (outs[carried:], score)
+
+    start = constants + carried
+    xs = list(values[start:]), digits
+    carry, (ys, scores) = jax.lax.scan(
+        step, list(values[constants:start]), xs, length=p["length"], reverse=p["reverse"], unroll=p["unroll"]
+    )
+    return [*carry, *ys], jnp.sum(scores)
+
+
+_CONTROL = {"cond": _branch, "scan": _scan}
+
+
+def _operator(operator: kept.Kept, values: Sequence[Any], outcome: Outcome) -> Drawn:
+    if operator.how == "attempt":
+        run = functools.partial(_attempted, operator)
+        run = Boundary(run, operator.name) if operator.lanes else run
+    else:
+        run = functools.partial(_around, operator)
+    for size, mapped in operator.lanes:
+        run = jax.vmap(run, (None, *(0 if m else None for m in mapped)), axis_size=size)
+    return run(outcome, *values)
+
+
+def _around(operator: kept.Kept, outcome: Outcome, *values: Any) -> Drawn:
+    """An operator as a boundary that returns the sum as well."""
+    run = lambda outcome, *args: evaluated(operator.closed, args, outcome)
+    out = Boundary(run, operator.name, operator.how)(outcome, *values)
+    if operator.how is None:
+        return out
+    (outs, score), extras = out
+    return [*outs, *extras], score
+
+
+# -- draws inside an attempt -----------------------------------------------------------------------------------------
+
+
+def _attempted(operator: kept.Kept, outcome: Outcome, *values: Any) -> Drawn:
+    """An attempt in parts: what a draw depends on, the draw, and so on, and in the end all the rest."""
+    flat = jax.make_jaxpr(functools.partial(_flat, operator.closed))(*values)
+    parts, total = _Parts(flat, values), jnp.zeros(())
+    for eqn in flat.jaxpr.eqns:
+        if not draws(eqn):
+            continue
+        if _may_fail(eqn):
+            raise GradientError(
+                f"a draw stands in a `{eqn.primitive.name}` inside `ember.attempt`, beside calls: if one of them "
+                "failed, what was drawn would be lost. Draw before the attempt, or attempt the calls alone."
+            )
+        operands = parts.before(eqn)
+        outcome, mine = _shared(eqn, outcome)
+        outs, score = _evaluated(eqn, operands, mine)
+        parts.env.write(eqn.outvars, outs)
+        # what was not drawn, because it failed before, is one outcome: the first
+        unmade = 0.0 if mine is None else jnp.where(mine == 0, 0.0, -jnp.inf)
+        total += jnp.where(parts.ok, jnp.sum(score), unmade).astype(total.dtype)
+    outs = parts.rest()
+    return [*outs, parts.cause], total
+
+
+def _flat(closed: jex.ClosedJaxpr, *args: Any) -> list[Any]:
+    """A jaxpr with the functions and operators that draw as part of itself."""
+    env = Environment(closed, args)
+    for eqn in closed.jaxpr.eqns:
+        values, body, operator = env.read(eqn.invars), None, kept.found(eqn)
+        if operator is not None and operator.how is None and not operator.lanes:
+            body = operator.closed
+        elif eqn.primitive.name == "jit" and draws(eqn) and not kept.named(eqn, NAME):
+            body = called(eqn)
+        env.write(eqn.outvars, evaluate(eqn, values) if body is None else _flat(body, *values))
+    return env.read(closed.jaxpr.outvars)
+
+
+def _may_fail(eqn: jex.JaxprEqn) -> bool:
+    """Whether an equation makes calls, outside an attempt of its own."""
+    operator = kept.found(eqn)
+    if operator is not None:
+        return operator.how != "attempt" and any(map(_may_fail, operator.closed.jaxpr.eqns))
+    if is_host(eqn):
+        return not isinstance(host_function(eqn), ElementwiseOp)
+    return any(_may_fail(e) for inner in jex.jaxprs_in_params(eqn.params) for e in open_jaxpr(inner).eqns)
+
+
+class _Parts:
+    """An attempt's equations that do not draw, attempted part by part; after one that failed no other is.
+
+    **Attributes:**
+
+    - `env`: the values so far, zeros for what failed.
+    - `cause`: the digest of why one failed, all zeros if none did.
+    """
+
+    def __init__(self, flat: jex.ClosedJaxpr, values: Sequence[Any]):
+        self.env = Environment(flat, values)
+        self.cause = jnp.zeros(ir.EXTRAS["attempt"][0].shape, jnp.uint32)
+        self._jaxpr = flat.jaxpr
+        self._waiting = [eqn for eqn in flat.jaxpr.eqns if not draws(eqn)]
+        self._attempted = False
+
+    @property
+    def ok(self) -> jax.Array:
+        return jnp.all(self.cause == np.uint32(0))
+
+    def before(self, eqn: jex.JaxprEqn) -> list[Any]:
+        """Makes what an equation depends on; returns its operands."""
+        needed, part = _variables(eqn.invars), []
+        for earlier in reversed(self._waiting):
+            if not needed.isdisjoint(earlier.outvars):
+                needed |= _variables(earlier.invars)
+                part.append(earlier)
+        self._make(part[::-1])
+        return self.env.read(eqn.invars)
+
+    def rest(self) -> list[Any]:
+        """Makes all that is left; returns the outputs."""
+        self._make(self._waiting)
+        return self.env.read(self._jaxpr.outvars)
+
+    def _make(self, part: list[jex.JaxprEqn]) -> None:
+        self._waiting = [eqn for eqn in self._waiting if eqn not in part]
+        others = [eqn for eqn in self._jaxpr.eqns if eqn not in part]
+        read = _variables(self._jaxpr.outvars).union(*(_variables(eqn.invars) for eqn in others))
+        made = [v for eqn in part for v in eqn.outvars if v in read]
+        own = {v for eqn in part for v in eqn.outvars}
+        free = [
+            v for v in dict.fromkeys(v for eqn in part for v in eqn.invars if isinstance(v, jex.Var)) if v not in own
+        ]
+        effects = frozenset[Any]().union(*(eqn.effects for eqn in part))
+        run = functools.partial(eval_jaxpr, assemble(free, made, part, effects), ())
+        values = self.env.read(free)
+        if any(map(_may_fail, part)):
+            outs, (self.cause,) = self._attempt(Boundary(run, "attempt", "attempt"), made, values)
+        else:
+            outs = run(*values)
+        self.env.write(made, outs)
+
+    def _attempt(self, attempt: Boundary, made: Sequence[jex.Var], values: Sequence[Any]) -> Any:
+        if not self._attempted:
+            self._attempted = True
+            return attempt(*values)
+        failed = lambda *_: ([_zeros(v.aval) for v in made], [self.cause])
+        return jax.lax.cond(self.ok, attempt, failed, *values)
+
+
+def _variables(atoms: Sequence[Any]) -> set[Any]:
+    return {atom for atom in atoms if isinstance(atom, jex.Var)}
+
+
+def _zeros(aval: Any) -> jax.Array:
+    raw = raw_aval(aval)
+    return from_raw(jnp.zeros(raw.shape, raw.dtype), aval)

@@ -1,0 +1,170 @@
+"""Gradients of an expected loss through the draws of a program.
+
+Design note. The expectation of a loss over a program's draws has two estimators here.
+
+*Score* (Williams, 1992): the gradient of E[L] is E[∇L + (L - b) ∇ log p], for any b that does not depend on the draws;
+p is the probability of all that was drawn on the way. ∇L is what flows through numbers, without the draws. As b a draw
+of several has the mean loss of the others of the same example ("loo": Kool, van Hoof and Welling, 2019), which costs
+nothing and lowers the variance.
+
+*Enumerate*: E[L] = Σ p L over every way the draws may come out, each a lane of the plan, in which equal calls are one
+call. It is exact in the draws; what else is random, an answer sampled with a key, is still one sample.
+
+A loss is traced for one example and mapped over samples and examples, so that all is one sweep.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.extend import core as jex
+
+from .._boundary import Boundary
+from .._errors import GradientError
+from .._text.text import Text
+from .._traced import explained
+from .._types import Key, key_problem
+from ._draws import evaluated, outcomes, trace
+
+# Every outcome is a lane: more than this is nobody's intent.
+_MOST_OUTCOMES = 4096
+
+Baseline = Literal["loo", "none"] | Callable[..., jax.Array]
+
+
+def value_and_grad(
+    loss: Callable[..., jax.Array],
+    samples: int = 1,
+    baseline: Baseline | None = None,
+    estimator: Literal["score", "enumerate"] = "score",
+) -> Callable[[Any, Sequence[Any], Key], tuple[jax.Array, Any]]:
+    """The expected loss of an operator that draws, and its gradient.
+
+    ```python
+    def loss(op, question, gold, key):
+        answer, usage = ember.metered(op)(question, key)
+        return 100 * usage.cost - (ember.parse_number(answer) == gold).astype(float)
+
+    value, grads = learn.value_and_grad(loss, samples=4)(op, (questions, golds), key)
+    ```
+
+    **Arguments:**
+
+    - `loss`: `loss(op, *example, key)`, of one example, gives the float of rank 0 that is to be small. It draws with
+        `learn.sample`, itself or in any operator that it calls.
+    - `samples`: how many times the loss of each example is sampled, each with a key of its own.
+    - `baseline`: what is taken from the loss before it weighs the draws; it changes the variance alone. `"loo"`, the
+        mean of the other samples of the example, is the default where there are several; `"none"` otherwise. A
+        function `baseline(op, *example)` of rank 0 is learned: what it reads of `op` has the gradient of its halved
+        mean squared error too, so give it parameters of its own there.
+    - `estimator`: `"score"` samples the draws and is unbiased; `"enumerate"` takes every outcome, weighted by its
+        probability, and is exact: for few draws.
+
+    **Returns:** a function `(op, batch, key) -> (value, grads)`. Every leaf of the tuple `batch` has a leading axis of
+    examples. `value` is the mean loss; `grads` is like `op`, `None` in place of what is no floating-point array. It may
+    stand under `jax.jit`, `ember.jit` or `eqx.filter_jit`. Samples keep their keys when more of them are asked for.
+
+    **Raises:** `ValueError` for settings that do not fit each other, or a batch without examples; when called,
+    `GradientError` for a draw that has no gradient (in a `while_loop`), or too many outcomes.
+    """
+    if not isinstance(samples, int) or samples < 1:
+        raise ValueError(f"learn.value_and_grad(samples={samples!r}): give a whole number, at least 1.")
+    if estimator not in ("score", "enumerate"):
+        raise ValueError(f"learn.value_and_grad(estimator={estimator!r}): it is 'score' or 'enumerate'.")
+    if estimator == "enumerate" and baseline is not None:
+        raise ValueError("learn.value_and_grad: estimator='enumerate' draws nothing, so leave out baseline=.")
+    baseline = baseline or ("loo" if samples > 1 and estimator == "score" else "none")
+    if not callable(baseline) and baseline not in ("loo", "none"):
+        raise ValueError(f"learn.value_and_grad(baseline={baseline!r}): it is 'loo', 'none' or a function.")
+    if baseline == "loo" and samples < 2:
+        raise ValueError(
+            "learn.value_and_grad(baseline='loo') compares the samples of an example with each other: give samples=2 "
+            "or more, or baseline='none'."
+        )
+    name = getattr(loss, "__name__", type(loss).__name__)
+
+    def of_example(op: Any, example: Sequence[Any], key: Key) -> tuple[jax.Array, jax.Array, jax.Array]:
+        with explained(name):
+            closed = _traced_loss(loss, op, example, key)
+            expected = baseline(op, *example) if callable(baseline) else jnp.zeros(())
+        if estimator == "enumerate":
+            return _expectation(closed, name), jnp.zeros(()), expected
+        (value,), score = evaluated(closed, ())
+        return value, score, expected
+
+    boundary = Boundary(of_example, name, warns=False)
+
+    def objective(op: Any, batch: Sequence[Any], keys: Key) -> tuple[jax.Array, jax.Array]:
+        of_sample = lambda example, key: boundary(op, example, key)
+        losses, scores, expected = jax.vmap(jax.vmap(of_sample, (None, 0)))(tuple(batch), keys)
+        if baseline == "loo":
+            expected = (losses.sum(axis=1, keepdims=True) - losses) / (samples - 1)
+        fixed = jax.lax.stop_gradient
+        surrogate = losses + fixed(losses - expected) * scores
+        if callable(baseline):
+            surrogate += (fixed(losses) - expected) ** 2 / 2
+        return surrogate.mean(), losses.mean()
+
+    differentiated = eqx.filter_value_and_grad(objective, has_aux=True)
+
+    def estimate(op: Any, batch: Sequence[Any], key: Key) -> tuple[jax.Array, Any]:
+        (_, value), grads = differentiated(op, batch, _keys(key, _size(batch), samples))
+        return value, grads
+
+    return estimate
+
+
+def _traced_loss(loss: Callable[..., jax.Array], op: Any, example: Sequence[Any], key: Key) -> jex.ClosedJaxpr:
+    closed = trace(lambda: loss(op, *example, key))
+    avals = closed.out_avals
+    if len(avals) != 1 or avals[0].shape or not jnp.issubdtype(avals[0].dtype, jnp.floating):
+        raise TypeError(
+            "a loss returns one float of rank 0, of one example, not "
+            f"({', '.join(a.str_short() for a in avals)}). For right or wrong: `1 - right.astype(float)`."
+        )
+    return closed
+
+
+def _expectation(closed: jex.ClosedJaxpr, name: str) -> jax.Array:
+    """The sum over every outcome, each a lane."""
+    count = outcomes(closed)
+    if count > _MOST_OUTCOMES:
+        raise GradientError(
+            f"the draws of {name} may come out in {count:,} ways, and estimator='enumerate' takes them all; "
+            f"{_MOST_OUTCOMES:,} are the most. Use estimator='score'."
+        )
+
+    def of_outcome(outcome: jax.Array) -> tuple[jax.Array, jax.Array]:
+        (value,), score = evaluated(closed, (), outcome)
+        return value, jnp.exp(score)
+
+    values, weights = jax.vmap(Boundary(of_outcome, name))(jnp.arange(count, dtype=jnp.int32))
+    return jnp.sum(values * weights)
+
+
+def _size(batch: Sequence[Any]) -> int:
+    """The number of examples in a batch."""
+    if not isinstance(batch, tuple | list):
+        raise TypeError(
+            "learn.value_and_grad takes its batch as a tuple of what the loss takes of an example, as in "
+            f"(questions, golds), not {type(batch).__name__}."
+        )
+    leaves = jax.tree.leaves(batch, is_leaf=lambda leaf: isinstance(leaf, Text))
+    lengths = {leaf.shape[:1] if isinstance(leaf, Text) else jnp.shape(leaf)[:1] for leaf in leaves}
+    if len(lengths) != 1 or lengths <= {(), (0,)}:
+        raise ValueError(
+            "every leaf of a batch has the same leading axis of examples, of length 1 or more; here they are "
+            f"{sorted(lengths)}. What all examples share may be part of `op`."
+        )
+    return lengths.pop()[0]
+
+
+def _keys(key: Key, examples: int, samples: int) -> Key:
+    """`[examples, samples]`, each folded from its place."""
+    problem = key_problem(key)
+    if problem is not None:
+        raise TypeError(f"learn.value_and_grad: `key` is {problem}.")
+    fold = lambda key, count: jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
+    return jax.vmap(lambda key: fold(key, samples))(fold(key, examples))
