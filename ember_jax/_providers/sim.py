@@ -204,8 +204,7 @@ def reply(model: SimModel, request: Request) -> Response:
 
     Raises `RefusedRequestError` for a `max_tokens` that is no count, and for a JSON schema that it cannot fill in.
     """
-    asked = [m.content for m in request.messages if m.role == "user"]
-    prompt = asked[-1] if asked else ""
+    prompt = next((m.content for m in reversed(request.messages) if m.role == "user"), "")
     said = _said(model.at(prompt), prompt, request.parameters, _Draws(request))
     text = said.text
     words = text.split()
@@ -569,7 +568,7 @@ _END = regex(r"[\s).,]*\Z|[.,]\s")
 def first_value(lines: Sequence[str]) -> Fraction | None:
     """The exact value of the first expression in `lines`, or `None`. Raises `CannotCompute`."""
     for line in lines:
-        text = line.translate(_LOOK_ALIKES)
+        text = line if line.isascii() else line.translate(_LOOK_ALIKES)
         bullet = _BULLET.match(text)
         text = text[bullet.end() :] if bullet else text
         for run in _RUN.finditer(text):

@@ -4,7 +4,6 @@ A call that waits to be tried again holds nothing, and keeps its turn.
 """
 
 import asyncio
-import dataclasses
 import random
 import time
 from collections import defaultdict
@@ -178,7 +177,7 @@ class Sender:
             used = response.input_tokens + response.output_tokens
             gate.succeeded(ticket, used or None, response.quota)
             self._sizes[request.model].learn(request, response)
-        return response if response.quota is None else dataclasses.replace(response, quota=None)
+        return response if response.quota is None else response._replace(quota=None)
 
     def _size(self, request: Request) -> float:
         return self._sizes[request.model].estimate(request)
