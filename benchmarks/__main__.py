@@ -27,6 +27,7 @@ QUICK = {
     "million": ["--quick"],
     "overhead": ["1000", "10000"],
     "segments": ["1", "256"],
+    "simulated": ["1000"],
 }
 
 

@@ -42,21 +42,16 @@ class Operands:
 
     def request(self, arrays: Sequence[np.ndarray]) -> tuple[Request, list[np.ndarray]]:
         """The request that one lane's operands make, and what else they hold."""
-        rest = list(arrays)
-        key = np.ascontiguousarray(rest.pop()).tobytes().hex() if self.has_key else None
-        extra = [rest.pop() for _ in self.extra][::-1]
-        model, prompt, *words = (store.get(np.ascontiguousarray(a).tobytes()) for a in rest)
-        provider, name = registry.split(model)
-        system = [Message("system", words.pop(0))] if self.has_system else []
-        parameters = {n: setting(value) for n, value in zip(self.names, words, strict=True)}
-        request = Request(
-            provider=provider,
-            model=name,
-            messages=(*system, Message("user", prompt)),
-            parameters=parameters,
-            sample=key if _draws(parameters) else None,
-        )
-        return request, extra
+        first = 2 + self.has_system  # setting
+        many = first + len(self.names)
+        words = [store.get(a.tobytes()) for a in arrays[:many]]
+        provider, name = registry.split(words[0])
+        messages = (Message("user", words[1]),)
+        if self.has_system:
+            messages = (Message("system", words[2]), *messages)
+        parameters = {n: setting(value) for n, value in zip(self.names, words[first:], strict=True)}
+        sample = arrays[-1].tobytes().hex() if self.has_key and _draws(parameters) else None
+        return Request(provider, name, messages, parameters, sample), list(arrays[many : many + len(self.extra)])
 
 
 def operands(
@@ -117,7 +112,7 @@ class ModelCall(HostCall):
         """The results that an answer stands for. Raises `MalformedResponseError` if it stands for none."""
 
     async def run(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        digest = failed.first(a for a in arrays if a.shape[-1:] == (store.DIGEST_WORDS,))
+        digest = failed.first(arrays[:-1] if self.operands.has_key else arrays)
         if digest is not None:  # the call is not made; of its results only text is of unsigned integers
             are_text = [aval.dtype == np.uint32 for aval in self.out]
             return [

@@ -105,21 +105,32 @@ class HostCall(_callback.HostFunction):
         batch = arrays[0].shape[: arrays[0].ndim - self.ranks[0]]
         if not batch:
             return await self.run(session, caller, arrays)
+        failed: list[LaneFailure] = []
+        outer, of_all = caller.lane, caller[1:]
+
+        async def call(lane: tuple[int, ...]) -> list[np.ndarray]:
+            outputs: list[np.ndarray] = []
+            try:
+                outputs = await self.run(session, Caller(outer + lane, *of_all), [a[lane] for a in arrays])
+            except Exception as error:
+                failed.append(LaneFailure(outer + lane, caller.scope or str(self), error))
+            caller.tally.ended += 1
+            return outputs
+
         lanes = list(itertools.product(*map(range, batch)))
-        calls: list[asyncio.Task[list[np.ndarray]]] = []
-        for lane in lanes:
-            work = self.run(session, caller._replace(lane=caller.lane + lane), [a[lane] for a in arrays])
-            calls.append(asyncio.create_task(work))
-            calls[-1].add_done_callback(caller.tally.done)
-        outcomes = await asyncio.gather(*calls, return_exceptions=True)
-        failed = [
-            LaneFailure(caller.lane + lane, caller.scope or str(self), outcome)
-            for lane, outcome in zip(lanes, outcomes, strict=True)
-            if isinstance(outcome, BaseException)
-        ]
+        create_task = asyncio.get_running_loop().create_task
+        calls = [create_task(call(lane)) for lane in lanes]
+        try:
+            # One after another, where `gather` would be called back by each: mostly all have ended with the first.
+            outcomes = [await call for call in calls]
+        except asyncio.CancelledError:
+            for task in calls:
+                task.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+            raise
         if failed:
-            raise SweepError(failed, len(lanes))
-        return [np.stack(c).reshape(*batch, *c[0].shape) for c in zip(*outcomes, strict=True)]  # type: ignore[arg-type]
+            raise SweepError(sorted(failed, key=lambda failure: failure.lane), len(lanes))
+        return [np.array(c).reshape(*batch, *c[0].shape) for c in zip(*outcomes, strict=True)]
 
     async def _sweep(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Makes the calls of a batch, and says so; a single call is no sweep."""
@@ -314,7 +325,7 @@ class FunctionCall(HostCall):
         return getattr(self.function.fn, "__qualname__", type(self.function.fn).__name__).rsplit(".", 1)[-1]
 
     async def run(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        digest = failed.first(a for a, is_text in zip(arrays, self._are_text, strict=True) if is_text)
+        digest = failed.first([a for a, is_text in zip(arrays, self._are_text, strict=True) if is_text])
         if digest is not None:  # the call is not made
             return [failed.result(digest, s.shape, None if s.is_text else s.dtype) for s in self.function.out]
         if not self.pure or (self.function.cache is None and not caller.remembers):

@@ -34,7 +34,9 @@ class Price:
     def of(self, input_tokens: float, output_tokens: float) -> float:
         """The US dollars of so many tokens; they may be infinite."""
         # what is free is free in any amount
-        return sum(p * n for p, n in ((self.input, input_tokens), (self.output, output_tokens)) if p and n) / 1e6
+        read = self.input * input_tokens if self.input and input_tokens else 0.0
+        written = self.output * output_tokens if self.output and output_tokens else 0.0
+        return (read + written) / 1e6
 
 
 def cost(provider: str, model: str, input_tokens: float, output_tokens: float) -> float:

@@ -2,6 +2,7 @@
 
 import asyncio
 import difflib
+import functools
 import threading
 from collections.abc import Callable, Mapping
 
@@ -50,6 +51,7 @@ def get(name: str) -> Provider:
     )
 
 
+@functools.lru_cache(maxsize=4096)  # each call asks, and a sweep has few models
 def split(model_id: str) -> tuple[str, str]:
     """`provider/model` as its two halves; a model's own name may hold more slashes. Raises `ModelError`."""
     provider, slash, model = model_id.partition("/")

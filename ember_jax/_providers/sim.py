@@ -26,8 +26,8 @@ between white space.
 """
 
 import asyncio
-import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import math
@@ -88,16 +88,26 @@ class SimModel:
         if not isinstance(self.wrong_answers, int) or self.wrong_answers < 1:
             raise ValueError(f"SimModel(wrong_answers={self.wrong_answers!r}): give a whole number, at least 1.")
 
-    @property
+    @functools.cached_property
     def price(self) -> Price:
         """What it costs."""
         return Price(self.input_price, self.output_price)
 
     def at(self, prompt: str) -> "_Skill":
         """How good it is at a prompt. Raises `ValueError` if its `accuracy` gives what is no probability."""
-        accuracy = self.accuracy(prompt) if callable(self.accuracy) else self.accuracy
+        if not callable(self.accuracy):
+            return self._skill
+        accuracy = self.accuracy(prompt)
         if not 0 <= accuracy <= 1:
             raise ValueError(f"SimModel: its accuracy gives {accuracy!r} for a prompt; a probability is in [0, 1].")
+        return self._skill_of(accuracy)
+
+    @functools.cached_property
+    def _skill(self) -> "_Skill":
+        assert not callable(self.accuracy)
+        return self._skill_of(self.accuracy)
+
+    def _skill_of(self, accuracy: float) -> "_Skill":
         otherwise = lambda value, default: default if value is None else value
         verify = otherwise(self.verify_accuracy, accuracy)
         return _Skill(
@@ -181,6 +191,8 @@ class Sim(Provider):
 
 def delay(model: SimModel, request: Request) -> float:
     """The seconds that `model` takes for `request`: lognormal around the median."""
+    if not (model.latency and model.sigma):
+        return model.latency
     draws = _Draws(request)
     # Box and Muller: one standard normal from two uniforms, of which the first must not be 0.
     radius = math.sqrt(-2 * math.log(1 - draws.uniform("radius")))
@@ -192,8 +204,7 @@ def reply(model: SimModel, request: Request) -> Response:
 
     Raises `RefusedRequestError` for a `max_tokens` that is no count, and for a JSON schema that it cannot fill in.
     """
-    asked = [m.content for m in request.messages if m.role == "user"]
-    prompt = asked[-1] if asked else ""
+    prompt = next((m.content for m in reversed(request.messages) if m.role == "user"), "")
     said = _said(model.at(prompt), prompt, request.parameters, _Draws(request))
     text = said.text
     words = text.split()
@@ -233,7 +244,7 @@ class _Draws:
         material = {k: v for k, v in request.parameters.items() if k not in _IMMATERIAL}
         sample = None if material.get("temperature") == 0 else request.sample
         # The name under which the provider is registered is no part of a model.
-        self._seed = dataclasses.replace(request, provider="", parameters=material, sample=sample).digest()
+        self._seed = Request("", request.model, request.messages, material, sample).digest()
 
     def uniform(self, purpose: str) -> float:
         """Uniform in [0, 1), by 53 bits, all that a double holds; independent of any other purpose's."""
@@ -251,8 +262,7 @@ class _Draws:
         return right, math.log(probability if right else 1 - probability)
 
 
-@dataclass(frozen=True)
-class _Said:
+class _Said(NamedTuple):
     """A whole reply, its log-probability, and the likeliest alternatives to its first token, where it has some."""
 
     text: str
@@ -264,17 +274,76 @@ def _said(skill: _Skill, prompt: str, parameters: Mapping[str, Any], draws: _Dra
     match parameters.get("response_format"):
         case {"type": "json_schema", "json_schema": {"schema": schema}}:
             return _fill_in(skill, schema, prompt, draws)
+    match _read(prompt):
+        case _Choice() as choice:
+            return _choose(skill, choice, parameters.get("temperature") == 0, draws)
+        case _Verification(is_right):
+            return _verify(skill, is_right, draws)
+        case _Candidates() as candidates:
+            return _judge(skill, candidates, draws)
+        case _Number(right):
+            return _solve(skill, right, draws)
+        case _Fault(reason):
+            return _Said(f"I cannot compute that: {reason}.", 0.0)
+        case None:
+            return _talk(draws)
+
+
+class _Choice(NamedTuple):
+    """So many options, those that are right, and which skill sees it."""
+
+    options: int
+    right: tuple[int, ...]
+    skill: str
+
+
+class _Verification(NamedTuple):
+    """Whether the proposed answer is right; `None` where no question is known."""
+
+    is_right: bool | None
+
+
+class _Candidates(NamedTuple):
+    """What is judged."""
+
+    right: tuple[str, ...]
+    wrong: tuple[str, ...]
+
+
+class _Number(NamedTuple):
+    """The right answer, as it is shown."""
+
+    right: str
+
+
+class _Fault(NamedTuple):
+    """Why an expression has no value."""
+
+    reason: str
+
+
+# Samples of a prompt, which mostly are drawn one after another, read it once. Few are kept: a prompt may be long.
+@functools.lru_cache(maxsize=256)
+def _read(prompt: str) -> _Choice | _Verification | _Candidates | _Number | _Fault | None:
+    """What a prompt asks for, whoever is asked; `None` for anything else."""
     choice = _options(prompt)
     if choice is not None:
-        return _choose(skill, *choice, parameters.get("temperature") == 0, draws)
+        return _right_options(*choice)
     lines = prompt.splitlines()
     verification = _verification(lines)
     if verification is not None:
-        return _verify(skill, *verification, draws)
+        return _Verification(_is_right(*verification))
     candidates = [m[1].rstrip() for m in map(_CANDIDATE.fullmatch, lines) if m]
     if candidates:
-        return _judge(candidates, [li for li in lines if not _CANDIDATE.fullmatch(li)], skill.judge, draws)
-    return _solve(skill, lines, draws)
+        truth = _truth([li for li in lines if not _CANDIDATE.fullmatch(li)])
+        is_right = [truth is not None and _claims(c, truth) for c in candidates]
+        pool = lambda wanted: tuple(c for c, is_one in zip(candidates, is_right, strict=True) if is_one == wanted)
+        return _Candidates(pool(True), pool(False))
+    try:
+        truth = first_value(lines)
+    except CannotCompute as reason:
+        return _Fault(str(reason))
+    return None if truth is None else _Number(shown(truth))
 
 
 def _truth(lines: Sequence[str]) -> Fraction | None:
@@ -305,14 +374,14 @@ def _options(prompt: str) -> tuple[list[str], list[str]] | None:
     return options, "\n".join(lines[: starts[-1]]).splitlines()
 
 
-def _choose(skill: _Skill, options: Sequence[str], question: Sequence[str], is_greedy: bool, draws: _Draws) -> _Said:
-    accuracy, right = _right_options(skill, options, question)
-    wrong = [i for i in range(len(options)) if i not in right]
+def _choose(skill: _Skill, choice: _Choice, is_greedy: bool, draws: _Draws) -> _Said:
+    accuracy, right = getattr(skill, choice.skill), choice.right
+    wrong = [i for i in range(choice.options) if i not in right]
     if not right or not wrong:
-        probability = dict.fromkeys(range(len(options)), 1 / len(options))
+        probability = dict.fromkeys(range(choice.options), 1 / choice.options)
     else:
         share = accuracy / len(right), (1 - accuracy) / len(wrong)
-        probability = {i: share[i in wrong] for i in range(len(options))}
+        probability = {i: share[i in wrong] for i in range(choice.options)}
     if is_greedy:
         pool = [i for i, p in probability.items() if p == max(probability.values())]
     elif not right or not wrong:
@@ -325,15 +394,16 @@ def _choose(skill: _Skill, options: Sequence[str], question: Sequence[str], is_g
     return _Said(_letter(chosen), math.log(probability[chosen]), likely)
 
 
-def _right_options(skill: _Skill, options: Sequence[str], question: Sequence[str]) -> tuple[float, list[int]]:
-    """Which options are right, and how probable it is that the model sees it."""
+def _right_options(options: Sequence[str], question: Sequence[str]) -> _Choice:
     verification = _verification(question)
     if verification is not None:
         is_right = _is_right(*verification)
         words = None if is_right is None else "yes" if is_right else "no"
-        return _verifying(skill, is_right), [i for i, o in enumerate(options) if o.strip().lower() == words]
+        right = tuple(i for i, o in enumerate(options) if o.strip().lower() == words)
+        return _Choice(len(options), right, _verifying(is_right))
     truth = _truth(question)
-    return skill.accuracy, [i for i, o in enumerate(options) if truth is not None and _claims(o, truth)]
+    right = tuple(i for i, o in enumerate(options) if truth is not None and _claims(o, truth))
+    return _Choice(len(options), right, "accuracy")
 
 
 def _letter(index: int) -> str:
@@ -364,27 +434,24 @@ def _is_right(proposed: str, question: Sequence[str]) -> bool | None:
     return None if truth is None else _claims(proposed, truth)
 
 
-def _verifying(skill: _Skill, is_right: bool | None) -> float:
-    """The probability that an answer is taken for what it is."""
-    return skill.accept if is_right else skill.reject
+def _verifying(is_right: bool | None) -> str:
+    """The skill of taking an answer for what it is."""
+    return "accept" if is_right else "reject"
 
 
-def _verify(skill: _Skill, proposed: str, question: Sequence[str], draws: _Draws) -> _Said:
-    is_right = _is_right(proposed, question)
+def _verify(skill: _Skill, is_right: bool | None, draws: _Draws) -> _Said:
     if is_right is None:
         return _Said(("yes", "no")[draws.below(2, "guess")], -math.log(2))
-    succeeds, logprob = draws.succeeds(_verifying(skill, is_right))
+    succeeds, logprob = draws.succeeds(getattr(skill, _verifying(is_right)))
     return _Said("yes" if is_right == succeeds else "no", logprob)
 
 
-def _judge(candidates: Sequence[str], question: Sequence[str], accuracy: float, draws: _Draws) -> _Said:
-    truth = _truth(question)
-    right = [c for c in candidates if truth is not None and _claims(c, truth)]
-    wrong = [c for c in candidates if truth is None or not _claims(c, truth)]
-    if not right or not wrong:
-        return _Said(candidates[draws.below(len(candidates), "candidate")], -math.log(len(candidates)))
-    succeeds, logprob = draws.succeeds(accuracy)
-    pool = right if succeeds else wrong
+def _judge(skill: _Skill, candidates: _Candidates, draws: _Draws) -> _Said:
+    if not candidates.right or not candidates.wrong:
+        pool = candidates.right or candidates.wrong
+        return _Said(pool[draws.below(len(pool), "candidate")], -math.log(len(pool)))
+    succeeds, logprob = draws.succeeds(skill.judge)
+    pool = candidates.right if succeeds else candidates.wrong
     return _Said(pool[draws.below(len(pool), "candidate")], logprob)
 
 
@@ -415,13 +482,14 @@ class _Filling:
             return self.member(range(100), path)
         truth = Fraction(round(self._truth)) if is_whole else self._truth
         right, self._logprobs["number"] = self._draws.succeeds(self._skill.accuracy)
-        value = Fraction(shown(truth) if right else _near(truth, self._skill.wrong, self._draws))
+        number = shown(truth)
+        value = Fraction(number if right else _near(number, self._skill.wrong, self._draws))
         return int(value) if value.denominator == 1 else float(value)
 
     def flag(self, path: str) -> bool:
         if self._is_right is None:
             return self.member((True, False), path)
-        succeeds, self._logprobs["flag"] = self._draws.succeeds(_verifying(self._skill, self._is_right))
+        succeeds, self._logprobs["flag"] = self._draws.succeeds(getattr(self._skill, _verifying(self._is_right)))
         return self._is_right == succeeds
 
     def words(self, path: str) -> str:
@@ -440,16 +508,14 @@ def _fill_in(skill: _Skill, schema: Any, prompt: str, draws: _Draws) -> _Said:
 # -- numbers and sentences
 
 
-def _solve(skill: _Skill, lines: Sequence[str], draws: _Draws) -> _Said:
-    try:
-        truth = first_value(lines)
-    except CannotCompute as reason:
-        return _Said(f"I cannot compute that: {reason}.", 0.0)
-    if truth is None:
-        subject, predicate = draws.below(len(_SUBJECTS), "subject"), draws.below(len(_PREDICATES), "predicate")
-        return _Said(f"{_SUBJECTS[subject]} {_PREDICATES[predicate]}.", -math.log(len(_SUBJECTS) * len(_PREDICATES)))
-    right, logprob = draws.succeeds(skill.accuracy)
-    number = shown(truth) if right else _near(truth, skill.wrong, draws)
+def _talk(draws: _Draws) -> _Said:
+    subject, predicate = draws.below(len(_SUBJECTS), "subject"), draws.below(len(_PREDICATES), "predicate")
+    return _Said(f"{_SUBJECTS[subject]} {_PREDICATES[predicate]}.", -math.log(len(_SUBJECTS) * len(_PREDICATES)))
+
+
+def _solve(skill: _Skill, right: str, draws: _Draws) -> _Said:
+    succeeds, logprob = draws.succeeds(skill.accuracy)
+    number = right if succeeds else _near(right, skill.wrong, draws)
     if not skill.verbosity:
         return _Said(number, logprob)
     filler = [_FILLER[draws.below(len(_FILLER), f"filler {i}")] for i in range(skill.verbosity)]
@@ -492,6 +558,8 @@ _NUMBER = regex(r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?!\w|[.,][0-9
 _SIGNED = regex(r"(?<![\w.,])-?" + _NUMBER.pattern)
 _LOOK_ALIKES = str.maketrans("×÷−", "*/-")
 _BULLET = regex(r"\s*(?:[-*•]|[0-9]+[.)])\s+")
+_SPACE = regex(r"\s*")
+_DIGIT = regex(r"[0-9]")
 _RUN = regex(r"[0-9.,()+\-*/^%\s]+")
 # What may follow an expression: the end of its run, or the end of its sentence.
 _END = regex(r"[\s).,]*\Z|[.,]\s")
@@ -500,10 +568,12 @@ _END = regex(r"[\s).,]*\Z|[.,]\s")
 def first_value(lines: Sequence[str]) -> Fraction | None:
     """The exact value of the first expression in `lines`, or `None`. Raises `CannotCompute`."""
     for line in lines:
-        text = line.translate(_LOOK_ALIKES)
+        text = line if line.isascii() else line.translate(_LOOK_ALIKES)
         bullet = _BULLET.match(text)
         text = text[bullet.end() :] if bullet else text
         for run in _RUN.finditer(text):
+            if _DIGIT.search(text, *run.span()) is None:  # so are most: a space between words
+                continue
             for start in _starts(text, run):
                 expression = _Expression(text, start)
                 value = expression.parse()
@@ -563,13 +633,13 @@ class _Expression:
         return product
 
     def _factor(self) -> Fraction | None:
-        self._skip()
-        if self._next() == "-" and not self.text[self.at + 1 : self.at + 2].isspace():
+        first = self._skip()
+        if first == "-" and not self.text[self.at + 1 : self.at + 2].isspace():
             self.at += 1
             # A second sign would make `--` an operator and recursion unbounded.
-            value = None if self._next() == "-" else self._factor()
+            value = None if self.text.startswith("-", self.at) else self._factor()
             return None if value is None else -value
-        if self._next() == "(":
+        if first == "(":
             return self._parenthesised()
         number = _NUMBER.match(self.text, self.at)
         if number is None:
@@ -577,7 +647,8 @@ class _Expression:
         self.at = number.end()
         if len(number[0]) > _MAX_DIGITS:
             return self._bounded(Fraction(_LARGEST + 1))
-        return Fraction(number[0].replace(",", ""))
+        digits = number[0].replace(",", "")
+        return Fraction(digits if "." in digits else int(digits))  # of an `int` it is made four times as fast
 
     def _parenthesised(self) -> Fraction | None:
         if self._depth == _MAX_DEPTH:
@@ -586,16 +657,14 @@ class _Expression:
         self.at += 1
         value = self.parse()
         self._depth -= 1
-        self._skip()
-        if value is None or self._next() != ")":
+        if value is None or self._skip() != ")":
             return None
         self.at += 1
         return value
 
     def _operator(self, among: str) -> str:
         mark = self.at
-        self._skip()
-        operator = self._next()
+        operator = self._skip()
         if not operator or operator not in among:
             self.at = mark
             return ""
@@ -609,17 +678,19 @@ class _Expression:
         self.fault = self.fault or "its numbers are too large"
         return Fraction(1)
 
-    def _skip(self) -> None:
-        while self._next().isspace():
-            self.at += 1
-
-    def _next(self) -> str:
+    def _skip(self) -> str:
+        """Goes on to what is no white space; returns it, or nothing at the end."""
+        if space := _SPACE.match(self.text, self.at):
+            self.at = space.end()
         return self.text[self.at : self.at + 1]
 
 
 def shown(value: Fraction) -> str:
     """The value as digits, rounded to six decimals."""
-    scaled = round(value * 10**6)
+    return _millionths(value.numerator * 10**6 if value.denominator == 1 else round(value * 10**6))
+
+
+def _millionths(scaled: int) -> str:
     digits = f"{abs(scaled):07d}"
     decimals = digits[-6:].rstrip("0")
     return ("-" if scaled < 0 else "") + digits[:-6] + (f".{decimals}" if decimals else "")
@@ -634,9 +705,9 @@ def _claims(text: str, truth: Fraction) -> bool:
     return shown(Fraction(numbers[-1].replace(",", ""))) == shown(truth)
 
 
-def _near(truth: Fraction, count: int, draws: _Draws) -> str:
+def _near(right: str, count: int, draws: _Draws) -> str:
     """A wrong number of as many decimals; one of `count`: 1 above, 1 below, 2 above, … by the last place."""
-    right = shown(truth)
-    unit = Fraction(1, 10 ** len(right.partition(".")[2]))
     chosen = draws.below(count, "wrong")
-    return shown(Fraction(right) + (-1 if chosen % 2 else 1) * unit * (1 + chosen // 2))
+    whole, _, decimals = right.partition(".")
+    near = int(whole + decimals) + (-1 if chosen % 2 else 1) * (1 + chosen // 2)
+    return _millionths(near * 10 ** (6 - len(decimals)))

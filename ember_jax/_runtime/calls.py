@@ -123,7 +123,7 @@ class Call:
             "digest": self.digest.hex(),
             "model": self.model,
             "endpoint": self.endpoint,
-            "messages": [dataclasses.asdict(m) for m in self.messages],
+            "messages": [m._asdict() for m in self.messages],
             "parameters": dict(self.parameters),
             "sample": self.sample,
             "answer": self.answer,

@@ -72,7 +72,7 @@ def _size(response: Response) -> int:
 
 
 def _encode(response: Response) -> bytes:
-    return pickle.dumps(tuple(vars(response).values()))  # a third of the response's own pickle, in half of the time
+    return pickle.dumps(tuple(response))  # a third of the response's own pickle, in half of the time
 
 
 def _decode(data: bytes) -> Response:

@@ -1,6 +1,5 @@
 """What calls cost, and may cost at most: by a session's own prices, else by their provider's."""
 
-import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -56,7 +55,7 @@ class Pricing:
         if own is not None:
             counted = response.input_tokens, response.output_tokens
             is_known = any(counted) or own == Price(0, 0)
-            response = dataclasses.replace(response, cost=own.of(*counted) if is_known else math.nan)
+            response = response._replace(cost=own.of(*counted) if is_known else math.nan)
         if math.isnan(response.cost) and not self._provider(request.provider).is_local:
             so = "what its calls cost is not counted, and the report's cost_usd is NaN"
             if math.isnan(self.cost(request, 0, 0)):

@@ -40,10 +40,6 @@ class Tally:
     def __init__(self, known: int = 0):
         self.known, self.begun, self.ended = known, 0, 0
 
-    def done(self, task: "asyncio.Future[Any]") -> None:
-        """Counts a call as ended, when its task is done."""
-        self.ended += not task.cancelled()
-
 
 class Counting(Protocol):
     """What sweeps run in: a session."""

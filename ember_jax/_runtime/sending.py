@@ -4,7 +4,6 @@ A call that waits to be tried again holds nothing, and keeps its turn.
 """
 
 import asyncio
-import dataclasses
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -74,19 +73,17 @@ class Sender:
         """
         hold = self._pricing.hold(request)
         try:
+            if self._policy.deadline is None:
+                return await self._try(request, hold, None, attempts, task)
             return await self._in_time(request, hold, attempts, task)
         finally:
             hold.give_back()
 
     async def _in_time(self, request: Request, hold: Hold, attempts: list[Attempt], task: Task | None) -> Response:
-        provider = self._provider(request.provider)
-        gate = self._gate(request, provider)
-        if self._policy.deadline is None:
-            return await self._try(request, provider, gate, hold, None, attempts, task)
         deadline = asyncio.timeout(None)
         try:
             async with deadline:
-                return await self._try(request, provider, gate, hold, deadline, attempts, task)
+                return await self._try(request, hold, deadline, attempts, task)
         except TimeoutError:
             if not deadline.expired():
                 raise
@@ -98,14 +95,14 @@ class Sender:
     async def _try(
         self,
         request: Request,
-        provider: Provider,
-        gate: Gate,
         hold: Hold,
         deadline: asyncio.Timeout | None,
         attempts: list[Attempt],
         task: Task | None,
     ) -> Response:
         """Attempts, until one succeeds or no other can."""
+        provider = self._provider(request.provider)
+        gate = self._gate(request, provider)
         made, began, turn, clock = 0, 0.0, None, asyncio.get_running_loop().time
         while True:
             await hold.reserve()  # before its turn: who waits for money holds no slot
@@ -185,7 +182,7 @@ class Sender:
             used = response.input_tokens + response.output_tokens
             gate.succeeded(ticket, used or None, response.quota)
             self._sizes_of(request).learn(request, response, count=gate.limits_tokens)
-        return response if response.quota is None else dataclasses.replace(response, quota=None)
+        return response if response.quota is None else response._replace(quota=None)
 
     def _sizes_of(self, request: Request) -> Sizes:
         found = self._sizes.get(request.model)

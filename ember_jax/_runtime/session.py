@@ -287,8 +287,8 @@ class Session:
         path: Path = NOWHERE,
     ) -> Response:
         """Answers one LLM call, or so many equal ones that a plan has made one of."""
-        self.count("calls", stands_for)
-        self.count("merged", stands_for - 1)
+        self._counts["calls"] += stands_for
+        self._counts["merged"] += stands_for - 1
         endpoint = self.provider(request.provider).endpoint
         journal = self._passing if endpoint is None else self._lasting
         digest = request.digest(endpoint or "")
@@ -327,9 +327,10 @@ class Session:
         if known is not None:
             return known
         response = await self._complete(request, asked)
-        self.count("input_tokens", response.input_tokens)
-        self.count("output_tokens", response.output_tokens)
-        self.count("cost_usd", response.cost)
+        counts = self._counts
+        counts["input_tokens"] += response.input_tokens
+        counts["output_tokens"] += response.output_tokens
+        counts["cost_usd"] += response.cost
         return await asked.journal.put(asked.digest, asked.entry(request, response))
 
     async def _complete(self, request: Request, asked: _Asked) -> Response:

@@ -54,8 +54,8 @@ class Trace:
         for began, ended, error in call.attempts:
             began = max(at, began)  # the clock of the day may be set back
             at = max(began, ended)
-            status = 0 if error is None else error.status or 0
-            self._attempts += _pack_attempt(began, at, number("" if error is None else type(error).__name__), status)
+            told = (0, 0) if error is None else (number(type(error).__name__), error.status or 0)
+            self._attempts += _pack_attempt(began, at, *told)
         self._axes.extend(call.lane)
         response, error = call.response, call.error
         used = (0, 0, 0) if response is None else (response.input_tokens, response.output_tokens, response.cost)
@@ -66,7 +66,7 @@ class Trace:
             call.stands_for,
             number(call.scope),
             number(f"{request.provider}/{request.model}"),
-            number("" if error is None else type(error).__name__),
+            0 if error is None else number(type(error).__name__),
             len(call.attempts),
             _HOW[call.how],
             len(call.lane),

@@ -68,7 +68,7 @@ class ElementwiseOp(_callback.HostFunction):
         return store.put_one(result) if self.result is TEXT else np.asarray(result, self.result)
 
     def _first_failed(self, arrays: Sequence[np.ndarray]) -> bytes | None:
-        return failed.first(a for kind, a in zip(self.operands, arrays, strict=True) if kind != NUMBER)
+        return failed.first([a for kind, a in zip(self.operands, arrays, strict=True) if kind != NUMBER])
 
     def __str__(self) -> str:
         return self.function.__name__.strip("_")

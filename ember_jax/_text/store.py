@@ -12,6 +12,7 @@ used least goes to a temporary file and comes back when it is asked for. Not to 
 well: it may be closed, moved or damaged while a program still holds their digests.
 """
 
+import functools
 import hashlib
 import os
 
@@ -56,6 +57,10 @@ def digest_of(words: str) -> bytes:
 
     **Raises:** `TextError` if they hold a lone surrogate, which no UTF-8 text can.
     """
+    return _digest_of_short(words) if len(words) < _SHORT else _digest_of(words)
+
+
+def _digest_of(words: str) -> bytes:
     try:
         raw = words.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -66,6 +71,12 @@ def digest_of(words: str) -> bytes:
             'words.encode("utf-8", "ignore").decode().'
         ) from None
     return hashlib.blake2b(raw, digest_size=DIGEST_BYTES).digest()
+
+
+# Of a call's words each is told by its digest some four times: by a Text, by what is noted of the call, and by the
+# samples of a prompt. It is made once, of words that are short enough to be kept.
+_SHORT = 256
+_digest_of_short = functools.lru_cache(maxsize=4096)(_digest_of)
 
 
 def put(words: str) -> bytes:
