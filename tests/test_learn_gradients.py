@@ -462,7 +462,12 @@ class Deep(ember.Operator):
         (in_a_while, {}, r"`jax\.lax\.while_loop`(?s:.*)jax\.lax\.scan"),
         (lambda w, x, key: ruled(w, key) * x, {}, r"`custom_jvp_call`(?s:.*)jax\.random\.categorical"),
         (lambda w, x, key: jax.grad(Router(w))(x, key), {}, "differentiated"),
-        (lambda w, x, key: ember.attempt(Deep(w))(x, key)[0], {}, "Draw before the attempt"),
+        (lambda w, x, key: ember.attempt(Deep(w))(x, key)[0], {}, "`cond` inside `ember.attempt`.*Draw before the"),
+        (
+            lambda w, x, key: ember.attempt(jax.vmap(Router(w)))(x[None], key[None])[0][0],
+            {},
+            "several lanes of Router inside `ember.attempt`",
+        ),
         (
             lambda w, x, key: jax.vmap(Router(w))(x[None], key[None])[0],
             {"estimator": "enumerate"},

@@ -255,9 +255,11 @@ def _attempted(operator: kept.Kept, outcome: Outcome, *values: Any) -> Drawn:
         if not draws(eqn):
             continue
         if _may_fail(eqn):
+            lanes = kept.found(eqn)
+            where = f"several lanes of {lanes.name}" if lanes else f"a `{eqn.primitive.name}`"
             raise GradientError(
-                f"a draw stands in a `{eqn.primitive.name}` inside `ember.attempt`, beside calls: if one of them "
-                "failed, what was drawn would be lost. Draw before the attempt, or attempt the calls alone."
+                f"a draw stands in {where} inside `ember.attempt`, beside calls: if one of them failed, what was drawn "
+                "would be lost. Draw before the attempt, or attempt the calls alone."
             )
         operands = parts.before(eqn)
         outcome, mine = _shared(eqn, outcome)
