@@ -10,6 +10,7 @@ from ember_jax._errors import TextError
 from ember_jax._runtime import sizes
 
 os.environ["EMBER_JAX_JOURNAL"] = "memory"
+jax.config.update("jax_disable_most_optimizations", True)  # nearly all that is compiled runs once or twice
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 

@@ -37,13 +37,6 @@ def price_of(member, x):
 price = ember.host(_price, out=SCALAR)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compiled_quickly():
-    jax.config.update("jax_disable_most_optimizations", True)  # what is compiled here runs once or twice
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(autouse=True)
 def in_a_session():
     made.clear()
