@@ -1,4 +1,4 @@
-"""Claim: 20,000 simulated calls a second on one core, so that a law of votes is measured in a minute.
+"""Claim: a simulated call takes a few times what its answer alone does, so that a law of votes is measured in seconds.
 
 `jax.vmap` of a `non.Vote` of five samples over sums, of a simulated model that answers at once, through a session with
 all that it does for a call: digest, single flight, budget, report, call log, trace. The baseline is a plain Python loop

@@ -1,4 +1,5 @@
 import asyncio
+import hashlib
 import json
 import math
 import subprocess
@@ -7,6 +8,8 @@ import threading
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ember_jax._errors import MalformedResponseError, ModelError, ServerError
 from ember_jax._providers import prices, registry
@@ -329,3 +332,29 @@ def test_importing_is_cheap():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# Digests
+
+words = st.text()
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(
+    words,
+    words,
+    st.lists(st.builds(Message, words, words), max_size=3).map(tuple),
+    st.dictionaries(words, json_values, max_size=3),
+    st.none() | words,
+    words,
+)
+def test_a_digest_is_of_the_canonical_json_of_what_is_asked(provider, model, messages, parameters, sample, endpoint):
+    # Journals are kept by it, so it is the same for ever.
+    asked = [provider, model, messages, parameters, sample, *([endpoint] if endpoint else [])]
+    canonical = json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()
+    digest = Request(provider, model, messages, parameters, sample).digest(endpoint)
+    assert digest == hashlib.blake2b(canonical, digest_size=32).digest()
