@@ -65,6 +65,9 @@ def llm(model):
         (scores.exact, " Paris\n", "Paris", 1),
         (scores.exact, "paris", "Paris", 0),
         (scores.exact, "4", 4, 1),
+        (scores.exact, "4", 4.0, 1),
+        (scores.normalized, "4.0.", [3.5, 4.0], 1),
+        (scores.normalized, "4", 4.5, 0),
         (scores.exact, "b", ["a", "b"], 1),
         (scores.normalized, "The  PARIS.", "paris", 1),
         (scores.normalized, "3.14", "314", 0),
@@ -105,6 +108,8 @@ def test_a_tolerance_is_relative():
         ("choice", "AB", "no letter"),
         ("choice", -1, "no letter"),
         ("exact", [], "empty"),
+        ("normalized", math.nan, "missing"),
+        ("exact", None, "None"),
     ],
 )
 def test_a_gold_answer_that_a_score_cannot_use_is_a_failure_and_not_wrong(score, gold, told, llm):
@@ -206,6 +211,7 @@ FORMS = {
     "datasets": HuggingFace(COLUMNS),
     "indexable": Indexable(),
     "dicts": [Indexable()[i] for i in range(5)],
+    "an array of dicts": np.array([Indexable()[i] for i in range(5)]),
     "pairs": [
         ({"question": r["question"], "level": r["level"]}, r["gold"]) for r in map(Indexable().__getitem__, range(5))
     ],
@@ -289,6 +295,19 @@ def two(question: ember.Text, context: ember.Text) -> ember.Text:
 def test_data_that_does_not_fit_is_told(data, error, told):
     with pytest.raises(error, match=told):
         ember.evaluate(two, data)
+
+
+def test_rows_of_arrays_are_rows(llm):
+    assert ember.evaluate(llm, np.array([("a", "A"), ("b", "no")]), "exact").accuracy == 0.5
+    with pytest.raises(TypeError, match="row 0 of the data is a str"):
+        ember.evaluate(llm, pandas.Series(["a", "b"], index=[3, 4]))
+
+
+def test_what_keeps_a_column_from_being_one_is_told(llm):
+    with pytest.raises(TypeError, match=r"'question' .* row 0 is None of type NoneType"):
+        ember.evaluate(llm, [(None, "A"), ("b", "B")])
+    with pytest.raises(ValueError, match="<lambda> has no argument by name"):
+        ember.evaluate(lambda *args: args[0], [("a", "A")])
 
 
 def test_splits_are_to_be_chosen_from():

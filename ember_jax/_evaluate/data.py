@@ -69,7 +69,8 @@ def _columns(data: Any) -> Columns:
             "data is a list of (question, gold) pairs or of dicts, a dict of columns, a data frame, or anything that "
             f"has a length and can be indexed, not {type(data).__name__}{hint}."
         )
-    return _of_rows([data[i] for i in range(len(data))])
+    rows = data.tolist() if _has(data, "tolist") else [data[i] for i in range(len(data))]  # arrays, and pandas' series
+    return _of_rows(rows)
 
 
 def _of_rows(rows: Sequence[Any]) -> Columns:
@@ -146,6 +147,8 @@ def _matched(name: str, op: Callable[..., Any], columns: Columns, gold: str) -> 
     for candidates in (usual, spare):
         if len(missing) == len(candidates) == 1:
             found[missing.pop()] = candidates[0]
+    if not parameters:
+        raise ValueError(f"{name} has no argument by name, so no column is its; give a function of (question).")
     if missing or not found:
         arguments = _quoted(missing or parameters)
         raise ValueError(
@@ -171,6 +174,9 @@ def as_array(name: str, column: Sequence[Any]) -> Any:
         if _is_text(column):  # not through NumPy, which makes each string as long as the longest
             return text(list(column))
         array = np.asarray(column)
+        if array.dtype.kind not in "biufc":
+            odd = next((i for i, value in enumerate(column) if not isinstance(value, bool | int | float)), 0)
+            raise TypeError(f"row {odd} is {column[odd]!r:.60} of type {type(column[odd]).__name__}.")
         made = jnp.asarray(array)
     except (TypeError, ValueError) as error:  # JAX's and NumPy's; a TextError is one
         raise TypeError(f"the column {name!r} of the data is neither text nor numbers: {error}") from None

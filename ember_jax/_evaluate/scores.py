@@ -29,9 +29,22 @@ def _of_accepted(score: Callable[..., float]) -> Callable[..., float]:
         accepted = list(gold) if isinstance(gold, list | tuple | set | np.ndarray) else [gold]
         if not accepted:
             raise ValueError("the list of accepted answers is empty.")
-        return max(score(_words(answer), one, **settings) for one in accepted)
+        forms = [form for one in accepted for form in _forms(one)]
+        return max(score(_words(answer), form, **settings) for form in forms)
 
     return best
+
+
+def _forms(gold: Any) -> list[Any]:
+    """How an accepted answer may be written: where a value is missing, a data frame's whole numbers are floats.
+
+    **Raises:** `ValueError` for the NaN of one that is missing.
+    """
+    if not isinstance(gold, float):
+        return [gold]
+    if math.isnan(gold):
+        raise ValueError("the gold answer is missing: it is NaN.")
+    return [gold, int(gold)] if gold.is_integer() else [gold]
 
 
 def _words(value: Any) -> str:
