@@ -213,6 +213,8 @@ def test_errors_say_what_is_wrong():
             learn.calibrate_cascade(cascade(), DATA, correct, 1e-7)
         with pytest.raises(ValueError, match="'grid' or 'gradient'"):
             learn.calibrate_cascade(cascade(), DATA, correct, 1.0, method="best")
+        with pytest.raises(TypeError, match="calibrate_cascade takes as its score a function"):
+            learn.calibrate_cascade(cascade(), DATA, "number", 1.0)
         with pytest.raises(ValueError, match="the score, fails"):
             learn.calibrate_cascade(cascade(), DATA, lambda answer, gold: gold * jnp.nan, 1.0)
     unknown = ember.session(providers={"sim": ember.providers.Callable(lambda request: "yes")})

@@ -2,8 +2,10 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas
 import pytest
 
 import ember_jax as ember
@@ -223,6 +225,8 @@ def test_keys_costs_and_what_is_shown():
         ({"op": lambda: lambda question: question}, ValueError, "at least one"),
         ({"data": (QUESTIONS, GOLDS[:2])}, ValueError, r"columns of lengths \[12, 2\]"),
         ({"data": {"question": []}}, ValueError, "not dict"),
+        ({"data": [("Q 1", "A"), ("Q 2", "B")]}, ValueError, "not list"),
+        ({"key": 3}, TypeError, r"select_models\(key=…\) is a int"),
         ({"budget": 0}, ValueError, "at least 1"),
         ({"method": "random"}, ValueError, "takes a budget"),
         ({"method": "best"}, ValueError, "'exhaustive'"),
@@ -235,3 +239,18 @@ def test_errors_say_what_is_taken(change, error, message):
         given = {"op": lambda: chain(1), "data": (QUESTIONS, GOLDS), "models": models(2)} | change
         with pytest.raises(error, match=message):
             learn.select_models(given.pop("op")(), given.pop("data"), equal, **given)
+
+
+def test_a_score_is_no_name_and_the_error_shows_what_it_is_instead():
+    with skilled(lambda model, module, question: True):
+        with pytest.raises(TypeError, match="not 'normalized'") as told:
+            learn.select_models(chain(1), (QUESTIONS, GOLDS), "normalized", models(2))
+        shown = str(told.value).split("`")[3]
+        score = eval(shown, {"ember": ember, "jax": jax})  # what the error says to write
+        assert learn.select_models(with_end(chain(1)), (QUESTIONS, GOLDS), score, models(2))[1].trials[0].score == 1
+
+
+def test_a_filtered_series_is_a_column():
+    golds = pandas.Series(GOLDS.tolist(), index=range(100, 100 + len(GOLDS)))
+    with skilled(lambda model, module, question: True):
+        assert learn.select_models(with_end(chain(1)), (QUESTIONS, golds), equal, models(2))[1].trials[0].score == 1

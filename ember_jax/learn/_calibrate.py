@@ -28,7 +28,7 @@ from .._jit import jit
 from .._text.operations import fold_in
 from .._text.text import Text
 from .._types import Key
-from ._rows import columns, number, row_keys, takes_key
+from ._rows import check, columns, number, row_keys, takes_key
 
 
 class Staged(Protocol):
@@ -133,7 +133,9 @@ def calibrate_cascade(
     """
     if method not in ("grid", "gradient"):
         raise ValueError(f"calibrate_cascade(method={method!r}): it is 'grid' or 'gradient'.")
-    table = _table(cascade, data, score, jax.random.key(0) if key is None else key)
+    key = jax.random.key(0) if key is None else key
+    check(score, key, "calibrate_cascade")
+    table = _table(cascade, data, score, key)
     best = functools.partial(_on_grid, grid=grid) if method == "grid" else _by_gradient
     found = [best(table.of(order), budget_usd_per_query) for order in _orders(cascade)]
     orders = [

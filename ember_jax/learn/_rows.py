@@ -10,7 +10,19 @@ import jax.numpy as jnp
 from .._enclosing import attempt
 from .._text.operations import fold_in
 from .._text.text import Text, text
-from .._types import Key
+from .._types import Key, key_problem
+
+
+def check(score: Any, key: Key, caller: str) -> None:
+    """Raises `TypeError` for a score that cannot be called, and for what is no key."""
+    if not callable(score):
+        raise TypeError(
+            f"{caller} takes as its score a function of (answer, gold) that JAX can trace, or an operator, not "
+            f"{score!r:.60}. A function of the words is an `ember.host` function: "
+            '`ember.host(ember.scores.normalized, out=jax.ShapeDtypeStruct((), "float32"))`.'
+        )
+    if problem := key_problem(key):
+        raise TypeError(f"{caller}(key=…) is {problem}.")
 
 
 def columns(data: tuple[Any, Any], caller: str) -> tuple[Text, Any]:
@@ -18,14 +30,15 @@ def columns(data: tuple[Any, Any], caller: str) -> tuple[Text, Any]:
 
     **Raises:** `ValueError` for what is no pair of columns of one length, or has no rows.
     """
-    lengths = [len(column) for column in data] if isinstance(data, tuple | list) else []
+    # A list is one of rows: two (question, gold) pairs would pass for two columns.
+    lengths = [len(column) for column in data] if isinstance(data, tuple) else []
     if len(lengths) != 2 or lengths[0] != lengths[1] or not lengths[0]:
         raise ValueError(
             f"{caller} takes data as (questions, golds), two columns of one length with at least one row, not "
             f"{f'columns of lengths {lengths}' if lengths else type(data).__name__}."
         )
     questions, golds = data
-    is_words = isinstance(golds, Text) or isinstance(golds[0], str)
+    is_words = isinstance(golds, Text) or isinstance(next(iter(golds)), str)
     return text(questions), text(golds) if is_words else jnp.asarray(golds)
 
 

@@ -31,7 +31,7 @@ from .._jit import jit
 from .._llm import LLM
 from .._text.text import Text, text
 from .._types import Key, is_key
-from ._rows import columns, number, row_keys
+from ._rows import check, columns, number, row_keys
 
 Method = Literal["llmselector", "exhaustive", "random"]
 # Of each LLM of an operator, the place of its model in the list of models.
@@ -284,6 +284,7 @@ class _Search:
         self.trials: dict[Allocation, Trial] = {}
         self._found: dict[tuple[Allocation, int], np.ndarray] = {}
         self.key = jax.random.key(0) if key is None else key
+        check(score, self.key, "select_models")
         parameter = inspect.signature(op).parameters.get("key")
         is_keyed = parameter is not None and (key is not None or parameter.default is parameter.empty)
         ids = LLM(text(list(models))).model  # which checks them
