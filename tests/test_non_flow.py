@@ -122,6 +122,12 @@ def test_there_must_be_members(make):
             TypeError,
             "a scorer returns one float for an answer, and",
         ),
+        (
+            lambda: non.Cascade([echo] * 2, is_even, temperature=0),
+            ValueError,
+            "temperature=0.: give one above",
+        ),
+        (lambda: non.Router([echo] * 2, lambda q: None), TypeError, "Router of 2 members returns an integer"),
         (lambda: non.Router([echo] * 2, lambda q: jnp.zeros(3)), TypeError, r"or float logits of shape \[2\], not"),
         (lambda: non.Router([echo] * 2, lambda q: 0.5), TypeError, "Router of 2 members returns an integer"),
         (lambda: non.Router([echo] * 2, echo), TypeError, "Router of 2 members returns an integer"),

@@ -1,9 +1,12 @@
 """Ensembles and votes: counted calls, every transformation; how often votes are right is in `test_non_select.py`."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from constructs import Fails, check_transforms, llm
 
+import ember_jax as ember
 from ember_jax import non
 
 
@@ -21,3 +24,39 @@ from ember_jax import non
 )
 def test_transforms(op, requests, seconds):
     check_transforms(op(), requests, seconds)
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 2.0, 3.0], [[1.0, 2.0]], 1.0])
+def test_a_weight_for_each_answer(weights):
+    vote = non.Vote([lambda question: "a", lambda question: "b"], weights=weights)
+    with pytest.raises(ValueError, match=r"vote over 2 answers has weights of shape \["):
+        vote("Q")
+
+
+@pytest.mark.parametrize(
+    "construct",
+    [
+        lambda member: non.Ensemble([member]),
+        lambda member: non.Chain(member, lambda question: question),
+        lambda member: non.Cascade([member, member], lambda question, answer: 1.0),
+        lambda member: non.Router([member, member], lambda question: 1),
+        lambda member: non.Refine(member, lambda question, answer: 1.0),
+        lambda member: non.MixtureOfAgents([lambda question: "a"], member),
+        lambda member: non.Judge([lambda question: "a"], member, synthesise=True),
+    ],
+)
+@pytest.mark.parametrize("transform", [lambda op: op, ember.jit, jax.jit])
+def test_a_member_may_answer_with_a_string_and_what_is_none_is_told(construct, transform):
+    question = ember.text("Q")
+    assert np.asarray(transform(construct(lambda question: "words"))(question)).reshape(-1).tolist() == ["words"]
+    for other in (4.0, None):
+        with pytest.raises(TypeError, match=f"a member answers with Text, and <function .* returned {other}"):
+            transform(construct(lambda question, other=other: other))(question)
+
+
+def test_a_count_may_be_numpys_and_is_a_python_integer():
+    assert type(non.Vote(llm("weak"), n=np.int64(3)).members.n) is int
+    for op in (lambda n: non.Ensemble(llm("weak"), n), lambda n: non.Debate(llm("weak"), rounds=n)):
+        for n in (0, 2.0, "3"):
+            with pytest.raises(ValueError, match="give a whole number, at least 1"):
+                op(n)

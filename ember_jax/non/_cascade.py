@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .. import Key, Operator, Text, learn
-from ._members import Member, as_tuple, ask, for_each, for_role
+from ._members import Member, answer_of, as_tuple, for_each, for_role
 from ._scores import as_scorer, score
 
 
@@ -32,7 +32,8 @@ class Cascade(Operator):
         drawn by `ember.learn.sample`, so that thresholds and scorers can be learned. `None` is the limit of 0: a hard
         threshold, whose gradient is zero.
 
-    **Raises:** `ValueError` without stages, and for another number of scorers or thresholds than stages ask for.
+    **Raises:** `ValueError` without stages, for another number of scorers or thresholds than stages ask for, and for a
+    temperature that is not above 0.
     """
 
     stages: tuple[Member, ...]
@@ -64,6 +65,8 @@ class Cascade(Operator):
                 "but the last, or one number for all."
             )
         self.thresholds = jnp.broadcast_to(given, (gates,))
+        if isinstance(temperature, int | float) and not temperature > 0:
+            raise ValueError(f"Cascade(temperature={temperature!r}): give one above 0, or None for hard thresholds.")
         self.temperature = None if temperature is None else jnp.asarray(temperature, float)
 
     def forward(self, question: Text, key: Key | None = None) -> Text:
@@ -71,7 +74,7 @@ class Cascade(Operator):
 
     def _answer(self, stage: int, question: Text, keys: Key) -> Text:
         """The answer of a stage, or of one after it."""
-        answer = ask(self.stages[stage], question, key=keys[stage])
+        answer = answer_of(self.stages[stage], question, keys[stage])
         if stage + 1 == len(self.stages):
             return answer
         accepted = self._accepts(stage, question, answer, keys[stage])

@@ -1,7 +1,7 @@
 """One step after another."""
 
 from .. import Key, Operator, Text, format, text
-from ._members import Member, as_tuple, ask, for_each
+from ._members import Member, answer_of, as_tuple, for_each
 
 
 class Chain(Operator):
@@ -39,7 +39,7 @@ class Chain(Operator):
             if isinstance(step, Text):
                 answer = format(step, question=question, answer=answer)
             else:
-                answer = ask(step, answer, key=keys[i])
+                answer = answer_of(step, answer, keys[i])
         return answer
 
 

@@ -8,7 +8,7 @@ from .. import Key, Operator, Text, format, text, where
 from ._ensemble import Ensemble, ensemble
 from ._judge import pick, pick_prompt
 from ._listing import listed
-from ._members import Member, as_tuple, for_each, for_role, given
+from ._members import Member, as_tuple, for_each, for_role, given, whole
 from ._vote import winner
 
 _PROMPT = """{question}
@@ -65,9 +65,7 @@ class Debate(Operator):
         if judge is not None:
             self.judge = as_tuple((judge,), "Debate")[0]
             self.judge_prompt = text(pick_prompt(judge) if judge_prompt is None else judge_prompt)
-        self.rounds = rounds
-        if not isinstance(rounds, int) or rounds < 1:
-            raise ValueError(f"Debate(rounds={rounds!r}): give a whole number of rounds, at least 1.")
+        self.rounds = whole(rounds, "Debate", "rounds")
 
     def forward(self, question: Text, key: Key | None = None) -> Text:
         def turn(answers: Text, key: Key) -> tuple[Text, None]:

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 
 from .. import Key, Operator, Text, attempt, concatenate
-from ._members import Member, as_tuple, ask, for_each, takes_key
+from ._members import Member, answer_of, as_tuple, for_each, takes_key, whole
 
 
 class Ensemble(Operator):
@@ -27,7 +27,7 @@ class Ensemble(Operator):
     the same for ever. Sample `i` has the same key for every `n`: more samples pay only for the new ones.
 
     **Raises:** `ValueError` without members, for `n` below 1, and for several samples of a member that takes no key;
-    `TypeError` for a member that cannot be called.
+    `TypeError` for a member that cannot be called, or that returns no Text.
     """
 
     members: tuple[Member, ...]
@@ -36,10 +36,8 @@ class Ensemble(Operator):
 
     def __init__(self, members: Member | list[Member] | tuple[Member, ...], n: int = 1, tolerant: bool = False):
         self.members = as_tuple(members, type(self).__name__)
-        self.n = n
+        self.n = whole(n, type(self).__name__, "n")
         self.tolerant = tolerant
-        if not isinstance(n, int) or n < 1:
-            raise ValueError(f"{type(self).__name__}(n={n!r}): give a whole number of samples, at least 1.")
         if n > 1 and (same := [m for m in self.members if not takes_key(m)]):
             raise ValueError(
                 f"{type(self).__name__}(n={n}): {same[0]!r:.60} takes no key, so all its samples are one. Give its "
@@ -60,7 +58,9 @@ class Ensemble(Operator):
         """A member's answers to one question, or to one for each sample."""
 
         def sample(question: Text, key: Key) -> Text:
-            return attempt(ask)(member, question, key=key)[0] if self.tolerant else ask(member, question, key=key)
+            asked = attempt(answer_of) if self.tolerant else answer_of
+            answer = asked(member, question, key=key)
+            return answer[0] if self.tolerant else answer
 
         keys = for_each(key, self.n)
         if self.n == 1:  # not as a lane: a member that is written line by line may stay so

@@ -14,7 +14,7 @@ from .. import LLM, Key, Operator, Text, format, host, jit, parse_number, text
 from .. import normalize as normalized
 from ._ensemble import Ensemble, ensemble
 from ._listing import listed, present
-from ._members import Member, as_tuple, ask, for_role, given
+from ._members import Member, answer_of, as_tuple, ask, for_role, given
 
 _PICK = "{question}\n\nWhich of these answers is best?"
 _LISTED = "{question}\n\nCandidate answers, each after its number:\n\n{candidates}\n\n"
@@ -70,7 +70,7 @@ class Judge(Operator):
         candidates = self.members(question, given(key))
         role = for_role(key, "judge")
         if self.synthesise:
-            return ask(self.judge, format(self.prompt, question=question, candidates=listed(candidates)), key=role)
+            return answer_of(self.judge, format(self.prompt, question=question, candidates=listed(candidates)), role)
         return pick(self.judge, self.prompt, question, candidates, role)
 
 

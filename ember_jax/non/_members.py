@@ -7,6 +7,7 @@ equal members and one key therefore share the candidates.
 """
 
 import inspect
+import operator
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .. import Key
+from .. import Key, Text, text
 
 # An operator, an LLM, or any other callable pytree, of `(question)` or `(question, key)`, that returns Text.
 Member = Callable[..., Any]
@@ -28,6 +29,36 @@ def takes_key(member: Member) -> bool:
 def ask(member: Member, *args: Any, key: Key) -> Any:
     """Calls a member, with the key if it takes one."""
     return member(*args, key=key) if takes_key(member) else member(*args)
+
+
+def answer_of(member: Member, question: Text, key: Key) -> Text:
+    """What a member answers; words that it gives as a `str` are a Text.
+
+    **Raises:** `TypeError` for a member that gives anything else.
+    """
+    answer = ask(member, question, key=key)
+    if isinstance(answer, str):
+        return text(answer)
+    if not isinstance(answer, Text):
+        raise TypeError(
+            f"a member answers with Text, and {member!r:.60} returned {answer!r:.60}. For a number, "
+            "`ember.format('{x}', x=number)`."
+        )
+    return answer
+
+
+def whole(count: Any, construct: str, argument: str) -> int:
+    """A number of things: an integer of any kind, NumPy's too.
+
+    **Raises:** `ValueError` for what is none, or below 1.
+    """
+    try:
+        found = operator.index(count)
+    except TypeError:
+        found = 0
+    if found < 1:
+        raise ValueError(f"{construct}({argument}={count!r}): give a whole number, at least 1.")
+    return found
 
 
 def given(key: Key | None) -> Key:

@@ -5,7 +5,7 @@ from typing import Any
 from .. import Key, Operator, Text, format, text
 from ._ensemble import Ensemble, ensemble
 from ._listing import listed
-from ._members import Member, as_tuple, ask, for_each, for_role, given
+from ._members import Member, answer_of, as_tuple, for_each, for_role, given
 
 _PROMPT = """{question}
 
@@ -56,7 +56,7 @@ class MixtureOfAgents(Operator):
         answers = self.layers[0](question, given(key))
         for i, layer in enumerate(self.layers[1:]):
             answers = layer(self._asked(question, answers), keys[i])
-        return ask(self.aggregator, self._asked(question, answers), key=for_role(key, "aggregator"))
+        return answer_of(self.aggregator, self._asked(question, answers), for_role(key, "aggregator"))
 
     def _asked(self, question: Text, answers: Text) -> Text:
         return format(self.prompt, question=question, candidates=listed(answers))

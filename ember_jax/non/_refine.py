@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from .. import LLM, Key, Operator, Text, format, normalize, text, tokens
-from ._members import Member, as_tuple, ask, for_each, for_role, given
+from ._members import Member, answer_of, as_tuple, ask, for_each, for_role, given, whole
 
 _CRITIC_PROMPT = """{question}
 
@@ -71,16 +71,14 @@ class Refine(Operator):
     ):
         self.member, self.critic = as_tuple((member, critic), "Refine")
         self.prompt, self.critic_prompt = text(prompt), text(critic_prompt)
-        self.rounds = rounds
-        if not isinstance(rounds, int) or rounds < 1:
-            raise ValueError(f"Refine(rounds={rounds!r}): give a whole number of rounds, at least 1.")
+        self.rounds = whole(rounds, "Refine", "rounds")
 
     def forward(self, question: Text, key: Key | None = None) -> Text:
         def turn(state: tuple[jax.Array, Text], key: Key) -> tuple[tuple[jax.Array, Text], None]:
             done, answer = state
             return jax.lax.cond(done, lambda: state, lambda: self._turn(question, answer, key)), None
 
-        state = jnp.zeros((), bool), ask(self.member, question, key=given(key))
+        state = jnp.zeros((), bool), answer_of(self.member, question, given(key))
         (_, answer), _ = jax.lax.scan(turn, state, for_each(for_role(key, "rounds"), self.rounds))
         return answer
 
@@ -90,7 +88,7 @@ class Refine(Operator):
 
         def revised() -> Text:
             prompt = format(self.prompt, question=question, answer=answer, critique=critique)
-            return ask(self.member, prompt, key=key)
+            return answer_of(self.member, prompt, key)
 
         return accepted, jax.lax.cond(accepted, lambda: answer, revised)
 

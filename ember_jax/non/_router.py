@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from .. import Key, Operator, Text, learn
-from ._members import Member, as_tuple, ask, for_each, for_role
+from ._members import Member, answer_of, as_tuple, ask, for_each, for_role
 
 # Of `(question)` or `(question, key)`; returns an integer, or logits `float[n]`.
 Rule = Callable[..., Any]
@@ -47,7 +47,7 @@ class Router(Operator):
     def forward(self, question: Text, key: Key | None = None) -> Text:
         keys = for_each(key, len(self.members))
         branches = [
-            lambda i=i, member=member: ask(member, question, key=keys[i]) for i, member in enumerate(self.members)
+            lambda i=i, member=member: answer_of(member, question, keys[i]) for i, member in enumerate(self.members)
         ]
         return jax.lax.switch(self.pick(question, key), branches)
 
@@ -55,8 +55,8 @@ class Router(Operator):
         """The number of the member that is asked."""
         n = len(self.members)
         found = ask(self.rule, question, key=for_role(key, "rule"))
-        picked = jnp.asarray(found) if not isinstance(found, Text) else found
-        if not isinstance(picked, Text):
+        if eqx.is_array_like(found):
+            picked = jnp.asarray(found)
             if picked.shape == () and jnp.issubdtype(picked.dtype, jnp.integer):
                 return jnp.clip(picked, 0, n - 1)
             if picked.shape == (n,) and jnp.issubdtype(picked.dtype, jnp.floating):

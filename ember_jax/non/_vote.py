@@ -18,10 +18,20 @@ def votes(answers: Text, weights: Float[Array, "n"] | None = None) -> Float[Arra
 
     - `answers`: of rank 1. Failed text has nothing.
     - `weights`: `float[n]`, one for each answer; 1 where not given. Differentiable.
+
+    **Raises:** `ValueError` for another number of weights.
     """
     equal = answers.reshape(-1, 1) == answers.reshape(1, -1)
-    weights = jnp.ones(len(answers)) if weights is None else weights
-    return jnp.sum(jnp.where(equal, weights, 0.0), axis=1)
+    return jnp.sum(jnp.where(equal, _each(weights, len(answers)), 0.0), axis=1)
+
+
+def _each(weights: Float[Array, "n"] | None, count: int) -> Float[Array, "n"]:
+    weights = jnp.ones(count) if weights is None else jnp.asarray(weights)
+    if weights.shape != (count,):  # one weight would broadcast, and several fail without a word of votes
+        raise ValueError(
+            f"a vote over {count} answers has weights of shape {list(weights.shape)}; give one for each answer."
+        )
+    return weights
 
 
 def log_odds(accuracy: Float[Array, "*n"]) -> Float[Array, "*n"]:
@@ -38,7 +48,7 @@ def winner(
     """The answer with the most votes of those that are accepted, of all if none is; the first given among equals."""
     among = pool(answers, accepted)
     compared = answers if normalize is None else normalized(answers, normalize)
-    counted = votes(compared, jnp.where(among, 1.0 if weights is None else weights, 0.0))
+    counted = votes(compared, jnp.where(among, _each(weights, len(answers)), 0.0))
     # What is not among them has no votes, which is more than answers may have whose weights are negative.
     return answers[jnp.argmax(jnp.where(among, counted, -jnp.inf))]
 
@@ -56,7 +66,8 @@ class Vote(Operator):
     - `members`, `n`: as of an `Ensemble`, or an `Ensemble`.
     - `normalize`: how answers are brought to one form before they are compared, see `ember.normalize`; `None` for not
         at all.
-    - `weights`: `float[n]`, of each answer; equal where not given.
+    - `weights`: `float[n]`, of each answer; equal where not given. Another number of them is a `ValueError` when the
+        vote is called.
 
     The answer is returned as it was given. `choose` decides the same for answers that are there already.
     """
