@@ -502,6 +502,7 @@ def test_settings_are_checked(settings, message):
         ((XS, jnp.ones(3)), KEY, ValueError, r"\[\(2,\), \(3,\)\]"),
         ((XS, 1.0), KEY, ValueError, r"\[\(\), \(2,\)\]"),
         ((ember.text("one question"),), KEY, ValueError, r"\[\(\)\]"),
+        ((["one question"],), KEY, ValueError, r"a list of strings is `ember.text"),
         ((), KEY, ValueError, "leading axis of examples"),
         ((XS,), jax.random.split(KEY), TypeError, "not one key"),
     ],
@@ -515,6 +516,12 @@ def test_a_loss_is_a_float_of_rank_0():
     for wrong in (lambda w, x, key: w, lambda w, x, key: x > 0, lambda w, x, key: (x, x)):
         with pytest.raises(TypeError, match="one float of rank 0"):
             learn.value_and_grad(wrong)(W, (XS,), KEY)
+
+
+def test_a_baseline_is_a_float_of_rank_0_and_does_not_broadcast():
+    for wrong in (lambda w, x: w, lambda w, x: None):
+        with pytest.raises(TypeError, match="a baseline returns one float of rank 0"):
+            learn.value_and_grad(of_table, baseline=wrong)(W, (XS,), KEY)
 
 
 # -- choices that mix ------------------------------------------------------------------------------------------------

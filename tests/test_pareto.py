@@ -179,6 +179,7 @@ def test_without_matplotlib_a_picture_says_what_to_install(monkeypatch, asked):
     [
         ({}, {}, "a dict of operators by name"),
         ([ember.LLM("sim/small")], {}, "a dict of operators by name"),
+        ({"a": ember.LLM("sim/small"), 1: ember.LLM("sim/large")}, {}, "a dict of operators by name"),
         ({"a": ember.LLM("sim/small")}, {"resamples": 0}, "resamples=0"),
         ({"a": ember.LLM("sim/small")}, {"level": 1.0}, "level=1.0"),
     ],

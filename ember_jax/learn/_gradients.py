@@ -88,7 +88,7 @@ def value_and_grad(
     def of_example(op: Any, example: Sequence[Any], key: Key) -> tuple[jax.Array, jax.Array, jax.Array]:
         with explained(name):
             closed = _traced_loss(loss, op, example, key)
-            expected = baseline(op, *example) if callable(baseline) else jnp.zeros(())
+            expected = _expected(baseline(op, *example)) if callable(baseline) else jnp.zeros(())
         if estimator == "enumerate":
             return _expectation(closed, name), jnp.zeros(()), expected
         (value,), score = evaluated(closed, ())
@@ -127,6 +127,15 @@ def _traced_loss(loss: Callable[..., jax.Array], op: Any, example: Sequence[Any]
     return closed
 
 
+def _expected(value: Any) -> jax.Array:
+    """What a learned baseline gives, checked: another shape would broadcast against the losses."""
+    if not eqx.is_array_like(value) or jnp.shape(value):
+        raise TypeError(
+            f"a baseline returns one float of rank 0, the loss that it expects of one example, not {value!r:.60}."
+        )
+    return jnp.asarray(value, float)
+
+
 def _expectation(closed: jex.ClosedJaxpr, name: str) -> jax.Array:
     """The sum over every outcome, each a lane."""
     count = outcomes(closed)
@@ -156,7 +165,7 @@ def _size(batch: Sequence[Any]) -> int:
     if len(lengths) != 1 or lengths <= {(), (0,)}:
         raise ValueError(
             "every leaf of a batch has the same leading axis of examples, of length 1 or more; here they are "
-            f"{sorted(lengths)}. What all examples share may be part of `op`."
+            f"{sorted(lengths)}. What all examples share may be part of `op`; a list of strings is `ember.text([…])`."
         )
     return lengths.pop()[0]
 

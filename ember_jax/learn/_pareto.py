@@ -178,7 +178,7 @@ def pareto(
 
     **Raises:** `ValueError` without operators, and what `ember.evaluate` raises.
     """
-    if not isinstance(operators, Mapping) or not operators:
+    if not isinstance(operators, Mapping) or not operators or not all(isinstance(name, str) for name in operators):
         raise ValueError('learn.pareto takes a dict of operators by name, as in {"small": small, "large": large}.')
     if resamples < 1:
         raise ValueError(f"resamples={resamples!r}: the rows are drawn again once at least.")
