@@ -29,8 +29,9 @@ class Cascade(Operator):
         score of failed text, is below every threshold.
     - `thresholds`: `float[n - 1]` for n stages, or one number for all.
     - `temperature`: where given, an answer is accepted with probability `sigmoid((score - threshold) / temperature)`,
-        drawn by `ember.learn.sample`, so that thresholds and scorers can be learned. `None` is the limit of 0: a hard
-        threshold, whose gradient is zero.
+        drawn by `ember.learn.sample`, so that thresholds and scorers can be learned. It is an array leaf with a
+        gradient of its own, and a step of an optimiser past 0 turns the gate round: hold it fixed where the scorer has
+        a scale that learns. `None` is the limit of 0: a hard threshold, whose gradient is zero.
 
     **Raises:** `ValueError` without stages, for another number of scorers or thresholds than stages ask for, and for a
     temperature that is not above 0.
