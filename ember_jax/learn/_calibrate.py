@@ -164,11 +164,13 @@ def _orders(cascade: Staged) -> Iterator[tuple[int, ...]]:
 
 def _rebuilt(cascade: _C, chosen: Calibrated) -> _C:
     own = cascade.scorer
+    hard = {"temperature": None} if hasattr(cascade, "temperature") else {}  # thresholds are of a hard cascade
     return dataclasses.replace(
         cascade,  # pyright: ignore[reportArgumentType]  # a protocol cannot ask for a dataclass
         stages=tuple(cascade.stages[i] for i in chosen.stages),
         scorer=tuple(own[i] for i in chosen.stages[:-1]) if isinstance(own, tuple) else own,
         thresholds=jnp.array(chosen.thresholds, jnp.float32),
+        **hard,
     )
 
 

@@ -9,6 +9,7 @@ from ._ensemble import Ensemble, ensemble
 from ._judge import pick, pick_prompt
 from ._listing import listed
 from ._members import Member, as_tuple, for_each, for_role, given, whole
+from ._prompts import template
 from ._vote import winner
 
 _PROMPT = """{question}
@@ -60,7 +61,7 @@ class Debate(Operator):
         judge_prompt: Text | str | None = None,
     ):
         self.debaters = ensemble(debaters, n)
-        self.prompt = text(prompt)
+        self.prompt = template(prompt, "Debate", "prompt", ["question", "candidates", "yours"])
         self.judge, self.judge_prompt = None, None
         if judge is not None:
             self.judge = as_tuple((judge,), "Debate")[0]

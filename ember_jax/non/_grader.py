@@ -4,7 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .. import LLM, Key, Operator, Text, format, text
+from .. import LLM, Key, Operator, Text, format
+from ._prompts import template
 
 _PROMPT = "{question}\n\nProposed answer: {answer}\n\nIs the proposed answer correct?"
 
@@ -39,7 +40,7 @@ class Grader(Operator):
                 "float is a scorer as it stands."
             )
         self.llm = llm
-        self.prompt = text(prompt)
+        self.prompt = template(prompt, "Grader", "prompt", ["question", "answer"])
         self.sampled = sampled
 
     def forward(self, question: Text, answer: Text, key: Key | None = None) -> Float[Array, ""]:

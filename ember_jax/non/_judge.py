@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import LLM, Key, Operator, Text, format, host, jit, parse_number, text
+from .. import LLM, Key, Operator, Text, format, host, jit, parse_number
 from .. import normalize as normalized
 from ._ensemble import Ensemble, ensemble
 from ._listing import listed, present
 from ._members import Member, answer_of, as_tuple, ask, for_role, given
+from ._prompts import template
 
 _PICK = "{question}\n\nWhich of these answers is best?"
 _LISTED = "{question}\n\nCandidate answers, each after its number:\n\n{candidates}\n\n"
@@ -63,7 +64,8 @@ class Judge(Operator):
     ):
         self.members = ensemble(members, n)
         self.judge = as_tuple((judge,), "Judge")[0]
-        self.prompt = text(_SYNTHESISE if synthesise else pick_prompt(judge)) if prompt is None else text(prompt)
+        given = (_SYNTHESISE if synthesise else pick_prompt(judge)) if prompt is None else prompt
+        self.prompt = template(given, "Judge", "prompt", ["question", "candidates"])
         self.synthesise = synthesise
 
     def forward(self, question: Text, key: Key | None = None) -> Text:

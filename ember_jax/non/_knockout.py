@@ -2,10 +2,11 @@
 
 import jax
 
-from .. import Key, Operator, Text, concatenate, fold_in, text
+from .. import Key, Operator, Text, concatenate, fold_in
 from ._ensemble import Ensemble, ensemble
 from ._judge import pick, pick_prompt
 from ._members import Member, as_tuple, for_each, for_role, given
+from ._prompts import template
 
 
 class Knockout(Operator):
@@ -37,7 +38,8 @@ class Knockout(Operator):
     ):
         self.members = ensemble(members, n)
         self.judge = as_tuple((judge,), "Knockout")[0]
-        self.prompt = text(pick_prompt(judge)) if prompt is None else text(prompt)
+        given = pick_prompt(judge) if prompt is None else prompt
+        self.prompt = template(given, "Knockout", "prompt", ["question", "candidates"])
 
     def forward(self, question: Text, key: Key | None = None) -> Text:
         candidates = self.members(question, given(key))

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from .. import Key, Operator, Text, format, text
+from .. import Key, Operator, Text, format
 from ._ensemble import Ensemble, ensemble
 from ._listing import listed
 from ._members import Member, answer_of, as_tuple, for_each, for_role, given
+from ._prompts import template
 
 _PROMPT = """{question}
 
@@ -49,7 +50,7 @@ class MixtureOfAgents(Operator):
             )
         self.layers = tuple(map(ensemble, layers))
         self.aggregator = as_tuple((aggregator,), "MixtureOfAgents")[0]
-        self.prompt = text(prompt)
+        self.prompt = template(prompt, "MixtureOfAgents", "prompt", ["question", "candidates"])
 
     def forward(self, question: Text, key: Key | None = None) -> Text:
         keys = for_each(for_role(key, "layers"), len(self.layers))

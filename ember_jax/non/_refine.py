@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool
 
 from .. import LLM, Key, Operator, Text, format, normalize, text, tokens
 from ._members import Member, answer_of, as_tuple, ask, for_each, for_role, given, whole
+from ._prompts import template
 
 _CRITIC_PROMPT = """{question}
 
@@ -70,7 +71,8 @@ class Refine(Operator):
         critic_prompt: Text | str = _CRITIC_PROMPT,
     ):
         self.member, self.critic = as_tuple((member, critic), "Refine")
-        self.prompt, self.critic_prompt = text(prompt), text(critic_prompt)
+        self.prompt = template(prompt, "Refine", "prompt", ["question", "answer", "critique"])
+        self.critic_prompt = template(critic_prompt, "Refine", "critic_prompt", ["question", "answer"])
         self.rounds = whole(rounds, "Refine", "rounds")
 
     def forward(self, question: Text, key: Key | None = None) -> Text:

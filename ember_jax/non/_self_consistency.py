@@ -3,10 +3,11 @@
 import equinox as eqx
 from jaxtyping import Array, Float
 
-from .. import Key, Operator, Text, format, text
+from .. import Key, Operator, Text, format
 from .. import normalize as normalized
 from ._ensemble import Ensemble
 from ._members import Member, given
+from ._prompts import template
 from ._vote import Vote, winner
 
 _PROMPT = """{question}
@@ -47,7 +48,7 @@ class SelfConsistency(Operator):
     ):
         vote = Vote(members, n, normalize, weights)
         self.members, self.weights, self.normalize = vote.members, vote.weights, vote.normalize
-        self.prompt = text(prompt)
+        self.prompt = template(prompt, "SelfConsistency", "prompt", ["question"])
 
     def forward(self, question: Text, key: Key | None = None) -> Text:
         replies = self.members(format(self.prompt, question=question), given(key))
