@@ -83,22 +83,26 @@ def check(f, args, in_axes, out_axes=0):
         flat.append(x)
         axes.append(None if a is None else a % x.ndim)
     size = next(x.shape[a] for x, a in zip(flat, axes, strict=True) if a is not None)
-    found, run = apart(jax.make_jaxpr(batched)(*args), axes, size)
+    closed = jax.make_jaxpr(batched)(*args)
+    found, run = apart(closed, axes, size)
     take = lambda k: [
         x if a is None else lax.dynamic_index_in_dim(x, k, a, keepdims=False) for x, a in zip(flat, axes, strict=True)
     ]
     both = jax.jit(
-        lambda: (lax.map(lambda k: run(k, *take(k)), jnp.arange(size)), batched(*args)), compiler_options=QUICK
+        lambda: (
+            lax.map(lambda k: run(k, *take(k)), jnp.arange(size)),
+            jax.core.eval_jaxpr(closed.jaxpr, closed.consts, *args),
+        ),
+        compiler_options=QUICK,
     )
     every, wanted = both()
     alone = jax.tree.leaves(jax.eval_shape(f, *take(0)))
-    types = jax.eval_shape(lambda k: run(k, *take(k)), 0)
-    for lanes, whole, axis, type_, one in zip(every, jax.tree.leaves(wanted), found, types, alone, strict=True):
+    for lanes, whole, axis, one in zip(every, wanted, found, alone, strict=True):
         if axis is None:
             close(lanes, jnp.broadcast_to(whole, lanes.shape))
         else:
             assert axis == out_axes % whole.ndim
-            assert (type_.shape, type_.dtype) == (one.shape, one.dtype)
+            assert (lanes.shape[1:], lanes.dtype) == (one.shape, one.dtype)
             close(lanes, jnp.moveaxis(whole, axis, 0))
 
 

@@ -36,7 +36,7 @@ from ember_jax._runtime.session import Session
 from ember_jax._text import grammar, store
 
 NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
-EXAMPLES = 2_000 if NIGHTLY else 140
+EXAMPLES = 2_000 if NIGHTLY else 88
 
 # -- kinds of values -------------------------------------------------------------------------------------------------
 
