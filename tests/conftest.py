@@ -25,3 +25,11 @@ def _no_vocabulary(name):
 
 
 sizes.vocabulary = _no_vocabulary
+
+
+def pytest_collection_modifyitems(config, items):
+    """Tests that widen what others show are run by night."""
+    if os.environ.get("HYPOTHESIS_PROFILE") != "nightly":
+        wide = [item for item in items if item.get_closest_marker("nightly")]
+        config.hook.pytest_deselected(items=wide)
+        items[:] = [item for item in items if not item.get_closest_marker("nightly")]

@@ -1,5 +1,8 @@
 """What every construct is tested with: simulated models of known skill, and the transform matrix with counted calls."""
 
+import os
+import zlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +17,9 @@ MODELS = {
     "even": SimModel(accuracy=0.5, latency=1.0, verify_accuracy=0.5, judge_accuracy=0.5),
     "never": SimModel(accuracy=0.0, latency=1.0, verify_accuracy=0.0, judge_accuracy=0.0),
 }
+
+
+NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 
 
 class Fails(ember.Operator):
@@ -52,8 +58,8 @@ def calls(op, *args):
 def check_transforms(op, requests=None, seconds=None):
     """An operator of `(question, key)` gives, under every transformation, what it gives line by line.
 
-    `requests` and `seconds` are of one question under a transformation; not checked where `None`. Line by line and
-    under `jax.jit` and `ember.jit` two questions are asked, the others are compared with one `vmap`.
+    `requests` and `seconds` are of one question under a transformation; not checked where `None`. What a `vmap` gives
+    is compared with the rest, for one question each.
     """
     asked, _ = questions(4)
     keys = jax.random.split(jax.random.key(7), 4)
@@ -63,11 +69,13 @@ def check_transforms(op, requests=None, seconds=None):
     assert seconds is None or took == seconds
     nested = calls(jax.vmap(jax.vmap(op)), asked.reshape(2, 2), keys.reshape(2, 2))[0]
     np.testing.assert_array_equal(digests(nested), digests(batched).reshape(2, 2, *digests(batched).shape[1:]))
-    for i, jit in enumerate((jax.jit, ember.jit)):
-        with VirtualClock(), session():
-            np.testing.assert_array_equal(digests(op(asked[i], keys[i])), digests(batched)[i])
-        out, made, took = calls(jit(op), asked[i], keys[i])
-        np.testing.assert_array_equal(digests(out), digests(batched)[i])
+    with VirtualClock(), session():
+        np.testing.assert_array_equal(digests(op(asked[0], keys[0])), digests(batched)[0])
+    # By day each construct meets one of the two, and both by night.
+    jits = (jax.jit, ember.jit)
+    for jit in jits if NIGHTLY else (jits[zlib.crc32(type(op).__name__.encode()) % 2],):
+        out, made, took = calls(jit(op), asked[1], keys[1])
+        np.testing.assert_array_equal(digests(out), digests(batched)[1])
         assert requests is None or made == requests
         assert seconds is None or took == seconds
 

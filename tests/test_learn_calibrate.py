@@ -120,7 +120,10 @@ def brute_force(budget):
     return right, -cost
 
 
-@pytest.mark.parametrize("budget", [1e-6, 8e-6, 30e-6, 200e-6])
+BY_NIGHT = [pytest.param(budget, marks=pytest.mark.nightly) for budget in (1e-6, 200e-6)]
+
+
+@pytest.mark.parametrize("budget", [8e-6, 30e-6, *BY_NIGHT])
 def test_the_grid_equals_brute_force_and_gradients_come_near(budget):
     with session() as run:
         op, trace = learn.calibrate_cascade(cascade(), DATA, correct, budget)

@@ -132,6 +132,7 @@ def test_enumeration_through_a_cascade_is_the_formula_of_its_gates():
     np.testing.assert_allclose(grads.temperature, slopes[1], rtol=1e-4)
 
 
+@pytest.mark.nightly
 def test_both_estimators_agree_on_a_router_in_a_cascade():
     rule = eqx.tree_at(lambda rule: rule.weight, non.LinearRule(2, dim=4), jnp.arange(8.0).reshape(2, 4) / 4)
     router = non.Router([stage(1), lambda question: ember.text("0.9")], rule, sampled=True)
