@@ -310,7 +310,10 @@ class _Writer:
         self._path = path
         self._file = _identity(path)
         self._connection = connection
-        self._waiting: queue.SimpleQueue[_Put | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[list[_Put] | None] = queue.SimpleQueue()
+        # Those of each loop's round: the thread that is woken for each of them takes the interpreter from the loop.
+        self._lock = threading.Lock()
+        self._gathered: dict[asyncio.AbstractEventLoop, list[_Put]] = {}
         self._thread = threading.Thread(target=self._serve, name="ember-journal", daemon=True)
         self._thread.start()
 
@@ -318,23 +321,38 @@ class _Writer:
         """Is done when a row is safe, and those that were held; says whether all were the first of their digests."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[bool] = loop.create_future()
-        self._waiting.put(_Put(row, loop, done))
+        with self._lock:
+            puts = self._gathered.get(loop)
+            if puts is None:
+                puts = self._gathered[loop] = []
+                loop.call_soon(self._flush, loop)
+            puts.append(_Put(row, loop, done))
         return done
 
     def close(self) -> None:
         """Ends the thread after what waits."""
+        for loop in list(self._gathered):
+            self._flush(loop)
         self._waiting.put(None)
         self._thread.join()
         self._connection.close()
 
+    def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            puts = self._gathered.pop(loop, None)
+        if puts:
+            self._waiting.put(puts)
+
     def _serve(self) -> None:
-        more = True
-        while more:
-            puts = [self._waiting.get()]
-            while len(puts) < _MOST and not self._waiting.empty():
-                puts.append(self._waiting.get())
-            more = None not in puts
-            self._commit([put for put in puts if put is not None])
+        while (puts := self._waiting.get()) is not None:
+            is_last = False
+            while len(puts) < _MOST and not self._waiting.empty() and not is_last:
+                more = self._waiting.get()
+                is_last = more is None
+                puts += more or []
+            self._commit(puts)
+            if is_last:
+                break
 
     def _commit(self, puts: list[_Put]) -> None:
         rows = [*self.held, *(put.row for put in puts if put.row is not None)]
