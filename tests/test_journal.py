@@ -142,6 +142,7 @@ responses = st.builds(
     st.text(),
     st.text(),
     st.lists(st.tuples(st.text(), numbers)).map(tuple),
+    st.none(),  # a quota is of the moment, and not kept
 )
 
 
