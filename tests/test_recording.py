@@ -79,7 +79,7 @@ DECISIONS = {
     "floor division": lambda a, b: a // b,
     "remainder": lambda a, b: jnp.round((a % b) * 10),
     "custom_jvp": lambda a, b: one_hot_max(jnp.stack([a, b]))[0],
-    "cast": lambda a, b: (1e6 * (a - b)).astype(jnp.int32).astype(jnp.float32),
+    "cast": lambda a, b: (1e8 * (a - b)).astype(jnp.int32).astype(jnp.float32),
     "inside jit": jax.jit(lambda a, b: jnp.where(a < b, 1.0, 2.0)),
     "inside checkpoint": jax.checkpoint(lambda a, b: jnp.where(a < b, 1.0, 2.0)),
     "float loop": float_loop,
