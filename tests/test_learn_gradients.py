@@ -218,7 +218,7 @@ def test_enumeration_is_exact(name):
     np.testing.assert_allclose(flat(grads), slope, rtol=1e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", map(by_night, PROGRAMS))
+@pytest.mark.parametrize("name", [*map(by_night, PROGRAMS)])
 def test_scores_are_unbiased(name):
     op, step = PROGRAMS[name][0](W), learn.value_and_grad(loss, samples=4)
     values, grads = jax.jit(jax.vmap(lambda key: step(op, (XS,), key)))(jax.random.split(KEY, 300))
