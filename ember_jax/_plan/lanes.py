@@ -33,6 +33,7 @@ from .._runtime.threads import Threads
 from .._text.failed import digest_for
 from . import ir
 from .counts import count
+from .device import device
 from .jaxprs import evaluate, from_raw, is_host, to_raw
 from .paths import paths
 from .repeats import Repeats
@@ -714,7 +715,7 @@ class Sweep:
         """A shared input as a device array, uploaded once in a sweep."""
         known = self._uploaded.get(id(value))
         if known is None:
-            with jax.enable_x64(self._runners.x64):
+            with jax.enable_x64(self._runners.x64), jax.default_device(device()):
                 known = self._uploaded[id(value)] = (value, jnp.asarray(value))
         return known[1]
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .device import device
 from .ir import Segment
 from .jaxprs import evaluate, from_raw, to_raw
 
@@ -41,6 +42,8 @@ class SegmentRunner:
         self._seconds: dict[int, float] = {}
         self._out = segment.avals
         self._x64 = x64
+        # Python code may run programs that wait for others; they must not take our own device's places.
+        self._device = jax.local_devices(backend="cpu")[0] if segment.calls_python else device()
         # JAX names profiles and logs after the function.
         self._compiled = jax.jit(self._run, static_argnums=0)
 
@@ -63,7 +66,7 @@ class SegmentRunner:
         capacity = _capacity(count)
         start = time.perf_counter()
         stacked = [_stack(column, count, capacity) for column in columns]
-        with jax.enable_x64(self._x64), jax.default_device(_device()):
+        with jax.enable_x64(self._x64), jax.default_device(self._device):
             outs = self._compiled(capacity, np.int32(count), list(shared), stacked)
             arrays = [np.asarray(o)[:count] for o in outs]
         self._seconds[capacity] = time.perf_counter() - start if capacity in self._seconds else 0.0
@@ -108,8 +111,3 @@ def _stack(column: Any, count: int, capacity: int) -> np.ndarray:
     else:
         np.stack(column, out=buffer[:count])
     return buffer
-
-
-def _device() -> Any:
-    """Where segments run: the host's first CPU, whatever else the program uses."""
-    return jax.local_devices(backend="cpu")[0]
