@@ -27,6 +27,14 @@ def _no_vocabulary(name):
 sizes.vocabulary = _no_vocabulary
 
 
+def pytest_configure(config):
+    """What one process has compiled, in this run or before, the others load; but for programs with callbacks."""
+    if config.pluginmanager.hasplugin("cacheprovider"):
+        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 def pytest_collection_modifyitems(config, items):
     """Tests that widen what others show are run by night."""
     if os.environ.get("HYPOTHESIS_PROFILE") != "nightly":
