@@ -814,7 +814,8 @@ def _inputs(frame: Frame, node: ir.Node) -> list[Any]:
 def _evaluate(node: ir.Foreign, raw: Sequence[Any], x64: bool) -> list[np.ndarray]:
     """Runs somebody's callback as JAX would, outside any program."""
     with jax.enable_x64(x64):
-        values = [from_raw(jnp.asarray(x), v.aval) for x, v in zip(raw, node.eqn.invars, strict=True)]
+        with jax.default_device(device()):
+            values = [from_raw(jnp.asarray(x), v.aval) for x, v in zip(raw, node.eqn.invars, strict=True)]
         # a callback is called as it is: to compile a program around each would gain nothing
         outs = node.eqn.params["callback"](*values) if is_host(node.eqn) else evaluate(node.eqn, values)
         return [np.asarray(to_raw(out)) for out in outs]
