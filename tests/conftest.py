@@ -5,12 +5,18 @@ import os
 
 import hypothesis
 import jax
+import jaxlib
 
 from ember_jax._errors import TextError
 from ember_jax._runtime import sizes
 
 os.environ["EMBER_JAX_JOURNAL"] = "memory"
-jax.config.update("jax_disable_most_optimizations", True)  # nearly all that is compiled runs once or twice
+# Nearly all that is compiled runs once or twice, here and in child processes. XLA ends a process that gives it a flag
+# which it does not know.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+jax.config.update("jax_disable_most_optimizations", True)
+if jaxlib.__version__.startswith("0.10."):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 

@@ -224,7 +224,7 @@ def ends(name, cpus, devices=1):
         pytest.skip(f"there are no {cpus} cores")
     allowed = ",".join(map(str, itertools.islice(sorted(os.sched_getaffinity(0)), cpus)))
     command = ["taskset", "-c", allowed, sys.executable, "-W", "error", "-X", "faulthandler", __file__, name]
-    environment = {**os.environ, "XLA_FLAGS": _DEVICES.format(devices)}
+    environment = {**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES.format(devices)}"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         _, err = process.communicate(timeout=_HANG)

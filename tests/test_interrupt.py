@@ -317,7 +317,11 @@ if __name__ == "__main__":
 
 def program(name):
     """Runs one of the programs above: its exit code, what it told, its errors."""
-    devices = {"XLA_FLAGS": _FOUR_DEVICES} if name in ("four devices", "sharded input") else {}
+    devices = (
+        {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {_FOUR_DEVICES}"}
+        if name in ("four devices", "sharded input")
+        else {}
+    )
     process = subprocess.Popen(
         [sys.executable, __file__, name],
         stdout=subprocess.PIPE,

@@ -222,7 +222,7 @@ _FLAGS = (
 
 def program(name):
     command = [sys.executable, "-W", "error", __file__, name]
-    environment = {**os.environ, "XLA_FLAGS": _FLAGS}
+    environment = {**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=_HANG, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)

@@ -505,7 +505,7 @@ if __name__ == "__main__":
 
 
 def standalone(name, devices=1):
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"}
     command = [sys.executable, __file__, name]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **flags}, timeout=2 * _HANG)
     assert done.returncode == 0, done.stderr[-3000:]

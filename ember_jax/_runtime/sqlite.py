@@ -18,8 +18,8 @@ no call is made, as its answer might be lost.
 What is sent lies once in `texts`, by its digest (see `_text.store`), however many calls it is part of. Answers, most of
 which differ, lie in their calls' rows, so that a call costs two entries in an index by digest and not three: those are
 what a commit mostly writes, a page for each. An answer is compared with its digest when it is read: it is the one that
-was given, or an error. The header names the program and the schema's version, and nothing is written before they have been
-read.
+was given, or an error. The header names the program and the schema's version, and nothing is written before they have
+been read.
 """
 
 import asyncio
