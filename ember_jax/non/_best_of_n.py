@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from .. import Key, Operator, Text
 from ._ensemble import Ensemble, ensemble
-from ._members import Member, given
+from ._members import Member, Members
 from ._scores import as_scorer, pool, scores
 
 
@@ -30,13 +30,13 @@ class BestOfN(Operator):
     members: Ensemble
     scorer: Member
 
-    def __init__(self, members: Member | list[Member] | tuple[Member, ...], scorer: Member, n: int = 1):
-        self.members = ensemble(members, n)
-        self.scorer = as_scorer(scorer, "BestOfN", sampled=False)
+    def __init__(self, members: Members, scorer: Member, n: int = 1):
+        self.members = ensemble(members, n, "BestOfN")
+        self.scorer = as_scorer(scorer, "BestOfN", "scorer")
 
     def forward(self, question: Text, key: Key | None = None) -> Text:
-        answers = self.members(question, given(key))
-        return self.choose(answers, scores(self.scorer, question, answers, key))
+        answers = self.members(question, key)
+        return self.choose(answers, scores(self.scorer, question, answers, key, "BestOfN.scorer"))
 
     def choose(self, answers: Text, scores: Float[Array, "n"]) -> Text:
         """The winner among answers of rank 1 that have such scores."""
