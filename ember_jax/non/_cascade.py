@@ -1,4 +1,11 @@
-"""The cheap answer where it is good enough."""
+"""The cheap answer where it is good enough.
+
+Design note. A gate that draws is a relaxation of the hard one, and its `temperature` says how far from it. Thresholds
+and scorers learn; the temperature is held fixed. The expected loss is linear in the probability of accepting, so the
+best gate is a hard one, and a temperature that learns leads there: in plain units it went past 0, where the gate turns
+round, within sixty steps of Adam at each rate that was tried; as a logarithm it may vanish, and every gradient with it,
+before the scorer has learned. A gate that is to learn how steep it is has a scorer with a scale: `scale * score`.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +18,9 @@ from jaxtyping import Array, Bool, Float
 from .. import Key, Operator, Text, learn
 from ._members import Member, Members, answer_of, as_members, for_each, for_role, numbers, shown
 from ._scores import as_scorer, score
+
+# A temperature below it is 0, the limit, where the gate is hard. What is divided by it, and its square, stay finite.
+_COLDEST = 1e-15
 
 
 class Cascade(Operator):
@@ -96,7 +106,8 @@ class Cascade(Operator):
         if self.temperature is None:
             return value > self.thresholds[stage]
         unknown = jnp.isnan(value)  # taken out twice, or its NaN would come back as a gradient
-        margin = (jnp.where(unknown, 0.0, value) - self.thresholds[stage]) / self.temperature
+        temperature = jnp.maximum(jax.lax.stop_gradient(self.temperature), _COLDEST)
+        margin = (jnp.where(unknown, 0.0, value) - self.thresholds[stage]) / temperature
         logits = jnp.stack([jnp.where(unknown, -jnp.inf, margin), jnp.zeros_like(margin)])
         return learn.sample(logits, for_role(key, "gate")) == 0
 
