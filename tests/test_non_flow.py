@@ -8,7 +8,7 @@ import pytest
 from constructs import Fails, assert_rate, calls, check_transforms, llm, questions, sweep
 
 import ember_jax as ember
-from ember_jax import non
+from ember_jax import learn, non
 from ember_jax._errors import SweepError
 from ember_jax.testing import Sim, SimModel
 
@@ -209,6 +209,27 @@ def test_a_soft_threshold_accepts_by_the_sigmoid():
     keys = jax.random.split(jax.random.key(3), 20_000)
     op = non.Cascade([says("first"), says("last")], lambda question, answer: 0.7, 0.5, temperature=0.4)
     assert_rate(jax.vmap(op, (None, 0))(ember.text("?"), keys) == "first", 1 / (1 + np.exp(-0.5)))
+
+
+def test_no_temperature_turns_the_gate_round():
+    keys, cold = keys_of(64), jnp.array([-1.0, -1e-30, 0.0, 1e-30, 1e-15])  # as no constructor is given them
+
+    def answers(score, temperature):
+        op = non.Cascade([says("first"), says("last")], lambda question, answer: score, 0.5, temperature)
+        return jax.vmap(op, (None, 0))(ember.text("?"), keys)
+
+    accepts = jax.jit(jax.vmap(lambda temperature: answers(0.7, temperature) == "first"))
+    refuses = jax.jit(jax.vmap(lambda temperature: answers(0.3, temperature) == "last"))
+    assert accepts(cold).all() and refuses(cold).all()
+
+
+@pytest.mark.parametrize("temperature", [-1.0, 0.0, 1e-30])
+def test_a_gate_at_its_limit_has_gradients_of_zero(temperature):
+    op = non.Cascade([says("1"), says("2")], lambda question, answer: 0.7, temperature=1.0)
+    op = eqx.tree_at(lambda op: op.temperature, op, jnp.float32(temperature))
+    loss = lambda op, question, key: ember.parse_number(op(question, key))
+    value, grads = learn.value_and_grad(loss, estimator="enumerate")(op, (ember.text(["?"]),), jax.random.key(0))
+    assert (value, grads.thresholds, grads.temperature) == (1.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("temperature", [None, 1e6])
