@@ -85,11 +85,15 @@ def test_a_member_among_several_is_named_by_its_place():
         "MixtureOfAgents(layers[1][1]='sim/a')"
     )
     assert raised(non.Chain, echo, [echo, 3]).startswith("Chain(steps[2]=3): give")
+    assert raised(non.Vote, max).startswith("Vote(members=<built-in function max>): no signature found")
     assert "missing a required argument: 'rng'" in raised(non.Vote, lambda question, rng: question)
 
 
 SETTINGS = [
     (lambda: non.Vote(small, n=0), r"^Vote\(n=0\): give a whole number, at least 1"),
+    (lambda: non.Vote(small, True), r"^Vote\(n=True\): give a whole number"),
+    (lambda: non.Chain(non.Ensemble(small), small), r"^Chain\(steps\[1\]=.*steps\[0\] is an Ensemble.*non\.Vote"),
+    (lambda: non.votes(ember.text("a")), r"rank 1, not of shape \[\]"),
     (lambda: non.Debate(small, n=0), r"^Debate\(n=0\): give a whole number"),
     (lambda: non.Judge(echo, small, 3), r"^Judge\(n=3\): <function echo.* takes no key"),
     (lambda: non.Knockout(non.Ensemble(small, 2), small, 3), r"^Knockout\(n=3\): its ensemble has 2 samples of each"),

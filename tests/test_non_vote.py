@@ -55,6 +55,12 @@ def test_a_member_may_answer_with_a_string_and_what_is_none_is_told(construct, t
             transform(construct(lambda question, other=other: other))(question)
 
 
+def test_votes_and_weights_are_arithmetic():
+    np.testing.assert_array_equal(non.votes(["a", "b", "a"]), [2.0, 1.0, 2.0])
+    np.testing.assert_array_equal(non.votes(ember.text(["a", "b", "a"]), jnp.array([1.0, 3.0, 0.5])), [1.5, 3.0, 1.5])
+    np.testing.assert_allclose(non.log_odds([0.5, 0.75]), [0.0, np.log(3)], rtol=1e-6)
+
+
 def test_a_count_may_be_numpys_and_is_a_python_integer():
     assert type(non.Vote(llm("weak"), n=np.int64(3)).members.n) is int
     for op in (lambda n: non.Ensemble(llm("weak"), n), lambda n: non.Debate(llm("weak"), rounds=n)):

@@ -25,6 +25,9 @@ class BestOfN(Operator):
 
     An answer whose score is NaN wins only if no other has a score, one that failed only if all failed. `choose`
     decides the same for answers and scores that are there already.
+
+    **Raises:** what an `Ensemble` does; `TypeError` for a scorer of something else than a question and an answer and,
+    when it is called, for one that gives no number.
     """
 
     members: Ensemble

@@ -1,6 +1,9 @@
 """One step after another."""
 
-from .. import Key, Operator, Text, format, text
+import itertools
+
+from .. import LLM, Key, Operator, Text, format, text
+from ._ensemble import Ensemble
 from ._members import Member, answer_of, answers_of, as_member, for_each, shown
 
 
@@ -21,8 +24,8 @@ class Chain(Operator):
         templates, a `str` or a Text, which put the `{question}` and the `{answer}` so far into the words for the step
         after it. Given one by one or as one list.
 
-    **Raises:** `ValueError` without steps; `TypeError` for a string that is no template, for what is no operator and,
-    when it is called, for a last step of several answers.
+    **Raises:** `ValueError` without steps; `TypeError` for a string that is no template, for what is no operator, for
+    several answers that would be one prompt and, when it is called, for a last step of several answers.
     """
 
     steps: tuple[Member | Text, ...]
@@ -32,6 +35,12 @@ class Chain(Operator):
         self.steps = tuple(_step(step, i) for i, step in enumerate(step for steps in lists for step in steps))
         if not self.steps:
             raise ValueError("Chain has no steps; give it operators, LLMs and templates.")
+        for i, (before, step) in enumerate(itertools.pairwise(self.steps)):
+            if isinstance(before, Ensemble) and isinstance(step, LLM | Ensemble):
+                raise TypeError(
+                    f"Chain(steps[{i + 1}]={shown(step)}) is asked one thing, and steps[{i}] is an Ensemble, which "
+                    "gives several; make one of them first, as `non.Vote` does."
+                )
 
     def forward(self, question: Text, key: Key | None = None) -> Text:
         keys = for_each(key, len(self.steps))

@@ -27,7 +27,7 @@ class Ensemble(Operator):
     the same for ever. Sample `i` has the same key for every `n`: more samples pay only for the new ones.
 
     **Raises:** `ValueError` without members, for `n` below 1, and for several samples of a member that takes no key;
-    `TypeError` for a member that cannot be called, or that returns no Text.
+    `TypeError` for a member that cannot be called with a question and, when it is called, for one that returns no Text.
     """
 
     members: tuple[Member, ...]

@@ -28,6 +28,9 @@ class FilterVote(Operator):
     - `normalize`, `weights`: as of a `Vote`.
 
     The answer is returned as it was given. `choose` decides the same for answers and scores that are there already.
+
+    **Raises:** what a `Vote` does; `TypeError` for a grader of something else than a question and an answer and, when
+    it is called, for one that gives no number.
     """
 
     members: Ensemble

@@ -22,6 +22,8 @@ class Knockout(Operator):
     - `members`, `n`: as of an `Ensemble`, or an `Ensemble`; any number of answers. One that is left over in a round
         goes on to the next without a judge.
     - `judge`, `prompt`: as of a `Judge` that picks; it is not asked about two equal answers.
+
+    **Raises:** what a `Judge` does.
     """
 
     members: Ensemble

@@ -87,7 +87,7 @@ def whole(count: Any, construct: str, argument: str) -> int:
         found = operator.index(count)
     except TypeError:
         found = 0
-    if found < 1:
+    if found < 1 or isinstance(count, bool):  # meant for another argument
         raise ValueError(f"{construct}({argument}={shown(count)}): give a whole number, at least 1.")
     return found
 
@@ -163,7 +163,10 @@ def as_member(member: Member, construct: str, argument: str, *takes: str) -> Mem
         raise TypeError(f"{given} is a class; make an operator of it, `{member.__name__}(…)`.")
     if not callable(member):
         raise TypeError(f"{given}: give an operator, an LLM or another function; it is called with {called}.")
-    signature = inspect.signature(member)
+    try:
+        signature = inspect.signature(member)
+    except ValueError as error:
+        raise TypeError(f"{given}: {error}; put a function of {called} around it.") from None
     try:
         signature.bind(*takes, **({"key": None} if "key" in signature.parameters else {}))
     except TypeError as error:

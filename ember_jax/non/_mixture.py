@@ -35,7 +35,8 @@ class MixtureOfAgents(Operator):
     - `prompt`: what every layer but the first and the aggregator are asked, with the fields `{question}` and
         `{candidates}` (numbered, `[1] …`).
 
-    **Raises:** `ValueError` without layers, and for a layer without members.
+    **Raises:** `ValueError` without layers; what an `Ensemble` does, for each layer; `TypeError` for an aggregator of
+    something else than a prompt and, when it is called, for one that gives several answers.
     """
 
     layers: tuple[Ensemble, ...]

@@ -31,6 +31,8 @@ class SelfConsistency(Operator):
 
     Returns the answer without the reasoning, as `ember.normalize(reply, "final")` finds it, such as what stands after
     `Answer:`.
+
+    **Raises:** what a `Vote` does; `ValueError` for a prompt without its field.
     """
 
     members: Ensemble

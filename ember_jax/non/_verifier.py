@@ -26,6 +26,9 @@ class Verifier(Operator):
         says is correct, as a `Grader(llm, sampled=True)`.
 
     `choose` decides the same for answers and scores that are there already.
+
+    **Raises:** what an `Ensemble` does; `TypeError` for a verifier of something else than a question and an answer and,
+    when it is called, for one that gives no number.
     """
 
     members: Ensemble

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .. import Key, Operator, Text, errors
+from .. import Key, Operator, Text, errors, text
 from .. import normalize as normalized
 from ._ensemble import Ensemble, ensemble
 from ._members import Members, numbers, shown
@@ -23,8 +23,11 @@ def votes(answers: Text, weights: Float[Array, "n"] | None = None) -> Float[Arra
     - `answers`: of rank 1. Failed text has nothing.
     - `weights`: `float[n]`, one for each answer; 1 where not given. Differentiable.
 
-    **Raises:** `ValueError` for another number of weights.
+    **Raises:** `ValueError` for answers of another rank and for another number of weights.
     """
+    answers = text(answers)
+    if answers.ndim != 1:
+        raise ValueError(f"non.votes counts the answers of a Text of rank 1, not of shape {list(answers.shape)}.")
     equal = answers.reshape(-1, 1) == answers.reshape(1, -1)
     return jnp.sum(jnp.where(equal, _each(weights, len(answers)), 0.0), axis=1)
 
@@ -43,7 +46,8 @@ def log_odds(accuracy: Float[Array, "*n"]) -> Float[Array, "*n"]:
 
     For binary answers; Nitzan and Paroush, 1982.
     """
-    return jnp.log(accuracy) - jnp.log1p(-jnp.asarray(accuracy))
+    accuracy = jnp.asarray(accuracy, float)
+    return jnp.log(accuracy) - jnp.log1p(-accuracy)
 
 
 def winner(
