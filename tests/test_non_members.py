@@ -117,7 +117,7 @@ SETTINGS = [
     (lambda: non.Grader("sim/a"), r"^Grader\(llm='sim/a'\): give an LLM, such as `ember\.LLM\("),
     (lambda: non.Refine(small, small, prompt=5), r"^Refine\(prompt=5\): give a string or a Text with \{question\}"),
     (lambda: non.Refine(small, small, critic_prompt="Good?"), r"^Refine\(critic_prompt='Good\?'\) names none of its"),
-    (lambda: non.Debate(small, judge_prompt="{question}"), r"^Debate\(judge_prompt=…\) has nobody to ask it; give a"),
+    (lambda: non.Debate(small, judge_prompt="{question}"), r"^Debate\(judge_prompt=…\) is for a judge.*give `judge=`"),
     (lambda: non.Debate(small, small, judge_prompt="Best?"), r"^Debate\(judge_prompt='Best\?'\) names none of its"),
     (lambda: non.Judge(small, small, prompt="{question} {candidates}"), r"^Judge\(prompt=…\) has the field \{cand"),
     (lambda: non.Knockout(small, small, prompt="{candidates}"), r"^Knockout\(prompt=…\) has the field \{candidates\}"),

@@ -63,7 +63,7 @@ class Debate(Operator):
         self.debaters = ensemble(debaters, n, "Debate", "debaters")
         self.prompt = template(prompt, "Debate", "prompt", ["question", "candidates", "yours"])
         if judge is None and judge_prompt is not None:
-            raise ValueError("Debate(judge_prompt=…) has nobody to ask it; give a `judge`, or leave it out for a vote.")
+            raise ValueError("Debate(judge_prompt=…) is for a judge, and there is none; give `judge=` too, or neither.")
         self.judge = None if judge is None else as_judge(judge, "Debate")
         self.judge_prompt = None if judge is None else pick_prompt(judge, judge_prompt, "Debate", "judge_prompt")
         self.rounds = whole(rounds, "Debate", "rounds")
