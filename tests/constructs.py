@@ -36,6 +36,20 @@ def session(**settings):
     return ember.session(journal=None, providers={"sim": Sim(MODELS)}, **settings)
 
 
+def asking():
+    """A class of operators that ask a model, and a list that has one more each time that their `forward` is traced."""
+    traced = []
+
+    class Asks(ember.Operator):
+        llm: ember.LLM
+
+        def forward(self, question: ember.Text) -> ember.Text:
+            traced.append(1)
+            return self.llm(question)
+
+    return Asks, traced
+
+
 def llm(name, **settings):
     """A model of those above."""
     with session():

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from constructs import asking
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -284,20 +285,12 @@ def test_python_that_cannot_be_traced_is_an_error_and_no_failure(llm):
 
 
 def test_a_second_call_traces_nothing_also_with_another_operator_of_its_kind(provider):
-    traced = []
-
-    class Ask(ember.Operator):
-        llm: ember.LLM
-
-        def forward(self, word: ember.Text) -> ember.Text:
-            traced.append(1)
-            return self.llm(word)
-
+    Asks, traced = asking()
     for temperature in (0.1, 0.2, 0.3):
-        out, ok = ember.attempt(Ask(ember.LLM("mine/m", temperature=temperature)))(ember.text(f"x{temperature}"))
+        out, ok = ember.attempt(Asks(ember.LLM("mine/m", temperature=temperature)))(ember.text(f"x{temperature}"))
         assert (str(out), bool(ok)) == (f"X{temperature}", True)
     once = len(traced)
-    ember.attempt(Ask(ember.LLM("mine/m", temperature=0.4)))(ember.text("again"))
+    ember.attempt(Asks(ember.LLM("mine/m", temperature=0.4)))(ember.text("again"))
     assert len(traced) == once
 
 

@@ -13,6 +13,7 @@ import matplotlib.pyplot
 import numpy as np
 import pandas
 import pytest
+from constructs import asking
 
 import ember_jax as ember
 from ember_jax import scores
@@ -545,15 +546,7 @@ def test_after_a_spent_budget_the_rest_is_paid(tmp_path):
 
 
 def test_a_second_evaluation_traces_nothing(llm):
-    traced = []
-
-    class Asks(ember.Operator):
-        llm: ember.LLM
-
-        def forward(self, question: ember.Text) -> ember.Text:
-            traced.append(1)
-            return self.llm(question)
-
+    Asks, traced = asking()
     ember.evaluate(Asks(ember.LLM("mine/a")), [("a", "A"), ("b", "B")])
     once = len(traced)
     ember.evaluate(Asks(ember.LLM("mine/b")), [("c", "C"), ("d", "D")], "exact")

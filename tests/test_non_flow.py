@@ -8,7 +8,7 @@ import pytest
 from constructs import Fails, assert_rate, calls, check_transforms, llm, questions, sweep
 
 import ember_jax as ember
-from ember_jax import non
+from ember_jax import learn, non
 from ember_jax._errors import SweepError
 from ember_jax.testing import Sim, SimModel
 
@@ -108,7 +108,9 @@ def test_single_members_and_short_ways(op, requests):
     ],
 )
 def test_there_must_be_members(make):
-    with pytest.raises(ValueError, match=r"has no members; give it|takes a list of layers, at least one"):
+    with pytest.raises(
+        ValueError, match=r"has no (stages|members|debaters|layers\[0\]); give it|takes a list of layers, at least one"
+    ):
         make()
 
 
@@ -120,22 +122,16 @@ def test_there_must_be_members(make):
         (
             lambda: non.Cascade([echo] * 2, lambda question, answer: answer),
             TypeError,
-            "a scorer returns one float for an answer, and",
+            r"Cascade\.scorer gives one number for an answer, of shape \[\], and returned Text",
         ),
         (
             lambda: non.Cascade([echo] * 2, is_even, temperature=0),
             ValueError,
-            "temperature=0.: give one above",
+            "temperature=0.: give one number above 0",
         ),
-        (lambda: non.Router([echo] * 2, lambda q: None), TypeError, "Router of 2 members returns an integer"),
-        (lambda: non.Router([echo] * 2, lambda q: jnp.zeros(3)), TypeError, r"or float logits of shape \[2\], not"),
-        (lambda: non.Router([echo] * 2, lambda q: 0.5), TypeError, "Router of 2 members returns an integer"),
-        (lambda: non.Router([echo] * 2, echo), TypeError, "Router of 2 members returns an integer"),
-        (lambda: non.Refine([echo], is_even), TypeError, "Refine takes operators and LLMs as members, not \\["),
-        (
-            lambda: non.MixtureOfAgents([[echo]], "sim/small"),
-            TypeError,
-            "takes operators and LLMs as members, not 'sim",
+        *(
+            (lambda found=found: non.Router([echo] * 2, lambda q: found), TypeError, "Router.rule gives an integer, or")
+            for found in (None, jnp.zeros(3), 0.5, ember.text("first"))
         ),
         (lambda: non.Refine(echo, is_even, rounds=0), ValueError, "rounds=0.*at least 1"),
         (lambda: non.Debate(echo, rounds=0), ValueError, "rounds=0.*at least 1"),
@@ -213,6 +209,27 @@ def test_a_soft_threshold_accepts_by_the_sigmoid():
     keys = jax.random.split(jax.random.key(3), 20_000)
     op = non.Cascade([says("first"), says("last")], lambda question, answer: 0.7, 0.5, temperature=0.4)
     assert_rate(jax.vmap(op, (None, 0))(ember.text("?"), keys) == "first", 1 / (1 + np.exp(-0.5)))
+
+
+def test_no_temperature_turns_the_gate_round():
+    keys, cold = keys_of(64), jnp.array([-1.0, -1e-30, 0.0, 1e-30, 1e-15])  # as no constructor is given them
+
+    def answers(score, temperature):
+        op = non.Cascade([says("first"), says("last")], lambda question, answer: score, 0.5, temperature)
+        return jax.vmap(op, (None, 0))(ember.text("?"), keys)
+
+    accepts = jax.jit(jax.vmap(lambda temperature: answers(0.7, temperature) == "first"))
+    refuses = jax.jit(jax.vmap(lambda temperature: answers(0.3, temperature) == "last"))
+    assert accepts(cold).all() and refuses(cold).all()
+
+
+@pytest.mark.parametrize("temperature", [-1.0, 0.0, 1e-30])
+def test_a_gate_at_its_limit_has_gradients_of_zero(temperature):
+    op = non.Cascade([says("1"), says("2")], lambda question, answer: 0.7, temperature=1.0)
+    op = eqx.tree_at(lambda op: op.temperature, op, jnp.float32(temperature))
+    loss = lambda op, question, key: ember.parse_number(op(question, key))
+    value, grads = learn.value_and_grad(loss, estimator="enumerate")(op, (ember.text(["?"]),), jax.random.key(0))
+    assert (value, grads.thresholds, grads.temperature) == (1.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("temperature", [None, 1e6])

@@ -32,7 +32,13 @@ def grade(question: ember.Text, answer: ember.Text) -> jax.Array:
     return jnp.asarray(answer == question, float)
 
 
-COMPONENTS = {"mine": Mine(medium), "grade": grade}
+@ember.operator
+def first(question: ember.Text) -> jax.Array:
+    """A rule, which takes no key."""
+    return jnp.zeros((), int)
+
+
+COMPONENTS = {"mine": Mine(medium), "grade": grade, "first": first}
 
 
 def parsed(text):
@@ -89,7 +95,7 @@ MEANINGS = [
         "[sim/small, sim/medium, sim/large] | Cascade@[$grade, Grader@sim/large]",
         lambda: non.Cascade([small, medium, large], [grade, non.Grader(large)]),
     ),
-    ("[sim/small, sim/large] | Router(sampled=true)@$grade", lambda: non.Router([small, large], grade, sampled=True)),
+    ("[sim/small, sim/large] | Router(sampled=true)@$first", lambda: non.Router([small, large], first, sampled=True)),
     ("sim/small | Refine(rounds=2)@sim/large", lambda: non.Refine(small, large, rounds=2)),
     ("([sim/small, sim/large]) | Refine@$grade", lambda: non.Refine(non.Ensemble([small, large]), grade)),
     ("[sim/small, sim/large] | Debate", lambda: non.Debate([small, large])),
@@ -199,12 +205,18 @@ def test_every_construct_has_a_word():
         ("sim/small(seed=‸" + "9" * 5000 + ")", "cannot be read"),
         ("sim/small(seed=‸" + "[" * 5000 + ")", "recursion"),
         ("‸0E@sim/small", "at least 1"),
-        ("‸5E@$grade", "takes no key"),
+        ("‸5E@$first", "Ensemble(n=5): FunctionOperator(fn=<function first>) takes no key"),
+        ("‸5E@$grade", "missing a required argument: 'answer'"),
         ("5E‸", "expected `@` and the members"),
         ("5E@sim/small | J‸", "expected `@` and the judge"),
         ("5E@sim/small | ‸3M", "`3E@(…)`"),
         ("[sim/small, sim/large] | ‸3Cascade@$grade", "`3E@(…)`"),
         ("5E@sim/small | ‸Vot", "Did you mean `Vote`"),
+        ("5E@sim/small | ‸m", "Did you mean `M`?"),
+        ("‸5e@sim/small | M", "Did you mean `E`?"),
+        ("5E@sim/small | ‸3j@sim/large", "Did you mean `J`?"),
+        ("‸selfconsistency@sim/small", "Did you mean `SelfConsistency`?"),
+        ('5E@sim/small | ‸M(normalize="typo")', "Vote(normalize='typo')"),
         ("5E@sim/small | M(‸normalise=null)", "Did you mean `normalize`"),
         ("5E@sim/small | V(‸prompt=1)@sim/large", "it takes none"),
         ("5E@sim/small | ‸Refine(rounds=0)@sim/large", "at least 1"),
@@ -325,8 +337,8 @@ def constructs_over(ops):
         st.builds(non.BestOfN, members, scorers | models),
         st.builds(non.Knockout, members, ops),
         st.builds(non.Cascade, lists(ops), scorers, thresholds=st.floats(0, 1), temperature=st.none() | st.just(0.1)),
-        st.builds(non.Router, lists(ops), st.just(grade), st.booleans()),
-        st.builds(non.Refine, ops, ops | scorers, rounds=counts),
+        st.builds(non.Router, lists(ops), st.just(first), st.booleans()),
+        st.builds(non.Refine, ops, models | scorers, rounds=counts),
         st.builds(non.Debate, members, st.none() | ops, rounds=counts),
         st.builds(non.MixtureOfAgents, lists(members), ops),
         st.builds(non.SelfConsistency, members, normalize=normalizers, weights=st.none() | weights),

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from .. import Key, Operator, Text
 from ._ensemble import Ensemble, ensemble
-from ._members import Member, given
+from ._members import Member, Members
 from ._scores import as_scorer, pool, scores
 
 
@@ -25,18 +25,21 @@ class BestOfN(Operator):
 
     An answer whose score is NaN wins only if no other has a score, one that failed only if all failed. `choose`
     decides the same for answers and scores that are there already.
+
+    **Raises:** what an `Ensemble` does; `TypeError` for a scorer of something else than a question and an answer and,
+    when it is called, for one that gives no number.
     """
 
     members: Ensemble
     scorer: Member
 
-    def __init__(self, members: Member | list[Member] | tuple[Member, ...], scorer: Member, n: int = 1):
-        self.members = ensemble(members, n)
-        self.scorer = as_scorer(scorer, "BestOfN", sampled=False)
+    def __init__(self, members: Members, scorer: Member, n: int = 1):
+        self.members = ensemble(members, n, "BestOfN")
+        self.scorer = as_scorer(scorer, "BestOfN", "scorer")
 
     def forward(self, question: Text, key: Key | None = None) -> Text:
-        answers = self.members(question, given(key))
-        return self.choose(answers, scores(self.scorer, question, answers, key))
+        answers = self.members(question, key)
+        return self.choose(answers, scores(self.scorer, question, answers, key, "BestOfN.scorer"))
 
     def choose(self, answers: Text, scores: Float[Array, "n"]) -> Text:
         """The winner among answers of rank 1 that have such scores."""

@@ -1,14 +1,26 @@
-"""The cheap answer where it is good enough."""
+"""The cheap answer where it is good enough.
+
+Design note. A gate that draws is a relaxation of the hard one, and its `temperature` says how far from it. Thresholds
+and scorers learn; the temperature is held fixed. The expected loss is linear in the probability of accepting, so the
+best gate is a hard one, and a temperature that learns leads there: in plain units it went past 0, where the gate turns
+round, within sixty steps of Adam at each rate that was tried; as a logarithm it may vanish, and every gradient with it,
+before the scorer has learned. A gate that is to learn how steep it is has a scorer with a scale: `scale * score`.
+"""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from .. import Key, Operator, Text, learn
-from ._members import Member, answer_of, as_tuple, for_each, for_role
+from ._members import Member, Members, answer_of, as_members, for_each, for_role, numbers, shown
 from ._scores import as_scorer, score
+
+# A temperature below it is 0, the limit, where the gate is hard. What is divided by it, and its square, stay finite.
+_COLDEST = 1e-15
 
 
 class Cascade(Operator):
@@ -29,12 +41,13 @@ class Cascade(Operator):
         score of failed text, is below every threshold.
     - `thresholds`: `float[n - 1]` for n stages, or one number for all.
     - `temperature`: where given, an answer is accepted with probability `sigmoid((score - threshold) / temperature)`,
-        drawn by `ember.learn.sample`, so that thresholds and scorers can be learned. It is an array leaf with a
-        gradient of its own, and a step of an optimiser past 0 turns the gate round: hold it fixed where the scorer has
-        a scale that learns. `None` is the limit of 0: a hard threshold, whose gradient is zero.
+        drawn by `ember.learn.sample`, so that thresholds and scorers can be learned. Its own gradient is zero: it can
+        be swept, or lowered from step to step, and an optimiser leaves it as it is. `None` is the limit of 0: a hard
+        threshold, whose gradient is zero. So is 0 or less that is known only in a traced program.
 
     **Raises:** `ValueError` without stages, for another number of scorers or thresholds than stages ask for, and for a
-    temperature that is not above 0.
+    temperature that is not above 0; `TypeError` for a scorer of something else than a question and an answer and, when
+    it is called, for one that gives no number or a stage that gives several answers.
     """
 
     stages: tuple[Member, ...]
@@ -44,49 +57,61 @@ class Cascade(Operator):
 
     def __init__(
         self,
-        stages: Member | list[Member] | tuple[Member, ...],
-        scorer: Member | list[Member] | tuple[Member, ...],
+        stages: Members,
+        scorer: Members,
         thresholds: Float[Array, "n-1"] | Sequence[float] | float = 0.5,
         temperature: Float[Array, ""] | float | None = None,
     ):
-        self.stages = as_tuple(stages, "Cascade")
+        self.stages = as_members(stages, "Cascade", "stages")
         gates = len(self.stages) - 1
-        is_one = not isinstance(scorer, list | tuple)
-        scorers = tuple(as_scorer(s, "Cascade", sampled=False) for s in ([scorer] if is_one else scorer))
-        self.scorer = scorers[0] if is_one else scorers
-        if isinstance(self.scorer, tuple) and len(self.scorer) != gates:
-            raise ValueError(
-                f"Cascade has {gates + 1} stages and {len(self.scorer)} scorers; give one for each stage but the last, "
-                "or one for all."
-            )
-        given = jnp.asarray(thresholds, float)
+        if isinstance(scorer, list | tuple):
+            self.scorer = tuple(as_scorer(s, "Cascade", f"scorer[{i}]") for i, s in enumerate(scorer))
+            if len(scorer) != gates:
+                raise ValueError(
+                    f"Cascade has {gates + 1} stages and {len(scorer)} scorers; give one for each stage but the last, "
+                    "or one for all."
+                )
+        else:
+            self.scorer = as_scorer(scorer, "Cascade", "scorer")
+        given = numbers(thresholds, "Cascade", "thresholds")
         if given.shape not in ((), (gates,)):
             raise ValueError(
                 f"Cascade has {gates + 1} stages and thresholds of shape {list(given.shape)}; give one for each stage "
                 "but the last, or one number for all."
             )
         self.thresholds = jnp.broadcast_to(given, (gates,))
-        if isinstance(temperature, int | float) and not temperature > 0:
-            raise ValueError(f"Cascade(temperature={temperature!r}): give one above 0, or None for hard thresholds.")
-        self.temperature = None if temperature is None else jnp.asarray(temperature, float)
+        self.temperature = None if temperature is None else numbers(temperature, "Cascade", "temperature")
+        if self.temperature is not None and (self.temperature.shape or _is_cold(temperature)):
+            raise ValueError(
+                f"Cascade(temperature={shown(temperature)}): give one number above 0, or None for hard thresholds."
+            )
 
     def forward(self, question: Text, key: Key | None = None) -> Text:
         return self._answer(0, question, for_each(key, len(self.stages)))
 
     def _answer(self, stage: int, question: Text, keys: Key) -> Text:
         """The answer of a stage, or of one after it."""
-        answer = answer_of(self.stages[stage], question, keys[stage])
+        answer = answer_of(self.stages[stage], question, keys[stage], f"Cascade.stages[{stage}]")
         if stage + 1 == len(self.stages):
             return answer
         accepted = self._accepts(stage, question, answer, keys[stage])
         return jax.lax.cond(accepted, lambda: answer, lambda: self._answer(stage + 1, question, keys))
 
     def _accepts(self, stage: int, question: Text, answer: Text, key: Key) -> Bool[Array, ""]:
-        scorer = self.scorer[stage] if isinstance(self.scorer, tuple) else self.scorer
-        value = score(scorer, question, answer, for_role(key, "scorer"))
+        if isinstance(self.scorer, tuple):
+            scorer, place = self.scorer[stage], f"Cascade.scorer[{stage}]"
+        else:
+            scorer, place = self.scorer, "Cascade.scorer"
+        value = score(scorer, question, answer, for_role(key, "scorer"), place)
         if self.temperature is None:
             return value > self.thresholds[stage]
         unknown = jnp.isnan(value)  # taken out twice, or its NaN would come back as a gradient
-        margin = (jnp.where(unknown, 0.0, value) - self.thresholds[stage]) / self.temperature
+        temperature = jnp.maximum(jax.lax.stop_gradient(self.temperature), _COLDEST)
+        margin = (jnp.where(unknown, 0.0, value) - self.thresholds[stage]) / temperature
         logits = jnp.stack([jnp.where(unknown, -jnp.inf, margin), jnp.zeros_like(margin)])
         return learn.sample(logits, for_role(key, "gate")) == 0
+
+
+def _is_cold(temperature: Any) -> bool:
+    """Whether a temperature is known here, and not above 0."""
+    return not isinstance(temperature, Tracer) and not float(temperature) > 0

@@ -1,7 +1,10 @@
 """One step after another."""
 
-from .. import Key, Operator, Text, format, text
-from ._members import Member, answer_of, as_tuple, for_each
+import itertools
+
+from .. import LLM, Key, Operator, Text, format, text
+from ._ensemble import Ensemble
+from ._members import Member, answer_of, answers_of, as_member, for_each, shown
 
 
 class Chain(Operator):
@@ -21,16 +24,23 @@ class Chain(Operator):
         templates, a `str` or a Text, which put the `{question}` and the `{answer}` so far into the words for the step
         after it. Given one by one or as one list.
 
-    **Raises:** `ValueError` without steps; `TypeError` for a string that is no template.
+    **Raises:** `ValueError` without steps; `TypeError` for a string that is no template, for what is no operator, for
+    several answers that would be one prompt and, when it is called, for a last step of several answers.
     """
 
     steps: tuple[Member | Text, ...]
 
     def __init__(self, *steps: Member | str | Text | list[Member | str | Text] | tuple[Member | str | Text, ...]):
         lists = (given if isinstance(given, list | tuple) else [given] for given in steps)
-        self.steps = tuple(_step(step) for steps in lists for step in steps)
+        self.steps = tuple(_step(step, i) for i, step in enumerate(step for steps in lists for step in steps))
         if not self.steps:
             raise ValueError("Chain has no steps; give it operators, LLMs and templates.")
+        for i, (before, step) in enumerate(itertools.pairwise(self.steps)):
+            if isinstance(before, Ensemble) and isinstance(step, LLM | Ensemble):
+                raise TypeError(
+                    f"Chain(steps[{i + 1}]={shown(step)}) is asked one thing, and steps[{i}] is an Ensemble, which "
+                    "gives several; make one of them first, as `non.Vote` does."
+                )
 
     def forward(self, question: Text, key: Key | None = None) -> Text:
         keys = for_each(key, len(self.steps))
@@ -39,16 +49,17 @@ class Chain(Operator):
             if isinstance(step, Text):
                 answer = format(step, question=question, answer=answer)
             else:
-                answer = answer_of(step, answer, keys[i])
+                asked = answer_of if i == len(self.steps) - 1 else answers_of
+                answer = asked(step, answer, keys[i], f"Chain.steps[{i}]")
         return answer
 
 
-def _step(step: Member | str | Text) -> Member | Text:
+def _step(step: Member | str | Text, i: int) -> Member | Text:
     if not isinstance(step, str):
-        return step if isinstance(step, Text) else as_tuple((step,), "Chain")[0]
+        return step if isinstance(step, Text) else as_member(step, "Chain", f"steps[{i}]")
     if "{question}" not in step and "{answer}" not in step:
         raise TypeError(
-            f"the step {step!r:.60} of a Chain is a string without {{question}} and {{answer}}, so its words would "
+            f"Chain(steps[{i}]={shown(step)}) is a string without {{question}} and {{answer}}, so its words would "
             "take the place of all before. For a model id, `ember.LLM('sim/small')`; if it is meant, `ember.text(…)`."
         )
     return text(step)

@@ -4,11 +4,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from .. import Key, Operator, Text, format, text, where
+from .. import Key, Operator, Text, format, where
 from ._ensemble import Ensemble, ensemble
-from ._judge import pick, pick_prompt
+from ._judge import as_judge, pick, pick_prompt
 from ._listing import listed
-from ._members import Member, as_tuple, for_each, for_role, given, whole
+from ._members import Member, Members, for_each, for_role, whole
 from ._prompts import template
 from ._vote import winner
 
@@ -41,8 +41,8 @@ class Debate(Operator):
     - `prompt`: what further rounds ask, with the fields `{question}`, `{candidates}` (numbered, `[1] …`) and
         `{yours}`: "Yours is [2].", or "You have not answered yet."
 
-    **Raises:** `ValueError` without debaters and for `rounds` below 1; when it is called, `TypeError` for a debater of
-    several answers.
+    **Raises:** what an `Ensemble` does; `ValueError` for `rounds` below 1 and for a `judge_prompt` without a judge;
+    `TypeError`, when it is called, for a debater of several answers.
     """
 
     debaters: Ensemble
@@ -53,19 +53,19 @@ class Debate(Operator):
 
     def __init__(
         self,
-        debaters: Member | list[Member] | tuple[Member, ...],
+        debaters: Members,
         judge: Member | None = None,
         n: int = 1,
         rounds: int = 2,
         prompt: Text | str = _PROMPT,
         judge_prompt: Text | str | None = None,
     ):
-        self.debaters = ensemble(debaters, n)
+        self.debaters = ensemble(debaters, n, "Debate", "debaters")
         self.prompt = template(prompt, "Debate", "prompt", ["question", "candidates", "yours"])
-        self.judge, self.judge_prompt = None, None
-        if judge is not None:
-            self.judge = as_tuple((judge,), "Debate")[0]
-            self.judge_prompt = text(pick_prompt(judge) if judge_prompt is None else judge_prompt)
+        if judge is None and judge_prompt is not None:
+            raise ValueError("Debate(judge_prompt=…) is for a judge, and there is none; give `judge=` too, or neither.")
+        self.judge = None if judge is None else as_judge(judge, "Debate")
+        self.judge_prompt = None if judge is None else pick_prompt(judge, judge_prompt, "Debate", "judge_prompt")
         self.rounds = whole(rounds, "Debate", "rounds")
 
     def forward(self, question: Text, key: Key | None = None) -> Text:
@@ -76,7 +76,7 @@ class Debate(Operator):
             asked = format(self.prompt, question=question, candidates=listed(answers), yours=yours)
             return self.debaters.each(asked, key), None
 
-        answers = self.debaters(question, given(key))
+        answers = self.debaters(question, key)
         debaters = len(self.debaters.members) * self.debaters.n
         if len(answers) != debaters:
             raise TypeError(f"Debate has {debaters} debaters and {len(answers)} answers; each debater gives one.")

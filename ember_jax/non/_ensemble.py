@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 
 from .. import Key, Operator, Text, attempt, concatenate
-from ._members import Member, answer_of, as_tuple, for_each, takes_key, whole
+from ._members import Member, Members, answers_of, as_members, flag, for_each, shown, takes_key, whole
 
 
 class Ensemble(Operator):
@@ -27,22 +27,16 @@ class Ensemble(Operator):
     the same for ever. Sample `i` has the same key for every `n`: more samples pay only for the new ones.
 
     **Raises:** `ValueError` without members, for `n` below 1, and for several samples of a member that takes no key;
-    `TypeError` for a member that cannot be called, or that returns no Text.
+    `TypeError` for a member that cannot be called with a question and, when it is called, for one that returns no Text.
     """
 
     members: tuple[Member, ...]
     n: int = eqx.field(static=True)
     tolerant: bool = eqx.field(static=True)
 
-    def __init__(self, members: Member | list[Member] | tuple[Member, ...], n: int = 1, tolerant: bool = False):
-        self.members = as_tuple(members, type(self).__name__)
-        self.n = whole(n, type(self).__name__, "n")
-        self.tolerant = tolerant
-        if n > 1 and (same := [m for m in self.members if not takes_key(m)]):
-            raise ValueError(
-                f"{type(self).__name__}(n={n}): {same[0]!r:.60} takes no key, so all its samples are one. Give its "
-                "`forward` a `key: ember.Key` and pass it on to its calls."
-            )
+    def __init__(self, members: Members, n: int = 1, tolerant: bool = False):
+        self.members, self.n = _sampled(members, n, "Ensemble", "members")
+        self.tolerant = flag(tolerant, "Ensemble", "tolerant")
 
     def forward(self, question: Text, key: Key | None = None) -> Text["n"]:
         keys = for_each(key, len(self.members))
@@ -58,9 +52,7 @@ class Ensemble(Operator):
         """A member's answers to one question, or to one for each sample."""
 
         def sample(question: Text, key: Key) -> Text:
-            asked = attempt(answer_of) if self.tolerant else answer_of
-            answer = asked(member, question, key=key)
-            return answer[0] if self.tolerant else answer
+            return attempt(_answers)(member, question, key)[0] if self.tolerant else _answers(member, question, key)
 
         keys = for_each(key, self.n)
         if self.n == 1:  # not as a lane: a member that is written line by line may stay so
@@ -68,10 +60,28 @@ class Ensemble(Operator):
         return jax.vmap(sample, in_axes=(0 if question.shape else None, 0))(question, keys).reshape(-1)
 
 
-def ensemble(members: Member | list[Member] | tuple[Member, ...], n: int = 1) -> Ensemble:
-    """What other constructs take as members: an ensemble as it is, anything else as one."""
-    if isinstance(members, Ensemble):
-        if n != 1:
-            raise ValueError(f"the ensemble has {members.n} samples of each member already; leave out n={n}.")
-        return members
-    return Ensemble(members, n)
+def _answers(member: Member, question: Text, key: Key) -> Text:
+    return answers_of(member, question, key, "a member of Ensemble")
+
+
+def ensemble(members: Members, n: int, construct: str, argument: str = "members") -> Ensemble:
+    """What other constructs take as members: an ensemble as it is, anything else as one.
+
+    **Raises:** what an `Ensemble` does, by the names of the construct and of its argument.
+    """
+    if not isinstance(members, Ensemble):
+        return Ensemble(*_sampled(members, n, construct, argument))  # which checks them again, by its own name
+    if n != 1:
+        raise ValueError(f"{construct}(n={n}): its ensemble has {members.n} samples of each member; leave out n.")
+    return members
+
+
+def _sampled(members: Members, n: int, construct: str, argument: str) -> tuple[tuple[Member, ...], int]:
+    """Members and the number of samples of each, checked."""
+    found, count = as_members(members, construct, argument), whole(n, construct, "n")
+    if count > 1 and (same := [member for member in found if not takes_key(member)]):
+        raise ValueError(
+            f"{construct}(n={count}): {shown(same[0])} takes no key, so all its samples are one. Give its `forward` a "
+            "`key: ember.Key` and pass it on to its calls."
+        )
+    return found, count

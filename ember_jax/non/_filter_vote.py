@@ -1,14 +1,13 @@
 """The most common of the answers that a grader accepts."""
 
 import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .. import Key, Operator, Text
 from ._ensemble import Ensemble, ensemble
-from ._members import Member, given
+from ._members import Member, Members
 from ._scores import as_scorer, scores
-from ._vote import winner
+from ._vote import normalizer, weights_of, winner
 
 
 class FilterVote(Operator):
@@ -29,6 +28,9 @@ class FilterVote(Operator):
     - `normalize`, `weights`: as of a `Vote`.
 
     The answer is returned as it was given. `choose` decides the same for answers and scores that are there already.
+
+    **Raises:** what a `Vote` does; `TypeError` for a grader of something else than a question and an answer and, when
+    it is called, for one that gives no number.
     """
 
     members: Ensemble
@@ -38,20 +40,19 @@ class FilterVote(Operator):
 
     def __init__(
         self,
-        members: Member | list[Member] | tuple[Member, ...],
+        members: Members,
         grader: Member,
         n: int = 1,
         normalize: str | None = "answer",
         weights: Float[Array, "n"] | None = None,
     ):
-        self.members = ensemble(members, n)
-        self.grader = as_scorer(grader, "FilterVote", sampled=True)
-        self.normalize = normalize
-        self.weights = None if weights is None else jnp.asarray(weights)
+        self.members = ensemble(members, n, "FilterVote")
+        self.grader = as_scorer(grader, "FilterVote", "grader", sampled=True)
+        self.normalize, self.weights = normalizer(normalize, "FilterVote"), weights_of(weights, "FilterVote")
 
     def forward(self, question: Text, key: Key | None = None) -> Text:
-        answers = self.members(question, given(key))
-        return self.choose(answers, scores(self.grader, question, answers, key))
+        answers = self.members(question, key)
+        return self.choose(answers, scores(self.grader, question, answers, key, "FilterVote.grader"))
 
     def choose(self, answers: Text, scores: Float[Array, "n"]) -> Text:
         """The winner among answers of rank 1, of which those with a score above 0.5 are accepted."""

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .. import LLM, Key, Operator, Text, format
+from ._members import flag, shown
 from ._prompts import template
 
 _PROMPT = "{question}\n\nProposed answer: {answer}\n\nIs the proposed answer correct?"
@@ -36,12 +37,12 @@ class Grader(Operator):
     def __init__(self, llm: LLM, prompt: str | Text = _PROMPT, sampled: bool = False):
         if not isinstance(llm, LLM):
             raise TypeError(
-                f"Grader lets an ember.LLM choose, not {llm!r:.60}. Any operator of (question, answer) that returns a "
-                "float is a scorer as it stands."
+                f"Grader(llm={shown(llm)}): give an LLM, such as `ember.LLM('sim/small')`, which chooses between yes "
+                "and no. Any operator of (question, answer) that returns a float is a scorer as it stands."
             )
         self.llm = llm
         self.prompt = template(prompt, "Grader", "prompt", ["question", "answer"])
-        self.sampled = sampled
+        self.sampled = flag(sampled, "Grader", "sampled")
 
     def forward(self, question: Text, answer: Text, key: Key | None = None) -> Float[Array, ""]:
         asked = format(self.prompt, question=question, answer=answer)

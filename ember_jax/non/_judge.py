@@ -14,7 +14,7 @@ from .. import LLM, Key, Operator, Text, format, host, jit, parse_number
 from .. import normalize as normalized
 from ._ensemble import Ensemble, ensemble
 from ._listing import listed, present
-from ._members import Member, answer_of, as_tuple, ask, for_role, given
+from ._members import Member, Members, answer_of, as_member, ask, flag, for_role
 from ._prompts import template
 
 _PICK = "{question}\n\nWhich of these answers is best?"
@@ -39,13 +39,14 @@ class Judge(Operator):
     - `members`, `n`: as of an `Ensemble`, or an `Ensemble`.
     - `judge`: an LLM, which chooses among at most 26 answers, see `ember.LLM.choose`; or any operator of a prompt,
         which replies with the number of an answer or with its words.
-    - `prompt`: a template with the field `{question}`, below which an LLM finds the answers as options; for other
-        judges and where it synthesises with `{candidates}` too.
+    - `prompt`: a template with the field `{question}`, below which an LLM that picks finds the answers as options; for
+        other judges and where it synthesises with `{candidates}` too.
     - `synthesise`: whether the judge writes a new answer with the others before it, instead of picking one.
 
     A judge that picks is not asked where all answers are the same.
 
-    **Raises:** `ValueError` when it is traced, for more answers than an LLM can choose among, and when it runs, for a
+    **Raises:** what an `Ensemble` does; `TypeError` for a judge of something else than a prompt; `ValueError` for a
+    prompt without its fields, when it is traced for more answers than an LLM can choose among, and when it runs for a
     judge that names none.
     """
 
@@ -56,29 +57,49 @@ class Judge(Operator):
 
     def __init__(
         self,
-        members: Member | list[Member] | tuple[Member, ...],
+        members: Members,
         judge: Member,
         n: int = 1,
         prompt: str | Text | None = None,
         synthesise: bool = False,
     ):
-        self.members = ensemble(members, n)
-        self.judge = as_tuple((judge,), "Judge")[0]
-        given = (_SYNTHESISE if synthesise else pick_prompt(judge)) if prompt is None else prompt
-        self.prompt = template(given, "Judge", "prompt", ["question", "candidates"])
-        self.synthesise = synthesise
+        self.members = ensemble(members, n, "Judge")
+        self.judge = as_judge(judge, "Judge")
+        self.synthesise = flag(synthesise, "Judge", "synthesise")
+        if synthesise:
+            asked = _SYNTHESISE if prompt is None else prompt
+            self.prompt = template(asked, "Judge", "prompt", ["question", "candidates"])
+        else:
+            self.prompt = pick_prompt(self.judge, prompt, "Judge", "prompt")
 
     def forward(self, question: Text, key: Key | None = None) -> Text:
-        candidates = self.members(question, given(key))
+        candidates = self.members(question, key)
         role = for_role(key, "judge")
         if self.synthesise:
-            return answer_of(self.judge, format(self.prompt, question=question, candidates=listed(candidates)), role)
+            asked = format(self.prompt, question=question, candidates=listed(candidates))
+            return answer_of(self.judge, asked, role, "Judge.judge")
         return pick(self.judge, self.prompt, question, candidates, role)
 
 
-def pick_prompt(judge: Member) -> str:
-    """The prompt with which a judge picks, if it is given none."""
-    return _PICK if isinstance(judge, LLM) else _PICK_NUMBER
+def as_judge(judge: Member, construct: str) -> Member:
+    """A judge, checked: an LLM, or an operator of a prompt."""
+    return as_member(judge, construct, "judge", "prompt")
+
+
+def pick_prompt(judge: Member, prompt: str | Text | None, construct: str, argument: str) -> Text:
+    """The prompt with which a judge picks, its own where none is given.
+
+    **Raises:** as `template`; `ValueError` if it would show the candidates to an LLM, which finds them as options.
+    """
+    if not isinstance(judge, LLM):
+        asked = _PICK_NUMBER if prompt is None else prompt
+        return template(asked, construct, argument, ["question", "candidates"])
+    if isinstance(prompt, str) and "{candidates}" in prompt:
+        raise ValueError(
+            f"{construct}({argument}=…) has the field {{candidates}}, but a judge that is an LLM finds the answers as "
+            "options below its prompt; leave the field out."
+        )
+    return template(_PICK if prompt is None else prompt, construct, argument, ["question"])
 
 
 @jit  # so that in a `vmap` over groups of candidates too it is asked only for those that differ

@@ -4,9 +4,8 @@ import jax
 
 from .. import Key, Operator, Text, concatenate, fold_in
 from ._ensemble import Ensemble, ensemble
-from ._judge import pick, pick_prompt
-from ._members import Member, as_tuple, for_each, for_role, given
-from ._prompts import template
+from ._judge import as_judge, pick, pick_prompt
+from ._members import Member, Members, for_each, for_role
 
 
 class Knockout(Operator):
@@ -23,26 +22,21 @@ class Knockout(Operator):
     - `members`, `n`: as of an `Ensemble`, or an `Ensemble`; any number of answers. One that is left over in a round
         goes on to the next without a judge.
     - `judge`, `prompt`: as of a `Judge` that picks; it is not asked about two equal answers.
+
+    **Raises:** what a `Judge` does.
     """
 
     members: Ensemble
     judge: Member
     prompt: Text
 
-    def __init__(
-        self,
-        members: Member | list[Member] | tuple[Member, ...],
-        judge: Member,
-        n: int = 1,
-        prompt: str | Text | None = None,
-    ):
-        self.members = ensemble(members, n)
-        self.judge = as_tuple((judge,), "Knockout")[0]
-        given = pick_prompt(judge) if prompt is None else prompt
-        self.prompt = template(given, "Knockout", "prompt", ["question", "candidates"])
+    def __init__(self, members: Members, judge: Member, n: int = 1, prompt: str | Text | None = None):
+        self.members = ensemble(members, n, "Knockout")
+        self.judge = as_judge(judge, "Knockout")
+        self.prompt = pick_prompt(self.judge, prompt, "Knockout", "prompt")
 
     def forward(self, question: Text, key: Key | None = None) -> Text:
-        candidates = self.members(question, given(key))
+        candidates = self.members(question, key)
         round_ = 0
         while len(candidates) > 1:
             candidates = self._round(question, candidates, fold_in(for_role(key, "judge"), round_))

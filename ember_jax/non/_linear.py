@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .. import Text, features
+from ._members import whole
 
 
 class LinearRule(eqx.Module):
@@ -22,8 +23,8 @@ class LinearRule(eqx.Module):
     bias: Float[Array, "members"]
 
     def __init__(self, members: int, dim: int = 256):
-        self.weight = jnp.zeros((members, dim))
-        self.bias = jnp.zeros(members)
+        self.bias = jnp.zeros(whole(members, "LinearRule", "members"))
+        self.weight = jnp.zeros((len(self.bias), whole(dim, "LinearRule", "dim")))
 
     def __call__(self, question: Text) -> Float[Array, "members"]:
         return self.weight @ features(question, self.weight.shape[1]) + self.bias
@@ -44,7 +45,7 @@ class LinearScorer(eqx.Module):
     bias: Float[Array, ""]
 
     def __init__(self, dim: int = 256):
-        self.weight = jnp.zeros((2, dim))
+        self.weight = jnp.zeros((2, whole(dim, "LinearScorer", "dim")))
         self.bias = jnp.zeros(())
 
     def __call__(self, question: Text, answer: Text) -> Float[Array, ""]:

@@ -5,7 +5,7 @@ from typing import Any
 from .. import Key, Operator, Text, format
 from ._ensemble import Ensemble, ensemble
 from ._listing import listed
-from ._members import Member, answer_of, as_tuple, for_each, for_role, given
+from ._members import Member, answer_of, as_member, for_each, for_role, shown
 from ._prompts import template
 
 _PROMPT = """{question}
@@ -35,7 +35,8 @@ class MixtureOfAgents(Operator):
     - `prompt`: what every layer but the first and the aggregator are asked, with the fields `{question}` and
         `{candidates}` (numbered, `[1] …`).
 
-    **Raises:** `ValueError` without layers, and for a layer without members.
+    **Raises:** `ValueError` without layers; what an `Ensemble` does, for each layer; `TypeError` for an aggregator of
+    something else than a prompt and, when it is called, for one that gives several answers.
     """
 
     layers: tuple[Ensemble, ...]
@@ -45,19 +46,21 @@ class MixtureOfAgents(Operator):
     def __init__(self, layers: list[Any] | tuple[Any, ...], aggregator: Member, prompt: Text | str = _PROMPT):
         if not isinstance(layers, list | tuple) or not layers:
             raise ValueError(
-                f"MixtureOfAgents takes a list of layers, at least one, not {layers!r:.60}: such as "
+                f"MixtureOfAgents takes a list of layers, at least one, not {shown(layers)}: such as "
                 "`[[first, second], [first, second]]`."
             )
-        self.layers = tuple(map(ensemble, layers))
-        self.aggregator = as_tuple((aggregator,), "MixtureOfAgents")[0]
+        named = [(layer, f"layers[{i}]") for i, layer in enumerate(layers)]
+        self.layers = tuple(ensemble(layer, 1, "MixtureOfAgents", name) for layer, name in named)
+        self.aggregator = as_member(aggregator, "MixtureOfAgents", "aggregator", "prompt")
         self.prompt = template(prompt, "MixtureOfAgents", "prompt", ["question", "candidates"])
 
     def forward(self, question: Text, key: Key | None = None) -> Text:
         keys = for_each(for_role(key, "layers"), len(self.layers))
-        answers = self.layers[0](question, given(key))
+        answers = self.layers[0](question, key)
         for i, layer in enumerate(self.layers[1:]):
             answers = layer(self._asked(question, answers), keys[i])
-        return answer_of(self.aggregator, self._asked(question, answers), for_role(key, "aggregator"))
+        asked = self._asked(question, answers)
+        return answer_of(self.aggregator, asked, for_role(key, "aggregator"), "MixtureOfAgents.aggregator")
 
     def _asked(self, question: Text, answers: Text) -> Text:
         return format(self.prompt, question=question, candidates=listed(answers))

@@ -21,6 +21,7 @@ _LLM = re.compile(r"LLM\b")
 _WORD = re.compile(r"[^\W\d]\w*")
 _NAMED = re.compile(r"[^\W\d]\w*(?=\s*=)")
 _OLDER = re.compile(r"[0-9]+:[A-Z]+\b")  # of the Ember before this one: "3:E:gpt-4o:0.7"
+_WORD_OF = re.compile(r"^[0-9]+|@.*")  # what is no part of the word in `5e@sim/small`
 _UNKNOWN = re.compile(r"[\w.:@+/-]+")  # what somebody might take for a model id
 _JSON = json.JSONDecoder(strict=False)  # strings may go over several lines
 
@@ -115,7 +116,8 @@ class _Parser:
         try:
             return make()
         except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
-            self.fail(f"{name}: {error}", at, error)
+            words = str(error)
+            self.fail(words if words.startswith(name) else f"{name}: {words}", at, error)
 
     # -- rules of the grammar, each named as there ---------------------------------------------------------------
 
@@ -253,7 +255,7 @@ class _Parser:
         unknown = self.take(_UNKNOWN)
         if not unknown:
             self.fail(f"expected {_OPERAND}")
-        near = _close(unknown.lstrip("0123456789"), [*self.names, *BY_WORD])
+        near = _close(_WORD_OF.sub("", unknown), [*self.names, *BY_WORD])
         self.fail(f"`{unknown}` is no model (`provider/model`), no construct, and no flow named before{near}", at)
 
     def component(self, at: int) -> Member:
@@ -348,5 +350,6 @@ class _Parser:
 
 
 def _close(word: str, known: Iterable[str]) -> str:
-    found = difflib.get_close_matches(word, list(known), n=3)
+    known = list(known)
+    found = [name for name in known if name.lower() == word.lower()] or difflib.get_close_matches(word, known, n=3)
     return f". Did you mean {' or '.join(f'`{name}`' for name in found)}?" if found else ""

@@ -3,17 +3,24 @@
 from collections.abc import Sequence
 
 from .. import Text, text
+from ._members import shown
 
 
 def template(prompt: str | Text, construct: str, argument: str, fields: Sequence[str]) -> Text:
     """A prompt as a Text.
 
-    **Raises:** `ValueError` for a `str` that names none of the fields, which every question would be lost in.
+    **Raises:** `ValueError` for a `str` that names none of the fields, which every question would be lost in;
+    `TypeError` for what is no words.
     """
+    if not isinstance(prompt, str | Text):
+        raise TypeError(f"{construct}({argument}={shown(prompt)}): give a string or a Text with {_listed(fields)}.")
     if isinstance(prompt, str) and not any(f"{{{field}}}" in prompt for field in fields):
-        listed = ", ".join(f"{{{field}}}" for field in fields)
         raise ValueError(
-            f"{construct}({argument}={prompt!r:.60}) names none of its fields, {listed}. If these words are meant as "
-            "they stand, give `ember.text(…)`."
+            f"{construct}({argument}={shown(prompt)}) names none of its fields, {_listed(fields)}. If these words are "
+            "meant as they stand, give `ember.text(…)`."
         )
     return text(prompt)
+
+
+def _listed(fields: Sequence[str]) -> str:
+    return ", ".join(f"{{{field}}}" for field in fields)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from .. import LLM, Key, Operator, Text, format, normalize, text, tokens
-from ._members import Member, answer_of, as_tuple, ask, for_each, for_role, given, whole
+from ._members import Member, answer_of, as_member, ask, for_each, for_role, given, number_of, whole
 from ._prompts import template
 
 _CRITIC_PROMPT = """{question}
@@ -53,7 +53,8 @@ class Refine(Operator):
         "It is not good enough." for a number.
     - `critic_prompt`: what an LLM is asked as the critic, with the fields `{question}` and `{answer}`.
 
-    **Raises:** `ValueError` for `rounds` below 1.
+    **Raises:** `ValueError` for `rounds` below 1; `TypeError` for a critic of something else than a question and an
+    answer and, when it is called, for one that gives neither words nor one number.
     """
 
     member: Member
@@ -70,7 +71,9 @@ class Refine(Operator):
         prompt: Text | str = _PROMPT,
         critic_prompt: Text | str = _CRITIC_PROMPT,
     ):
-        self.member, self.critic = as_tuple((member, critic), "Refine")
+        self.member = as_member(member, "Refine", "member")
+        takes = ["prompt"] if isinstance(critic, LLM) else ["question", "answer"]
+        self.critic = as_member(critic, "Refine", "critic", *takes)
         self.prompt = template(prompt, "Refine", "prompt", ["question", "answer", "critique"])
         self.critic_prompt = template(critic_prompt, "Refine", "critic_prompt", ["question", "answer"])
         self.rounds = whole(rounds, "Refine", "rounds")
@@ -80,7 +83,7 @@ class Refine(Operator):
             done, answer = state
             return jax.lax.cond(done, lambda: state, lambda: self._turn(question, answer, key)), None
 
-        state = jnp.zeros((), bool), answer_of(self.member, question, given(key))
+        state = jnp.zeros((), bool), answer_of(self.member, question, given(key), "Refine.member")
         (_, answer), _ = jax.lax.scan(turn, state, for_each(for_role(key, "rounds"), self.rounds))
         return answer
 
@@ -90,7 +93,7 @@ class Refine(Operator):
 
         def revised() -> Text:
             prompt = format(self.prompt, question=question, answer=answer, critique=critique)
-            return answer_of(self.member, prompt, key)
+            return answer_of(self.member, prompt, key, "Refine.member")
 
         return accepted, jax.lax.cond(accepted, lambda: answer, revised)
 
@@ -99,9 +102,10 @@ class Refine(Operator):
             found = self.critic(format(self.critic_prompt, question=question, answer=answer), key)
         else:
             found = ask(self.critic, question, answer, key=key)
-        if isinstance(found, Text):
+        found = text(found) if isinstance(found, str) else found
+        if isinstance(found, Text) and not found.shape:
             return _says_yes(found), found
-        return jnp.asarray(found, float) > 0.5, text("It is not good enough.")
+        return number_of(found, "Refine.critic", "; or it gives words") > 0.5, text("It is not good enough.")
 
 
 def _says_yes(words: Text) -> Bool[Array, ""]:

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from .. import Key, Operator, Text, learn
-from ._members import Member, answer_of, as_tuple, ask, for_each, for_role
+from .. import LLM, Key, Operator, Text, learn
+from ._members import Member, Members, answer_of, as_member, as_members, ask, flag, for_each, for_role, shown
 
 # Of `(question)` or `(question, key)`; returns an integer, or logits `float[n]`.
 Rule = Callable[..., Any]
@@ -32,22 +32,30 @@ class Router(Operator):
     - `sampled`: whether logits are drawn from, by `ember.learn.sample`, so that the rule can be learned; else the
         largest counts, the first among equals.
 
-    **Raises:** `ValueError` without members; when it is called, `TypeError` for a rule that returns something else.
+    **Raises:** `ValueError` without members; `TypeError` for a rule that cannot be asked so; when it is called,
+    `TypeError` for a rule that returns something else, for an integer that is to be drawn from, and for a member of
+    several answers.
     """
 
     members: tuple[Member, ...]
     rule: Rule
     sampled: bool = eqx.field(static=True)
 
-    def __init__(self, members: Member | list[Member] | tuple[Member, ...], rule: Rule, sampled: bool = False):
-        self.members = as_tuple(members, "Router")
-        self.rule = rule
-        self.sampled = sampled
+    def __init__(self, members: Members, rule: Rule, sampled: bool = False):
+        self.members = as_members(members, "Router", "members")
+        if isinstance(rule, LLM):
+            raise TypeError(
+                "Router(rule=LLM(…)): a rule picks by a number, and an LLM answers with words. Let it choose: "
+                "`lambda question, key: llm.choose(question, [first, second], key).index`."
+            )
+        self.rule = as_member(rule, "Router", "rule")
+        self.sampled = flag(sampled, "Router", "sampled")
 
     def forward(self, question: Text, key: Key | None = None) -> Text:
         keys = for_each(key, len(self.members))
         branches = [
-            lambda i=i, member=member: answer_of(member, question, keys[i]) for i, member in enumerate(self.members)
+            lambda i=i, member=member: answer_of(member, question, keys[i], f"Router.members[{i}]")
+            for i, member in enumerate(self.members)
         ]
         return jax.lax.switch(self.pick(question, key), branches)
 
@@ -57,11 +65,9 @@ class Router(Operator):
         found = ask(self.rule, question, key=for_role(key, "rule"))
         if eqx.is_array_like(found):
             picked = jnp.asarray(found)
-            if picked.shape == () and jnp.issubdtype(picked.dtype, jnp.integer):
+            if picked.shape == () and jnp.issubdtype(picked.dtype, jnp.integer) and not self.sampled:
                 return jnp.clip(picked, 0, n - 1)
             if picked.shape == (n,) and jnp.issubdtype(picked.dtype, jnp.floating):
                 return learn.sample(picked, for_role(key, "draw")) if self.sampled else jnp.argmax(picked)
-        raise TypeError(
-            f"the rule of a Router of {n} members returns an integer, or float logits of shape [{n}], not "
-            f"{found!r:.80}."
-        )
+        gives = f"float logits of shape [{n}] to draw from" if self.sampled else f"an integer, or float logits of [{n}]"
+        raise TypeError(f"Router.rule gives {gives}, for {n} members, and returned {shown(found)}.")

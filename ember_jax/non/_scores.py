@@ -6,39 +6,35 @@ from jaxtyping import Array, Bool, Float
 
 from .. import LLM, Key, Text
 from ._grader import Grader
-from ._members import Member, as_tuple, ask, for_each, for_role
+from ._members import Member, as_member, ask, for_each, for_role, number_of
 
 
-def as_scorer(scorer: Member, construct: str, sampled: bool) -> Member:
+def as_scorer(scorer: Member, construct: str, argument: str, sampled: bool = False) -> Member:
     """A scorer as it is; an LLM as a `Grader`, which says what the model said if `sampled`."""
-    return Grader(scorer, sampled=sampled) if isinstance(scorer, LLM) else as_tuple((scorer,), construct)[0]
+    if isinstance(scorer, LLM):
+        return Grader(scorer, sampled=sampled)
+    return as_member(scorer, construct, argument, "question", "answer")
 
 
-def scores(scorer: Member, question: Text, candidates: Text, key: Key | None) -> Float[Array, "n"]:
+def scores(scorer: Member, question: Text, candidates: Text, key: Key | None, place: str) -> Float[Array, "n"]:
     """What a scorer gives to each candidate, all at once; a single one has nobody to win against and is not scored.
 
     Every construct asks with the same keys: those over equal members, scorers and keys share the scores.
 
-    **Raises:** `TypeError` for a scorer that returns no number.
+    **Raises:** `TypeError`, by the scorer's place in its construct, for one that returns no number.
     """
     if len(candidates) == 1:
         return jnp.zeros(1)
     keys = for_each(for_role(key, "scorer"), len(candidates))
-    return jax.vmap(lambda candidate, key: score(scorer, question, candidate, key))(candidates, keys)
+    return jax.vmap(lambda candidate, key: score(scorer, question, candidate, key, place))(candidates, keys)
 
 
-def score(scorer: Member, question: Text, answer: Text, key: Key) -> Float[Array, ""]:
+def score(scorer: Member, question: Text, answer: Text, key: Key, place: str) -> Float[Array, ""]:
     """What a scorer gives to one answer.
 
-    **Raises:** `TypeError` for a scorer that returns no number.
+    **Raises:** as `scores`.
     """
-    value = ask(scorer, question, answer, key=key)
-    if isinstance(value, Text) or jnp.shape(value):
-        raise TypeError(
-            f"a scorer returns one float for an answer, and {scorer!r:.60} returned {value!r:.60}. To let a model "
-            "score, `non.Grader(llm)`."
-        )
-    return jnp.asarray(value, jnp.result_type(float))
+    return number_of(ask(scorer, question, answer, key=key), place, "; a model scores as `non.Grader(llm)`")
 
 
 def pool(candidates: Text, accepted: Bool[Array, "n"] | bool = True) -> Bool[Array, "n"]:

@@ -5,10 +5,10 @@ from jaxtyping import Array, Float
 
 from .. import Key, Operator, Text, format
 from .. import normalize as normalized
-from ._ensemble import Ensemble
-from ._members import Member, given
+from ._ensemble import Ensemble, ensemble
+from ._members import Members
 from ._prompts import template
-from ._vote import Vote, winner
+from ._vote import normalizer, weights_of, winner
 
 _PROMPT = """{question}
 
@@ -31,6 +31,8 @@ class SelfConsistency(Operator):
 
     Returns the answer without the reasoning, as `ember.normalize(reply, "final")` finds it, such as what stands after
     `Answer:`.
+
+    **Raises:** what a `Vote` does; `ValueError` for a prompt without its field.
     """
 
     members: Ensemble
@@ -40,16 +42,16 @@ class SelfConsistency(Operator):
 
     def __init__(
         self,
-        members: Member | list[Member] | tuple[Member, ...],
+        members: Members,
         n: int = 1,
         normalize: str | None = "answer",
         weights: Float[Array, "n"] | None = None,
         prompt: Text | str = _PROMPT,
     ):
-        vote = Vote(members, n, normalize, weights)
-        self.members, self.weights, self.normalize = vote.members, vote.weights, vote.normalize
+        self.members = ensemble(members, n, "SelfConsistency")
+        self.normalize, self.weights = normalizer(normalize, "SelfConsistency"), weights_of(weights, "SelfConsistency")
         self.prompt = template(prompt, "SelfConsistency", "prompt", ["question"])
 
     def forward(self, question: Text, key: Key | None = None) -> Text:
-        replies = self.members(format(self.prompt, question=question), given(key))
+        replies = self.members(format(self.prompt, question=question), key)
         return winner(normalized(replies, "final"), self.weights, self.normalize)

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from .. import Key, Operator, Text
 from ._ensemble import Ensemble, ensemble
-from ._members import Member, for_role, given
+from ._members import Member, Members, for_role
 from ._scores import as_scorer, pool, scores
 
 
@@ -26,18 +26,21 @@ class Verifier(Operator):
         says is correct, as a `Grader(llm, sampled=True)`.
 
     `choose` decides the same for answers and scores that are there already.
+
+    **Raises:** what an `Ensemble` does; `TypeError` for a verifier of something else than a question and an answer and,
+    when it is called, for one that gives no number.
     """
 
     members: Ensemble
     verifier: Member
 
-    def __init__(self, members: Member | list[Member] | tuple[Member, ...], verifier: Member, n: int = 1):
-        self.members = ensemble(members, n)
-        self.verifier = as_scorer(verifier, "Verifier", sampled=True)
+    def __init__(self, members: Members, verifier: Member, n: int = 1):
+        self.members = ensemble(members, n, "Verifier")
+        self.verifier = as_scorer(verifier, "Verifier", "verifier", sampled=True)
 
     def forward(self, question: Text, key: Key | None = None) -> Text:
-        answers = self.members(question, given(key))
-        return self.choose(answers, scores(self.verifier, question, answers, key), key)
+        answers = self.members(question, key)
+        return self.choose(answers, scores(self.verifier, question, answers, key, "Verifier.verifier"), key)
 
     def choose(self, answers: Text, scores: Float[Array, "n"], key: Key | None = None) -> Text:
         """One among answers of rank 1, of which those with a score above 0.5 are accepted."""

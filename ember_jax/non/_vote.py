@@ -1,13 +1,17 @@
 """The most common answer."""
 
+import functools
+from typing import Any
+
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .. import Key, Operator, Text
+from .. import Key, Operator, Text, errors, text
 from .. import normalize as normalized
 from ._ensemble import Ensemble, ensemble
-from ._members import Member, given
+from ._members import Members, numbers, shown
 from ._scores import pool
 
 
@@ -19,8 +23,11 @@ def votes(answers: Text, weights: Float[Array, "n"] | None = None) -> Float[Arra
     - `answers`: of rank 1. Failed text has nothing.
     - `weights`: `float[n]`, one for each answer; 1 where not given. Differentiable.
 
-    **Raises:** `ValueError` for another number of weights.
+    **Raises:** `ValueError` for answers of another rank and for another number of weights.
     """
+    answers = text(answers)
+    if answers.ndim != 1:
+        raise ValueError(f"non.votes counts the answers of a Text of rank 1, not of shape {list(answers.shape)}.")
     equal = answers.reshape(-1, 1) == answers.reshape(1, -1)
     return jnp.sum(jnp.where(equal, _each(weights, len(answers)), 0.0), axis=1)
 
@@ -39,7 +46,8 @@ def log_odds(accuracy: Float[Array, "*n"]) -> Float[Array, "*n"]:
 
     For binary answers; Nitzan and Paroush, 1982.
     """
-    return jnp.log(accuracy) - jnp.log1p(-jnp.asarray(accuracy))
+    accuracy = jnp.asarray(accuracy, float)
+    return jnp.log(accuracy) - jnp.log1p(-accuracy)
 
 
 def winner(
@@ -51,6 +59,35 @@ def winner(
     counted = votes(compared, jnp.where(among, _each(weights, len(answers)), 0.0))
     # What is not among them has no votes, which is more than answers may have whose weights are negative.
     return answers[jnp.argmax(jnp.where(among, counted, -jnp.inf))]
+
+
+def normalizer(how: str | None, construct: str) -> str | None:
+    """How the answers of a construct are normalised, checked.
+
+    **Raises:** `TextError` for what `ember.normalize` does not know.
+    """
+    if how is not None:
+        try:
+            _normalizes(how)
+        except (errors.TextError, TypeError) as error:
+            raise errors.TextError(f"{construct}(normalize={shown(how)}): {error} Or None.") from None
+    return how
+
+
+@functools.cache
+def _normalizes(how: str) -> None:
+    jax.eval_shape(lambda: normalized("", how))  # of its shape alone: it is not to become part of a traced program
+
+
+def weights_of(weights: Any, construct: str) -> Float[Array, "n"] | None:
+    """The weights of the votes in a construct, checked.
+
+    **Raises:** `ValueError` for what is no numbers of rank 1; how many there are to be, a call knows.
+    """
+    found = None if weights is None else numbers(weights, construct, "weights")
+    if found is not None and found.ndim != 1:
+        raise ValueError(f"{construct}(weights=…) has shape {list(found.shape)}; give one number for each answer.")
+    return found
 
 
 class Vote(Operator):
@@ -66,10 +103,12 @@ class Vote(Operator):
     - `members`, `n`: as of an `Ensemble`, or an `Ensemble`.
     - `normalize`: how answers are brought to one form before they are compared, see `ember.normalize`; `None` for not
         at all.
-    - `weights`: `float[n]`, of each answer; equal where not given. Another number of them is a `ValueError` when the
-        vote is called.
+    - `weights`: `float[n]`, of each answer; equal where not given.
 
     The answer is returned as it was given. `choose` decides the same for answers that are there already.
+
+    **Raises:** what an `Ensemble` does; `TextError` for another normalisation; `ValueError` for weights of another rank
+    than 1 and, when it is called, for another number of them than of answers.
     """
 
     members: Ensemble
@@ -77,18 +116,13 @@ class Vote(Operator):
     normalize: str | None = eqx.field(static=True)
 
     def __init__(
-        self,
-        members: Member | list[Member] | tuple[Member, ...],
-        n: int = 1,
-        normalize: str | None = "answer",
-        weights: Float[Array, "n"] | None = None,
+        self, members: Members, n: int = 1, normalize: str | None = "answer", weights: Float[Array, "n"] | None = None
     ):
-        self.members = ensemble(members, n)
-        self.normalize = normalize
-        self.weights = None if weights is None else jnp.asarray(weights)
+        self.members = ensemble(members, n, "Vote")
+        self.normalize, self.weights = normalizer(normalize, "Vote"), weights_of(weights, "Vote")
 
     def forward(self, question: Text, key: Key | None = None) -> Text:
-        return self.choose(self.members(question, given(key)))
+        return self.choose(self.members(question, key))
 
     def choose(self, answers: Text) -> Text:
         """The winner among answers of rank 1."""
