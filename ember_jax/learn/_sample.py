@@ -8,6 +8,8 @@ being passed along. Where nobody looks for it the second result is unused and co
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from .._types import Key
@@ -33,13 +35,23 @@ def sample(logits: Float[Array, "n"], key: Key) -> Int[Array, ""]:
 
     **Returns:** int32 from 0 to n - 1. Its derivative is zero.
 
-    **Raises:** `TypeError` for logits of another rank or of integers.
+    Logits whose largest is no finite number (one is NaN, all are `-inf`) are no distribution. Where they are known they
+    raise; inside a compiled program the draw is 0, and its log-probability NaN, as then are the value and the gradient
+    that `learn.value_and_grad` gives.
+
+    **Raises:** `TypeError` for logits of another rank or of integers; `ValueError` for those of no distribution, while
+    they are no tracers.
     """
     logits = jnp.asarray(logits)
     if logits.ndim != 1 or not logits.shape[0] or not jnp.issubdtype(logits.dtype, jnp.floating):
         raise TypeError(
             f"learn.sample takes float logits of rank 1, one for each decision, not {logits.dtype}"
             f"{list(logits.shape)}. For several draws, `jax.vmap(learn.sample)(logits, keys)`."
+        )
+    if not isinstance(logits, Tracer) and not jnp.isfinite(jnp.max(logits)):
+        raise ValueError(
+            f"learn.sample takes logits of which the largest is a finite number, not {np.asarray(logits)!s:.80}: with "
+            "NaN, or with -inf alone, there is nothing to draw from."
         )
     return _draw(logits, key)[0]
 
