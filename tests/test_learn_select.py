@@ -78,7 +78,14 @@ def perfect(question, answer, gold, module, model):
     return ~jnp.any(jnp.stack(able))
 
 
-@pytest.mark.parametrize(("diagnoser", "stuck"), [(None, 6), (perfect, 0)])
+@ember.operator
+def perfect_operator(
+    question: ember.Text, answer: ember.Text, gold: ember.Text, module: ember.Text, model: ember.Text, key: ember.Key
+) -> jax.Array:
+    return perfect(question, answer, gold, module, model) & (jax.random.uniform(key) >= 0)
+
+
+@pytest.mark.parametrize(("diagnoser", "stuck"), [(None, 6), (perfect, 0), (perfect_operator, 0)])
 def test_the_plateau(diagnoser, stuck):
     found = []
     with skilled(lambda model, module, question: (model, module) in PLATEAU):
@@ -223,10 +230,10 @@ def test_keys_costs_and_what_is_shown():
         ({"models": "skilled/m0"}, ValueError, "list of model ids"),
         ({"models": ["skilled/m0", "nobody/x"]}, errors.ModelError, "nobody"),
         ({"op": lambda: lambda question: question}, ValueError, "at least one"),
-        ({"data": (QUESTIONS, GOLDS[:2])}, ValueError, r"columns of lengths \[12, 2\]"),
-        ({"data": {"question": []}}, ValueError, "not dict"),
-        ({"data": [("Q 1", "A"), ("Q 2", "B")]}, ValueError, "not list"),
-        ({"key": 3}, TypeError, r"select_models\(key=…\) is a int"),
+        ({"data": (QUESTIONS, GOLDS[:2])}, ValueError, "unequal length: {'question': 12, 'gold': 2}"),
+        ({"data": {"question": []}}, ValueError, "no rows"),
+        ({"key": 3}, TypeError, "`key` is a int"),
+        ({"diagnoser": lambda question, answer, gold: 1}, TypeError, r"the diagnoser <lambda> takes .*, model\)"),
         ({"budget": 0}, ValueError, "at least 1"),
         ({"method": "random"}, ValueError, "takes a budget"),
         ({"method": "best"}, ValueError, "'exhaustive'"),
@@ -241,13 +248,58 @@ def test_errors_say_what_is_taken(change, error, message):
             learn.select_models(given.pop("op")(), given.pop("data"), equal, **given)
 
 
-def test_a_score_is_no_name_and_the_error_shows_what_it_is_instead():
-    with skilled(lambda model, module, question: True):
-        with pytest.raises(TypeError, match="not 'normalized'") as told:
-            learn.select_models(chain(1), (QUESTIONS, GOLDS), "normalized", models(2))
-        shown = str(told.value).split("`")[3]
-        score = eval(shown, {"ember": ember, "jax": jax})  # what the error says to write
-        assert learn.select_models(with_end(chain(1)), (QUESTIONS, GOLDS), score, models(2))[1].trials[0].score == 1
+def test_a_model_that_is_there_twice_counts_once():
+    with skilled(lambda model, module, question: model == 1):
+        _, trace = learn.select_models(
+            with_end(chain(1)), (QUESTIONS, GOLDS), equal, [*models(2), *models(2)], method="exhaustive", budget=2
+        )
+    assert [t.models["modules.0"] for t in trace.trials] == models(2)
+
+
+def test_where_every_row_fails_the_cause_is_told():
+    def skill(model, module, question):
+        raise errors.RefusedRequestError("no credit")
+
+    with skilled(skill), pytest.raises(ValueError, match="24 of 24 times with RefusedRequestError: no credit"):
+        learn.select_models(chain(1), (QUESTIONS, GOLDS), equal, models(2))
+
+
+class About(ember.Operator):
+    """One call about two columns."""
+
+    llm: ember.LLM
+
+    def forward(self, question: ember.Text, context: ember.Text) -> ember.Text:
+        return self.llm(question + context)
+
+
+@ember.operator
+def same(answer: ember.Text, gold: ember.Text) -> jax.Array:
+    return answer == gold
+
+
+@ember.operator
+def sampled(question: ember.Text, answer: ember.Text, gold: ember.Text, key: ember.Key) -> jax.Array:
+    return (answer == gold) & (question != gold) & (jax.random.uniform(key) >= 0)
+
+
+def asked(question, answer, gold):
+    return question + "?" == gold
+
+
+@pytest.mark.parametrize(
+    ("score", "key"), [("exact", None), (equal, 1), (asked, None), (same, 1), (sampled, None), (sampled, 1)]
+)
+def test_data_and_scores_are_those_of_evaluate(score, key):
+    key = None if key is None else jax.random.key(key)
+    rows = [{"question": f"q{i}", "context": "?", "target": f"q{i}?" if i else "no"} for i in range(4)]
+    echo = ember.session(providers={"mine": providers.Callable(lambda request: request.messages[-1].content)})
+    with echo:
+        op = About(ember.LLM("mine/a"))
+        _, trace = learn.select_models(op, rows, score, ["mine/a"], key=key)
+        assert trace.trials[0].score == ember.evaluate(op, rows, score, key=key).accuracy == 0.75
+        by_name = [row | {"target": 0, "right": row["target"]} for row in rows]
+        assert learn.select_models(op, by_name, score, ["mine/a"], key=key, gold="right")[1].trials[0].score == 0.75
 
 
 def test_a_filtered_series_is_a_column():

@@ -48,7 +48,7 @@ def sample(logits: Float[Array, "n"], key: Key) -> Int[Array, ""]:
             f"learn.sample takes float logits of rank 1, one for each decision, not {logits.dtype}"
             f"{list(logits.shape)}. For several draws, `jax.vmap(learn.sample)(logits, keys)`."
         )
-    if not isinstance(logits, Tracer) and not jnp.isfinite(jnp.max(logits)):
+    if not isinstance(logits, Tracer) and not np.isfinite(np.max(np.asarray(logits))):
         raise ValueError(
             f"learn.sample takes logits of which the largest is a finite number, not {np.asarray(logits)!s:.80}: with "
             "NaN, or with -inf alone, there is nothing to draw from."
