@@ -51,7 +51,11 @@ def values_of(out: Any, causes: Sequence[str]) -> list[Any]:
     """What each row gave in Python's values, strings for Texts; `None` where it failed."""
     kept = np.array([not cause for cause in causes])
     leaves, tree = jax.tree.flatten(out, is_leaf=_is_text)
-    columns = [np.asarray(leaf[kept]) if _is_text(leaf) else np.asarray(leaf)[kept] for leaf in leaves]
+    # Masked in NumPy: JAX would compile for every number of rows that are kept.
+    columns = [
+        np.asarray(Text(np.asarray(leaf.digests)[kept])) if _is_text(leaf) else np.asarray(leaf)[kept]
+        for leaf in leaves
+    ]
     rows = iter(zip(*(column.tolist() if column.dtype == object else column for column in columns), strict=True))
     return [jax.tree.unflatten(tree, next(rows)) if is_kept else None for is_kept in kept]
 

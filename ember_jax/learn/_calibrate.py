@@ -150,10 +150,10 @@ def calibrate_cascade(
         raise ValueError(f"calibrate_cascade(grid={grid!r}): give a number of thresholds, at least 1.")
     table = _table(cascade, data, score, key, gold)
     best = functools.partial(_on_grid, grid=grid) if method == "grid" else _by_gradient
-    found = [best(table.of(order), budget_usd_per_query) for order in _orders(cascade)]
+    found = ((order, best(table.of(order), budget_usd_per_query)) for order in _orders(cascade))
     orders = [
         Calibrated(order, tuple(hard.thresholds.tolist()), hard.score, hard.cost)
-        for order, hard in zip(_orders(cascade), found, strict=True)
+        for order, hard in found
         if hard is not None
     ]
     if not orders:

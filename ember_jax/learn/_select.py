@@ -300,7 +300,8 @@ class _Search:
         self.paths, self.models = tuple(modules), tuple(dict.fromkeys(text(models).tolist()))
         self.first = tuple(self._place(path, llm) for path, llm in modules.items())
         self.trials: dict[Allocation, Trial] = {}
-        self._outcomes: dict[Allocation, _Outcome] = {}
+        self._scores: dict[Allocation, np.ndarray] = {}
+        self._outcomes: dict[Allocation, _Outcome] = {}  # for a diagnoser
         self._merits: dict[tuple[Allocation, int], np.ndarray] = {}
         self._causes: collections.Counter[str] = collections.Counter()
         check_key(key)
@@ -332,25 +333,31 @@ class _Search:
                 found = _merits(self._diagnoser, self._rows, self.paths[module], self._told(new, module))
                 self._merits |= {(a, module): merit for a, merit in zip(new, found, strict=True)}
         merit = lambda allocation: self._merits[allocation, module] if self._diagnoser else 0.0
-        return np.stack([self._outcomes[a].scores + merit(a) for a in allocations])
+        return np.stack([self._scores[a] + merit(a) for a in allocations])
 
     def _try(self, allocations: Sequence[Allocation]) -> None:
         over_rows = lambda allocation: jax.vmap(functools.partial(_row, self._program, allocation))(*self._rows.lanes)
         with typed_errors():
             found = jax.block_until_ready(jax.vmap(over_rows)(jnp.array(allocations)))
-        for i, allocation in enumerate(allocations):
-            mine = jax.tree.map(lambda leaf, i=i: leaf[i], found)
-            answers, scores, causes = scored(mine, self._score, self._rows.questions, self._rows.golds)
-            self._causes.update(filter(None, causes))
-            usage, failed = mine.answer.usage, np.isnan(scores)
-            self._outcomes[allocation] = _Outcome(mine.answer.out, answers, scores)
+        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
+        count = len(allocations)
+        answers, scores, causes = scored(flat, self._score, self._rows.questions * count, self._rows.golds * count)
+        self._causes.update(filter(None, causes))
+        usage = found.answer.usage
+        of_each = zip(scores.reshape(count, -1), np.asarray(usage.calls), np.asarray(usage.cost, float), strict=True)
+        for i, (allocation, (score, calls, cost)) in enumerate(zip(allocations, of_each, strict=True)):
+            failed = np.isnan(score)
             self.trials[allocation] = Trial(
                 models={path: self.models[model] for path, model in zip(self.paths, allocation, strict=True)},
-                score=math.nan if failed.all() else float(scores[~failed].mean()),
+                score=math.nan if failed.all() else float(score[~failed].mean()),
                 failed=int(failed.sum()),
-                calls=int(usage.calls.sum()),
-                cost=float(np.asarray(usage.cost, float).sum()),
+                calls=int(calls.sum()),
+                cost=float(cost.sum()),
             )
+            self._scores[allocation] = score
+            if self._diagnoser is not None:
+                out = jax.tree.map(lambda leaf, i=i: leaf[i], found.answer.out)
+                self._outcomes[allocation] = _Outcome(out, answers[i * len(score) : (i + 1) * len(score)], score)
 
     def _told(self, allocations: Sequence[Allocation], module: int) -> list[tuple[str, _Outcome]]:
         """The model of a module, and what came of it."""
