@@ -10,7 +10,7 @@ import pytest
 
 import ember_jax as ember
 from ember_jax import errors, learn, providers
-from ember_jax.learn._select import _greedy
+from ember_jax.learn._select import _distinct, _greedy
 
 ROWS = 12
 QUESTIONS = ember.text([f"q{i}" for i in range(ROWS)])
@@ -115,7 +115,7 @@ class Recorded:
         self.models, self.paths = range(can.shape[0]), range(can.shape[1])
         self.first = (0,) * can.shape[1]
 
-    def run(self, allocations, module=0):
+    def run(self, allocations, module=None):
         self.steps += 1
         rows = np.array([self.can[list(a), self.paths].all(0) for a in allocations], float)
         self.trials |= dict(zip(allocations, rows.mean(1).tolist(), strict=True))
@@ -183,6 +183,12 @@ def test_random_search_draws_allocations_once_and_a_budget_bounds_every_method()
     assert len(greedy.trials) == 5 and allocation(best) == (0, 0)  # on the plateau, where nothing is the best
 
 
+@pytest.mark.parametrize(("count", "budget"), [(7, 3), (7, 7), (7, 9), (2**70, 4)])
+def test_places_are_drawn_once_also_among_more_than_a_machine_counts(count, budget):
+    places = _distinct(count, budget, jax.random.key(0))
+    assert len(set(places)) == len(places) == min(count, budget) and 0 <= min(places) and max(places) < count
+
+
 def test_rows_that_fail_are_left_out_and_counted():
     def skill(model, module, question):
         if model == 1 and question < 4:
@@ -237,6 +243,7 @@ def test_keys_costs_and_what_is_shown():
         ({"budget": 0}, ValueError, "at least 1"),
         ({"method": "random"}, ValueError, "takes a budget"),
         ({"method": "best"}, ValueError, "'exhaustive'"),
+        ({"method": "exhaustive", "diagnoser": perfect}, ValueError, "asks no diagnoser"),
         ({"method": "exhaustive", "models": models(4097)}, ValueError, "4,097 allocations"),
         ({"op": lambda: chain(1, ember.text(models(2)))}, ValueError, "modules.0 is 2 models in one"),
     ],

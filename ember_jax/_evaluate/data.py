@@ -88,7 +88,7 @@ def _names(data: Any) -> Sequence[Any] | None:
     names = getattr(data, "column_names", None)  # Hugging Face
     names = getattr(data, "columns", None) if names is None else names  # pandas, polars
     if isinstance(names, Mapping):
-        raise TypeError(f"this is a data set of several splits; evaluate one, such as data[{next(iter(names), '')!r}].")
+        raise TypeError(f"this is a data set of several splits; take one, such as data[{next(iter(names), '')!r}].")
     if names is None and not isinstance(data, Mapping):
         return None
     return list(data if names is None else names)
@@ -176,8 +176,7 @@ def asked(
 
     - `is_keyed`: whether anybody else, such as a score, is called with a row's key.
 
-    **Raises:** `ValueError` where an argument has no column; `TypeError` for a column that is no array, and for a key
-    that is none.
+    **Raises:** `ValueError` where an argument has no column; `TypeError` for a column that is no array.
     """
     names = _matched(name, op, columns, gold)
     arguments = {argument: as_array(column, columns[column]) for argument, column in names.items()}

@@ -137,8 +137,9 @@ def select_models(
     - `models`: model ids; one that is there twice counts once.
     - `diagnoser`: a Python function of strings `(question, answer, gold, module, model)`, or an operator of the same
         arguments, and `key` if it takes one: whether that module, named by its path in `op`, is to blame for the
-        answer: 1 if it is, 0 if not, 1/2 if that is unclear, as where an operator fails. It is asked where a score is
-        below 1. `answer` is all that `op` returns, so one that returns its drafts too shows them.
+        answer: 1 if it is, 0 if not, 1/2 if that is unclear, which is what one says that is an operator and fails. It
+        is asked where a score is below 1, by `"llmselector"` alone. `answer` is all that `op` returns, so one that
+        returns its drafts too shows them.
     - `method`: `"llmselector"` is greedy by module; `"exhaustive"` tries every allocation, `"random"` as many as
         `budget` says, drawn without repetition.
     - `budget`: the most allocations that are tried. Greedy steps that it does not suffice for are not begun.
@@ -148,30 +149,32 @@ def select_models(
     **Returns:** `op` with the models of the best allocation that was tried, by the mean score (the last one taken among
     equals), and a `SelectionTrace`.
 
-    **Raises:** `ValueError` for an operator without LLMs, for no models, an unknown method, a budget below 1, an
-    exhaustive search of more than 4096 allocations that no budget is given for, and if every row fails; `ModelError`
-    for an unknown model; and what `ember.evaluate` raises.
+    **Raises:** `ValueError` for an operator without LLMs, for no models, an unknown method, a diagnoser that the method
+    asks nothing, a budget below 1, an exhaustive search of more than 4096 allocations that no budget is given for, and
+    if every row fails; `ModelError` for an unknown model; and what `ember.evaluate` raises.
     """
-    search = _Search(op, data, score, models, diagnoser, key, gold)
-    count = len(search.models) ** len(search.paths)
+    if method not in ("llmselector", "exhaustive", "random"):
+        raise ValueError(f"select_models(method={method!r}): it is 'llmselector', 'exhaustive' or 'random'.")
+    if diagnoser is not None and method != "llmselector":
+        raise ValueError(f"select_models(method={method!r}) asks no diagnoser, leave it out; 'llmselector' does.")
+    if method == "random" and budget is None:
+        raise ValueError("select_models(method='random') takes a budget, the number of allocations that it draws.")
     if budget is not None and budget < 1:
         raise ValueError(f"select_models(budget={budget}): give a number of allocations, at least 1.")
+    search = _Search(op, data, score, models, diagnoser, key, gold)
+    count = len(search.models) ** len(search.paths)
+    most = _MOST_ALLOCATIONS if budget is None else budget
     if method == "llmselector":
         last = _greedy(search, budget)
-    elif method == "exhaustive":
-        if count > (_MOST_ALLOCATIONS if budget is None else budget):
-            raise ValueError(
-                f"{len(search.models)} models at {len(search.paths)} modules are {count:,} allocations, more than "
-                f"{_MOST_ALLOCATIONS if budget is None else budget:,}. Give a budget of as many, or search with "
-                "method='llmselector'."
-            )
-        last = _all(search, range(count))
     elif method == "random":
-        if budget is None:
-            raise ValueError("select_models(method='random') takes a budget, the number of allocations that it draws.")
-        last = _all(search, _distinct(count, budget, search.key))
+        last = _all(search, _distinct(count, most, search.key))
+    elif count <= most:
+        last = _all(search, range(count))
     else:
-        raise ValueError(f"select_models(method={method!r}): it is 'llmselector', 'exhaustive' or 'random'.")
+        raise ValueError(
+            f"{len(search.models)} models at {len(search.paths)} modules are {count:,} allocations, more than "
+            f"{most:,}. Give a budget of as many, or search with method='llmselector'."
+        )
     best = search.best(last)
     return search.allocated(best), SelectionTrace(tuple(search.trials.values()), list(search.trials).index(best))
 
@@ -204,10 +207,13 @@ def _all(search: "_Search", places: Sequence[int]) -> Allocation:
 
 
 def _distinct(count: int, budget: int, key: Key) -> list[int]:
-    """Different places below `count`, which may be too large for any integer of NumPy's."""
+    """Different places below `count`, which may be too large for NumPy, and for `random.sample`."""
     seed = jax.random.key_data(key) if is_key(key) else key
     draw = random.Random(np.asarray(seed).tobytes())
-    return draw.sample(range(count), min(budget, count))
+    found: dict[int, None] = {}  # in the order in which they were drawn
+    while len(found) < min(budget, count):
+        found[draw.randrange(count)] = None
+    return list(found)
 
 
 # -- sweeps ----------------------------------------------------------------------------------------------------------
@@ -300,8 +306,7 @@ class _Search:
         self.paths, self.models = tuple(modules), tuple(dict.fromkeys(text(models).tolist()))
         self.first = tuple(self._place(path, llm) for path, llm in modules.items())
         self.trials: dict[Allocation, Trial] = {}
-        self._scores: dict[Allocation, np.ndarray] = {}
-        self._outcomes: dict[Allocation, _Outcome] = {}  # for a diagnoser
+        self._outcomes: dict[Allocation, _Outcome] = {}
         self._merits: dict[tuple[Allocation, int], np.ndarray] = {}
         self._causes: collections.Counter[str] = collections.Counter()
         check_key(key)
@@ -323,17 +328,21 @@ class _Search:
         """The operator with these models."""
         return self._program.allocated(allocation)
 
-    def run(self, allocations: Sequence[Allocation], module: int = 0) -> np.ndarray:
-        """Tries allocations on all rows: `[allocations, rows]`, the score and the merit of a module together."""
+    def run(self, allocations: Sequence[Allocation], module: int | None = None) -> np.ndarray:
+        """Tries allocations on all rows: `[allocations, rows]`, the score, and with it the merit of a module if one is
+        given and there is a diagnoser."""
         with warnings.catch_warnings():  # a module that stays is one sample under all allocations, as it is meant
             warnings.simplefilter("ignore", RepeatedSampleWarning)
-            if new := [a for a in allocations if a not in self.trials]:
+            if new := [a for a in allocations if a not in self._outcomes]:
                 self._try(new)
-            if self._diagnoser and (new := [a for a in allocations if (a, module) not in self._merits]):
-                found = _merits(self._diagnoser, self._rows, self.paths[module], self._told(new, module))
+            scores = np.stack([self._outcomes[a].scores for a in allocations])
+            if self._diagnoser is None or module is None:
+                return scores
+            if new := [a for a in allocations if (a, module) not in self._merits]:
+                tried = [(self.models[a[module]], self._outcomes[a]) for a in new]
+                found = _merits(self._diagnoser, self._rows, self.paths[module], tried)
                 self._merits |= {(a, module): merit for a, merit in zip(new, found, strict=True)}
-        merit = lambda allocation: self._merits[allocation, module] if self._diagnoser else 0.0
-        return np.stack([self._scores[a] + merit(a) for a in allocations])
+        return scores + np.stack([self._merits[a, module] for a in allocations])
 
     def _try(self, allocations: Sequence[Allocation]) -> None:
         over_rows = lambda allocation: jax.vmap(functools.partial(_row, self._program, allocation))(*self._rows.lanes)
@@ -343,9 +352,11 @@ class _Search:
         count = len(allocations)
         answers, scores, causes = scored(flat, self._score, self._rows.questions * count, self._rows.golds * count)
         self._causes.update(filter(None, causes))
-        usage = found.answer.usage
-        of_each = zip(scores.reshape(count, -1), np.asarray(usage.calls), np.asarray(usage.cost, float), strict=True)
+        usage, rows = found.answer.usage, len(self._rows.golds)
+        of_each = zip(scores.reshape(count, rows), np.asarray(usage.calls), np.asarray(usage.cost, float), strict=True)
         for i, (allocation, (score, calls, cost)) in enumerate(zip(allocations, of_each, strict=True)):
+            out = jax.tree.map(lambda leaf, i=i: leaf[i], found.answer.out)
+            self._outcomes[allocation] = _Outcome(out, answers[i * rows : (i + 1) * rows], score)
             failed = np.isnan(score)
             self.trials[allocation] = Trial(
                 models={path: self.models[model] for path, model in zip(self.paths, allocation, strict=True)},
@@ -354,14 +365,6 @@ class _Search:
                 calls=int(calls.sum()),
                 cost=float(cost.sum()),
             )
-            self._scores[allocation] = score
-            if self._diagnoser is not None:
-                out = jax.tree.map(lambda leaf, i=i: leaf[i], found.answer.out)
-                self._outcomes[allocation] = _Outcome(out, answers[i * len(score) : (i + 1) * len(score)], score)
-
-    def _told(self, allocations: Sequence[Allocation], module: int) -> list[tuple[str, _Outcome]]:
-        """The model of a module, and what came of it."""
-        return [(self.models[a[module]], self._outcomes[a]) for a in allocations]
 
     def best(self, last: Allocation) -> Allocation:
         """The allocation with the highest mean; among equals the last one, or the first that was tried.
