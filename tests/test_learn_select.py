@@ -1,5 +1,6 @@
 """`select_models`: the plateau, conjunctive systems against exhaustive search, and what is counted."""
 
+import collections
 import itertools
 
 import jax
@@ -98,6 +99,23 @@ def test_the_plateau(diagnoser, stuck):
     assert set(found) <= {0.0, 1.0} and found.count(0.0) == stuck
 
 
+def test_a_diagnosis_of_another_module_asks_no_answer_again():
+    asked = collections.Counter()
+
+    async def answer(request):
+        words = f"{request.messages[-1].content} {request.model}"
+        asked[request.messages[0].content, words] += 1
+        return words
+
+    with ember.session(journal=None, providers={"skilled": providers.Callable(answer)}):
+        diagnosed = collections.Counter()
+        blame = lambda question, answer, gold, module, model: diagnosed.update([(answer, module)]) or 0.5
+        _, trace = learn.select_models(chain(2), (QUESTIONS, GOLDS), equal, models(2), diagnoser=blame)
+    last = {words: count for (module, words), count in asked.items() if module == "1"}
+    assert len(last) == sum(last.values()) == len(trace.trials) * ROWS
+    assert {module for _, module in diagnosed} == {"modules.0", "modules.1"} and set(diagnosed.values()) == {1}
+
+
 # -- conjunctive systems ---------------------------------------------------------------------------------------------
 
 
@@ -186,7 +204,7 @@ def test_random_search_draws_allocations_once_and_a_budget_bounds_every_method()
 @pytest.mark.parametrize(("count", "budget"), [(7, 3), (7, 7), (7, 9), (2**70, 4)])
 def test_places_are_drawn_once_also_among_more_than_a_machine_counts(count, budget):
     places = _distinct(count, budget, jax.random.key(0))
-    assert len(set(places)) == len(places) == min(count, budget) and 0 <= min(places) and max(places) < count
+    assert len(set(places)) == len(places) == min(count, budget) and min(places) >= 0 and max(places) < count
 
 
 def test_rows_that_fail_are_left_out_and_counted():
