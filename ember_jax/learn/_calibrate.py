@@ -27,8 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._boundary import typed_errors
-from .._evaluate.data import as_array, asked, check_key, columns_of, gold_of, row_keys
-from .._evaluate.scorer import Answered, Scorer, answered, scored, scorer
+from .._evaluate.data import as_array, asked, check_key, columns_of, gold_of
+from .._evaluate.scorer import Answered, Scored, Scorer, answered, scored, scorer
 from .._evaluate.scores import Score
 from .._evaluate.signatures import takes_key
 from .._evaluate.tried import tried
@@ -128,8 +128,8 @@ def calibrate_cascade(
         a grid of many stages takes long.
     - `grid`: the most thresholds that are tried at a stage, at equally many of the observed scores each; fewer for more
         than three stages, so that a combination takes no more than a hundred megabytes.
-    - `key`: a PRNG key, of which every row has its own, as of `ember.evaluate`. Stages have the keys that a
-        `non.Cascade` of this order gives them, so that evaluating it pays for no answer again.
+    - `key`: a PRNG key, of which every row has its own, as of `ember.evaluate`. Stages and scorers have the keys that
+        `cascade`, if it is a `non.Cascade`, gives them where they stand: evaluating it pays for no answer again.
 
     **Returns:** the cascade with stages, scorers and thresholds chosen, and a `CalibrationTrace`. Every stage is asked
     every question, once, whatever the method.
@@ -246,8 +246,7 @@ class _Graded(NamedTuple):
 
 
 @jit
-def _row(program: _Program, question: Any, gold: Any, key: Key) -> list[_Graded]:
-    row = question, gold, key
+def _row(program: _Program, key: Key, row: tuple[Any, Any, Key]) -> list[_Graded]:
     return [_graded(program, i, row, jax.random.fold_in(key, i)) for i in range(len(program.stages))]
 
 
@@ -272,47 +271,49 @@ def _as_float(scorer: Callable[..., Any], *args: Any, **kwargs: Any) -> jax.Arra
 
 
 def _table(cascade: Staged, data: Any, score: str | Score, key: Key | None, gold: str | None) -> _Table:
-    count, own = len(cascade.stages), cascade.scorer
-    scorers = (*own, None) if isinstance(own, tuple) else (own,) * count
     check_key(key)
-    by = scorer(score, key)
-    columns = columns_of(data)
-    right = gold_of(columns, gold, {"the cascade": _of_question})
-    found = asked("a stage of the cascade", _of_question, columns, right, None)
-    questions, golds = columns[found.names["question"]], columns[right]
-    # As `ember.evaluate` calls a cascade: without a key all rows have the cascade's own.
-    keys = jnp.broadcast_to(jax.random.key(0), len(golds)) if key is None else row_keys([questions], key)
+    by, columns = scorer(score, key), columns_of(data)
+    right = gold_of(columns, gold, {"a stage": _of_question})
+    found = asked("a stage of the cascade", _of_question, columns, right, key, is_keyed=True)
+    gold_array = None if by.in_program is None else as_array(right, columns[right])
+    own, count = cascade.scorer, len(cascade.stages)
+    scorers = (*own, None) if isinstance(own, tuple) else (own,) * count
     program = functools.partial(_row, _Program(cascade.stages, scorers, by.in_program))
-    gold_array = None if by.in_program is None else as_array(right, golds)
+    # As `ember.evaluate` calls a cascade: without a key every row has the cascade's own.
+    keys = jnp.broadcast_to(jax.random.key(0), len(columns[right])) if key is None else found.keys
     with typed_errors():
-        stages = jax.block_until_ready(jax.vmap(program)(found.arguments["question"], gold_array, keys))
-    all_scored = [scored(stage.answered, by, questions, golds) for stage in stages]
-    scores = np.stack([stage.scores for stage in all_scored], 1)
+        stages = jax.vmap(program)(keys, (found.arguments["question"], gold_array, found.keys))
+        jax.block_until_ready(stages)
+    questions, golds = columns[found.names["question"]], columns[right]
+    return _kept(stages, [scored(stage.answered, by, questions, golds) for stage in stages])
+
+
+def _kept(stages: Sequence[_Graded], found: Sequence[Scored]) -> _Table:
+    """The numbers of the rows at which nothing failed.
+
+    **Raises:** `ValueError` if there is none, and for an unknown cost.
+    """
+    scores = np.stack([of_stage.scores for of_stage in found], 1)
     kept = ~np.isnan(scores).any(1)
     if not kept.any():
-        causes = collections.Counter(
-            next(filter(None, row)) for row in zip(*(s.causes for s in all_scored), strict=True)
-        )
-        cause, times = causes.most_common(1)[0]
+        by_row = zip(*(of_stage.causes for of_stage in found), strict=True)
+        cause, times = collections.Counter(next(filter(None, row)) for row in by_row).most_common(1)[0]
         raise ValueError(
-            "at every question of the data a stage of the cascade, or the score, fails; at "
-            f"{times:,} of {len(golds):,} with {cause:.300}"
+            "at every question of the data a stage of the cascade, or the score, fails; "
+            f"at {times:,} of {len(scores):,} with {cause:.300}"
         )
-    # Grades stay as they were recorded: a threshold is one of them, and what is above it is decided in this precision.
-    grades = np.stack([np.asarray(stage.grade) for stage in stages], 1)
-    table = _Table(
-        scores[kept],
-        np.where(np.isnan(grades), -np.inf, grades)[kept],
-        np.stack([np.asarray(stage.answered.answer.usage.cost, float) for stage in stages], 1)[kept],
-        np.stack([np.asarray(stage.cost, float) for stage in stages], 1)[kept],
-        int((~kept).sum()),
+    costs, checks = (
+        np.stack([np.asarray(x, float) for x in of_stages], 1)[kept]
+        for of_stages in ([s.answered.answer.usage.cost for s in stages], [s.cost for s in stages])
     )
-    if np.isnan(table.cost).any() or np.isnan(table.check).any():
+    if np.isnan(costs).any() or np.isnan(checks).any():
         raise ValueError(
             "calibrate_cascade compares costs, and the price of a model is unknown; say it with "
             "`ember.session(prices={'provider/model': ember.Price(...)})`."
         )
-    return table
+    # Grades stay as they were recorded: a threshold is one of them, and what is above it is decided in this precision.
+    grades = np.stack([np.asarray(stage.grade) for stage in stages], 1)[kept]
+    return _Table(scores[kept], np.where(np.isnan(grades), -np.inf, grades), costs, checks, int((~kept).sum()))
 
 
 def _of_question(question: Any) -> None:

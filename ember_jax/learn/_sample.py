@@ -36,8 +36,8 @@ def sample(logits: Float[Array, "n"], key: Key) -> Int[Array, ""]:
     **Returns:** int32 from 0 to n - 1. Its derivative is zero.
 
     Logits whose largest is no finite number (one is NaN, all are `-inf`) are no distribution. Where they are known they
-    raise; inside a compiled program the draw is 0, and its log-probability NaN, as then are the value and the gradient
-    that `learn.value_and_grad` gives.
+    raise. Inside a program the draw says nothing and its log-probability is NaN, and so are the value and the gradient
+    that `learn.value_and_grad` finds.
 
     **Raises:** `TypeError` for logits of another rank or of integers; `ValueError` for those of no distribution, while
     they are no tracers.
