@@ -354,8 +354,8 @@ def test_what_is_no_key_is_told(llm):
     ("op", "error", "told"),
     [
         ("sim/small", TypeError, r"not 'sim/small'; for a model id, `ember.LLM\('sim/small'\)`"),
-        (None, TypeError, "an operator, an LLM or a function, not None"),
-        (max, TypeError, "<built-in function max>, does not tell its arguments"),
+        (None, TypeError, "give an operator, an LLM or a function, not None"),
+        (max, TypeError, "the operator 'max', <built-in function max>, does not tell its arguments"),
         (str.upper, ValueError, "upper has no argument by name"),
     ],
 )

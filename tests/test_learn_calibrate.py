@@ -222,8 +222,10 @@ def test_errors_say_what_is_wrong():
             learn.calibrate_cascade(cascade(), DATA, lambda answer, gold: gold * jnp.nan, 1.0)
         with pytest.raises(ValueError, match="grid=0"):
             learn.calibrate_cascade(cascade(), DATA, correct, 1.0, grid=0)
-        with pytest.raises(TypeError, match=r"LLM\('sim/s0'\) is without stages, scorer, thresholds"):
+        with pytest.raises(TypeError, match="not LLM, which is without stages, scorer, thresholds"):
             learn.calibrate_cascade(ember.LLM("sim/s0"), DATA, correct, 1.0)
+        with pytest.raises(TypeError, match="not the class Cascade"):
+            learn.calibrate_cascade(ember.non.Cascade, DATA, correct, 1.0)
         with pytest.raises(TypeError, match="gives one number for an answer"):
             learn.calibrate_cascade(cascade(lambda question, answer: answer), DATA, correct, 1.0)
     unknown = ember.session(providers={"sim": ember.providers.Callable(lambda request: "yes")})

@@ -158,7 +158,7 @@ def gold_of(columns: Columns, given: str | None, operators: Mapping[str, Callabl
 
     **Raises:** `ValueError` if it is not there.
     """
-    taken = {name for op in operators.values() for name in _parameters(op)}
+    taken = {argument for name, op in operators.items() for argument in _parameters(name, op)}
     found = [given] if given is not None else [name for name in _GOLD if name not in taken]
     name = next((name for name in found if name in columns), None)
     if name is None:
@@ -186,7 +186,7 @@ def asked(
 
 
 def _matched(name: str, op: Callable[..., Any], columns: Columns, gold: str) -> dict[str, str]:
-    parameters = _parameters(op)
+    parameters = _parameters(name, op)
     found = {argument: argument for argument in parameters if argument in columns and argument != gold}
     missing = [a for a, p in parameters.items() if p.default is inspect.Parameter.empty and a not in found]
     spare = [column for column in columns if column != gold and column not in found]
@@ -205,11 +205,11 @@ def _matched(name: str, op: Callable[..., Any], columns: Columns, gold: str) -> 
     return {argument: found[argument] for argument in parameters if argument in found}
 
 
-def _parameters(op: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+def _parameters(name: str, op: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """What an operator takes besides its key."""
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters = parameters_of(op, "what is evaluated")
-    return {name: p for name, p in parameters.items() if name != "key" and p.kind in named}
+    parameters = parameters_of(op, f"the operator {name!r}")
+    return {argument: p for argument, p in parameters.items() if argument != "key" and p.kind in named}
 
 
 def as_array(name: str, column: Sequence[Any]) -> Any:

@@ -12,7 +12,7 @@ def parameters_of(fn: Any, what: str) -> Mapping[str, inspect.Parameter]:
     """
     if not callable(fn):
         model = f"; for a model id, `ember.LLM({fn!r:.60})`" if isinstance(fn, str) else ""
-        raise TypeError(f"{what} is an operator, an LLM or a function, not {fn!r:.60}{model}.")
+        raise TypeError(f"{what}: give an operator, an LLM or a function, not {fn!r:.60}{model}.")
     try:
         return inspect.signature(fn).parameters
     except ValueError:
@@ -28,7 +28,7 @@ def takes_key(fn: Any, is_given: bool = True) -> bool:
     Without a key that was given (`is_given`), one that may do without is called so. `non` has the same rule, and a test
     compares them.
     """
-    parameter = parameters_of(fn, "what takes a key").get("key")
+    parameter = parameters_of(fn, "what is called").get("key")
     if parameter is None:
         return False
     return parameter.default is parameter.empty or (is_given and parameter.default is None)

@@ -140,9 +140,11 @@ def calibrate_cascade(
     """
     missing = [name for name in ("stages", "scorer", "thresholds") if not hasattr(cascade, name)]
     if missing or not dataclasses.is_dataclass(cascade) or isinstance(cascade, type):
+        name = getattr(cascade, "__name__", type(cascade).__name__)
         raise TypeError(
-            "calibrate_cascade takes a `non.Cascade`, or another dataclass with `stages`, `scorer` and `thresholds`; "
-            f"{cascade!r:.60} is {'without ' + ', '.join(missing) if missing else 'no dataclass'}."
+            "calibrate_cascade takes a `non.Cascade`, or another dataclass with `stages`, `scorer` and `thresholds`, not "
+            f"{'the class ' if isinstance(cascade, type) else ''}{name}"
+            f"{', which is without ' + ', '.join(missing) if missing else ''}."
         )
     if method not in ("grid", "gradient"):
         raise ValueError(f"calibrate_cascade(method={method!r}): it is 'grid' or 'gradient'.")
