@@ -142,8 +142,8 @@ def calibrate_cascade(
     if missing or not dataclasses.is_dataclass(cascade) or isinstance(cascade, type):
         name = getattr(cascade, "__name__", type(cascade).__name__)
         raise TypeError(
-            "calibrate_cascade takes a `non.Cascade`, or another dataclass with `stages`, `scorer` and `thresholds`, not "
-            f"{'the class ' if isinstance(cascade, type) else ''}{name}"
+            "calibrate_cascade takes a `non.Cascade`, or another dataclass with `stages`, `scorer` and `thresholds`, "
+            f"not {'the class ' if isinstance(cascade, type) else ''}{name}"
             f"{', which is without ' + ', '.join(missing) if missing else ''}."
         )
     if method not in ("grid", "gradient"):
