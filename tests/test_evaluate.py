@@ -279,8 +279,15 @@ def two(question: ember.Text, context: ember.Text) -> ember.Text:
         ([{"question": "a", "gold": "b"}, {"question": "a"}], ValueError, r"row 1 .* \['question'\]"),
         ({"question": ["a", "b"], "gold": ["a"]}, ValueError, "unequal length: {'question': 2, 'gold': 1}"),
         ({"question": "abc", "gold": ["a"]}, TypeError, "'question' of the data is a str"),
+        ({"question": ember.text("abc"), "gold": ["a", "b", "c"]}, TypeError, "'question' of the data is a Text"),
+        ({"question": {"a", "b"}, "gold": ["a", "b"]}, TypeError, "'question' of the data is a set"),
         ("abc", TypeError, "not str"),
         (iter([("a", "b")]), TypeError, "make a list of it"),
+        ([["a", "b", "c"], ["A", "B", "C"]], TypeError, r"row 0 of the data is a list of 3; .* tuple \(questions"),
+        ((["a", "b"], ["A"]), ValueError, "unequal length: {'question': 2, 'gold': 1}"),
+        (([], []), ValueError, "no rows in its columns 'question', 'gold'"),
+        (("a", "A"), TypeError, "'question' of the data is a str"),
+        ((("a", "A"), ("b", "B")), ValueError, "two rows or two columns. Rows are a list"),
         ({"question": ["a"], "context": ["a"]}, ValueError, r"no column of right answers .* 'question', 'context'"),
         (
             {"question": ["a"], "gold": ["b"]},
@@ -323,8 +330,12 @@ def test_splits_are_to_be_chosen_from():
     [
         ("normalised", ValueError, "Did you mean 'normalized'"),
         (3, TypeError, "not 3"),
-        (lambda answer: 1, TypeError, "takes 1 arguments"),
-        (ember.LLM("sim/small"), TypeError, "the score LLM takes 1 arguments"),
+        (lambda answer: 1, TypeError, r"the score <lambda> takes \(answer\); it is called with \(answer, gold\) or \("),
+        (lambda *args: 1, TypeError, r"takes \(\*args\); it is called"),
+        (lambda answer, gold, *, strict: 1, TypeError, r"takes \(answer, gold, \*, strict\); it is called"),
+        (lambda answer, gold, key, more: 1, TypeError, r"takes \(answer, gold, key, more\); it is called"),
+        (max, TypeError, r"the score, <built-in function max>, does not tell its arguments; call it in a function"),
+        (ember.LLM("sim/small"), TypeError, r"the score LLM takes \(prompt, key=None\); it is called"),
         (two, TypeError, "the score two gives Text.*`verdict == "),
     ],
 )
@@ -334,8 +345,24 @@ def test_what_is_no_score_is_told(score, error, told, llm):
 
 
 def test_what_is_no_key_is_told(llm):
-    with pytest.raises(TypeError, match=r"evaluate\(key=…\)"):
+    with pytest.raises(TypeError, match=r"`key` is a int, not a PRNG key"):
         ember.evaluate(llm, [("a", "A")], key=7)
+    with pytest.raises(TypeError, match=r"`key` is a int, not a PRNG key"):  # also where nobody takes one
+        ember.evaluate(lambda question: question, [("a", "A")], key=7)
+
+
+@pytest.mark.parametrize(
+    ("op", "error", "told"),
+    [
+        ("sim/small", TypeError, r"not 'sim/small'; for a model id, `ember.LLM\('sim/small'\)`"),
+        (None, TypeError, "give an operator, an LLM or a function, not None"),
+        (max, TypeError, "the operator 'max', <built-in function max>, does not tell its arguments"),
+        (str.upper, ValueError, "upper has no argument by name"),
+    ],
+)
+def test_what_is_no_operator_is_told(op, error, told):
+    with pytest.raises(error, match=told):
+        ember.evaluate(op, [("a", "A")])
 
 
 # -- rows ------------------------------------------------------------------------------------------------------------

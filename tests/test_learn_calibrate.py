@@ -216,10 +216,18 @@ def test_errors_say_what_is_wrong():
             learn.calibrate_cascade(cascade(), DATA, correct, 1e-7)
         with pytest.raises(ValueError, match="'grid' or 'gradient'"):
             learn.calibrate_cascade(cascade(), DATA, correct, 1.0, method="best")
-        with pytest.raises(TypeError, match="calibrate_cascade takes as its score a function"):
-            learn.calibrate_cascade(cascade(), DATA, "number", 1.0)
-        with pytest.raises(ValueError, match="the score, fails"):
+        with pytest.raises(ValueError, match="there is no score 'numbers'"):
+            learn.calibrate_cascade(cascade(), DATA, "numbers", 1.0)
+        with pytest.raises(ValueError, match="at 60 of 60 with ValueError: the score is not a number"):
             learn.calibrate_cascade(cascade(), DATA, lambda answer, gold: gold * jnp.nan, 1.0)
+        with pytest.raises(ValueError, match="grid=0"):
+            learn.calibrate_cascade(cascade(), DATA, correct, 1.0, grid=0)
+        with pytest.raises(TypeError, match="not LLM, which is without stages, scorer, thresholds"):
+            learn.calibrate_cascade(ember.LLM("sim/s0"), DATA, correct, 1.0)
+        with pytest.raises(TypeError, match="not the class Cascade"):
+            learn.calibrate_cascade(ember.non.Cascade, DATA, correct, 1.0)
+        with pytest.raises(TypeError, match="gives one number for an answer"):
+            learn.calibrate_cascade(cascade(lambda question, answer: answer), DATA, correct, 1.0)
     unknown = ember.session(providers={"sim": ember.providers.Callable(lambda request: "yes")})
     with unknown, pytest.raises(ValueError, match="price of a model is unknown"):
         learn.calibrate_cascade(cascade(), DATA, correct, 1.0)

@@ -529,6 +529,32 @@ def test_a_baseline_is_a_float_of_rank_0_and_does_not_broadcast():
             learn.value_and_grad(of_table, baseline=wrong)(W, (XS,), KEY)
 
 
+# -- what there is nothing to draw from ------------------------------------------------------------------------------
+
+NOTHING = [[0.0, np.nan, 1.0], [-np.inf] * 3]
+
+
+@pytest.mark.parametrize("logits", NOTHING)
+def test_a_draw_from_no_distribution_raises_where_it_is_known(logits):
+    logits = jnp.array(logits)
+    with pytest.raises(ValueError, match=r"something can be drawn from, not .*(nan|inf)"):
+        learn.sample(logits, KEY)
+    with pytest.raises(ValueError, match="something can be drawn from"):  # a constant of a program
+        jax.jit(lambda key: learn.sample(logits, key))(KEY)
+    assert learn.sample(jnp.array([-jnp.inf, 0.0, -jnp.inf]), KEY) == 1
+    assert learn.sample(jnp.array([0.0, jnp.inf, 0.0]), KEY) == 1
+
+
+@pytest.mark.parametrize("how", [{}, {"samples": 3}, {"estimator": "enumerate"}])
+@pytest.mark.parametrize("logits", [*NOTHING, [0.0, np.inf, 1.0]])
+def test_and_inside_a_program_makes_the_loss_and_its_gradient_unknown(logits, how):
+    step = jax.jit(learn.value_and_grad(of_table, **how))
+    value, grads = step(jnp.array(logits), (jnp.ones(2),), KEY)
+    assert np.isnan(value) and np.isnan(grads).any()
+    value, grads = step(jnp.array([0.0, -1.0, 1.0]), (jnp.ones(2),), KEY)
+    assert np.isfinite(value) and np.isfinite(grads).all()
+
+
 # -- choices that mix ------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """`select_models`: the plateau, conjunctive systems against exhaustive search, and what is counted."""
 
+import collections
 import itertools
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 
 import ember_jax as ember
 from ember_jax import errors, learn, providers
-from ember_jax.learn._select import _greedy
+from ember_jax.learn._select import _distinct, _greedy
 
 ROWS = 12
 QUESTIONS = ember.text([f"q{i}" for i in range(ROWS)])
@@ -78,7 +79,14 @@ def perfect(question, answer, gold, module, model):
     return ~jnp.any(jnp.stack(able))
 
 
-@pytest.mark.parametrize(("diagnoser", "stuck"), [(None, 6), (perfect, 0)])
+@ember.operator
+def perfect_operator(
+    question: ember.Text, answer: ember.Text, gold: ember.Text, module: ember.Text, model: ember.Text, key: ember.Key
+) -> jax.Array:
+    return perfect(question, answer, gold, module, model) & (jax.random.uniform(key) >= 0)
+
+
+@pytest.mark.parametrize(("diagnoser", "stuck"), [(None, 6), (perfect, 0), (perfect_operator, 0)])
 def test_the_plateau(diagnoser, stuck):
     found = []
     with skilled(lambda model, module, question: (model, module) in PLATEAU):
@@ -89,6 +97,23 @@ def test_the_plateau(diagnoser, stuck):
             assert (found[-1] == 1) == (allocation(best) == (1, 2))
             assert len(trace.trials) <= 9
     assert set(found) <= {0.0, 1.0} and found.count(0.0) == stuck
+
+
+def test_a_diagnosis_of_another_module_asks_no_answer_again():
+    asked = collections.Counter()
+
+    async def answer(request):
+        words = f"{request.messages[-1].content} {request.model}"
+        asked[request.messages[0].content, words] += 1
+        return words
+
+    with ember.session(journal=None, providers={"skilled": providers.Callable(answer)}):
+        diagnosed = collections.Counter()
+        blame = lambda question, answer, gold, module, model: diagnosed.update([(answer, module)]) or 0.5
+        _, trace = learn.select_models(chain(2), (QUESTIONS, GOLDS), equal, models(2), diagnoser=blame)
+    last = {words: count for (module, words), count in asked.items() if module == "1"}
+    assert len(last) == sum(last.values()) == len(trace.trials) * ROWS
+    assert {module for _, module in diagnosed} == {"modules.0", "modules.1"} and set(diagnosed.values()) == {1}
 
 
 # -- conjunctive systems ---------------------------------------------------------------------------------------------
@@ -108,7 +133,7 @@ class Recorded:
         self.models, self.paths = range(can.shape[0]), range(can.shape[1])
         self.first = (0,) * can.shape[1]
 
-    def run(self, allocations, module=0):
+    def run(self, allocations, module=None):
         self.steps += 1
         rows = np.array([self.can[list(a), self.paths].all(0) for a in allocations], float)
         self.trials |= dict(zip(allocations, rows.mean(1).tolist(), strict=True))
@@ -176,6 +201,12 @@ def test_random_search_draws_allocations_once_and_a_budget_bounds_every_method()
     assert len(greedy.trials) == 5 and allocation(best) == (0, 0)  # on the plateau, where nothing is the best
 
 
+@pytest.mark.parametrize(("count", "budget"), [(7, 3), (7, 7), (7, 9), (2**70, 4)])
+def test_places_are_drawn_once_also_among_more_than_a_machine_counts(count, budget):
+    places = _distinct(count, budget, jax.random.key(0))
+    assert len(set(places)) == len(places) == min(count, budget) and min(places) >= 0 and max(places) < count
+
+
 def test_rows_that_fail_are_left_out_and_counted():
     def skill(model, module, question):
         if model == 1 and question < 4:
@@ -223,13 +254,14 @@ def test_keys_costs_and_what_is_shown():
         ({"models": "skilled/m0"}, ValueError, "list of model ids"),
         ({"models": ["skilled/m0", "nobody/x"]}, errors.ModelError, "nobody"),
         ({"op": lambda: lambda question: question}, ValueError, "at least one"),
-        ({"data": (QUESTIONS, GOLDS[:2])}, ValueError, r"columns of lengths \[12, 2\]"),
-        ({"data": {"question": []}}, ValueError, "not dict"),
-        ({"data": [("Q 1", "A"), ("Q 2", "B")]}, ValueError, "not list"),
-        ({"key": 3}, TypeError, r"select_models\(key=…\) is a int"),
+        ({"data": (QUESTIONS, GOLDS[:2])}, ValueError, "unequal length: {'question': 12, 'gold': 2}"),
+        ({"data": {"question": []}}, ValueError, "no rows"),
+        ({"key": 3}, TypeError, "`key` is a int"),
+        ({"diagnoser": lambda question, answer, gold: 1}, TypeError, r"the diagnoser <lambda> takes .*, model\)"),
         ({"budget": 0}, ValueError, "at least 1"),
         ({"method": "random"}, ValueError, "takes a budget"),
         ({"method": "best"}, ValueError, "'exhaustive'"),
+        ({"method": "exhaustive", "diagnoser": perfect}, ValueError, "asks no diagnoser"),
         ({"method": "exhaustive", "models": models(4097)}, ValueError, "4,097 allocations"),
         ({"op": lambda: chain(1, ember.text(models(2)))}, ValueError, "modules.0 is 2 models in one"),
     ],
@@ -241,13 +273,58 @@ def test_errors_say_what_is_taken(change, error, message):
             learn.select_models(given.pop("op")(), given.pop("data"), equal, **given)
 
 
-def test_a_score_is_no_name_and_the_error_shows_what_it_is_instead():
-    with skilled(lambda model, module, question: True):
-        with pytest.raises(TypeError, match="not 'normalized'") as told:
-            learn.select_models(chain(1), (QUESTIONS, GOLDS), "normalized", models(2))
-        shown = str(told.value).split("`")[3]
-        score = eval(shown, {"ember": ember, "jax": jax})  # what the error says to write
-        assert learn.select_models(with_end(chain(1)), (QUESTIONS, GOLDS), score, models(2))[1].trials[0].score == 1
+def test_a_model_that_is_there_twice_counts_once():
+    with skilled(lambda model, module, question: model == 1):
+        _, trace = learn.select_models(
+            with_end(chain(1)), (QUESTIONS, GOLDS), equal, [*models(2), *models(2)], method="exhaustive", budget=2
+        )
+    assert [t.models["modules.0"] for t in trace.trials] == models(2)
+
+
+def test_where_every_row_fails_the_cause_is_told():
+    def skill(model, module, question):
+        raise errors.RefusedRequestError("no credit")
+
+    with skilled(skill), pytest.raises(ValueError, match="24 of 24 times with RefusedRequestError: no credit"):
+        learn.select_models(chain(1), (QUESTIONS, GOLDS), equal, models(2))
+
+
+class About(ember.Operator):
+    """One call about two columns."""
+
+    llm: ember.LLM
+
+    def forward(self, question: ember.Text, context: ember.Text) -> ember.Text:
+        return self.llm(question + context)
+
+
+@ember.operator
+def same(answer: ember.Text, gold: ember.Text) -> jax.Array:
+    return answer == gold
+
+
+@ember.operator
+def sampled(question: ember.Text, answer: ember.Text, gold: ember.Text, key: ember.Key) -> jax.Array:
+    return (answer == gold) & (question != gold) & (jax.random.uniform(key) >= 0)
+
+
+def asked(question, answer, gold):
+    return question + "?" == gold
+
+
+@pytest.mark.parametrize(
+    ("score", "key"), [("exact", None), (equal, 1), (asked, None), (same, 1), (sampled, None), (sampled, 1)]
+)
+def test_data_and_scores_are_those_of_evaluate(score, key):
+    key = None if key is None else jax.random.key(key)
+    rows = [{"question": f"q{i}", "context": "?", "target": f"q{i}?" if i else "no"} for i in range(4)]
+    echo = ember.session(providers={"mine": providers.Callable(lambda request: request.messages[-1].content)})
+    with echo:
+        op = About(ember.LLM("mine/a"))
+        _, trace = learn.select_models(op, rows, score, ["mine/a"], key=key)
+        assert trace.trials[0].score == ember.evaluate(op, rows, score, key=key).accuracy == 0.75
+        by_name = [row | {"target": 0, "right": row["target"]} for row in rows]
+        assert learn.select_models(op, by_name, score, ["mine/a"], key=key, gold="right")[1].trials[0].score == 0.75
 
 
 def test_a_filtered_series_is_a_column():

@@ -1,11 +1,13 @@
 """Data sets as columns, and columns as the arguments of operators.
 
 Nothing is imported to know a kind of data set by: a data frame, or a data set of Hugging Face, is met by the names of
-its columns, anything else by its length and its rows.
+its columns, anything else by its length and its rows. One rule tells rows from columns: two columns, the questions and
+the right answers, are a tuple of two; any other sequence is one of rows.
 """
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +17,7 @@ import numpy as np
 from .._text.operations import fold_in
 from .._text.text import text
 from .._types import Key, key_problem
+from .signatures import parameters_of, takes_key
 
 Columns = dict[str, list[Any]]
 
@@ -29,13 +32,18 @@ class Asked(NamedTuple):
     **Fields:**
 
     - `names`: the column of each argument, by the argument's name.
-    - `arguments`: the columns as arrays and Texts, by the argument's name.
-    - `keys`: one for each row, `None` if the operator is called without.
+    - `arguments`: the columns as arrays and Texts, by the argument's name, and `key` if the operator is called with it.
+    - `keys`: one for each row, `None` if nobody is called with one.
     """
 
     names: Mapping[str, str]
     arguments: dict[str, Any]
     keys: Key | None
+
+    @property
+    def question(self) -> str:
+        """The name of the operator's first argument: what scores are told as the question."""
+        return next(iter(self.names))
 
 
 # -- columns ---------------------------------------------------------------------------------------------------------
@@ -57,20 +65,48 @@ def columns_of(data: Any) -> Columns:
 
 
 def _columns(data: Any) -> Columns:
-    names = getattr(data, "column_names", None)  # Hugging Face
-    names = getattr(data, "columns", None) if names is None else names  # pandas, polars
-    if isinstance(names, Mapping):
-        raise TypeError(f"this is a data set of several splits; evaluate one, such as data[{next(iter(names), '')!r}].")
-    if isinstance(data, Mapping) or names is not None:
-        return {str(name): _list(str(name), data[name]) for name in (data if names is None else names)}
+    if _is_two_columns(data):
+        questions, golds = data
+        asked = {_QUESTION[0]: questions} if _names(questions) is None else _columns(questions)
+        return {name: _list(name, column) for name, column in {**asked, _GOLD[0]: golds}.items()}
+    names = _names(data)
+    if names is not None:
+        return {str(name): _list(str(name), data[name]) for name in names}
     if isinstance(data, str) or not _has(data, "__getitem__") or not _has(data, "__len__"):
         hint = "; make a list of it" if _has(data, "__next__") else ""
         raise TypeError(
-            "data is a list of (question, gold) pairs or of dicts, a dict of columns, a data frame, or anything that "
-            f"has a length and can be indexed, not {type(data).__name__}{hint}."
+            "data is a list of (question, gold) pairs or of dicts, a tuple (questions, golds) of two columns, a dict "
+            "of columns, a data frame, or anything that has a length and can be indexed, not "
+            f"{type(data).__name__}{hint}."
         )
     rows = data.tolist() if _has(data, "tolist") else [data[i] for i in range(len(data))]  # arrays, and pandas' series
     return _of_rows(rows)
+
+
+def _names(data: Any) -> Sequence[Any] | None:
+    """The names of the columns of data that has them by name."""
+    names = getattr(data, "column_names", None)  # Hugging Face
+    names = getattr(data, "columns", None) if names is None else names  # pandas, polars
+    if isinstance(names, Mapping):
+        raise TypeError(f"this is a data set of several splits; take one, such as data[{next(iter(names), '')!r}].")
+    if names is None and not isinstance(data, Mapping):
+        return None
+    return list(data if names is None else names)
+
+
+def _is_two_columns(data: Any) -> bool:
+    """Whether data is the tuple `(questions, golds)`.
+
+    **Raises:** `ValueError` for a tuple of two pairs, which may be two columns of two, or two rows.
+    """
+    if not isinstance(data, tuple) or len(data) != 2 or all(isinstance(part, Mapping) for part in data):
+        return False
+    if all(isinstance(part, tuple) and len(part) == 2 for part in data):
+        raise ValueError(
+            "a tuple of two pairs may be two rows or two columns. Rows are a list, [(question, gold), …]; columns are "
+            "lists in a tuple, ([question, …], [gold, …])."
+        )
+    return True
 
 
 def _of_rows(rows: Sequence[Any]) -> Columns:
@@ -89,13 +125,18 @@ def _as_dict(i: int, row: Any) -> dict[str, Any]:
     if isinstance(row, tuple | list) and len(row) == 2:
         asked = row[0] if isinstance(row[0], Mapping) else {_QUESTION[0]: row[0]}
         return {**asked, _GOLD[0]: row[1]}
-    raise TypeError(f"row {i} of the data is a {type(row).__name__}; give (question, gold) pairs, or dicts.")
+    many = f" of {len(row)}" if _has(row, "__len__") and not isinstance(row, str) else ""
+    raise TypeError(
+        f"row {i} of the data is a {type(row).__name__}{many}; rows are (question, gold) pairs or dicts, and two "
+        "columns are a tuple (questions, golds)."
+    )
 
 
 def _list(name: str, column: Any) -> list[Any]:
-    if isinstance(column, str) or not _has(column, "__iter__"):
+    values = column.tolist() if _has(column, "tolist") else column
+    if isinstance(values, str | bytes | Mapping | AbstractSet) or not _has(values, "__iter__"):
         raise TypeError(f"the column {name!r} of the data is a {type(column).__name__}, not a list of values.")
-    return [_plain(value) for value in (column.tolist() if _has(column, "tolist") else column)]
+    return [_plain(value) for value in values]
 
 
 def _plain(value: Any) -> Any:
@@ -117,29 +158,35 @@ def gold_of(columns: Columns, given: str | None, operators: Mapping[str, Callabl
 
     **Raises:** `ValueError` if it is not there.
     """
-    taken = {name for op in operators.values() for name in _parameters(op)}
+    taken = {argument for name, op in operators.items() for argument in _parameters(name, op)}
     found = [given] if given is not None else [name for name in _GOLD if name not in taken]
     name = next((name for name in found if name in columns), None)
     if name is None:
         how = f"no column {given!r}" if given is not None else f"no column of right answers ({', '.join(_GOLD)})"
-        raise ValueError(
-            f"the data has {how} among its columns {_quoted(columns)}; name it, as in evaluate(…, gold='solution')."
-        )
+        raise ValueError(f"the data has {how} among its columns {_quoted(columns)}; name it, as in `gold='solution'`.")
     return name
 
 
-def asked(name: str, op: Callable[..., Any], columns: Columns, gold: str, key: Key | None) -> Asked:
+def asked(
+    name: str, op: Callable[..., Any], columns: Columns, gold: str, key: Key | None, is_keyed: bool = False
+) -> Asked:
     """What an operator is called with, row by row.
+
+    **Arguments:**
+
+    - `is_keyed`: whether anybody else, such as a score, is called with a row's key.
 
     **Raises:** `ValueError` where an argument has no column; `TypeError` for a column that is no array.
     """
     names = _matched(name, op, columns, gold)
     arguments = {argument: as_array(column, columns[column]) for argument, column in names.items()}
-    return Asked(names, arguments, _keys(op, [columns[c] for c in names.values()], key))
+    takes = takes_key(op, key is not None)
+    keys = row_keys([columns[c] for c in names.values()], key) if takes or is_keyed else None
+    return Asked(names, {**arguments, "key": keys} if takes else arguments, keys)
 
 
 def _matched(name: str, op: Callable[..., Any], columns: Columns, gold: str) -> dict[str, str]:
-    parameters = _parameters(op)
+    parameters = _parameters(name, op)
     found = {argument: argument for argument in parameters if argument in columns and argument != gold}
     missing = [a for a, p in parameters.items() if p.default is inspect.Parameter.empty and a not in found]
     spare = [column for column in columns if column != gold and column not in found]
@@ -158,11 +205,11 @@ def _matched(name: str, op: Callable[..., Any], columns: Columns, gold: str) -> 
     return {argument: found[argument] for argument in parameters if argument in found}
 
 
-def _parameters(op: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+def _parameters(name: str, op: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """What an operator takes besides its key."""
-    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    given = inspect.signature(op).parameters
-    return {name: p for name, p in given.items() if name != "key" and p.kind not in several}
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = parameters_of(op, f"the operator {name!r}")
+    return {argument: p for argument, p in parameters.items() if argument != "key" and p.kind in named}
 
 
 def as_array(name: str, column: Sequence[Any]) -> Any:
@@ -191,14 +238,15 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _keys(op: Callable[..., Any], columns: Sequence[Sequence[Any]], key: Key | None) -> Key | None:
-    """A key for each row, folded from what is asked, so that rows may come and go; `None` where none is needed."""
-    parameter = inspect.signature(op).parameters.get("key")
-    if parameter is None or (key is None and parameter.default is not inspect.Parameter.empty):
-        return None
+def check_key(key: Key | None) -> None:
+    """Raises `TypeError` for what is given as a key and is none."""
+    if key is not None and (problem := key_problem(key)):
+        raise TypeError(f"`key` is {problem}.")
+
+
+def row_keys(columns: Sequence[Sequence[Any]], key: Key | None) -> Key:
+    """A key for each row, folded from what is asked, so that rows may come and go."""
     key = jax.random.key(0) if key is None else key
-    if problem := key_problem(key):
-        raise TypeError(f"evaluate(key=…) is {problem}.")
     keys = jnp.broadcast_to(key, (len(columns[0]), *key.shape))
     for column in columns:
         words = text([value if isinstance(value, str) else repr(value) for value in column])

@@ -12,23 +12,28 @@ cost above the budget is penalised; what comes out is taken as hard thresholds, 
 kept. Either way the numbers reported are those of the hard cascade on the data.
 """
 
+import collections
 import dataclasses
 import functools
 import itertools
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._enclosing import attempt, metered
+from .._boundary import typed_errors
+from .._evaluate.data import as_array, asked, check_key, columns_of, gold_of
+from .._evaluate.scorer import Answered, Scored, Scorer, answered, scored, scorer
+from .._evaluate.scores import Score
+from .._evaluate.signatures import takes_key
+from .._evaluate.tried import tried
 from .._jit import jit
-from .._text.operations import fold_in
-from .._text.text import Text
 from .._types import Key
-from ._rows import check, columns, number, row_keys, takes_key
 
 
 class Staged(Protocol):
@@ -95,19 +100,20 @@ class CalibrationTrace:
 
 def calibrate_cascade(
     cascade: _C,
-    data: tuple[Any, Any],
-    score: Callable[..., Any],
+    data: Any,
+    score: str | Score,
     budget_usd_per_query: float,
     *,
     method: Literal["grid", "gradient"] = "grid",
     grid: int = 100,
     key: Key | None = None,
+    gold: str | None = None,
 ) -> tuple[_C, CalibrationTrace]:
     """Chooses order and thresholds of a cascade for the best mean score that a mean cost allows.
 
     ```python
     op = non.Cascade([small, medium, large], scorer=non.Grader(small))
-    op, trace = learn.calibrate_cascade(op, (questions, golds), lambda a, gold: a == gold, 2e-5)
+    op, trace = learn.calibrate_cascade(op, (questions, golds), "number", 2e-5)
     print(trace)
     ```
 
@@ -115,32 +121,41 @@ def calibrate_cascade(
 
     - `cascade`: a `non.Cascade`, or another dataclass with `stages`, `scorer` and `thresholds`. Where each stage but
         the last has a scorer of its own, scorers move with their stages, and the last stage stays last.
-    - `data`: the questions, and what is right: a Text, an array or a list with a row for each.
-    - `score`: of `(answer, gold)`, gives a number, the higher the better: a function that JAX can trace, or an
-        operator. What it costs does not count.
+    - `data`, `score`, `gold`: as of `ember.evaluate`; stages are asked the column `question`, or the only one that may
+        be it. The higher a score the better; what it costs does not count.
     - `budget_usd_per_query`: the mean cost, of stages and scorers, that is allowed.
     - `method`: `"grid"` is exact among thresholds at observed scores, for each order; `"gradient"` takes seconds where
         a grid of many stages takes long.
     - `grid`: the most thresholds that are tried at a stage, at equally many of the observed scores each; fewer for more
         than three stages, so that a combination takes no more than a hundred megabytes.
-    - `key`: a PRNG key, of which every row has its own.
+    - `key`: a PRNG key, of which every row has its own, as of `ember.evaluate`. Stages and scorers have the keys that
+        `cascade`, if it is a `non.Cascade`, gives them where they stand: evaluating it pays for no answer again.
 
     **Returns:** the cascade with stages, scorers and thresholds chosen, and a `CalibrationTrace`. Every stage is asked
     every question, once, whatever the method.
 
-    **Raises:** `ValueError` if a cost is unknown, if all rows fail, if not even the cheapest stage is within the
-    budget, or for an unknown method; `ImportError` for the gradient without optax.
+    **Raises:** `TypeError` for what is no cascade; `ValueError` if a cost is unknown, if all rows fail, if not even the
+    cheapest stage is within the budget, for an unknown method, or a grid of nothing; `ImportError` for the gradient
+    without optax; and what `ember.evaluate` raises.
     """
+    missing = [name for name in ("stages", "scorer", "thresholds") if not hasattr(cascade, name)]
+    if missing or not dataclasses.is_dataclass(cascade) or isinstance(cascade, type):
+        name = getattr(cascade, "__name__", type(cascade).__name__)
+        raise TypeError(
+            "calibrate_cascade takes a `non.Cascade`, or another dataclass with `stages`, `scorer` and `thresholds`, "
+            f"not {'the class ' if isinstance(cascade, type) else ''}{name}"
+            f"{', which is without ' + ', '.join(missing) if missing else ''}."
+        )
     if method not in ("grid", "gradient"):
         raise ValueError(f"calibrate_cascade(method={method!r}): it is 'grid' or 'gradient'.")
-    key = jax.random.key(0) if key is None else key
-    check(score, key, "calibrate_cascade")
-    table = _table(cascade, data, score, key)
+    if grid < 1:
+        raise ValueError(f"calibrate_cascade(grid={grid!r}): give a number of thresholds, at least 1.")
+    table = _table(cascade, data, score, key, gold)
     best = functools.partial(_on_grid, grid=grid) if method == "grid" else _by_gradient
-    found = [best(table.of(order), budget_usd_per_query) for order in _orders(cascade)]
+    found = ((order, best(table.of(order), budget_usd_per_query)) for order in _orders(cascade))
     orders = [
         Calibrated(order, tuple(hard.thresholds.tolist()), hard.score, hard.cost)
-        for order, hard in zip(_orders(cascade), found, strict=True)
+        for order, hard in found
         if hard is not None
     ]
     if not orders:
@@ -149,7 +164,7 @@ def calibrate_cascade(
             f"budget_usd_per_query={budget_usd_per_query:g}."
         )
     orders.sort(key=lambda o: (-round(o.score, 9), o.cost, len(o.stages)))  # means differ in their last bits
-    return _rebuilt(cascade, orders[0]), CalibrationTrace(tuple(orders), len(data[0]), table.failed)
+    return _rebuilt(cascade, orders[0]), CalibrationTrace(tuple(orders), table.failed + len(table.score), table.failed)
 
 
 def _orders(cascade: Staged) -> Iterator[tuple[int, ...]]:
@@ -169,7 +184,7 @@ def _rebuilt(cascade: _C, chosen: Calibrated) -> _C:
         cascade,  # pyright: ignore[reportArgumentType]  # a protocol cannot ask for a dataclass
         stages=tuple(cascade.stages[i] for i in chosen.stages),
         scorer=tuple(own[i] for i in chosen.stages[:-1]) if isinstance(own, tuple) else own,
-        thresholds=jnp.array(chosen.thresholds, jnp.float32),
+        thresholds=jnp.array(chosen.thresholds, float),
         **hard,
     )
 
@@ -211,56 +226,100 @@ class _Ordered(NamedTuple):
 
 
 class _Program(NamedTuple):
-    """What is recorded of every row; an argument, so that equal cascades are one program."""
+    """What is recorded of every row; an argument, so that equal cascades are one program.
+
+    **Fields:**
+
+    - `stages`, `scorers`: of the cascade; a stage that has no scorer has `None`.
+    - `judge`: the score, if it is an operator.
+    """
 
     stages: tuple[Any, ...]
     scorers: tuple[Any, ...]
-    score: Callable[..., Any]
+    judge: Scorer | None
+
+
+class _Graded(NamedTuple):
+    """A stage's answer, and what its scorer says of it for how much."""
+
+    answered: Answered
+    grade: jax.Array
+    cost: jax.Array
 
 
 @jit
-def _row(program: _Program, question: Text, gold: Any, key: Key) -> list[tuple[jax.Array, ...]]:
-    return [_of_stage(program, i, question, gold, jax.random.fold_in(key, i)) for i in range(len(program.stages))]
+def _row(program: _Program, key: Key, row: tuple[Any, Any, Key]) -> list[_Graded]:
+    return [_graded(program, i, row, jax.random.fold_in(key, i)) for i in range(len(program.stages))]
 
 
-def _of_stage(program: _Program, i: int, question: Text, gold: Any, key: Key) -> tuple[jax.Array, ...]:
+def _graded(program: _Program, i: int, row: tuple[Any, Any, Key], key: Key) -> _Graded:
+    question, _, _ = row
     stage, scorer = program.stages[i], program.scorers[i]
     keyed = {"key": key} if takes_key(stage) else {}
-    (answer, ok), usage = metered(attempt(stage))(question, **keyed)
-    score = jnp.where(ok, number(program.score, answer, gold), jnp.nan)
+    found = answered(f"stage {i}", program.judge, stage, (question,), keyed, row)
     if scorer is None:
-        return score, jnp.asarray(-jnp.inf), usage.cost, jnp.zeros(())
-    last = (fold_in(key, "scorer"),) if takes_key(scorer) else ()
-    grade, checked = metered(lambda *args: number(scorer, *args))(question, answer, *last)
-    return score, grade, usage.cost, checked.cost
+        return _Graded(found, jnp.asarray(-jnp.inf), jnp.zeros(()))
+    # The key of `non.Cascade`'s scorer: what it says here is there already when the cascade runs.
+    keyed = {"key": jax.random.fold_in(key, zlib.crc32(b"scorer"))} if takes_key(scorer) else {}
+    grade = tried(f"scorer {i}", _as_float, scorer, question, found.answer.out, **keyed)
+    return _Graded(found, grade.out, grade.usage.cost)
 
 
-def _table(cascade: Staged, data: tuple[Any, Any], score: Callable[..., Any], key: Key) -> _Table:
-    count, own = len(cascade.stages), cascade.scorer
+def _as_float(scorer: Callable[..., Any], *args: Any, **kwargs: Any) -> jax.Array:
+    grade = scorer(*args, **kwargs)
+    if not eqx.is_array_like(grade) or jnp.ndim(grade):
+        raise TypeError(f"a cascade's scorer gives one number for an answer, and {scorer!r:.60} gave {grade!r:.60}.")
+    return jnp.asarray(grade, float)
+
+
+def _table(cascade: Staged, data: Any, score: str | Score, key: Key | None, gold: str | None) -> _Table:
+    check_key(key)
+    by, columns = scorer(score, key), columns_of(data)
+    right = gold_of(columns, gold, {"a stage": _of_question})
+    found = asked("a stage of the cascade", _of_question, columns, right, key, is_keyed=True)
+    gold_array = None if by.in_program is None else as_array(right, columns[right])
+    own, count = cascade.scorer, len(cascade.stages)
     scorers = (*own, None) if isinstance(own, tuple) else (own,) * count
-    program = _Program(cascade.stages, scorers, score)
-    questions, golds = columns(data, "calibrate_cascade")
-    found = jax.vmap(lambda *row: _row(program, *row))(questions, golds, row_keys(key, questions))
-    # Scores stay as they were recorded: a threshold is one of them, and what is above it is decided in this precision.
-    scores, grades, costs, checks = (
-        np.stack([np.asarray(x) for x in column], 1) for column in zip(*found, strict=True)
-    )
+    program = functools.partial(_row, _Program(cascade.stages, scorers, by.in_program))
+    # As `ember.evaluate` calls a cascade: without a key every row has the cascade's own.
+    keys = jnp.broadcast_to(jax.random.key(0), len(columns[right])) if key is None else found.keys
+    with typed_errors():
+        stages = jax.vmap(program)(keys, (found.arguments["question"], gold_array, found.keys))
+        jax.block_until_ready(stages)
+    questions, golds = columns[found.names["question"]], columns[right]
+    return _kept(stages, [scored(stage.answered, by, questions, golds) for stage in stages])
+
+
+def _kept(stages: Sequence[_Graded], found: Sequence[Scored]) -> _Table:
+    """The numbers of the rows at which nothing failed.
+
+    **Raises:** `ValueError` if there is none, and for an unknown cost.
+    """
+    scores = np.stack([of_stage.scores for of_stage in found], 1)
     kept = ~np.isnan(scores).any(1)
     if not kept.any():
-        raise ValueError("at every question of the data a stage of the cascade, or the score, fails.")
-    table = _Table(
-        scores[kept].astype(float),
-        np.where(np.isnan(grades), -np.inf, grades)[kept],
-        costs[kept].astype(float),
-        checks[kept].astype(float),
-        int((~kept).sum()),
+        by_row = zip(*(of_stage.causes for of_stage in found), strict=True)
+        cause, times = collections.Counter(next(filter(None, row)) for row in by_row).most_common(1)[0]
+        raise ValueError(
+            "at every question of the data a stage of the cascade, or the score, fails; "
+            f"at {times:,} of {len(scores):,} with {cause:.300}"
+        )
+    costs, checks = (
+        np.stack([np.asarray(x, float) for x in of_stages], 1)[kept]
+        for of_stages in ([s.answered.answer.usage.cost for s in stages], [s.cost for s in stages])
     )
-    if np.isnan(table.cost).any() or np.isnan(table.check).any():
+    if np.isnan(costs).any() or np.isnan(checks).any():
         raise ValueError(
             "calibrate_cascade compares costs, and the price of a model is unknown; say it with "
             "`ember.session(prices={'provider/model': ember.Price(...)})`."
         )
-    return table
+    # Grades stay as they were recorded: a threshold is one of them, and what is above it is decided in this precision.
+    grades = np.stack([np.asarray(stage.grade) for stage in stages], 1)[kept]
+    return _Table(scores[kept], np.where(np.isnan(grades), -np.inf, grades), costs, checks, int((~kept).sum()))
+
+
+def _of_question(question: Any) -> None:
+    """What a stage is asked, for columns to be matched with."""
 
 
 # -- thresholds ------------------------------------------------------------------------------------------------------

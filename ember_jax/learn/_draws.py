@@ -176,7 +176,7 @@ def _draw(eqn: jex.JaxprEqn, values: Sequence[Any], outcome: Outcome) -> Drawn:
         return [index, score], score
     logits = values[0]
     scores = jax.nn.log_softmax(logits)
-    possible = scores[outcome] > -jnp.inf
+    possible = scores[outcome] != -jnp.inf  # NaN is not impossible but unknown, and so is what comes of it
     index = jnp.where(possible, outcome, jnp.argmax(logits).astype(jnp.int32))
     score = scores[index]
     return [index, score], jnp.where(possible, score, -jnp.inf)

@@ -105,7 +105,8 @@ def value_and_grad(
         surrogate = losses + fixed(losses - expected) * scores
         if callable(baseline):
             surrogate += (fixed(losses) - expected) ** 2 / 2
-        return surrogate.mean(), losses.mean()
+        # A draw from no distribution has no log-probability; without this only the gradient would say so.
+        return surrogate.mean(), jnp.where(jnp.isnan(scores), scores, losses).mean()
 
     differentiated = eqx.filter_value_and_grad(objective, has_aux=True)
 

@@ -48,9 +48,9 @@ class Frontier:
     @property
     def frontier(self) -> tuple[str, ...]:
         """The names of the operators that are not dominated, by cost."""
-        table = self.table
-        rows = np.flatnonzero(table["on_frontier"])
-        return tuple(table["operator"][i] for i in sorted(rows, key=lambda i: table["cost"][i]))
+        names, (accuracy, cost) = list(self.results), self._found
+        rows = np.flatnonzero(_on_frontier(accuracy, cost))
+        return tuple(names[i] for i in sorted(rows, key=lambda i: cost[i]))
 
     @property
     def dominated(self) -> dict[str, tuple[str, ...]]:

@@ -8,6 +8,8 @@ being passed along. Where nobody looks for it the second result is unused and co
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from .._types import Key
@@ -33,13 +35,23 @@ def sample(logits: Float[Array, "n"], key: Key) -> Int[Array, ""]:
 
     **Returns:** int32 from 0 to n - 1. Its derivative is zero.
 
-    **Raises:** `TypeError` for logits of another rank or of integers.
+    Logits of which one is NaN, or all are `-inf`, are no distribution. Where they are known they raise. Inside a
+    program the draw says nothing and its log-probability is NaN, as it is beside an infinite logit, and so are the
+    value and the gradient that `learn.value_and_grad` finds.
+
+    **Raises:** `TypeError` for logits of another rank or of integers; `ValueError` for those of no distribution, while
+    they are no tracers.
     """
     logits = jnp.asarray(logits)
     if logits.ndim != 1 or not logits.shape[0] or not jnp.issubdtype(logits.dtype, jnp.floating):
         raise TypeError(
             f"learn.sample takes float logits of rank 1, one for each decision, not {logits.dtype}"
             f"{list(logits.shape)}. For several draws, `jax.vmap(learn.sample)(logits, keys)`."
+        )
+    if not isinstance(logits, Tracer) and not np.max(np.asarray(logits)) > -np.inf:  # nor is NaN
+        raise ValueError(
+            f"learn.sample takes logits that something can be drawn from, not {np.asarray(logits)!s:.80}: none may be "
+            "NaN, and one at least is above -inf."
         )
     return _draw(logits, key)[0]
 

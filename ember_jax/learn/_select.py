@@ -3,6 +3,8 @@
 Design note. An allocation is an array of numbers, one for each LLM of an operator, that index a Text of model ids; the
 operator with these models is a function of it. So a sweep over allocations is a `vmap` like any other, all candidates
 of one step run on all rows at once, and calls that two allocations have in common are made once. Nothing is mutated.
+Data, scores and keys are those of `ember.evaluate`: a score that is a function is called between sweeps, and so a
+diagnoser, which is asked where a score is low, is a sweep after it.
 
 The greedy search is LLMSelector (Chen et al., 2025, arXiv 2502.14815): it goes round the modules, tries every model at
 one of them while the others stay, and takes the one that is among the best on most rows. A row's score alone cannot
@@ -11,8 +13,8 @@ and adds to a candidate's score where the module is not to blame. The search end
 allocation and the module whose turn it is, for the second time: what follows would be what followed.
 """
 
+import collections
 import functools
-import inspect
 import itertools
 import math
 import random
@@ -25,17 +27,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._enclosing import attempt, metered
+from .._boundary import typed_errors
+from .._enclosing import attempt
 from .._errors import RepeatedSampleWarning
+from .._evaluate.data import as_array, asked, check_key, columns_of, gold_of
+from .._evaluate.scorer import Answered, Scorer, answered, of_role, scored, scorer
+from .._evaluate.scores import Score
 from .._jit import jit
 from .._llm import LLM
 from .._text.text import Text, text
 from .._types import Key, is_key
-from ._rows import check, columns, number, row_keys
 
 Method = Literal["llmselector", "exhaustive", "random"]
 # Of each LLM of an operator, the place of its model in the list of models.
 Allocation = tuple[int, ...]
+
+# What a diagnoser is called with.
+_DIAGNOSED = (("question", "answer", "gold", "module", "model"),)
 
 # Beyond this nobody means "try them all"; a `budget` says otherwise.
 _MOST_ALLOCATIONS = 4096
@@ -104,64 +112,69 @@ def _numbers(trial: Trial) -> dict[str, Any]:
 
 def select_models(
     op: Any,
-    data: tuple[Any, Any],
-    score: Callable[..., Any],
+    data: Any,
+    score: str | Score,
     models: Sequence[str],
     *,
     diagnoser: Callable[..., Any] | None = None,
     method: Method = "llmselector",
     budget: int | None = None,
     key: Key | None = None,
+    gold: str | None = None,
 ) -> tuple[Any, SelectionTrace]:
     """Chooses a model for each of an operator's LLMs, by how well the whole operator does.
 
     ```python
-    op, trace = learn.select_models(op, (questions, golds), lambda a, gold: a == gold, ["sim/small", "sim/large"])
+    op, trace = learn.select_models(op, (questions, golds), "number", ["sim/small", "sim/large"])
     print(trace)
     ```
 
     **Arguments:**
 
-    - `op`: an operator of a question, and of a key if it takes one. Its `LLM`s are the modules, wherever in it they
-        are; their first allocation is what they are, where that is among `models`, else the first of these.
-    - `data`: the questions, and what is right: a Text, an array or a list with a row for each.
-    - `score`: of `(answer, gold)`, gives a number, the higher the better: a function that JAX can trace, or an
-        operator. Plain Python on the words is an `ember.host` function.
-    - `models`: model ids.
-    - `diagnoser`: a function or an operator of `(question, answer, gold, module, model)`: whether that module, named
-        by its path in `op`, is to blame for the answer: 1 if it is, 0 if not, 1/2 if that is unclear. It is asked where
-        a score is below 1. `answer` is all that `op` returns, so one that returns its drafts too shows them.
+    - `op`: an operator. Its `LLM`s are the modules, wherever in it they are; their first allocation is what they are,
+        where that is among `models`, else the first of these.
+    - `data`, `score`, `gold`: as of `ember.evaluate`; the higher a score the better.
+    - `models`: model ids; one that is there twice counts once.
+    - `diagnoser`: a Python function of strings `(question, answer, gold, module, model)`, or an operator of the same
+        arguments, and `key` if it takes one: whether that module, named by its path in `op`, is to blame for the
+        answer: 1 if it is, 0 if not, 1/2 if that is unclear, which is what one says that is an operator and fails. It
+        is asked where a score is below 1, by `"llmselector"` alone. `answer` is all that `op` returns, so one that
+        returns its drafts too shows them.
     - `method`: `"llmselector"` is greedy by module; `"exhaustive"` tries every allocation, `"random"` as many as
         `budget` says, drawn without repetition.
     - `budget`: the most allocations that are tried. Greedy steps that it does not suffice for are not begun.
-    - `key`: a PRNG key, of which every row has its own, the same under all allocations; random search draws by it too.
+    - `key`: a PRNG key, of which every row has its own, as of `ember.evaluate`, the same under all allocations; random
+        search draws by it too.
 
     **Returns:** `op` with the models of the best allocation that was tried, by the mean score (the last one taken among
     equals), and a `SelectionTrace`.
 
-    **Raises:** `ValueError` for an operator without LLMs, for no models, an unknown method, a budget below 1, and an
-    exhaustive search of more than 4096 allocations that no budget is given for; `ModelError` for an unknown model.
+    **Raises:** `ValueError` for an operator without LLMs, for no models, an unknown method, a diagnoser that the method
+    asks nothing, a budget below 1, an exhaustive search of more than 4096 allocations that no budget is given for, and
+    if every row fails; `ModelError` for an unknown model; and what `ember.evaluate` raises.
     """
-    search = _Search(op, data, score, models, diagnoser, key)
-    count = len(models) ** len(search.paths)
+    if method not in ("llmselector", "exhaustive", "random"):
+        raise ValueError(f"select_models(method={method!r}): it is 'llmselector', 'exhaustive' or 'random'.")
+    if diagnoser is not None and method != "llmselector":
+        raise ValueError(f"select_models(method={method!r}) asks no diagnoser, leave it out; 'llmselector' does.")
+    if method == "random" and budget is None:
+        raise ValueError("select_models(method='random') takes a budget, the number of allocations that it draws.")
     if budget is not None and budget < 1:
         raise ValueError(f"select_models(budget={budget}): give a number of allocations, at least 1.")
+    search = _Search(op, data, score, models, diagnoser, key, gold)
+    count = len(search.models) ** len(search.paths)
+    most = _MOST_ALLOCATIONS if budget is None else budget
     if method == "llmselector":
         last = _greedy(search, budget)
-    elif method == "exhaustive":
-        if count > (_MOST_ALLOCATIONS if budget is None else budget):
-            raise ValueError(
-                f"{len(models)} models at {len(search.paths)} modules are {count:,} allocations, more than "
-                f"{_MOST_ALLOCATIONS if budget is None else budget:,}. Give a budget of as many, or search with "
-                "method='llmselector'."
-            )
-        last = _all(search, range(count))
     elif method == "random":
-        if budget is None:
-            raise ValueError("select_models(method='random') takes a budget, the number of allocations that it draws.")
-        last = _all(search, _distinct(count, budget, search.key))
+        last = _all(search, _distinct(count, most, search.key))
+    elif count <= most:
+        last = _all(search, range(count))
     else:
-        raise ValueError(f"select_models(method={method!r}): it is 'llmselector', 'exhaustive' or 'random'.")
+        raise ValueError(
+            f"{len(search.models)} models at {len(search.paths)} modules are {count:,} allocations, more than "
+            f"{most:,}. Give a budget of as many, or search with method='llmselector'."
+        )
     best = search.best(last)
     return search.allocated(best), SelectionTrace(tuple(search.trials.values()), list(search.trials).index(best))
 
@@ -194,10 +207,13 @@ def _all(search: "_Search", places: Sequence[int]) -> Allocation:
 
 
 def _distinct(count: int, budget: int, key: Key) -> list[int]:
-    """Different places below `count`, which may be too large for any integer of NumPy's."""
+    """Different places below `count`, which may be too large for NumPy, and for `random.sample`."""
     seed = jax.random.key_data(key) if is_key(key) else key
     draw = random.Random(np.asarray(seed).tobytes())
-    return draw.sample(range(count), min(budget, count))
+    found: dict[int, None] = {}  # in the order in which they were drawn
+    while len(found) < min(budget, count):
+        found[draw.randrange(count)] = None
+    return list(found)
 
 
 # -- sweeps ----------------------------------------------------------------------------------------------------------
@@ -209,17 +225,15 @@ class _Program(NamedTuple):
     **Fields:**
 
     - `op`: the operator, with any models.
-    - `models`, `modules`: their names.
-    - `score`, `diagnoser`: as they were given.
-    - `is_keyed`: whether the operator is called with a key.
+    - `models`: their names.
+    - `question`: the name of the operator's first argument.
+    - `judge`: the score, if it is an operator.
     """
 
     op: Any
     models: Text
-    modules: Text
-    score: Callable[..., Any]
-    diagnoser: Callable[..., Any] | None
-    is_keyed: bool
+    question: str
+    judge: Scorer | None
 
     def allocated(self, allocation: Any) -> Any:
         """The operator with the models that a sequence of numbers names, also traced ones."""
@@ -230,34 +244,43 @@ class _Program(NamedTuple):
         )
 
 
-class _Row(NamedTuple):
-    """What an allocation gives for one row.
+@jit
+def _row(program: _Program, allocation: jax.Array, arguments: dict[str, Any], key: Key | None, gold: Any) -> Answered:
+    row = arguments[program.question], gold, key
+    return answered("operator", program.judge, program.allocated(allocation), (), arguments, row)
+
+
+class _Outcome(NamedTuple):
+    """What an allocation gave for all rows: as arrays, in Python's values, and the scores."""
+
+    out: Any
+    answers: list[Any]
+    scores: np.ndarray
+
+
+class _Rows(NamedTuple):
+    """The rows of a data set.
 
     **Fields:**
 
-    - `score`: NaN where the row failed.
-    - `merit`: 1 where the module is not to blame, 0 where it is.
-    - `calls`, `cost`: of the operator.
+    - `questions`, `golds`: in Python's values.
+    - `question`: the name of the operator's first argument.
+    - `lanes`: what an operator is called with, the rows' keys, and what is right, as arrays.
     """
 
-    score: Any
-    merit: Any
-    calls: Any
-    cost: Any
+    questions: list[Any]
+    golds: list[Any]
+    question: str
+    lanes: tuple[dict[str, Any], Key | None, Any]
 
 
-@jit
-def _row(program: _Program, allocation: jax.Array, module: jax.Array, question: Text, gold: Any, key: Key) -> _Row:
-    keyed = {"key": key} if program.is_keyed else {}
-    (answer, ok), usage = metered(attempt(program.allocated(allocation)))(question, **keyed)
-    score = jnp.where(ok, number(program.score, answer, gold), jnp.nan)
-    diagnoser = program.diagnoser
-    if diagnoser is None:
-        return _Row(score, jnp.zeros(()), usage.calls, usage.cost)
-    asked = question, answer, gold, program.modules[module], program.models[allocation[module]]
-    # A diagnoser that fails is one that does not know.
-    merit = lambda: 1 - jnp.nan_to_num(number(diagnoser, *asked), nan=0.5)
-    return _Row(score, jax.lax.cond(score < 1, merit, lambda: jnp.ones(())), usage.calls, usage.cost)
+def _rows(op: Any, data: Any, gold: str | None, key: Key | None, scorers: Sequence[Scorer]) -> _Rows:
+    columns = columns_of(data)
+    right = gold_of(columns, gold, {"the operator": op})
+    found = asked("the operator", op, columns, right, key, any(by.is_keyed for by in scorers))
+    golds = as_array(right, columns[right]) if any(by.in_program for by in scorers) else None
+    lanes = found.arguments, found.keys, golds
+    return _Rows(columns[found.names[found.question]], columns[right], found.question, lanes)
 
 
 class _Search:
@@ -266,31 +289,34 @@ class _Search:
     def __init__(
         self,
         op: Any,
-        data: tuple[Any, Any],
-        score: Callable[..., Any],
+        data: Any,
+        score: str | Score,
         models: Sequence[str],
         diagnoser: Callable[..., Any] | None,
         key: Key | None,
+        gold: str | None,
     ):
         leaves, _ = jax.tree_util.tree_flatten_with_path(op, is_leaf=_is_llm)
         modules = {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves if _is_llm(x)}
-        if not modules or not models or isinstance(models, str):
+        if not modules or not len(models) or isinstance(models, str):
             raise ValueError(
                 "select_models takes an operator with at least one `ember.LLM` in it, and a list of model ids; this "
                 f"one has {len(modules)}, and the models are {models!r:.60}."
             )
-        self.paths, self.models = tuple(modules), tuple(models)
+        self.paths, self.models = tuple(modules), tuple(dict.fromkeys(text(models).tolist()))
         self.first = tuple(self._place(path, llm) for path, llm in modules.items())
         self.trials: dict[Allocation, Trial] = {}
-        self._found: dict[tuple[Allocation, int], np.ndarray] = {}
+        self._outcomes: dict[Allocation, _Outcome] = {}
+        self._merits: dict[tuple[Allocation, int], np.ndarray] = {}
+        self._causes: collections.Counter[str] = collections.Counter()
+        check_key(key)
         self.key = jax.random.key(0) if key is None else key
-        check(score, self.key, "select_models")
-        parameter = inspect.signature(op).parameters.get("key")
-        is_keyed = parameter is not None and (key is not None or parameter.default is parameter.empty)
-        ids = LLM(text(list(models))).model  # which checks them
-        self._program = _Program(op, ids, text(list(modules)), score, diagnoser, is_keyed)
-        questions, golds = columns(data, "select_models")
-        self._rows = questions, golds, row_keys(self.key, questions)
+        self._score = scorer(score, key)
+        self._diagnoser = None if diagnoser is None else of_role("diagnoser", diagnoser, _DIAGNOSED, key)
+        scorers = (self._score,) if self._diagnoser is None else (self._score, self._diagnoser)
+        self._rows = _rows(op, data, gold, key, scorers)
+        ids = LLM(text(self.models)).model  # which checks them
+        self._program = _Program(op, ids, self._rows.question, self._score.in_program)
 
     def _place(self, path: str, llm: LLM) -> int:
         name = llm.model.tolist()
@@ -302,37 +328,100 @@ class _Search:
         """The operator with these models."""
         return self._program.allocated(allocation)
 
-    def run(self, allocations: Sequence[Allocation], module: int = 0) -> np.ndarray:
-        """Tries allocations on all rows: `[allocations, rows]`, the score and the merit of a module together."""
-        of_module = 0 if self._program.diagnoser is None else module
-        if new := [a for a in allocations if (a, of_module) not in self._found]:
-            found = self._sweep(new, module)
-            for allocation, *row in zip(new, *found, strict=True):
-                self.trials.setdefault(allocation, self._trial(allocation, _Row(*row)))
-            self._found |= {(a, of_module): row for a, row in zip(new, found.score + found.merit, strict=True)}
-        return np.stack([self._found[a, of_module] for a in allocations])
-
-    def _sweep(self, allocations: Sequence[Allocation], module: int) -> _Row:
-        one = lambda allocation, *row: _row(self._program, allocation, jnp.array(module), *row)
-        over_rows = lambda allocation: jax.vmap(functools.partial(one, allocation))(*self._rows)
+    def run(self, allocations: Sequence[Allocation], module: int | None = None) -> np.ndarray:
+        """Tries allocations on all rows: `[allocations, rows]`, the score, and with it the merit of a module if one is
+        given and there is a diagnoser."""
         with warnings.catch_warnings():  # a module that stays is one sample under all allocations, as it is meant
             warnings.simplefilter("ignore", RepeatedSampleWarning)
-            return _Row(*(np.asarray(x, float) for x in jax.vmap(over_rows)(jnp.array(allocations))))
+            if new := [a for a in allocations if a not in self._outcomes]:
+                self._try(new)
+            scores = np.stack([self._outcomes[a].scores for a in allocations])
+            if self._diagnoser is None or module is None:
+                return scores
+            if new := [a for a in allocations if (a, module) not in self._merits]:
+                tried = [(self.models[a[module]], self._outcomes[a]) for a in new]
+                found = _merits(self._diagnoser, self._rows, self.paths[module], tried)
+                self._merits |= {(a, module): merit for a, merit in zip(new, found, strict=True)}
+        return scores + np.stack([self._merits[a, module] for a in allocations])
 
-    def _trial(self, allocation: Allocation, row: _Row) -> Trial:
-        failed = np.isnan(row.score)
-        return Trial(
-            models={path: self.models[model] for path, model in zip(self.paths, allocation, strict=True)},
-            score=float("nan") if failed.all() else float(row.score[~failed].mean()),
-            failed=int(failed.sum()),
-            calls=int(row.calls.sum()),
-            cost=float(row.cost.sum()),
-        )
+    def _try(self, allocations: Sequence[Allocation]) -> None:
+        over_rows = lambda allocation: jax.vmap(functools.partial(_row, self._program, allocation))(*self._rows.lanes)
+        with typed_errors():
+            found = jax.block_until_ready(jax.vmap(over_rows)(jnp.array(allocations)))
+        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
+        count = len(allocations)
+        answers, scores, causes = scored(flat, self._score, self._rows.questions * count, self._rows.golds * count)
+        self._causes.update(filter(None, causes))
+        usage, rows = found.answer.usage, len(self._rows.golds)
+        of_each = zip(scores.reshape(count, rows), np.asarray(usage.calls), np.asarray(usage.cost, float), strict=True)
+        for i, (allocation, (score, calls, cost)) in enumerate(zip(allocations, of_each, strict=True)):
+            out = jax.tree.map(lambda leaf, i=i: leaf[i], found.answer.out)
+            self._outcomes[allocation] = _Outcome(out, answers[i * rows : (i + 1) * rows], score)
+            failed = np.isnan(score)
+            self.trials[allocation] = Trial(
+                models={path: self.models[model] for path, model in zip(self.paths, allocation, strict=True)},
+                score=math.nan if failed.all() else float(score[~failed].mean()),
+                failed=int(failed.sum()),
+                calls=int(calls.sum()),
+                cost=float(cost.sum()),
+            )
 
     def best(self, last: Allocation) -> Allocation:
-        """The allocation with the highest mean; among equals the last one, or the first that was tried."""
+        """The allocation with the highest mean; among equals the last one, or the first that was tried.
+
+        **Raises:** `ValueError` if all failed at all rows.
+        """
+        if all(math.isnan(trial.score) for trial in self.trials.values()):
+            cause, count = self._causes.most_common(1)[0]
+            raise ValueError(
+                f"every allocation fails at every row of the data; {count:,} of {self._causes.total():,} times with "
+                f"{cause:.300}"
+            )
         rank = lambda allocation: (np.nan_to_num(self.trials[allocation].score, nan=-np.inf), allocation == last)
         return max(self.trials, key=rank)
+
+
+# -- diagnoses -------------------------------------------------------------------------------------------------------
+
+
+def _merits(by: Scorer, rows: _Rows, module: str, tried: Sequence[tuple[str, _Outcome]]) -> np.ndarray:
+    """1 where a module is not to blame, 0 where it is, 1/2 where nothing is known: `[allocations, rows]`."""
+    is_asked = np.stack([outcome.scores for _, outcome in tried]) < 1  # never where it failed
+    blame = (_blamed_by_function if by.in_program is None else _blamed_by_operator)(by, rows, module, tried, is_asked)
+    return np.where(is_asked, 1 - np.nan_to_num(blame, nan=0.5), 1.0)
+
+
+def _blamed_by_function(
+    by: Scorer, rows: _Rows, module: str, tried: Sequence[tuple[str, _Outcome]], is_asked: np.ndarray
+) -> np.ndarray:
+    blame = np.zeros(is_asked.shape)
+    for i, row in np.argwhere(is_asked).tolist():
+        model, outcome = tried[i]
+        blame[i, row] = by.fn(rows.questions[row], outcome.answers[row], rows.golds[row], module, model)
+    return blame
+
+
+def _blamed_by_operator(
+    by: Scorer, rows: _Rows, module: str, tried: Sequence[tuple[str, _Outcome]], is_asked: np.ndarray
+) -> np.ndarray:
+    models, outcomes = zip(*tried, strict=True)
+    answers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(outcome.out for outcome in outcomes))
+    arguments, keys, golds = rows.lanes
+    questions = arguments[rows.question]
+    told = lambda asks, answer, question, gold, key, model: _blame(
+        by, asks, (question, answer, gold, text(module), model), key
+    )
+    over_rows = lambda asks, answers, model: jax.vmap(functools.partial(told, model=model))(
+        asks, answers, questions, golds, keys
+    )
+    with typed_errors():
+        return np.asarray(jax.vmap(over_rows)(jnp.asarray(is_asked), answers, text(models)))
+
+
+@jit
+def _blame(by: Scorer, is_asked: jax.Array, row: tuple[Any, ...], key: Key | None) -> jax.Array:
+    """What an operator says of a row that it is asked about; NaN if it fails."""
+    return jax.lax.cond(is_asked, lambda: attempt(by)(row, key)[0], lambda: jnp.zeros(()))
 
 
 def _is_llm(value: Any) -> bool:

@@ -29,8 +29,17 @@ Members = Member | list[Member] | tuple[Member, ...]
 
 
 def takes_key(member: Member) -> bool:
-    """Whether a member has an argument `key`."""
-    return "key" in inspect.signature(member).parameters
+    """Whether a member has an argument `key` that is not bound to one already; the rule of `ember.evaluate` too.
+
+    **Raises:** `TypeError` for a member that Python does not know the arguments of.
+    """
+    try:
+        parameter = inspect.signature(member).parameters.get("key")
+    except ValueError:
+        raise TypeError(
+            f"{member!r:.60} does not tell its arguments; call it in a function that does, as in `lambda x: f(x)`."
+        ) from None
+    return parameter is not None and (parameter.default is parameter.empty or parameter.default is None)
 
 
 def ask(member: Member, *args: Any, key: Key) -> Any:

@@ -1,0 +1,163 @@
+"""How the answers of a data set are scored: by a name, by a function of Python's values, or by an operator.
+
+Design note. A score that is an operator is part of the program, behind the answer that it scores. A function is called
+afterwards, in the calling thread, row by row: it gets strings, and the right answer as it is in the data, and may do
+what Python may. So it need not be traceable, nor safe for threads, and another lambda compiles nothing.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._text.operations import fold_in
+from .._types import Key
+from .scores import NAMED
+from .signatures import parameters_of, takes_key
+from .tried import Tried, causes_of, told, tried, values_of
+
+# What a score is called with; one of fewer arguments gets the last of them.
+_SCORED = (("answer", "gold"), ("question", "answer", "gold"))
+
+
+class Scorer(eqx.Module):
+    """What gives a number for a row.
+
+    **Fields:**
+
+    - `fn`: a function, or an operator.
+    - `role`: what it is, such as `"score"`; also what an operator's key is folded from.
+    - `count`: how many arguments it takes.
+    - `is_keyed`: whether it takes a key besides.
+    """
+
+    fn: Any
+    role: str = eqx.field(static=True)
+    count: int = eqx.field(static=True)
+    is_keyed: bool = eqx.field(static=True)
+
+    @property
+    def in_program(self) -> "Scorer | None":
+        """Itself if it is an operator, which a program asks; nothing if it is a function."""
+        return self if isinstance(self.fn, eqx.Module) else None
+
+    def __call__(self, row: Sequence[Any], key: Key | None) -> jax.Array:
+        """What an operator gives for a row, with the row's key."""
+        keyed = {"key": fold_in(key, self.role)} if self.is_keyed and key is not None else {}
+        value = self.fn(*row[-self.count :], **keyed)
+        if not eqx.is_array_like(value) or jnp.ndim(value):
+            raise TypeError(
+                f"the {self.role} {_name(self.fn)} gives {value!r:.80}; it is a number, or true and false. Words are "
+                'compared, as in `verdict == "yes"`.'
+            )
+        return jnp.asarray(value, jnp.float32)
+
+    def of_rows(self, rows: Iterable[Sequence[Any]], causes: list[str]) -> np.ndarray:
+        """What a function gives for each row that has not failed; where it raises, `causes` is told."""
+        scores = np.full(len(causes), np.nan)
+        for i, row in enumerate(rows):
+            if not causes[i]:
+                try:
+                    scores[i] = self.fn(*row[-self.count :])
+                except Exception as error:  # whatever it is: the other rows are answered, and paid
+                    causes[i] = f"{told(error)} (raised by the {self.role} {_name(self.fn)})"
+        return scores
+
+
+def scorer(score: Any, key: Key | None) -> Scorer:
+    """A score by its name, or as it was given; `key` is the one that rows have theirs of.
+
+    **Raises:** `ValueError` for a name that there is none of, `TypeError` for what is no score.
+    """
+    if isinstance(score, str):
+        if score not in NAMED:
+            near = difflib.get_close_matches(score, NAMED, 1)
+            meant = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"there is no score {score!r}; there are {', '.join(NAMED)}.{meant}")
+        return of_role("score", NAMED[score], _SCORED, key)
+    if not callable(score):
+        raise TypeError(f"a score is a name such as 'normalized', a function or an operator, not {score!r:.60}.")
+    return of_role("score", score, _SCORED, key)
+
+
+def of_role(role: str, fn: Any, forms: Sequence[tuple[str, ...]], key: Key | None) -> Scorer:
+    """A function or an operator whose arguments are those of one of several forms, and its key.
+
+    **Raises:** `TypeError` for one that takes others.
+    """
+    parameters = parameters_of(fn, f"the {role}").values()
+    is_operator = isinstance(fn, eqx.Module)
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p for p in parameters if p.default is p.empty and p.kind not in several]
+    needed = [p for p in needed if not (is_operator and p.name == "key")]
+    if len(needed) not in map(len, forms) or any(p.kind is p.KEYWORD_ONLY for p in needed):
+        taken = inspect.Signature([p.replace(annotation=p.empty) for p in parameters])
+        meant = " or ".join(f"({', '.join(form)})" for form in forms)
+        raise TypeError(f"the {role} {_name(fn)} takes {taken}; it is called with {meant}.")
+    return Scorer(fn, role, len(needed), is_operator and takes_key(fn, key is not None))
+
+
+def _name(fn: Callable[..., Any]) -> str:
+    return getattr(fn, "__name__", type(fn).__name__)
+
+
+# -- answers and their scores ----------------------------------------------------------------------------------------
+
+
+class Answered(NamedTuple):
+    """An answer, and its score if that is the program's to give."""
+
+    answer: Tried
+    score: Tried | None
+
+
+class Scored(NamedTuple):
+    """Of each row the answer in Python's values, its score, and why there is none; in words, empty if there is."""
+
+    answers: list[Any]
+    scores: np.ndarray
+    causes: list[str]
+
+
+def answered(
+    name: str,
+    judge: Scorer | None,
+    op: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    row: tuple[Any, Any, Key | None],
+) -> Answered:
+    """Asks an operator, in a program, and scores its answer if an operator does so, in a meter of its own.
+
+    **Arguments:**
+
+    - `name`: the scope of the operator's calls.
+    - `judge`: the score, if it is an operator.
+    - `op`, `args`, `kwargs`: what is called, with what.
+    - `row`: what the score needs besides the answer: the question, what is right, the row's key.
+    """
+    answer = tried(name, op, *args, **kwargs)
+    if judge is None:
+        return Answered(answer, None)
+    question, gold, key = row
+    return Answered(answer, tried(f"{name} {judge.role}", judge, (question, answer.out, gold), key))
+
+
+def scored(found: Answered, by: Scorer, questions: Sequence[Any], golds: Sequence[Any]) -> Scored:
+    """The scores of all rows; NaN where the answer or the score failed."""
+    causes = causes_of(found.answer)
+    answers = values_of(found.answer.out, causes)
+    if found.score is None:
+        scores = by.of_rows(zip(questions, answers, golds, strict=True), causes)
+    else:
+        scores = np.array(found.score.out, np.float64)
+        causes = [cause or why for cause, why in zip(causes, causes_of(found.score), strict=True)]
+    for i in np.flatnonzero(np.isnan(scores)):
+        causes[i] = causes[i] or f"ValueError: the {by.role} is not a number"
+    scores[[cause != "" for cause in causes]] = np.nan
+    return Scored(answers, scores, causes)
