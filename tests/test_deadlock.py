@@ -235,7 +235,12 @@ def ends(name, cpus, devices=1):
     assert process.returncode == 0, err[-3000:]
 
 
-@pytest.mark.parametrize("cpus", [1, 2])
+def nightly(*values):
+    """A parameter, or several, of the runs by night."""
+    return pytest.param(*values, marks=pytest.mark.nightly)
+
+
+@pytest.mark.parametrize("cpus", [2, nightly(1)])
 def test_two_hundred_islands_of_each_of_eight_threads_end(cpus):
     ends("islands", cpus)
 
@@ -244,25 +249,22 @@ def test_islands_of_many_threads_end_on_four_devices():
     ends("islands", cpus=2, devices=4)
 
 
-@pytest.mark.parametrize(("cpus", "devices"), [(1, 1), (2, 4)])
+@pytest.mark.parametrize(("cpus", "devices"), [(2, 4), nightly(1, 1)])
 def test_compiling_in_islands_while_others_run_ends(cpus, devices):
     ends("compiling", cpus, devices)
 
 
-def test_a_sweep_with_a_hundred_megabytes_of_input_ends():
-    ends("large", cpus=2)
+@pytest.mark.parametrize("cpus", [1, nightly(2)])
+def test_a_sweep_with_a_hundred_megabytes_of_input_ends(cpus):
+    ends("large", cpus)
 
 
-def test_a_sweep_with_a_hundred_megabytes_of_input_ends_on_one_core():
-    ends("large", cpus=1)
-
-
-@pytest.mark.parametrize(("cpus", "devices"), [(1, 1), (2, 4)])
+@pytest.mark.parametrize(("cpus", "devices"), [(2, 4), nightly(1, 1)])
 def test_nested_operators_end(cpus, devices):
     ends("nested", cpus, devices)
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", [1, nightly(4)])
 def test_an_operator_compiled_in_a_host_function_ends(devices):
     ends("operators_in_host_functions", cpus=1, devices=devices)
 

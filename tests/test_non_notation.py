@@ -1,6 +1,7 @@
 """The compact notation: what it says, where its errors point, and that it can be written back."""
 
 import equinox as eqx
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -347,6 +348,7 @@ def constructs_over(ops):
     )
 
 
+@hypothesis.settings(max_examples=max(40, hypothesis.settings.default.max_examples // 4))
 @given(st.recursive(leaves, constructs_over, max_leaves=6))
 def test_an_operator_survives_being_written_and_read(op):
     text = non.format(op, **COMPONENTS)

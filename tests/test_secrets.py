@@ -120,6 +120,11 @@ OUTPUTS = {
 }
 
 
+def ways(attempts, i):
+    """All, or one in turn where the service is asked twice, as it is paced then."""
+    return WAYS if attempts == 1 else dict([list(WAYS.items())[i % len(WAYS)]])
+
+
 def try_everything(world, server, settings):
     """Runs programs that succeed, that are tried again, and that fail, and keeps what can be seen."""
     prompts = ember.text([f"What is {i} + 1?" for i in range(2)])
@@ -133,7 +138,7 @@ def try_everything(world, server, settings):
         with world.sessions[-1]:
             for i, fault in enumerate(faults(server.key)[attempts - 1 :: 2]):
                 server.fault = fault
-                for name, way in WAYS.items():
+                for name, way in ways(attempts, i).items():
                     words = f"{attempts} {name} {i}"
                     with pytest.raises(Exception) as raised:
                         jax.block_until_ready(way(ember.text([words, words + " and more"])))
@@ -187,7 +192,8 @@ def test_no_output_holds_the_key(how, key, tmp_path, monkeypatch, capfd):
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
     found["printed"] = list(capfd.readouterr())
-    assert answered >= 5 and len(world.errors) == len(WAYS) * len(faults(key)) + 1
+    half = len(faults(key)) // 2
+    assert answered >= 5 and len(world.errors) == len(WAYS) * half + half + 1
     assert any("401" in str(error) for error in world.errors) and "503" in log.getvalue()
     for name, outputs in found.items():
         assert any(outputs), name  # there is something to look at
