@@ -29,7 +29,7 @@ import numpy as np
 import pytest
 
 import ember_jax as ember
-from ember_jax._plan import lanes, passes
+from ember_jax._plan import passes
 from ember_jax._plan.segments import SegmentRunner
 from ember_jax._providers import callable as callables
 from ember_jax._runtime.session import Session
@@ -903,12 +903,13 @@ def segments_run(program: Callable[..., Any], args: Sequence[Any]) -> list[tuple
     """How many lanes each segment was run for, and whether as slices of the inputs or as rows of lanes."""
     runs: list[tuple[int, bool]] = []
 
-    class Noting(SegmentRunner):
-        def run(self, shared: Any, columns: Any, count: int) -> list[np.ndarray]:
-            runs.append((count, all(isinstance(c, np.ndarray) for c in columns)))
-            return super().run(shared, columns, count)
+    run = SegmentRunner.run
 
-    with mock.patch.object(lanes, "SegmentRunner", Noting), asked():
+    def noted(self: SegmentRunner, shared: Any, columns: Any, count: int) -> list[np.ndarray]:
+        runs.append((count, all(isinstance(c, np.ndarray) for c in columns)))
+        return run(self, shared, columns, count)
+
+    with mock.patch.object(SegmentRunner, "run", noted), asked():
         program(*args)
     return runs
 

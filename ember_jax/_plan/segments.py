@@ -8,6 +8,7 @@ executables, wastes nothing on padding, and is never unrolled, so one lane and a
 Measured beside `vmap` and one-by-one in `benchmarks/segments.py`.
 """
 
+import functools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from . import equal
 from .device import device
 from .ir import Segment
 from .jaxprs import evaluate, from_raw, to_raw
@@ -24,6 +26,38 @@ from .jaxprs import evaluate, from_raw, to_raw
 CAPACITIES = (8, 128, 2048)
 # A segment that took longer than this on its last run, or compiles, leaves the event loop's thread.
 _LOOP_SECONDS = 0.002
+
+
+def runner(segment: Segment, shared: Sequence[bool], x64: bool) -> "SegmentRunner":
+    """The executables of a segment: those of an equal one, if there was any.
+
+    A plan is made for each choice of lane axes, as one with ten lanes and one with eleven; their segments are equal.
+    """
+    try:
+        return _runner(_Wanted(segment, tuple(shared), x64))
+    except TypeError:  # an equation that cannot be compared
+        return SegmentRunner(segment, shared, x64)
+
+
+class _Wanted:
+    """A segment with what its executables depend on besides; compared by what is computed."""
+
+    __slots__ = ("_key", "args")
+
+    def __init__(self, segment: Segment, shared: tuple[bool, ...], x64: bool):
+        self.args = segment, shared, x64
+        self._key = equal.Key(equal.of_segment(segment), shared, x64)
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Wanted) and self._key == other._key
+
+
+@functools.lru_cache(maxsize=1024)
+def _runner(wanted: _Wanted) -> "SegmentRunner":
+    return SegmentRunner(*wanted.args)
 
 
 class SegmentRunner:

@@ -11,9 +11,7 @@ import dataclasses
 from collections.abc import Hashable
 from typing import Any
 
-from jax.extend import core as jex
-
-from .. import ir, rewrite
+from .. import equal, ir, rewrite
 
 
 def merge(plan: ir.Plan) -> ir.Plan:
@@ -54,23 +52,12 @@ def _key(node: ir.Node) -> Hashable | None:
             key = (ir.Call, node.function, node.batch, node.inputs) if node.function.pure else None
         case ir.Segment() if len(node.equations) == 1 and not node.calls_python:
             (equation,) = node.equations
-            eqn = equation.eqn
-            if eqn.effects:
+            if equation.eqn.effects:
                 return None
-            literals = tuple(_literal(v) for v in eqn.invars)
-            kinds = tuple(str(v.aval) for v in eqn.outvars)
-            key = (eqn.primitive, tuple(sorted(eqn.params.items())), literals, kinds, equation.inputs)
+            try:
+                key = (equal.of_equation(equation.eqn), equation.inputs)
+            except TypeError:  # a parameter that is no value, such as an array
+                return None
         case _:
             return None
-    try:
-        hash(key)
-    except TypeError:  # a parameter that is no value, such as an array
-        return None
     return key
-
-
-def _literal(atom: Any) -> Hashable:
-    if not isinstance(atom, jex.Literal):
-        return str(atom.aval)
-    # by bits and type, since 1, 1.0 and True are equal, and 0.0 and -0.0 too
-    return (str(atom.aval), getattr(atom.val, "tobytes", lambda: repr(atom.val))())
