@@ -108,7 +108,7 @@ def _of_modules(how: ir.How) -> Boundary:
 
 
 def _called(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    with _traced.explained(getattr(fn, "__name__", type(fn).__name__)):
+    with _traced.explained(_traced.name_of(fn)):
         return fn(*args, **kwargs)
 
 

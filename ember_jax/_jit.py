@@ -41,7 +41,7 @@ def jit(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 def boundary_for(fn: Callable[..., Any]) -> Boundary:
     """A boundary of its own for a function."""
-    name = getattr(fn, "__name__", type(fn).__name__)
+    name = _traced.name_of(fn)
 
     def traced(*args: Any, **kwargs: Any) -> Any:
         with _traced.explained(name):

@@ -5,6 +5,7 @@ import linecache
 import os
 from collections.abc import Iterator
 from types import TracebackType
+from typing import Any
 
 import equinox
 import jax
@@ -37,6 +38,11 @@ _WHILE = """\
 _FOR = """\
     final, outputs = jax.lax.scan(lambda carry, x: (next_carry, output), first_carry, xs)
 (a traced number of turns: `jax.lax.fori_loop(0, n, lambda i, carry: next_carry, first_carry)`)"""
+
+
+def name_of(fn: Any) -> str:
+    """What errors, plans and results call a function or an operator."""
+    return getattr(fn, "__name__", type(fn).__name__)
 
 
 @contextlib.contextmanager

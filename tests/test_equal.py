@@ -114,7 +114,7 @@ def test_what_cannot_be_compared_has_executables_of_its_own():
     odd = ir.Segment(odd.inputs, odd.outputs, "", (ir.Equation(with_array, (0,), (1,)),), odd.avals, {})
     with pytest.raises(TypeError):
         equal.of_segment(odd)
-    assert segments.runner(odd, [False], False) is not segments.runner(odd, [False], False)
+    assert segments.runner_for(odd, [False], False) is not segments.runner_for(odd, [False], False)
 
 
 def test_another_number_of_lanes_compiles_nothing():

@@ -19,6 +19,7 @@ import numpy as np
 from .._boundary import typed_errors
 from .._jit import jit
 from .._runtime import session as sessions
+from .._traced import name_of
 from .._types import Key
 from .data import Asked, Columns, as_array, asked, check_key, columns_of, gold_of
 from .latency import Spans
@@ -72,7 +73,7 @@ def evaluate(
     columns do not fit the operator's arguments, and for a score that there is not; `TypeError` for what is no operator,
     no data, no score, or no key.
     """
-    return evaluate_all({_name(op): op}, data, score, key=key, gold=gold)[_name(op)]
+    return evaluate_all({name_of(op): op}, data, score, key=key, gold=gold)[name_of(op)]
 
 
 def evaluate_all(
@@ -96,10 +97,6 @@ def evaluate_all(
         found = jax.block_until_ready(jax.vmap(program)(lanes, gold_array))
     of_row = lambda name: spans.seconds(_scope(name), len(columns[right]))
     return {name: _result(found[name], by, rows[name], columns, right, of_row(name)) for name in operators}
-
-
-def _name(op: Callable[..., Any]) -> str:
-    return getattr(op, "__name__", type(op).__name__)
 
 
 def _row(

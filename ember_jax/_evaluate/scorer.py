@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._text.operations import fold_in
+from .._traced import name_of
 from .._types import Key
 from .scores import NAMED
 from .signatures import parameters_of, takes_key
@@ -52,7 +53,7 @@ class Scorer(eqx.Module):
         value = self.fn(*row[-self.count :], **keyed)
         if not eqx.is_array_like(value) or jnp.ndim(value):
             raise TypeError(
-                f"the {self.role} {_name(self.fn)} gives {value!r:.80}; it is a number, or true and false. Words are "
+                f"the {self.role} {name_of(self.fn)} gives {value!r:.80}; it is a number, or true and false. Words are "
                 'compared, as in `verdict == "yes"`.'
             )
         return jnp.asarray(value, jnp.float32)
@@ -65,7 +66,7 @@ class Scorer(eqx.Module):
                 try:
                     scores[i] = self.fn(*row[-self.count :])
                 except Exception as error:  # whatever it is: the other rows are answered, and paid
-                    causes[i] = f"{told(error)} (raised by the {self.role} {_name(self.fn)})"
+                    causes[i] = f"{told(error)} (raised by the {self.role} {name_of(self.fn)})"
         return scores
 
 
@@ -98,12 +99,8 @@ def of_role(role: str, fn: Any, forms: Sequence[tuple[str, ...]], key: Key | Non
     if len(needed) not in map(len, forms) or any(p.kind is p.KEYWORD_ONLY for p in needed):
         taken = inspect.Signature([p.replace(annotation=p.empty) for p in parameters])
         meant = " or ".join(f"({', '.join(form)})" for form in forms)
-        raise TypeError(f"the {role} {_name(fn)} takes {taken}; it is called with {meant}.")
+        raise TypeError(f"the {role} {name_of(fn)} takes {taken}; it is called with {meant}.")
     return Scorer(fn, role, len(needed), is_operator and takes_key(fn, key is not None))
-
-
-def _name(fn: Callable[..., Any]) -> str:
-    return getattr(fn, "__name__", type(fn).__name__)
 
 
 # -- answers and their scores ----------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ from .device import device
 from .jaxprs import evaluate, from_raw, is_host, to_raw
 from .paths import paths
 from .repeats import Repeats
-from .segments import CAPACITIES, SegmentRunner, runner
+from .segments import CAPACITIES, SegmentRunner, runner_for
 
 # Lanes in flight at once; the rest wait outside memory. More than any provider lets through: each call in flight is a
 # connection, and the limiter has a thousand of them unless it is given more. Where limits are low it is no smaller:
@@ -745,8 +745,8 @@ class Runners(dict[ir.Segment, SegmentRunner]):
         return paths(self._plan)
 
     def __missing__(self, segment: ir.Segment) -> SegmentRunner:
-        found = self[segment] = runner(segment, self.sharing[segment], self.x64)
-        return found
+        runner = self[segment] = runner_for(segment, self.sharing[segment], self.x64)
+        return runner
 
 
 class _More(dict[ir.Branch | ir.Loop, tuple[int, ...]]):

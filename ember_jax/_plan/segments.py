@@ -28,7 +28,7 @@ CAPACITIES = (8, 128, 2048)
 _LOOP_SECONDS = 0.002
 
 
-def runner(segment: Segment, shared: Sequence[bool], x64: bool) -> "SegmentRunner":
+def runner_for(segment: Segment, shared: Sequence[bool], x64: bool) -> "SegmentRunner":
     """The executables of a segment: those of an equal one, if there was any.
 
     A plan is made for each choice of lane axes, as one with ten lanes and one with eleven; their segments are equal.

@@ -33,6 +33,7 @@ from .._evaluate.scores import Score
 from .._evaluate.signatures import takes_key
 from .._evaluate.tried import tried
 from .._jit import jit
+from .._traced import name_of
 from .._types import Key
 
 
@@ -140,7 +141,7 @@ def calibrate_cascade(
     """
     missing = [name for name in ("stages", "scorer", "thresholds") if not hasattr(cascade, name)]
     if missing or not dataclasses.is_dataclass(cascade) or isinstance(cascade, type):
-        name = getattr(cascade, "__name__", type(cascade).__name__)
+        name = name_of(cascade)
         raise TypeError(
             "calibrate_cascade takes a `non.Cascade`, or another dataclass with `stages`, `scorer` and `thresholds`, "
             f"not {'the class ' if isinstance(cascade, type) else ''}{name}"

@@ -24,7 +24,7 @@ from jax.extend import core as jex
 from .._boundary import Boundary
 from .._errors import GradientError
 from .._text.text import Text
-from .._traced import explained
+from .._traced import explained, name_of
 from .._types import Key, key_problem
 from ._draws import evaluated, outcomes, trace
 
@@ -83,7 +83,7 @@ def value_and_grad(
             "learn.value_and_grad(baseline='loo') compares the samples of an example with each other: give samples=2 "
             "or more, or baseline='none'."
         )
-    name = getattr(loss, "__name__", type(loss).__name__)
+    name = name_of(loss)
 
     def of_example(op: Any, example: Sequence[Any], key: Key) -> tuple[jax.Array, jax.Array, jax.Array]:
         with explained(name):
