@@ -529,6 +529,15 @@ def test_a_baseline_is_a_float_of_rank_0_and_does_not_broadcast():
             learn.value_and_grad(of_table, baseline=wrong)(W, (XS,), KEY)
 
 
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [(0, "a int, not a PRNG key"), (jax.random.split(KEY), "not one key"), (jnp.uint32(3), "a single word")],
+)
+def test_the_key_of_a_draw_is_checked(key, message):
+    with pytest.raises(TypeError, match=f"learn.sample: `key` is .*{message}"):
+        learn.sample(jnp.zeros(2), key)
+
+
 # -- what there is nothing to draw from ------------------------------------------------------------------------------
 
 NOTHING = [[0.0, np.nan, 1.0], [-np.inf] * 3]

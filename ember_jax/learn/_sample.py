@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from .._types import Key
+from .._types import Key, key_problem
 
 # Names the equation of a draw: operands `(logits, key)`, results `(index, log-probability)`.
 NAME = "ember_sample"
@@ -39,8 +39,8 @@ def sample(logits: Float[Array, "n"], key: Key) -> Int[Array, ""]:
     program the draw says nothing and its log-probability is NaN, as it is beside an infinite logit, and so are the
     value and the gradient that `learn.value_and_grad` finds.
 
-    **Raises:** `TypeError` for logits of another rank or of integers; `ValueError` for those of no distribution, while
-    they are no tracers.
+    **Raises:** `TypeError` for logits of another rank or of integers, and for what is no key; `ValueError` for those
+    of no distribution, while they are no tracers.
     """
     logits = jnp.asarray(logits)
     if logits.ndim != 1 or not logits.shape[0] or not jnp.issubdtype(logits.dtype, jnp.floating):
@@ -53,6 +53,8 @@ def sample(logits: Float[Array, "n"], key: Key) -> Int[Array, ""]:
             f"learn.sample takes logits that something can be drawn from, not {np.asarray(logits)!s:.80}: none may be "
             "NaN, and one at least is above -inf."
         )
+    if problem := key_problem(key):
+        raise TypeError(f"learn.sample: `key` is {problem}.")
     return _draw(logits, key)[0]
 
 
