@@ -70,7 +70,12 @@ def bind(
     return _bound(function, tuple(out), effectful, *(jax.lax.stop_gradient(a) for a in arrays))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
+# Inlined where it is traced, so that no function of ours stands in a program. Since JAX 0.12 `inline` is one of several
+# ways, and `True` another one, which leaves the call where it is.
+_INLINE: Any = jax.Inline.JAX_EARLY if hasattr(jax, "Inline") else True  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=_INLINE)
 def _bound(function: HostFunction, out: tuple[Any, ...], effectful: bool, *inputs: Any) -> tuple[jax.Array, ...]:
     if effectful:
         results = io_callback(function, out, *inputs, ordered=False)

@@ -27,7 +27,7 @@ from jax import lax
 from jax.extend import core as jex
 
 from .._types import is_key
-from .jaxprs import Environment, called, evaluate
+from .jaxprs import Environment, called, evaluate, scan_counts
 
 Axis = int | None
 Axes = Sequence[Axis]
@@ -534,7 +534,7 @@ def _cond(eqn: jex.JaxprEqn, axes: Axes, wanted: Axes, size: int) -> OneLane:
 
 def _scan(eqn: jex.JaxprEqn, axes: Axes, wanted: Axes, size: int) -> OneLane:
     """A `scan`, whose steps have the lanes one axis further left in what is scanned over."""
-    consts, carries, body = eqn.params["num_consts"], eqn.params["num_carry"], eqn.params["jaxpr"]
+    (consts, carries), body = scan_counts(eqn), eqn.params["jaxpr"]
     first, count = consts + carries, len(axes)
     if 0 in (*axes[first:], *wanted[carries:]):
         raise _crossing(eqn)

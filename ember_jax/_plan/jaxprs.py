@@ -87,6 +87,14 @@ def calls_host(eqn: jex.JaxprEqn) -> bool:
     return is_host(eqn) or any(_calls_host(open_jaxpr(j)) for j in jex.jaxprs_in_params(eqn.params))
 
 
+def scan_counts(eqn: jex.JaxprEqn) -> tuple[int, int]:
+    """How many of a `scan`'s operands are constants, and how many are its first carry."""
+    if "num_consts" in eqn.params:  # until JAX 0.11
+        return eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carry, _ = eqn.params["ft_in"].unpack()
+    return len(list(consts)), len(list(carry))
+
+
 def is_inexact(aval: Any) -> bool:
     """Whether an abstract value holds floating-point or complex numbers."""
     return not is_key(aval) and jnp.issubdtype(aval.dtype, jnp.inexact)

@@ -16,7 +16,7 @@ from .._text.elementwise import ElementwiseOp
 from . import ir
 from .builder import Builder
 from .island import Island, mapped_plan
-from .jaxprs import called, close, host_function, is_host, is_print, leaves_xla, raw_aval
+from .jaxprs import called, close, host_function, is_host, is_print, leaves_xla, raw_aval, scan_counts
 
 
 def lower(closed: jex.ClosedJaxpr) -> ir.Plan:
@@ -103,14 +103,15 @@ def _loop(eqn: jex.JaxprEqn) -> Any:
 
 def _scan(eqn: jex.JaxprEqn) -> Any:
     p = eqn.params
-    if not p["num_carry"]:  # `lax.map`, or `vmap` of a call with an effect: steps that do not depend on each other
-        varies = ((False,),) * p["num_consts"] + ((True,),) * (len(eqn.invars) - p["num_consts"])
+    consts, carry = scan_counts(eqn)
+    if not carry:  # `lax.map`, or `vmap` of a call with an effect: steps that do not depend on each other
+        varies = ((False,),) * consts + ((True,),) * (len(eqn.invars) - consts)
         return functools.partial(ir.Lanes, body=_sub_plan(p["jaxpr"]), sizes=(p["length"],), mapped=varies)
     return functools.partial(
         ir.Scan,
         body=_sub_plan(p["jaxpr"]),
-        constants=p["num_consts"],
-        carry=p["num_carry"],
+        constants=consts,
+        carry=carry,
         length=p["length"],
         reverse=p["reverse"],
     )

@@ -44,6 +44,7 @@ from .jaxprs import (
     is_inexact,
     leaves_xla,
     raw_aval,
+    scan_counts,
     to_raw,
 )
 
@@ -268,9 +269,9 @@ class Scanned(Step):
     def __init__(self, eqn: jex.JaxprEqn, recorded: Sequence[int], needed: Sequence[bool]):
         super().__init__(eqn)
         self._recorded = tuple(recorded)
-        p = eqn.params
-        self._consts, self._carry, self._length = p["num_consts"], p["num_carry"], p["length"]
-        body, first_ys = close(p["jaxpr"]), self._carry
+        self._consts, self._carry = scan_counts(eqn)
+        self._length = eqn.params["length"]
+        body, first_ys = close(eqn.params["jaxpr"]), self._carry
         carried = list(needed[:first_ys])
         while True:  # a carry is needed if its last value is, or if a step of the replay reads it
             self._body = Recording(body, [*carried, *needed[first_ys:]])

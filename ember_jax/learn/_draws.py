@@ -45,6 +45,7 @@ from .._plan.jaxprs import (
     is_host,
     open_jaxpr,
     raw_aval,
+    scan_counts,
 )
 from .._text.elementwise import ElementwiseOp
 from ._sample import NAME
@@ -200,7 +201,7 @@ def _branch(eqn: jex.JaxprEqn, values: Sequence[Any], outcome: Outcome) -> Drawn
 
 def _scan(eqn: jex.JaxprEqn, values: Sequence[Any], outcome: Outcome) -> Drawn:
     p = eqn.params
-    body, constants, carried = close(p["jaxpr"]), p["num_consts"], p["num_carry"]
+    body, (constants, carried) = close(p["jaxpr"]), scan_counts(eqn)
     digits = None
     if outcome is not None:
         count = outcomes(body)
