@@ -15,18 +15,20 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import eval_jaxpr
 from jax.extend import core as jex
 
 from . import _callback
 from ._errors import CancelledError, EmberError
+from ._jax import jaxprs
+from ._jax.equations import Host, calls_host
+from ._jax.internals import CALLBACK_ERRORS
+from ._jax.refuse import refuse
+from ._jax.values import from_raw, raw_aval, to_raw
 from ._plan import ir, kept
 from ._plan.island import Program, record
-from ._plan.jaxprs import assemble, calls_host, from_raw, raw_aval, to_raw, with_equal_constants_once
 from ._plan.lower import lower
 from ._plan.passes import simplify
 from ._plan.recording import Recording
-from ._plan.refuse import refuse
 from ._plan.rewrite import plans_of, without_warnings
 from ._runtime import failures, interrupt
 from ._runtime.garbage import calm
@@ -113,10 +115,8 @@ class Boundary:
             found, tree = jax.tree.flatten(outputs)
             return found
 
-        closed = with_equal_constants_once(jax.make_jaxpr(flat)(*avals))
-        jaxpr = closed.jaxpr
-        lifted = assemble([*jaxpr.constvars, *jaxpr.invars], jaxpr.outvars, jaxpr.eqns, jaxpr.effects)
-        return jex.ClosedJaxpr(lifted, ()), tree, list(closed.consts)
+        closed, constants = jaxprs.lifted(jaxprs.with_equal_constants_once(jax.make_jaxpr(flat)(*avals)))
+        return closed, tree, constants
 
     def program(self, recording: Recording, launched: bool = False) -> Program:
         """The recorded half of a traced function, lowered; it may be `launched` ahead if it makes no impure calls."""
@@ -135,7 +135,7 @@ class Boundary:
             if not self._warns:
                 plan = without_warnings(plan)
         # what only the outputs need is dead code here
-        jaxpr = closed.replace(jaxpr=closed.jaxpr.replace(outvars=closed.jaxpr.outvars[:slots]))
+        jaxpr = jaxprs.first_outputs(closed, slots)
         # JAX drops a pure callback without results, and with it what the plan prints.
         effectful = not plan.outputs or _has_impure_call(plan)
         return Program(self.name, jaxpr, plan, effectful, launched and not effectful, self._how is not None)
@@ -146,7 +146,7 @@ class Boundary:
             closed, tree, constants = self.trace(signature, [_struct(jax.typeof(a)) for a in arrays])
         if not any(map(calls_host, closed.jaxpr.eqns)):  # nothing to record: the function as it stands
             closed, tree, constants = self.trace(signature, arrays)
-            outputs = jax.tree.unflatten(tree, eval_jaxpr(closed.jaxpr, (), *constants, *arrays))
+            outputs = jax.tree.unflatten(tree, jaxprs.evaluated(closed, *constants, *arrays))
             return outputs if self._how is None else (outputs, [jnp.zeros(e.shape, e.dtype) for e in extras])
         refuse(closed.jaxpr)
         if kept.holds(closed.jaxpr, kept.keeping.value):
@@ -175,7 +175,7 @@ def typed_errors() -> Iterator[None]:
     """Raises, in place of JAX's error, the one that it stands for."""
     try:
         yield
-    except failures.FROM_JAX as error:
+    except CALLBACK_ERRORS as error:
         known = failures.typed(error)
         if isinstance(known, CancelledError):
             interrupt.settle()
@@ -230,7 +230,7 @@ def _has_impure_call(plan: ir.Plan) -> bool:
             case ir.Call():
                 impure = not node.function.pure
             case ir.Foreign():
-                impure = node.eqn.primitive.name == "io_callback"
+                impure = isinstance(node.seen, Host) and not node.seen.is_pure
             case _:
                 impure = any(map(_has_impure_call, plans_of(node)))
         if impure:

@@ -8,25 +8,18 @@ its caches by the callback: an object that differs from call to call compiles ag
 
 import abc
 import functools
-import inspect
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.experimental import io_callback
 
-# JAX copies a callback's operands on the CPU backend's thread pool, whose threads its callbacks themselves occupy: with
-# as many threads as cores, an operand of a megabyte on one core waits for itself for ever, in plain JAX too (0.10.2).
-# XLA sizes the pool by this variable when the backend starts; what the user has set is left alone.
-os.environ.setdefault("NPROC", str(max(16, os.cpu_count() or 1)))
+from ._jax.internals import INLINED, is_tracer
+from ._jax.values import vary, varying
 
 _ZERO = np.zeros((), np.float32)
-# Frames of this file stand between XLA and a callback.
-CALLBACKS_FILE = inspect.unwrap(jax.pure_callback).__code__.co_filename
 
 
 class HostFunction(abc.ABC):
@@ -51,12 +44,12 @@ def is_eager() -> bool:
     time. Whether an operation on constants yields a tracer does tell, with public API only. (Under an eager
     `jax.vmap` or `jax.grad` constants stay concrete; there the inputs decide, see `all_concrete`.)
     """
-    return not isinstance(jnp.add(_ZERO, _ZERO), Tracer)
+    return not is_tracer(jnp.add(_ZERO, _ZERO))
 
 
 def all_concrete(tree: Any) -> bool:
     """Whether no leaf of a pytree is a tracer."""
-    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+    return not any(map(is_tracer, jax.tree.leaves(tree)))
 
 
 def bind(
@@ -70,12 +63,7 @@ def bind(
     return _bound(function, tuple(out), effectful, *(jax.lax.stop_gradient(a) for a in arrays))
 
 
-# Inlined where it is traced, so that no function of ours stands in a program. Since JAX 0.12 `inline` is one of several
-# ways, and `True` another one, which leaves the call where it is.
-_INLINE: Any = jax.Inline.JAX_EARLY if hasattr(jax, "Inline") else True  # pyright: ignore[reportAttributeAccessIssue]
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=_INLINE)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=INLINED)
 def _bound(function: HostFunction, out: tuple[Any, ...], effectful: bool, *inputs: Any) -> tuple[jax.Array, ...]:
     if effectful:
         results = io_callback(function, out, *inputs, ordered=False)
@@ -93,11 +81,5 @@ def invoke(
     if all_concrete(arrays) and is_eager():
         return tuple(jnp.asarray(r) for r in function.call_now(*(np.asarray(a) for a in arrays)))
     # In a `shard_map` JAX types a callback's results as the same on every device; they differ where its inputs do.
-    axes = frozenset[Any]().union(*(jax.typeof(a).manual_axis_type.varying for a in arrays))
+    axes = varying(arrays)
     return tuple(vary(result, axes) for result in bind(function, out, *arrays, effectful=effectful))
-
-
-def vary(value: Any, axes: frozenset[Any]) -> Any:
-    """A value typed as varying over some axes of a `shard_map`, which is where gradients are summed over them."""
-    missing = axes - jax.typeof(value).manual_axis_type.varying if axes else axes
-    return jax.lax.pcast(value, tuple(sorted(missing, key=str)), to="varying") if missing else value

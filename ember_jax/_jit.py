@@ -8,7 +8,7 @@ import jax
 
 from . import _callback, _traced
 from ._boundary import Boundary
-from ._peel import peel
+from ._jax.internals import jit_is_disabled, mapped
 
 
 def jit(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -23,16 +23,17 @@ def jit(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     **Raises:** when called, what the calls raised, with its own type.
     """
-    peeled = peel(fn)
-    if peeled is not None:
-        mapped, how = peeled
-        return jax.vmap(jit(mapped), **how)
+    # `jax.vmap(f)`, called in a function that is traced, batches `f`: its branches become selections, and each of its
+    # steps waits for the slowest lane of the one before. The other way round lanes stay lanes; the values are the same.
+    unmapped = mapped(fn)
+    if unmapped is not None:
+        inner, how = unmapped
+        return jax.vmap(jit(inner), **how)
     boundary = boundary_for(fn)
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        disabled = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
-        if disabled and _callback.all_concrete((args, kwargs)) and _callback.is_eager():
+        if jit_is_disabled() and _callback.all_concrete((args, kwargs)) and _callback.is_eager():
             return fn(*args, **kwargs)
         return boundary(*args, **kwargs)
 

@@ -10,6 +10,7 @@ from ._boundary import Boundary, no_mesh, split
 from ._callback import all_concrete
 from ._errors import UnknownDigestError
 from ._estimate import Estimate, estimate
+from ._jax.refuse import refuse
 from ._jit import boundary_for
 from ._operator import Operator, boundary_of
 from ._plan import ir
@@ -20,7 +21,6 @@ from ._plan.known import Known, first_operands, known
 from ._plan.mermaid import mermaid
 from ._plan.passes import arrange
 from ._plan.recording import Recording
-from ._plan.refuse import refuse
 from ._plan.show import show
 from ._runtime import session as sessions
 from ._runtime.garbage import calm

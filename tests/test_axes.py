@@ -19,7 +19,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend import core as jex
 
-from ember_jax._plan.axes import Crossing, one_lane
+from ember_jax._jax.axes import Crossing, one_lane
 
 N = 4
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # each program runs once

@@ -9,8 +9,9 @@ import pytest
 from jax import lax
 
 import ember_jax as ember
+from ember_jax._jax.equal import of_equation
+from ember_jax._jax.values import raw_aval
 from ember_jax._plan import equal, ir, segments
-from ember_jax._plan.jaxprs import raw_aval
 from ember_jax._plan.lower import lower
 
 X = jnp.arange(3.0)
@@ -21,7 +22,7 @@ def keys(f, *args):
     """The keys of a function's equations, in order, traced anew."""
     jaxpr = jax.make_jaxpr(lambda *args: f(*args))(*args)
     KEPT.append(jaxpr)
-    return [equal.of_equation(eqn) for eqn in jaxpr.eqns]
+    return [of_equation(eqn) for eqn in jaxpr.eqns]
 
 
 ALIKE = {

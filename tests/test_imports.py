@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 import ember_jax
+from ember_jax._jax import axes, equations, moves
 
 PACKAGE = Path(ember_jax.__file__).parent
 
 # Each of the package's own files and folders stands on one floor; within a folder imports make no circle.
 FLOORS = (
-    ("_errors", "_types", "_callback", "_regex", "_peel", "_spilling"),
+    ("_errors", "_types", "_regex", "_spilling"),
+    ("_jax",),
+    ("_callback",),
     ("_text",),
     ("_providers",),
     ("_runtime",),
@@ -114,19 +117,41 @@ def test_no_floor_names_what_is_not_there():
     assert FLOOR.keys() == {name.split(".")[0] for name in MODULES}
 
 
-def test_only_the_callback_module_says_pure_callback():
+def said(path, attributes, imports, strings=frozenset()):
+    """The lines of a module that say one of some attributes, names that are imported, or strings."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Attribute(attr=name) | ast.Name(id=name) if name in attributes:
+                yield node.lineno
+            case ast.Import() if any(alias.name.startswith(imports) for alias in node.names):
+                yield node.lineno
+            case ast.ImportFrom(module=module, names=names, level=0):
+                if any(f"{module}.{alias.name}".startswith(imports) or alias.name in attributes for alias in names):
+                    yield node.lineno
+            case ast.Attribute(value=ast.Name(id="jax"), attr=name) if f"jax.{name}".startswith(imports):
+                yield node.lineno
+            case ast.Constant(value=str(words)) if words in strings or words.startswith(imports):
+                yield node.lineno
+
+
+def test_only_the_callback_module_binds_callbacks():
+    """The room that knows JAX says `jax.pure_callback` too: its file is where callbacks' frames are."""
     names = {"pure_callback", "io_callback"}
-    found = {}
-    for name, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text())):
-            said = (
-                (isinstance(node, ast.Attribute) and node.attr in names)
-                or (isinstance(node, ast.Name) and node.id in names)
-                or (isinstance(node, ast.alias) and node.name.split(".")[-1] in names)
-            )
-            if said:
-                found.setdefault(name, []).append(node.lineno)
-    assert list(found) == ["_callback"], found
+    found = {name: lines for name, path in MODULES.items() if (lines := [*said(path, names, ("no module",))])}
+    assert list(found) == ["_callback", "_jax.internals"], found
+
+
+def test_only_one_room_knows_how_jax_writes_programs_down():
+    """Parameters, effects and sources of equations, primitives and their names, and what is private in JAX."""
+    attributes = {"params", "primitive", "effects", "source_info", "ctx", "debug_info", "eval_jaxpr", "Tracer"}
+    imports = ("jax._src", "jax.core", "jax.interpreters", "jaxlib._jax", "jaxlib.xla_client")
+    # Those of one word are words, and top_k is a setting of models too.
+    tables = (equations._VIEWS, equations._FACTS, axes._PAIRED, axes._SEVERAL, axes._HOLDING, moves._MOVES)
+    primitives = {name for table in tables for name in table if "_" in name or "-" in name} - {"top_k"}
+    outside = {name: path for name, path in MODULES.items() if not name.startswith("_jax")}
+    assert len(outside) + 8 <= len(MODULES)
+    found = {n: lines for n, path in outside.items() if (lines := [*said(path, attributes, imports, primitives)])}
+    assert not found
 
 
 def test_importing_loads_nothing_that_is_heavy_or_optional():

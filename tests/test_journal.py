@@ -589,8 +589,10 @@ def test_a_log_without_its_file_is_not_dropped(path):
 def test_a_changed_answer_is_an_error_and_not_an_answer(path):
     (digest, _), *_ = filled(path)
     database(path, "update calls set answer = 'changed'")
+    kept = ember.Journal(path)
     with pytest.raises(errors.JournalFileError, match="are not those it had"):
-        ember.Journal(path).get(digest)
+        kept.get(digest)
+    kept.close()
 
 
 def test_damage_that_is_met_while_it_is_used_stops_the_sweep(path):

@@ -204,7 +204,7 @@ def test_every_construct_has_a_word():
         ("sim/small(temperature=1‸", "expected `,` or `)`"),
         ("sim/small(‸=1)", "expected a setting"),
         ("sim/small(seed=‸" + "9" * 5000 + ")", "cannot be read"),
-        ("sim/small(seed=‸" + "[" * 5000 + ")", "recursion"),
+        ("sim/small(seed=‸" + "[" * 5000 + ")", "nested more than 100 deep"),
         ("‸0E@sim/small", "at least 1"),
         ("‸5E@$first", "Ensemble(n=5): FunctionOperator(fn=<function first>) takes no key"),
         ("‸5E@$grade", "missing a required argument: 'answer'"),

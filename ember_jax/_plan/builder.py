@@ -7,12 +7,10 @@ import jax
 import numpy as np
 from jax.extend import core as jex
 
+from .._jax.equations import Select, facts, leaves_xla, view
+from .._jax.values import raw_aval
 from .._types import is_key
 from . import ir
-from .jaxprs import leaves_xla, raw_aval
-
-# On raw values, where keys are their key data, these change nothing.
-_IDENTITIES = frozenset({"stop_gradient", "random_wrap", "random_unwrap", "copy", "copy_p", "optimization_barrier"})
 
 
 class Builder:
@@ -47,10 +45,10 @@ class Builder:
 
     def numeric(self, eqn: jex.JaxprEqn, values: Mapping[Any, int]) -> list[int]:
         """Adds a numeric equation; returns the values of its results."""
-        if eqn.primitive.name in _IDENTITIES:
+        if facts(eqn).is_identity:
             return [self.value(v, values) for v in eqn.invars]
         inputs = tuple(None if isinstance(v, jex.Literal) else values[v] for v in eqn.invars)
-        if eqn.primitive.name == "select_n" and len(set(inputs[1:])) == 1 and inputs[1] is not None:
+        if len(set(inputs[1:])) == 1 and inputs[1] is not None and isinstance(view(eqn), Select):
             return [inputs[1]]  # `vmap` of a `cond` selects every operand from itself, for its derivative
         outputs = tuple(self.new(v.aval) for v in eqn.outvars)
         segment = ir.Segment(

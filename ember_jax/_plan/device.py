@@ -7,8 +7,7 @@ need a place too, waits for one that is free only when it has ended: for ever, i
 `tests/test_deadlock.py`). A client of our own has its own places. It also runs a program in the thread that asks for
 it, without the hand-over to a pool: 27 us instead of 68 for a small one.
 
-This is the one file that makes such a client; JAX has no public name for it. With a JAX that has none at all segments
-run where everything does, as safe as plain JAX.
+Where no such client can be made, segments run where everything does, as safe as plain JAX.
 """
 
 import functools
@@ -16,6 +15,8 @@ import threading
 from typing import Any
 
 import jax
+
+from .._jax.internals import new_cpu_device
 
 _lock = threading.Lock()
 
@@ -28,10 +29,4 @@ def device() -> Any:
 
 @functools.cache
 def _device() -> Any:
-    try:  # jaxlib 0.10
-        from jaxlib.xla_client import make_cpu_client
-
-        client = make_cpu_client(asynchronous=False, num_devices=1)
-    except (ImportError, TypeError):  # a later one has it elsewhere, or makes it otherwise
-        return jax.local_devices(backend="cpu")[0]
-    return client.local_devices()[0]
+    return new_cpu_device() or jax.local_devices(backend="cpu")[0]

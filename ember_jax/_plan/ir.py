@@ -15,6 +15,7 @@ import numpy as np
 from jax.extend import core as jex
 
 from .._host import HostCall
+from .._jax.equations import Host, Print
 from .._text.elementwise import ElementwiseOp
 
 
@@ -55,7 +56,7 @@ class Call(Node):
 class Foreign(Node):
     """An equation that calls Python and is not ours: somebody's `pure_callback`, a `jax.debug.print`. In a thread."""
 
-    eqn: jex.JaxprEqn
+    seen: Host | Print
 
 
 @dataclass(frozen=True, eq=False)

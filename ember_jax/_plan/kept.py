@@ -22,9 +22,10 @@ from jax.extend import core as jex
 
 from .. import _callback
 from .._errors import GradientError
+from .._jax.equations import called, host_function, is_island, is_named, jaxprs_in
+from .._jax.values import from_raw, raw_aval, to_raw
 from . import ir
 from .island import LaneAxis
-from .jaxprs import close, from_raw, host_function, is_host, open_jaxpr, raw_aval, to_raw
 from .rewrite import stacked
 
 # Traces under a name: `with keeping("…"):`; the name itself is `keeping.value`.
@@ -56,14 +57,9 @@ def _holds(jaxpr: jex.Jaxpr, name: str) -> bool:
 
 def is_in(eqn: jex.JaxprEqn, name: str) -> bool:
     """Whether an equation is a `jax.jit` of such a name, or holds one."""
-    if named(eqn, name) or (is_host(eqn) and isinstance(host_function(eqn), Kept)):
+    if is_named(eqn, name) or isinstance(host_function(eqn), Kept):
         return True
-    return any(_holds(open_jaxpr(inner), name) for inner in jex.jaxprs_in_params(eqn.params))
-
-
-def named(eqn: jex.JaxprEqn, name: str) -> bool:
-    """Whether an equation is a `jax.jit` of such a name."""
-    return eqn.primitive.name == "jit" and eqn.params["name"] == name
+    return any(_holds(inner, name) for inner in jaxprs_in(eqn))
 
 
 def keep(kept: Kept, arrays: Sequence[Any]) -> list[Any]:
@@ -100,7 +96,7 @@ def _(name: str, primals: Any, tangents: Any) -> Any:
 
 def found(eqn: jex.JaxprEqn) -> Kept | None:
     """The operator that an equation stands for, if it is one that is kept."""
-    if eqn.primitive.name != "custom_vmap_call":
+    body = called(eqn) if is_island(eqn) else None
+    if body is None:
         return None
-    functions = (host_function(e) for e in close(eqn.params["call"]).jaxpr.eqns if is_host(e))
-    return next((f for f in functions if isinstance(f, Kept)), None)
+    return next((f for f in map(host_function, body.jaxpr.eqns) if isinstance(f, Kept)), None)

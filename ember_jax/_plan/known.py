@@ -7,14 +7,15 @@ looked at.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from jax.extend import core as jex
 
+from .._jax.equations import called
+from .._jax.moves import is_move, moved, picks_from
 from . import ir
-from .jaxprs import called
 
 _DIGEST = (np.dtype(np.uint32), (4,))
 
@@ -128,14 +129,15 @@ def _moved(eqn: jex.JaxprEqn, inputs: Sequence[Known | None]) -> list[Known | No
     body = called(eqn)
     if body is not None:
         return _through(body, inputs)
-    name = eqn.primitive.name
-    if name in _CHOICES:
-        return [one_of(inputs[_CHOICES[name]])]
-    if name not in _MOVES or not all(inputs):
+    picked = picks_from(eqn)
+    if picked is not None:
+        return [one_of(inputs[picked])]
+    if not is_move(eqn) or not all(inputs):
         return unknown
     if any(k.chosen for k in inputs if k):
         return [one_of(inputs)]
-    return [known(_MOVES[name](eqn.params, *(k.digests for k in inputs if k)))]
+    result = moved(eqn, [k.digests for k in inputs if k])
+    return unknown if result is None else [known(result)]
 
 
 def _through(closed: jex.ClosedJaxpr, inputs: Sequence[Known | None]) -> list[Known | None]:
@@ -144,28 +146,3 @@ def _through(closed: jex.ClosedJaxpr, inputs: Sequence[Known | None]) -> list[Kn
     for eqn in closed.jaxpr.eqns:
         values.update(zip(eqn.outvars, _moved(eqn, read(eqn.invars)), strict=True))
     return read(closed.jaxpr.outvars)
-
-
-def _broadcast(params: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
-    shape, places = params["shape"], params["broadcast_dimensions"]
-    spread = [x.shape[places.index(axis)] if axis in places else 1 for axis in range(len(shape))]
-    return np.broadcast_to(x.reshape(spread), shape)
-
-
-def _slice(params: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
-    starts, limits = params["start_indices"], params["limit_indices"]
-    return x[tuple(map(slice, starts, limits, params["strides"] or [None] * len(starts)))]
-
-
-# By JAX's names; others leave unknown what they return.
-_MOVES: dict[str, Callable[..., np.ndarray]] = {
-    "broadcast_in_dim": _broadcast,
-    "concatenate": lambda params, *xs: np.concatenate(xs, params["dimension"]),
-    "reshape": lambda params, x: x.reshape(params["new_sizes"]),
-    "slice": _slice,
-    "squeeze": lambda params, x: np.squeeze(x, params["dimensions"]),
-    "stack": lambda params, *xs: np.stack(xs, params["axis"]),
-    "transpose": lambda params, x: x.transpose(params["permutation"]),
-}
-# What picks among its operands, with where these stand.
-_CHOICES = {"dynamic_slice": slice(1), "gather": slice(1), "select_n": slice(1, None)}

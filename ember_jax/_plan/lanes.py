@@ -26,6 +26,9 @@ import numpy as np
 
 from .._errors import LaneFailure, SweepError, can_be_caught
 from .._host import Caller, Used
+from .._jax.equations import Host
+from .._jax.jaxprs import evaluate
+from .._jax.values import from_raw, to_raw
 from .._runtime.progress import Tally
 from .._runtime.scheduler import NOWHERE, Path
 from .._runtime.session import Session
@@ -34,7 +37,6 @@ from .._text.failed import digest_for
 from . import ir
 from .counts import count
 from .device import device
-from .jaxprs import evaluate, from_raw, is_host, to_raw
 from .paths import paths
 from .repeats import Repeats
 from .segments import CAPACITIES, SegmentRunner, runner_for
@@ -814,8 +816,9 @@ def _inputs(frame: Frame, node: ir.Node) -> list[Any]:
 def _evaluate(node: ir.Foreign, raw: Sequence[Any], x64: bool) -> list[np.ndarray]:
     """Runs somebody's callback as JAX would, outside any program."""
     with jax.enable_x64(x64):
+        seen = node.seen
         with jax.default_device(device()):
-            values = [from_raw(jnp.asarray(x), v.aval) for x, v in zip(raw, node.eqn.invars, strict=True)]
+            values = [from_raw(jnp.asarray(x), v.aval) for x, v in zip(raw, seen.eqn.invars, strict=True)]
         # a callback is called as it is: to compile a program around each would gain nothing
-        outs = node.eqn.params["callback"](*values) if is_host(node.eqn) else evaluate(node.eqn, values)
+        outs = seen.callback(*values) if isinstance(seen, Host) else evaluate(seen.eqn, values)
         return [np.asarray(to_raw(out)) for out in outs]

@@ -1,7 +1,7 @@
 """From a jaxpr to a plan.
 
 Call-like equations that hold calls are inlined, a nested operator's island too. Every other equation becomes a node,
-and an unknown primitive a numeric one; the passes do the rest.
+and one that is not known a numeric one; the passes do the rest.
 """
 
 import dataclasses
@@ -12,11 +12,13 @@ from typing import Any
 from jax.extend import core as jex
 
 from .._host import HostCall
+from .._jax import equations
+from .._jax.equations import Call, Checkpoint, Cond, CustomDerivative, Host, Print, Scan, View, While, leaves_xla
+from .._jax.values import raw_aval
 from .._text.elementwise import ElementwiseOp
 from . import ir
 from .builder import Builder
 from .island import Island, mapped_plan
-from .jaxprs import called, close, host_function, is_host, is_print, leaves_xla, raw_aval, scan_counts
 
 
 def lower(closed: jex.ClosedJaxpr) -> ir.Plan:
@@ -38,15 +40,17 @@ def _walk(builder: Builder, closed: jex.ClosedJaxpr, args: Sequence[int], scope:
 
 def _outside(builder: Builder, eqn: jex.JaxprEqn, values: dict[Any, int], scope: str) -> list[int]:
     """Adds an equation that calls Python, or holds what does."""
-    scope = _join(scope, str(eqn.source_info.name_stack))
+    scope = _join(scope, equations.scope(eqn))
     inputs = tuple(builder.value(v, values) for v in eqn.invars)
-    body = called(eqn)
-    if body is not None:
-        return _walk(builder, body, inputs, _join(scope, eqn.params.get("name", "")))  # an operator's, or a function's
-    function = host_function(eqn) if is_host(eqn) else None
-    if isinstance(function, Island) and not function.lanes and not function.program.whole:
-        return _walk(builder, function.program.jaxpr, inputs, scope)
-    make = _maker(eqn, function)
+    seen = equations.view(eqn)
+    match seen:
+        case Call():  # an operator's, or a function's
+            return _walk(builder, seen.body, inputs, _join(scope, seen.name))
+        case Checkpoint() | CustomDerivative():
+            return _walk(builder, seen.body, inputs, scope)
+        case Host(function=Island() as island) if not island.lanes and not island.program.whole:
+            return _walk(builder, island.program.jaxpr, inputs, scope)
+    make = _maker(seen)
     if make is None:
         return builder.numeric(eqn, values)
     outputs = tuple(builder.new(v.aval) for v in eqn.outvars)
@@ -54,31 +58,35 @@ def _outside(builder: Builder, eqn: jex.JaxprEqn, values: dict[Any, int], scope:
     return list(outputs)
 
 
-def _maker(eqn: jex.JaxprEqn, function: Any) -> Any:
+def _maker(seen: View | None) -> Any:
     """What makes the node of an equation from its place; `None` for what only XLA can run."""
-    if isinstance(function, Island):
-        return functools.partial(_island, function)
-    if eqn.primitive.name in _CONTROL:
-        return _CONTROL[eqn.primitive.name](eqn)
-    return functools.partial(_host_node, eqn) if is_host(eqn) or is_print(eqn) else None
-
-
-def _sub_plan(jaxpr: Any) -> ir.Plan:
-    return lower(close(jaxpr))
+    match seen:
+        case Cond():
+            return functools.partial(ir.Branch, branches=tuple(map(lower, seen.branches)))
+        case While():
+            return _loop(seen)
+        case Scan():
+            return _scan(seen)
+        case Host(function=Island() as island):
+            return functools.partial(_island, island)
+        case Host() | Print():
+            return functools.partial(_host_node, seen)
+        case _:
+            return None
 
 
 # -- one equation to one node ----------------------------------------------------------------------------------------
 
 
-def _host_node(eqn: jex.JaxprEqn, **where: Any) -> ir.Node:
-    function = None if is_print(eqn) else host_function(eqn)
+def _host_node(seen: Host | Print, **where: Any) -> ir.Node:
+    function = seen.function if isinstance(seen, Host) else None
     if isinstance(function, ElementwiseOp):
-        batched = len(raw_aval(eqn.invars[0].aval).shape) > function.ranks[0]
+        batched = len(raw_aval(seen.eqn.invars[0].aval).shape) > function.ranks[0]
         return ir.Words(function=function, batched=batched, **where)
     if isinstance(function, HostCall):
-        shape = raw_aval(eqn.invars[0].aval).shape
+        shape = raw_aval(seen.eqn.invars[0].aval).shape
         return ir.Call(function=function, batch=shape[: len(shape) - function.ranks[0]], **where)
-    return ir.Foreign(eqn=eqn, **where)
+    return ir.Foreign(seen=seen, **where)
 
 
 def _island(island: Island, **where: Any) -> ir.Node:
@@ -86,38 +94,24 @@ def _island(island: Island, **where: Any) -> ir.Node:
     return dataclasses.replace(node, **where)
 
 
-def _branch(eqn: jex.JaxprEqn) -> Any:
-    return functools.partial(ir.Branch, branches=tuple(_sub_plan(b) for b in eqn.params["branches"]))
-
-
-def _loop(eqn: jex.JaxprEqn) -> Any:
-    p = eqn.params
+def _loop(loop: While) -> Any:
     return functools.partial(
         ir.Loop,
-        condition=_sub_plan(p["cond_jaxpr"]),
-        body=_sub_plan(p["body_jaxpr"]),
-        condition_constants=p["cond_nconsts"],
-        body_constants=p["body_nconsts"],
+        condition=lower(loop.condition),
+        body=lower(loop.body),
+        condition_constants=loop.condition_constants,
+        body_constants=loop.body_constants,
     )
 
 
-def _scan(eqn: jex.JaxprEqn) -> Any:
-    p = eqn.params
-    consts, carry = scan_counts(eqn)
-    if not carry:  # `lax.map`, or `vmap` of a call with an effect: steps that do not depend on each other
-        varies = ((False,),) * consts + ((True,),) * (len(eqn.invars) - consts)
-        return functools.partial(ir.Lanes, body=_sub_plan(p["jaxpr"]), sizes=(p["length"],), mapped=varies)
+def _scan(scan: Scan) -> Any:
+    body, operands = lower(scan.body), len(scan.eqn.invars)
+    if not scan.carry:  # `lax.map`, or `vmap` of a call with an effect: steps that do not depend on each other
+        varies = ((False,),) * scan.constants + ((True,),) * (operands - scan.constants)
+        return functools.partial(ir.Lanes, body=body, sizes=(scan.length,), mapped=varies)
     return functools.partial(
-        ir.Scan,
-        body=_sub_plan(p["jaxpr"]),
-        constants=consts,
-        carry=carry,
-        length=p["length"],
-        reverse=p["reverse"],
+        ir.Scan, body=body, constants=scan.constants, carry=scan.carry, length=scan.length, reverse=scan.reverse
     )
-
-
-_CONTROL = {"cond": _branch, "while": _loop, "scan": _scan}
 
 
 def _join(scope: str, inner: str) -> str:

@@ -18,7 +18,6 @@ code there, and the executor knows nothing of recording. (The alternative, an ex
 the layout of the record into every control node.)
 """
 
-import contextlib
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -29,24 +28,12 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.extend import core as jex
 
-from .._callback import vary
 from .._errors import GradientError
+from .._jax import equations
+from .._jax.equations import Checkpoint, Cond, CustomDerivative, Host, Scan, While, calls_host, facts, leaves_xla
+from .._jax.jaxprs import Environment, evaluate
+from .._jax.values import Aval, from_raw, is_inexact, raw_aval, to_raw, vary, varying
 from .._types import is_key
-from .jaxprs import (
-    Aval,
-    Environment,
-    called,
-    calls_host,
-    close,
-    evaluate,
-    from_raw,
-    is_host,
-    is_inexact,
-    leaves_xla,
-    raw_aval,
-    scan_counts,
-    to_raw,
-)
 
 Values = Sequence[Any]
 
@@ -106,7 +93,7 @@ class Guarded(Step):
 
     def replay(self, values: Values, slots: Values) -> list[Any]:
         operands = [v for v, read in zip(values, self.reads, strict=True) if read]
-        what = f"a `{'while_loop' if self.eqn.primitive.name == 'while' else self.eqn.primitive.name}`"
+        what = f"a `{equations.name(self.eqn)}`"
         outs: list[Any] = [None] * len(self.eqn.outvars)
         for i, slot in zip(self._recorded, slots, strict=True):
             aval = self.eqn.outvars[i].aval
@@ -132,7 +119,10 @@ def _(what: str, primals: Any, tangents: Any) -> Any:
 
 
 class Called(Step):
-    """A call-like equation (`jit`, a nested operator, `jax.checkpoint`): its body is split in place."""
+    """An equation that means "run this here" (`jit`, a nested operator, `jax.checkpoint`): its body is split in place.
+
+    What `jax.checkpoint` saves and recomputes stays as the user said.
+    """
 
     def __init__(self, eqn: jex.JaxprEqn, body: "Recording"):
         super().__init__(eqn)
@@ -140,14 +130,14 @@ class Called(Step):
         self.slots, self.reads = body.slots, body.reads
 
     def record(self, values: Values) -> tuple[list[Any], list[Any]]:
-        with _scope(self.eqn):
+        with equations.named(self.eqn):
             return self._body.record(values)
 
     def replay(self, values: Values, slots: Values) -> list[Any]:
-        body = self._body.replay
-        if "policy" in self.eqn.params:  # `jax.checkpoint`: what it saves and recomputes stays as the user said
-            body = jax.checkpoint(body, policy=self.eqn.params["policy"], prevent_cse=self.eqn.params["prevent_cse"])
-        with _scope(self.eqn):
+        seen, body = equations.view(self.eqn), self._body.replay
+        if isinstance(seen, Checkpoint):
+            body = seen.wrap(body)
+        with equations.named(self.eqn):
             return body(list(values), list(slots))
 
 
@@ -209,10 +199,11 @@ class CustomVJP(Step):
 class Branched(Step):
     """A `cond` or `switch` with numeric results: the index is known to the replay, each branch is split."""
 
-    def __init__(self, eqn: jex.JaxprEqn, recorded: Sequence[int], needed: Sequence[bool]):
-        super().__init__(eqn)
+    def __init__(self, cond: Cond, recorded: Sequence[int], needed: Sequence[bool]):
+        super().__init__(cond.eqn)
+        eqn = cond.eqn
         self._recorded = tuple(recorded)
-        self._branches = [Recording(close(b), needed) for b in eqn.params["branches"]]
+        self._branches = [Recording(b, needed) for b in cond.branches]
         own = tuple(raw_aval(eqn.outvars[i].aval) for i in recorded)
         shared, self._places = _share([b.slots for b in self._branches])
         self.slots = own + shared
@@ -254,7 +245,7 @@ class Branched(Step):
 
         branches = [branch(b, p) for b, p in zip(self._branches, self._places, strict=True)]
         # In a `shard_map` JAX 0.10 cannot batch a `cond` whose branches cast their operands; cast before, none does.
-        axes = frozenset[Any]().union(*(jax.typeof(v).manual_axis_type.varying for v in values if v is not None))
+        axes = varying(v for v in values if v is not None)
         operands = [vary(values[1 + i], axes) for i in read]
         needed = jax.lax.switch(_index(values[0]), branches, [vary(s, axes) for s in shared], operands)
         outs = _spread(needed, self._needed)
@@ -266,12 +257,11 @@ class Branched(Step):
 class Scanned(Step):
     """A `scan` with numeric results: the records of its steps are stacked, and scanned over in the replay."""
 
-    def __init__(self, eqn: jex.JaxprEqn, recorded: Sequence[int], needed: Sequence[bool]):
-        super().__init__(eqn)
+    def __init__(self, scan: Scan, recorded: Sequence[int], needed: Sequence[bool]):
+        super().__init__(scan.eqn)
         self._recorded = tuple(recorded)
-        self._consts, self._carry = scan_counts(eqn)
-        self._length = eqn.params["length"]
-        body, first_ys = close(eqn.params["jaxpr"]), self._carry
+        self._scan, self._consts, self._carry = scan, scan.constants, scan.carry
+        eqn, body, first_ys = scan.eqn, scan.body, self._carry
         carried = list(needed[:first_ys])
         while True:  # a carry is needed if its last value is, or if a step of the replay reads it
             self._body = Recording(body, [*carried, *needed[first_ys:]])
@@ -282,7 +272,7 @@ class Scanned(Step):
             carried = wider
         self._carried, self._needed = carried, tuple(needed)
         own = tuple(raw_aval(eqn.outvars[i].aval) for i in recorded)
-        stacked = tuple(Aval((self._length, *s.shape), s.dtype) for s in self._body.slots)
+        stacked = tuple(Aval((scan.length, *s.shape), s.dtype) for s in self._body.slots)
         self.slots = own + stacked
         reads = list(self._body.reads)
         reads[self._consts : self._consts + self._carry] = carried
@@ -293,9 +283,9 @@ class Scanned(Step):
         xs = self._consts + self._carry
         return list(values[: self._consts]), list(values[self._consts : xs]), list(values[xs:])
 
-    def _scan(self, step: Any, carry: Any, xs: Any) -> Any:
-        p = self.eqn.params
-        return jax.lax.scan(step, carry, xs, length=self._length, reverse=p["reverse"], unroll=p["unroll"])
+    def _scanned(self, step: Any, carry: Any, xs: Any) -> Any:
+        scan = self._scan
+        return jax.lax.scan(step, carry, xs, length=scan.length, reverse=scan.reverse, unroll=scan.unroll)
 
     def record(self, values: Values) -> tuple[list[Any], list[Any]]:
         consts, carry, xs = self._parts(values)
@@ -304,7 +294,7 @@ class Scanned(Step):
             outs, slots = self._body.record([*consts, *carry, *x])
             return outs[: self._carry], (outs[self._carry :], slots)
 
-        carry, (ys, stacked) = self._scan(step, carry, xs)
+        carry, (ys, stacked) = self._scanned(step, carry, xs)
         outs = [*carry, *ys]
         return outs, [*(to_raw(outs[i]) for i in self._recorded), *stacked]
 
@@ -318,7 +308,7 @@ class Scanned(Step):
             outs = self._body.replay([*consts, *_spread(carry, self._carried), *x], slots)
             return _take(outs[: self._carry], self._carried), _take(outs[self._carry :], wanted)
 
-        carry, ys = self._scan(step, _take(carry, self._carried), (xs, stacked))
+        carry, ys = self._scanned(step, _take(carry, self._carried), (xs, stacked))
         outs = [*_spread(carry, self._carried), *_spread(ys, wanted)]
         for i, slot in zip(self._recorded, own, strict=True):
             outs[i] = from_raw(slot, self.eqn.outvars[i].aval)
@@ -364,7 +354,7 @@ class Recording:
         slots: list[Any] = []
         for position, eqn in enumerate(jaxpr.eqns):
             step = self._steps.get(position)
-            if eqn.primitive.name in _IDLE and (step is None or not step.slots):
+            if facts(eqn).is_idle and (step is None or not step.slots):
                 outs = env.read(eqn.invars)
             elif step is None:
                 outs = evaluate(eqn, env.read(eqn.invars))
@@ -386,50 +376,43 @@ class Recording:
         return [o if n else None for o, n in zip(outs, self._needed, strict=True)]
 
 
-# What changes nothing in a record, which is neither differentiated nor compiled; two for each call and text operation.
-_IDLE = frozenset({"stop_gradient", "optimization_barrier"})
-# Floating-point results that are decisions: they jump where their operands hardly differ, and their derivative is zero.
-_FLAT = frozenset({"ceil", "floor", "round", "sign"})
-# Those that have a derivative: they are recorded, and differentiated by JAX's own rule. (So is what is sorted along.)
-_DECIDE_AND_DIFFER = frozenset({"rem", "random_gamma"})
-
-
 def _step(eqn: jex.JaxprEqn, wanted: Sequence[bool]) -> Step:
-    name = eqn.primitive.name
-    calls = calls_host(eqn)
+    seen, known, calls = equations.view(eqn), facts(eqn), calls_host(eqn)
     discrete = [i for i, w in enumerate(wanted) if w and not is_inexact(eqn.outvars[i].aval)]
     numbers = [w and is_inexact(v.aval) for w, v in zip(wanted, eqn.outvars, strict=True)]
     from_numbers = any(is_inexact(v.aval) or is_key(v.aval) for v in eqn.invars)
     # (a loop may draw inside, which keys of bare integers do otherwise under `vmap`)
-    decided = discrete if calls or from_numbers or name == "while" else []
-    if is_host(eqn) or name in _FLAT or name == "rng_bit_generator":  # which draws otherwise under `vmap`
+    decided = discrete if calls or from_numbers or isinstance(seen, While) else []
+    if isinstance(seen, Host) or known.is_flat or known.draws:
         return Recorded(eqn, [i for i, w in enumerate(wanted) if w], recompute=False)
-    if (name in _DECIDE_AND_DIFFER or (name == "sort" and len(wanted) > 1)) and any(numbers):
+    if known.decides and any(numbers):
         return CustomJVP(eqn, Recorded(eqn, range(len(wanted)), recompute=False))
     if decided and not any(numbers):
         return Recorded(eqn, decided, recompute=False)
-    if name == "while" and not calls and (any(numbers) or leaves_xla(eqn)):
-        # it decides on its numbers when to stop; run again, only its tangents are
-        return CustomJVP(eqn, Recorded(eqn, range(len(wanted)), recompute=False))
-    if name == "while":
-        return Guarded(eqn, wanted) if calls else Recorded(eqn, decided, recompute=True)
-    if name in ("cond", "scan"):
-        rest = [w and i not in decided for i, w in enumerate(wanted)]
-        split = (Branched if name == "cond" else Scanned)(eqn, decided, rest)
-        return Recorded(eqn, decided, recompute=True) if split.plain else split
-    body = called(eqn)
+    rest = [w and i not in decided for i, w in enumerate(wanted)]
+    match seen:
+        case While() if not calls and (any(numbers) or leaves_xla(eqn)):
+            # it decides on its numbers when to stop; run again, only its tangents are
+            return CustomJVP(eqn, Recorded(eqn, range(len(wanted)), recompute=False))
+        case Cond():
+            split: Branched | Scanned = Branched(seen, decided, rest)
+            return Recorded(eqn, decided, recompute=True) if split.plain else split
+        case Scan():
+            split = Scanned(seen, decided, rest)
+            return Recorded(eqn, decided, recompute=True) if split.plain else split
+    body = equations.called(eqn)
     if body is None:
         return Guarded(eqn, wanted) if calls else Recorded(eqn, decided, recompute=True)
-    rule = {"custom_jvp_call": CustomJVP, "custom_vjp_call": CustomVJP}.get(name)
-    split = Recording(body, [True] * len(wanted) if rule else wanted)
-    if not split.slots and not leaves_xla_jaxpr(body):
+    rule = {"jvp": CustomJVP, "vjp": CustomVJP}[seen.mode] if isinstance(seen, CustomDerivative) else None
+    split_body = Recording(body, [True] * len(wanted) if rule else wanted)
+    if not split_body.slots and not leaves_xla_jaxpr(body):
         return Recorded(eqn, (), recompute=True)
-    return (rule or Called)(eqn, split)
+    return (rule or Called)(eqn, split_body)
 
 
 def leaves_xla_jaxpr(closed: jex.ClosedJaxpr) -> bool:
     """Whether any equation of a jaxpr calls Python."""
-    return any(leaves_xla(eqn) for eqn in closed.jaxpr.eqns)
+    return any(map(leaves_xla, closed.jaxpr.eqns))
 
 
 def _share(groups: Sequence[Sequence[Aval]]) -> tuple[tuple[Aval, ...], list[list[int]]]:
@@ -449,12 +432,6 @@ def _share(groups: Sequence[Sequence[Aval]]) -> tuple[tuple[Aval, ...], list[lis
             taken.append(place)
         places.append(taken)
     return tuple(shared), places
-
-
-def _scope(eqn: jex.JaxprEqn) -> Any:
-    if eqn.primitive.name == "custom_vmap_call":  # an island's, which stands in what names it
-        return contextlib.nullcontext()
-    return jax.named_scope(eqn.params.get("name") or eqn.primitive.name)
 
 
 def _index(index: Any) -> Any:

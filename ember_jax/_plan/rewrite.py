@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
+from .._jax import equations
 from . import ir
-from .jaxprs import leaves_xla
 
 
 def plans_of(node: ir.Node) -> tuple[ir.Plan, ...]:
@@ -41,11 +41,11 @@ def has_effect(node: ir.Node) -> bool:
         case ir.Call():
             return not node.function.pure
         case ir.Foreign():
-            return bool(node.eqn.effects)
+            return equations.has_effect(node.seen.eqn)
         case ir.Give():
             return True
         case ir.Segment():
-            return any(leaves_xla(e.eqn) and bool(e.eqn.effects) for e in node.equations)
+            return any(equations.leaves_xla(e.eqn) and equations.has_effect(e.eqn) for e in node.equations)
         case _:
             return any(has_effect(inner) for plan in plans_of(node) for inner in plan.nodes)
 

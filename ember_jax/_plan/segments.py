@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._jax.jaxprs import evaluate
+from .._jax.values import from_raw, to_raw
 from . import equal
 from .device import device
 from .ir import Segment
-from .jaxprs import evaluate, from_raw, to_raw
 
 # Few, so that little is compiled; far apart, because an unused row costs nothing but memory.
 CAPACITIES = (8, 128, 2048)

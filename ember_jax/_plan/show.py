@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from .._jax import equations
 from . import ir
 from .counts import Count, count_of
 from .order import order, sources, taken_later
@@ -84,7 +85,7 @@ def what(node: ir.Node, models: Models) -> str:
         case ir.Call():
             return asked(node, math.prod(node.batch) if node.batch else None, models)
         case ir.Foreign():
-            return f"callback {node.eqn.primitive.name}"
+            return f"callback {equations.name(node.seen.eqn)}"
         case ir.Words():
             return f"text {node.function}"
         case ir.Segment():

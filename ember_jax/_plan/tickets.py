@@ -21,7 +21,6 @@ What is left when a program fails is cancelled by the wait that failed; where so
 none, and a sweep ends by itself.
 """
 
-import functools
 import itertools
 import threading
 from collections.abc import Coroutine
@@ -31,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._jax.internals import deepened
 from .._runtime import interrupt
 from .._runtime.loop import Loop, Work
 
@@ -49,17 +49,9 @@ _MOST = 4096
 _END_SECONDS = 0.5
 
 
-@functools.partial(jax.jit, inline=False)
 def later(ticket: Any) -> Any:
-    """The same ticket, later.
-
-    Of what XLA can neither simplify nor fuse, solving a triangular system is the cheapest: a call into LAPACK, 0.3 us
-    and nothing to compile, against 2 us for a sort and 10 ms of compilation for arithmetic.
-    """
-    for _ in range(_DEPTH):
-        one = jnp.ones(TICKET.shape, TICKET.dtype)
-        ticket = jax.lax.linalg.triangular_solve(one, ticket, left_side=True, lower=True)
-    return ticket
+    """The same ticket, later."""
+    return deepened(ticket, _DEPTH)
 
 
 class Flight(Work):

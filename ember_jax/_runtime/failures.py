@@ -8,10 +8,7 @@ import collections
 import logging
 import threading
 
-import jax
-
-# What JAX raises for a failed callback. Its compiled fast path, which takes over on the second call, says ValueError.
-FROM_JAX = (jax.errors.JaxRuntimeError, ValueError)
+from .._jax.internals import CALLBACK_LOG, is_callback_error
 
 _lock = threading.Lock()
 _raised: collections.deque[BaseException] = collections.deque(maxlen=16)
@@ -21,7 +18,7 @@ def raised(error: BaseException) -> BaseException:
     """Notes an error that is about to be raised into JAX; returns it."""
     with _lock:
         _raised.append(error)
-        logging.getLogger("jax._src.callback").addFilter(_is_news)
+        CALLBACK_LOG.addFilter(_is_news)
     return error
 
 
@@ -33,9 +30,9 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 def typed(error: BaseException) -> BaseException | None:
     """The error that one of JAX's stands for, or `None`."""
-    message = str(error)
-    if not isinstance(error, FROM_JAX) or (isinstance(error, ValueError) and not message.startswith("INTERNAL: ")):
+    if not is_callback_error(error):
         return None
+    message = str(error)
     with _lock:
         for known in reversed(_raised):
             if type(known).__name__ in message and str(known) in message:

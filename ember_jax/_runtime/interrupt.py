@@ -12,7 +12,6 @@ is sent until it has arrived.) Where another handler raises inside a callback, `
 
 import concurrent.futures
 import contextlib
-import os
 import signal
 import sys
 import threading
@@ -20,20 +19,13 @@ import time
 from types import FrameType
 from typing import Any
 
-import jax
-import jaxlib
-
-from .._callback import CALLBACKS_FILE
 from .._errors import CancelledError
+from .._jax.internals import is_jaxs, runs_callback
 from .loop import Work
 
 _CANCELLED = "the calls were stopped before they finished; what was answered so far is kept in the journal."
 # How long to wait for what was cancelled to end.
 _END_SECONDS = 0.5
-# Functions of JAX that its C++ calls: around a callback, and before and after a garbage collection.
-_FROM_XLA = frozenset({"_wrapped_callback", "_xla_gc_callback"})
-_JAX_FOLDERS = tuple(os.path.dirname(m.__file__) + os.sep for m in (jax, jaxlib) if m.__file__)
-
 
 _waiting: dict[int, Work] = {}
 _watcher: threading.Thread | None = None
@@ -119,9 +111,8 @@ def _callback_frames(frame: FrameType | None) -> list[FrameType]:
     inside: list[FrameType] = []
     found = False
     while frame is not None:
-        in_jax = frame.f_code.co_filename.startswith(_JAX_FOLDERS)
-        found = found or frame.f_code.co_filename == CALLBACKS_FILE or (in_jax and frame.f_code.co_name in _FROM_XLA)
-        if found and not in_jax:
+        found = found or runs_callback(frame.f_code)
+        if found and not is_jaxs(frame.f_code):
             return inside
         inside.append(frame)
         frame = frame.f_back

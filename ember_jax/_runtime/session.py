@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 
 from .._errors import RefusedRequestError
+from .._jax.internals import CALLBACK_ERRORS
 from .._providers import registry
 from .._providers.base import Provider, Request, Response
 from .._providers.prices import Price
@@ -485,7 +486,7 @@ def _wait_for_dispatched() -> None:
     """Waits until JAX has computed what was dispatched: its calls may not have begun, and are the session's."""
     for array in jax.live_arrays():
         if not array.is_deleted() and not array.is_ready():
-            with contextlib.suppress(*failures.FROM_JAX):  # raised where the array is read
+            with contextlib.suppress(*CALLBACK_ERRORS):  # raised where the array is read
                 array.block_until_ready()
 
 

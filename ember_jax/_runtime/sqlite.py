@@ -666,9 +666,13 @@ class Journal(AbstractJournal):
     def _opened(self) -> _Open:
         with self._lock:
             if self._open is None:
-                reader = connect(self.path, create=True)
+                with contextlib.ExitStack() as undo:
+                    reader = connect(self.path, create=True)
+                    undo.callback(reader.close)
+                    writer = connect(self.path)
+                    undo.pop_all()
                 log.journal_opened(self.path)
-                self._open = _Open(_Reader(reader), _Writer(self.path, connect(self.path)))
+                self._open = _Open(_Reader(reader), _Writer(self.path, writer))
             return self._open
 
     def _forget(self) -> None:

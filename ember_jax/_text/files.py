@@ -25,9 +25,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from .._errors import TextError, TracedControlFlowError, UnknownDigestError
+from .._jax.internals import is_tracer
 from . import failed, store
 from .text import Text
 
@@ -191,7 +191,7 @@ def _write(file: Any, leaves: list[tuple[_Leaf, Any]]) -> None:
 def _array(leaf: _Leaf, value: Any) -> tuple[Any, _Leaf]:
     """The NumPy array to write, or `None`; with it the leaf's description, completed."""
     held = value.digests if leaf.kind == "text" else value
-    if isinstance(held, Tracer):
+    if is_tracer(held):
         raise TracedControlFlowError(
             f"the leaf `{leaf.path}` is traced: its value is not known while JAX traces. Call ember.save outside of "
             "jax.jit, jax.vmap and the like, on what they return."

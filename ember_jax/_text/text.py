@@ -14,10 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import UInt32
 
 from .._errors import TextError, TracedControlFlowError
+from .._jax.internals import is_tracer
 from . import failed, store
 from .elementwise import TEXT, elementwise
 
@@ -131,7 +131,7 @@ class Text:
     # -- words ---------------------------------------------------------------------------------------------------
 
     def _words(self, hint: str = "") -> list[str]:
-        if isinstance(self.digests, Tracer):
+        if is_tracer(self.digests):
             raise TracedControlFlowError(_TRACED_WORDS.format(hint=hint))
         _ = self.shape
         return store.get_array(np.asarray(self.digests))
@@ -157,14 +157,14 @@ class Text:
         if not isinstance(self.digests, jax.Array | np.ndarray):
             return f"Text({self.digests!r})"
         dims = ",".join(map(str, self.digests.shape[:-1]))
-        if isinstance(self.digests, Tracer):
+        if is_tracer(self.digests):
             return f"Text[{dims}](traced)"
         if self.digests.shape[-1:] != (store.DIGEST_WORDS,):
             return f"Text(array of shape {self.digests.shape})"
         return f"Text[{dims}]({_excerpt(np.asarray(self.digests))})" if dims else f"Text({_excerpt(self.digests)})"
 
     def __bool__(self) -> bool:
-        if isinstance(self.digests, Tracer):
+        if is_tracer(self.digests):
             raise TracedControlFlowError(_TRACED_WORDS.format(hint=""))
         raise TypeError('the truth of a Text is not defined; compare it, as in `text == ""`, or use `str(text)`.')
 

@@ -28,25 +28,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import eval_jaxpr
 from jax.extend import core as jex
 
 from .._boundary import Boundary
 from .._errors import GradientError
+from .._jax import equations, jaxprs
+from .._jax.equations import Call, Checkpoint, Cond, CustomDerivative, Scan, While, host_function, jaxprs_in, view
+from .._jax.jaxprs import Environment, evaluate
+from .._jax.values import from_raw, raw_aval
 from .._plan import ir, kept
-from .._plan.jaxprs import (
-    Environment,
-    assemble,
-    called,
-    close,
-    evaluate,
-    from_raw,
-    host_function,
-    is_host,
-    open_jaxpr,
-    raw_aval,
-    scan_counts,
-)
 from .._text.elementwise import ElementwiseOp
 from ._sample import NAME
 
@@ -108,20 +98,22 @@ def outcomes(closed: jex.ClosedJaxpr) -> int:
 
 def _outcomes(eqn: jex.JaxprEqn) -> int:
     operator = kept.found(eqn)
-    if (operator is not None and operator.lanes) or (kept.named(eqn, NAME) and _shape(eqn.outvars[0])):
+    if (operator is not None and operator.lanes) or (equations.is_named(eqn, NAME) and _shape(eqn.outvars[0])):
         raise GradientError(
             "a draw stands under a `jax.vmap` inside the loss, and estimator='enumerate' takes draws one by one: use "
             "estimator='score', or a `jax.lax.scan` of fixed length instead of the vmap."
         )
     if operator is not None:
         return outcomes(operator.closed)
-    if kept.named(eqn, NAME):
+    if equations.is_named(eqn, NAME):
         return _shape(eqn.invars[0])[0]
-    if eqn.primitive.name == "cond":
-        return max(outcomes(close(branch)) for branch in eqn.params["branches"])
-    if eqn.primitive.name == "scan":
-        return outcomes(close(eqn.params["jaxpr"])) ** eqn.params["length"]
-    return outcomes(_body(eqn))
+    match view(eqn):
+        case Cond() as cond:
+            return max(map(outcomes, cond.branches))
+        case Scan() as scan:
+            return outcomes(scan.body) ** scan.length
+        case _:
+            return outcomes(_body(eqn))
 
 
 def _shape(atom: Any) -> tuple[int, ...]:
@@ -135,17 +127,21 @@ def _evaluated(eqn: jex.JaxprEqn, values: Sequence[Any], outcome: Outcome) -> Dr
     operator = kept.found(eqn)
     if operator is not None:
         return _operator(operator, values, outcome)
-    if kept.named(eqn, NAME):
+    if equations.is_named(eqn, NAME):
         return _draw(eqn, values, outcome)
-    if eqn.primitive.name in _CONTROL:
-        return _CONTROL[eqn.primitive.name](eqn, values, outcome)
+    seen = view(eqn)
+    match seen:
+        case Cond():
+            return _branch(seen, values, outcome)
+        case Scan():
+            return _scan(seen, values, outcome)
     body = _body(eqn)
     run = functools.partial(evaluated, body)
-    if "policy" in eqn.params:  # `jax.checkpoint`: what it saves and recomputes stays as the user said
-        run = jax.checkpoint(run, policy=eqn.params["policy"], prevent_cse=eqn.params["prevent_cse"])
+    if isinstance(seen, Checkpoint):  # what it saves and recomputes stays as the user said
+        run = seen.wrap(run)
     if any(map(kept.found, body.jaxpr.eqns)):  # an operator names itself
         return run(values, outcome)
-    with jax.named_scope(eqn.params.get("name") or eqn.primitive.name):
+    with equations.named(eqn):
         return run(values, outcome)
 
 
@@ -154,16 +150,16 @@ def _body(eqn: jex.JaxprEqn) -> jex.ClosedJaxpr:
 
     **Raises:** `GradientError` for one that means more.
     """
-    body, name = called(eqn), eqn.primitive.name
-    if body is not None and not name.startswith("custom_"):
-        return body
-    if name == "while":
+    seen, name = view(eqn), equations.name(eqn)
+    if isinstance(seen, Call | Checkpoint):
+        return seen.body
+    if isinstance(seen, While):
         raise GradientError(
             "a draw stands inside a `jax.lax.while_loop`. How often it draws is not known before it has run, so the "
             "probability of what it drew has no derivative. Use `jax.lax.scan` with a fixed length; a draw that "
             "nothing is to be learned of may be a `jax.random.categorical`."
         )
-    if name.startswith("custom_") and body is not None:
+    if isinstance(seen, CustomDerivative):
         raise GradientError(
             f"a draw stands inside a `{name}`, whose own rule says what the derivative is. Draw outside of it and pass "
             "the index in; if the rule is all the derivative that is meant, draw with `jax.random.categorical`."
@@ -183,7 +179,7 @@ def _draw(eqn: jex.JaxprEqn, values: Sequence[Any], outcome: Outcome) -> Drawn:
     return [index, score], jnp.where(possible, score, -jnp.inf)
 
 
-def _branch(eqn: jex.JaxprEqn, values: Sequence[Any], outcome: Outcome) -> Drawn:
+def _branch(cond: Cond, values: Sequence[Any], outcome: Outcome) -> Drawn:
     def side(body: jex.ClosedJaxpr) -> Callable[..., Drawn]:
         if outcome is None:
             return lambda outcome, *operands: evaluated(body, operands)
@@ -195,33 +191,28 @@ def _branch(eqn: jex.JaxprEqn, values: Sequence[Any], outcome: Outcome) -> Drawn
 
         return run
 
-    sides = [side(close(branch)) for branch in eqn.params["branches"]]
+    sides = list(map(side, cond.branches))
     return jax.lax.switch(jnp.asarray(values[0], jnp.int32), sides, outcome, *values[1:])
 
 
-def _scan(eqn: jex.JaxprEqn, values: Sequence[Any], outcome: Outcome) -> Drawn:
-    p = eqn.params
-    body, (constants, carried) = close(p["jaxpr"]), scan_counts(eqn)
+def _scan(scan: Scan, values: Sequence[Any], outcome: Outcome) -> Drawn:
+    constants, carried, start = scan.constants, scan.carry, scan.xs
     digits = None
     if outcome is not None:
-        count = outcomes(body)
-        digits = outcome // np.array([count**k for k in range(p["length"])], np.int32) % count
+        count = outcomes(scan.body)
+        digits = outcome // np.array([count**k for k in range(scan.length)], np.int32) % count
 
     # The sum is put out by each step, not carried: steps that carry nothing are lanes, and stay so.
     def step(carry: Any, x: Any) -> Any:
         x, digit = x
-        outs, score = evaluated(body, [*values[:constants], *carry, *x], digit)
+        outs, score = evaluated(scan.body, [*values[:constants], *carry, *x], digit)
         return outs[:carried], (outs[carried:], score)
 
-    start = constants + carried
     xs = list(values[start:]), digits
     carry, (ys, scores) = jax.lax.scan(
-        step, list(values[constants:start]), xs, length=p["length"], reverse=p["reverse"], unroll=p["unroll"]
+        step, list(values[constants:start]), xs, length=scan.length, reverse=scan.reverse, unroll=scan.unroll
     )
     return [*carry, *ys], jnp.sum(scores)
-
-
-_CONTROL = {"cond": _branch, "scan": _scan}
 
 
 def _operator(operator: kept.Kept, values: Sequence[Any], outcome: Outcome) -> Drawn:
@@ -257,7 +248,7 @@ def _attempted(operator: kept.Kept, outcome: Outcome, *values: Any) -> Drawn:
             continue
         if _may_fail(eqn):
             lanes = kept.found(eqn)
-            where = f"several lanes of {lanes.name}" if lanes else f"a `{eqn.primitive.name}`"
+            where = f"several lanes of {lanes.name}" if lanes else f"a `{equations.name(eqn)}`"
             raise GradientError(
                 f"a draw stands in {where} inside `ember.attempt`, beside calls: if one of them failed, what was drawn "
                 "would be lost. Draw before the attempt, or attempt the calls alone."
@@ -280,8 +271,8 @@ def _flat(closed: jex.ClosedJaxpr, *args: Any) -> list[Any]:
         values, body, operator = env.read(eqn.invars), None, kept.found(eqn)
         if operator is not None and operator.how is None and not operator.lanes:
             body = operator.closed
-        elif eqn.primitive.name == "jit" and draws(eqn) and not kept.named(eqn, NAME):
-            body = called(eqn)
+        elif draws(eqn) and not equations.is_named(eqn, NAME) and equations.is_jit(eqn):
+            body = equations.called(eqn)
         env.write(eqn.outvars, evaluate(eqn, values) if body is None else _flat(body, *values))
     return env.read(closed.jaxpr.outvars)
 
@@ -291,9 +282,10 @@ def _may_fail(eqn: jex.JaxprEqn) -> bool:
     operator = kept.found(eqn)
     if operator is not None:
         return operator.how != "attempt" and any(map(_may_fail, operator.closed.jaxpr.eqns))
-    if is_host(eqn):
-        return not isinstance(host_function(eqn), ElementwiseOp)
-    return any(_may_fail(e) for inner in jex.jaxprs_in_params(eqn.params) for e in open_jaxpr(inner).eqns)
+    function = host_function(eqn)
+    if function is not None:
+        return not isinstance(function, ElementwiseOp)
+    return any(_may_fail(e) for inner in jaxprs_in(eqn) for e in inner.eqns)
 
 
 class _Parts:
@@ -340,8 +332,7 @@ class _Parts:
         free = [
             v for v in dict.fromkeys(v for eqn in part for v in eqn.invars if isinstance(v, jex.Var)) if v not in own
         ]
-        effects = frozenset[Any]().union(*(eqn.effects for eqn in part))
-        run = functools.partial(eval_jaxpr, assemble(free, made, part, effects), ())
+        run = functools.partial(jaxprs.evaluated, jaxprs.assemble(free, made, part))
         values = self.env.read(free)
         if any(map(_may_fail, part)):
             outs, (self.cause,) = self._attempt(Boundary(run, "attempt", "attempt"), made, values)

@@ -9,9 +9,9 @@ being passed along. Where nobody looks for it the second result is unused and co
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
+from .._jax.internals import is_tracer
 from .._types import Key, key_problem
 
 # Names the equation of a draw: operands `(logits, key)`, results `(index, log-probability)`.
@@ -48,7 +48,7 @@ def sample(logits: Float[Array, "n"], key: Key) -> Int[Array, ""]:
             f"learn.sample takes float logits of rank 1, one for each decision, not {logits.dtype}"
             f"{list(logits.shape)}. For several draws, `jax.vmap(learn.sample)(logits, keys)`."
         )
-    if not isinstance(logits, Tracer) and not np.max(np.asarray(logits)) > -np.inf:  # nor is NaN
+    if not is_tracer(logits) and not np.max(np.asarray(logits)) > -np.inf:  # nor is NaN
         raise ValueError(
             f"learn.sample takes logits that something can be drawn from, not {np.asarray(logits)!s:.80}: none may be "
             "NaN, and one at least is above -inf."

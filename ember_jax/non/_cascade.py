@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from .. import Key, Operator, Text, learn
@@ -114,4 +113,7 @@ class Cascade(Operator):
 
 def _is_cold(temperature: Any) -> bool:
     """Whether a temperature is known here, and not above 0."""
-    return not isinstance(temperature, Tracer) and not float(temperature) > 0
+    try:
+        return not float(temperature) > 0
+    except jax.errors.ConcretizationTypeError:  # it is traced
+        return False

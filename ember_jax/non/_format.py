@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import numpy as np
-from jax.core import Tracer
 
 from .. import LLM, Operator, Text, errors
 from ._chain import Chain
@@ -48,9 +47,19 @@ def format(op: Member, /, **components: Member) -> str:
     **Raises:** `NotationError` for an operator that is no construct and no component, for settings of several values,
     as those of stacked operators are, and while JAX traces.
     """
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(op)):
+    if any(map(_is_traced, jax.tree.leaves(op))):
         raise errors.NotationError("a network that JAX traces is not known yet; write it down outside.")
     return _Writer(components).written(op).words
+
+
+def _is_traced(leaf: Any) -> bool:
+    try:
+        np.asarray(leaf)
+    except jax.errors.TracerArrayConversionError:
+        return True
+    except TypeError:  # a key, which NumPy does not take
+        return False
+    return False
 
 
 class _Writer:

@@ -24,6 +24,7 @@ _OLDER = re.compile(r"[0-9]+:[A-Z]+\b")  # of the Ember before this one: "3:E:gp
 _WORD_OF = re.compile(r"^[0-9]+|@.*")  # what is no part of the word in `5e@sim/small`
 _UNKNOWN = re.compile(r"[\w.:@+/-]+")  # what somebody might take for a model id
 _JSON = json.JSONDecoder(strict=False)  # strings may go over several lines
+_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)  # or a string, in which brackets are words
 
 # Readers call each other for each level; Python allows them about a thousand calls.
 _DEEPEST = 100
@@ -339,14 +340,26 @@ class _Parser:
 
     def json(self) -> Any:
         at = self.skip()
+        if _is_deep(self.text, at):  # Python's own limit changes from release to release
+            self.fail(f"a value is nested more than {_DEEPEST} deep", at)
         try:
             value, self.at = _JSON.raw_decode(self.text, at)
         except json.JSONDecodeError as error:
             what = "a value: a number, true, false, null, a string in double quotes, or other JSON"
             self.fail(f"expected {what}" if error.pos == at else f"this is not JSON: {error.msg}", error.pos, error)
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets as many deep
+        except ValueError as error:  # a number of thousands of digits
             self.fail(f"this value cannot be read: {error}", at, error)
         return value
+
+
+def _is_deep(text: str, at: int) -> bool:
+    """Whether a JSON value that begins there has more levels than are read."""
+    depth = 0
+    for found in _BRACKET.finditer(text, at) if text[at : at + 1] in ("[", "{") else ():
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
+        if not 0 < depth <= _DEEPEST:
+            return depth > 0
+    return False
 
 
 def _close(word: str, known: Iterable[str]) -> str:

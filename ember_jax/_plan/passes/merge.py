@@ -11,7 +11,9 @@ import dataclasses
 from collections.abc import Hashable
 from typing import Any
 
-from .. import equal, ir, rewrite
+from ..._jax.equal import of_equation
+from ..._jax.equations import has_effect
+from .. import ir, rewrite
 
 
 def merge(plan: ir.Plan) -> ir.Plan:
@@ -52,10 +54,10 @@ def _key(node: ir.Node) -> Hashable | None:
             key = (ir.Call, node.function, node.batch, node.inputs) if node.function.pure else None
         case ir.Segment() if len(node.equations) == 1 and not node.calls_python:
             (equation,) = node.equations
-            if equation.eqn.effects:
+            if has_effect(equation.eqn):
                 return None
             try:
-                key = (equal.of_equation(equation.eqn), equation.inputs)
+                key = (of_equation(equation.eqn), equation.inputs)
             except TypeError:  # a parameter that is no value, such as an array
                 return None
         case _:

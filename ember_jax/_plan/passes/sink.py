@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from ..._jax.equations import Broadcast, Select, view
 from .. import ir, rewrite
 
 # On which sides of which selections a value is used: pairs of a selection's index and a side.
@@ -86,12 +87,13 @@ def _selections(plan: ir.Plan, rank: int) -> Iterator[tuple[ir.Node, int]]:
         first = equation.inputs[0] if equation.inputs else None
         if first is None:
             continue
-        if equation.eqn.primitive.name == "broadcast_in_dim":
-            spread[node.outputs[0]] = spread.get(first, first)
-        elif equation.eqn.primitive.name == "select_n":
-            index = spread.get(first, first)
-            if plan.types[index].ndim == rank and plan.types[index].dtype == np.int32:
-                yield node, index
+        match view(equation.eqn):
+            case Broadcast():
+                spread[node.outputs[0]] = spread.get(first, first)
+            case Select():
+                index = spread.get(first, first)
+                if plan.types[index].ndim == rank and plan.types[index].dtype == np.int32:
+                    yield node, index
 
 
 def _arms(node: ir.Node) -> tuple[int | None, ...]:

@@ -3,9 +3,9 @@
 Design note. An inner `jax.vmap` over a plain function leaves a batched program: calls in batches, lanes of operators,
 and between them equations on arrays that have the lanes' axis somewhere. Each such step waits for the slowest lane of
 the one before, for no reason of the data. So the lanes' axis is followed from every batch of calls through the steps
-that keep lanes apart (`axes.py` has a rule for each primitive); steps that it connects become one step, the lanes of a
-body in which the axis is gone. What lets lanes meet, or is not known not to, is left as it is, waits for all of them,
-and is named by the lanes' `meets`.
+that keep lanes apart (`_jax/axes.py` says which do); steps that it connects become one step, the lanes of a body in
+which the axis is gone. What lets lanes meet, or is not known not to, is left as it is, waits for all of them, and is
+named by the lanes' `meets`.
 
 What comes back from where lanes met waits for those lanes, so it cannot be part of them: steps after it are lanes of
 their own. Nothing else waits longer than it did, see `give.py` and `take.py`.
@@ -21,8 +21,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..._jax import equations
+from ..._jax.axes import Crossing, OneLane, one_lane
 from .. import ir, rewrite
-from ..axes import Crossing, OneLane, one_lane
 from ..builder import Builder
 from .merge import merge
 from .sink import Uses, sink
@@ -190,7 +191,7 @@ class _Axis:
         lane = one_lane(equation.eqn, given, self.size)
         pairs = {(v, a) for v, a in zip(equation.inputs, lane.inputs, strict=True) if v is not None}
         gives = tuple(a for a in lane.outputs if a is not None)
-        name = equation.eqn.primitive.name
+        name = equations.name(equation.eqn)
         if len(pairs) > len({v for v, _ in pairs}) or len(gives) < len(lane.outputs):
             raise Crossing(f"{name} needs a value both lane by lane and whole")
         return _Step(node, {v: a for v, a in pairs if a is not None}, gives, lane)
@@ -308,11 +309,12 @@ class _Body:
             return value, axis
         (equation,) = maker.equations
         source = equation.inputs[0] if equation.inputs else None
-        if equation.eqn.primitive.name != "broadcast_in_dim" or source is None:
+        spread = equations.view(equation.eqn)
+        if not isinstance(spread, equations.Broadcast) or source is None:
             return value, axis
         rest = tuple(d for d in range(self._plan.types[value].ndim) if d != axis)
         same = self._plan.types[source] == _without(self._plan.types[value], axis)
-        return (source, None) if same and equation.eqn.params["broadcast_dimensions"] == rest else (value, axis)
+        return (source, None) if same and spread.dimensions == rest else (value, axis)
 
     # -- one lane of each step ---------------------------------------------------------------------------------------
 
@@ -422,8 +424,8 @@ def _name(node: ir.Node) -> str:
         case ir.Call() | ir.Words():
             return str(node.function)
         case ir.Segment():
-            return node.equations[0].eqn.primitive.name
+            return equations.name(node.equations[0].eqn)
         case ir.Foreign():
-            return node.eqn.primitive.name
+            return equations.name(node.seen.eqn)
         case _:
             return {ir.Branch: "a branch", ir.Loop: "a while loop", ir.Scan: "a scan"}.get(type(node), "another vmap")

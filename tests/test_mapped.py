@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ember_jax as ember
-from ember_jax._peel import peel
+from ember_jax._jax.internals import mapped
 
 asked = []
 
@@ -44,7 +44,7 @@ MAPPED = {
 @pytest.mark.parametrize("name", MAPPED)
 def test_values_are_those_of_vmap(name):
     how, args = MAPPED[name]
-    assert peel(how(numbers)) is not None
+    assert mapped(how(numbers)) is not None
     found, wanted = ember.jit(how(numbers))(*args), how(numbers)(*args)
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
@@ -61,7 +61,7 @@ def test_lanes_make_only_the_calls_of_their_branches(name):
     "fn", [numbers, jax.jit(numbers), jax.jit(jax.vmap(numbers)), lambda x: jax.vmap(numbers)(x, x), abs, jnp.sin]
 )
 def test_what_is_no_vmap_is_left_alone(fn):
-    assert peel(fn) is None
+    assert mapped(fn) is None
 
 
 def test_gradients_go_through():

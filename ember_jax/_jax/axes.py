@@ -27,7 +27,8 @@ from jax import lax
 from jax.extend import core as jex
 
 from .._types import is_key
-from .jaxprs import Environment, called, evaluate, scan_counts
+from .equations import Cond, Scan, While, called, facts, has_effect, name, sibling, unsharded, view
+from .jaxprs import Environment, evaluate
 
 Axis = int | None
 Axes = Sequence[Axis]
@@ -74,25 +75,38 @@ def one_lane(eqn: jex.JaxprEqn, axes: Axes, size: int) -> OneLane:
 
 def _one_lane(eqn: jex.JaxprEqn, axes: Axes, wanted: Axes, size: int) -> OneLane:
     """`one_lane`, of which some results are wanted by lane, even if no operand has lanes."""
-    name = eqn.primitive.name
-    body = called(eqn)
-    if body is not None:
-        lane = _walk(body, axes, wanted, size)
-    elif name in _HOLDING:
-        lane = _HOLDING[name](eqn, axes, wanted, size)
-    elif all(a is None for a in axes):
-        lane = _backward(eqn, wanted, size)
-    else:
-        lane = _forward(eqn, axes, size)
+    try:
+        lane = _apart(eqn, axes, wanted, size)
+    except (KeyError, AttributeError) as error:  # a form that this JAX alone has
+        raise Crossing(f"{name(eqn)} is written in a way that no rule knows ({error})") from error
     _check(eqn, lane, wanted, size)
     return lane
 
 
+def _apart(eqn: jex.JaxprEqn, axes: Axes, wanted: Axes, size: int) -> OneLane:
+    body = called(eqn)
+    if body is not None:
+        return _walk(body, axes, wanted, size)
+    match view(eqn):
+        case Cond() as cond:
+            return _cond(cond, axes, wanted, size)
+        case Scan() as scan:
+            return _scan(scan, axes, wanted, size)
+        case While() as loop:
+            return _while(loop, axes, wanted, size)
+        case _ if eqn.primitive.name in _HOLDING:
+            return _HOLDING[eqn.primitive.name](eqn, axes, wanted, size)
+        case _ if all(a is None for a in axes):
+            return _backward(eqn, wanted, size)
+        case _:
+            return _forward(eqn, axes, size)
+
+
 def _forward(eqn: jex.JaxprEqn, axes: Axes, size: int) -> OneLane:
-    name = eqn.primitive.name
-    if name not in _PAIRED and name not in _SEVERAL:
-        raise Crossing(f"no rule for {name}")
-    return _SEVERAL.get(name, _paired)(eqn, axes, size)
+    primitive = eqn.primitive.name
+    if primitive not in _PAIRED and primitive not in _SEVERAL:
+        raise Crossing(f"no rule for {name(eqn)}")
+    return _SEVERAL.get(primitive, _paired)(eqn, axes, size)
 
 
 def _check(eqn: jex.JaxprEqn, lane: OneLane, wanted: Axes, size: int) -> None:
@@ -100,18 +114,15 @@ def _check(eqn: jex.JaxprEqn, lane: OneLane, wanted: Axes, size: int) -> None:
     if any(a is not None and _shape(v)[a] != size for v, a in zip(atoms, axes, strict=True)):
         raise _crossing(eqn)
     if not _fits(wanted, lane.outputs):
-        raise Crossing(f"{eqn.primitive.name} leaves lanes on another axis than its reader takes them from")
+        raise Crossing(f"{name(eqn)} leaves lanes on another axis than its reader takes them from")
     taken: dict[Any, Axis] = {}
     for atom, axis in zip(eqn.invars, lane.inputs, strict=True):
         if not isinstance(atom, jex.Literal) and taken.setdefault(atom, axis) != axis:
-            raise Crossing(f"{eqn.primitive.name} takes one operand in two ways, whole or by lane")
-
-
-_VERBS = {"reduce_sum": "adds up", "sort": "sorts", "reshape": "merges", "concatenate": "joins"}
+            raise Crossing(f"{name(eqn)} takes one operand in two ways, whole or by lane")
 
 
 def _crossing(eqn: jex.JaxprEqn) -> Crossing:
-    return Crossing(f"{eqn.primitive.name} {_VERBS.get(eqn.primitive.name, 'works across')} lanes")
+    return Crossing(f"{name(eqn)} {facts(eqn).verb} lanes")
 
 
 # -- the equation without its lanes ----------------------------------------------------------------------------------
@@ -138,11 +149,10 @@ def _lane(
 
     Of whole operands, `units` are axes of length one to squeeze out, and `dropped` is one that a lane has no need of.
     """
-    # The lane's arrays stay where they are: a sharding would name the axis that is gone.
-    unsharded = {k: None for k in ("sharding", "out_sharding") if k in eqn.params}
     # Variables of their own: one that the program reads twice may be squeezed in one place and not in the other.
     fresh = [v if isinstance(v, jex.Literal) else jex.Var(v.aval) for v in _without(eqn.invars, dropped)]
-    one = eqn.replace(invars=fresh, params={**eqn.params, **unsharded, **params})
+    # The lane's arrays stay where they are: a sharding would name the axis that is gone.
+    one = sibling(unsharded(eqn), fresh, **params)
     units = _without(units or (None,) * len(inputs), dropped)
 
     def run(*xs: Any) -> list[Any]:
@@ -167,7 +177,7 @@ def _common(eqn: jex.JaxprEqn, axes: Axes) -> int:
     """The axis on which all operands that have lanes have them."""
     lanes = {a for a in axes if a is not None}
     if len(lanes) != 1:
-        raise Crossing(f"{eqn.primitive.name} pairs lanes with other lanes")
+        raise Crossing(f"{name(eqn)} pairs lanes with other lanes")
     return lanes.pop()
 
 
@@ -254,7 +264,7 @@ def _random(eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
     avals: list[Any] = [v.aval for v in (*eqn.invars, *eqn.outvars)]
     kinds = {aval.dtype for aval in avals if is_key(aval)}
     if kinds != {_threefry()}:
-        raise Crossing(f"{eqn.primitive.name} may draw other numbers for a batch of {kinds.pop()} than for each alone")
+        raise Crossing(f"{name(eqn)} may draw other numbers for a batch of {kinds.pop()} than for each alone")
     divided = eqn.primitive.name == "random_gamma" and not _shape(eqn.invars[0])  # one key for all that is drawn
     inside = axis >= len(_shape(eqn.outvars[0]))  # among a key's data
     return None if divided or inside else (_SAME, axis)
@@ -439,8 +449,8 @@ def _step(eqn: jex.JaxprEqn, axes: Axes, wanted: Axes, size: int) -> OneLane:
     """One lane of an equation in a jaxpr, which may have nothing to do with lanes."""
     if any(a is not None for a in (*axes, *wanted)):
         return _one_lane(eqn, axes, wanted, size)
-    if eqn.effects:  # each lane would repeat it
-        raise Crossing(f"{eqn.primitive.name} has an effect")
+    if has_effect(eqn):  # each lane would repeat it
+        raise Crossing(f"{name(eqn)} has an effect")
     return OneLane(tuple(axes), tuple(wanted), lambda *xs: evaluate(eqn, xs))
 
 
@@ -458,7 +468,7 @@ def _backward(eqn: jex.JaxprEqn, wanted: Axes, size: int) -> OneLane:
                     continue
                 if _fits(wanted, lane.outputs):
                     return lane
-    raise Crossing(f"{eqn.primitive.name} makes an entry for each lane that is not the lane's alone")
+    raise Crossing(f"{name(eqn)} makes an entry for each lane that is not the lane's alone")
 
 
 def _spread(eqn: jex.JaxprEqn, wanted: Axes) -> OneLane | None:
@@ -506,43 +516,42 @@ def _traced(lane: OneLane, closed: jex.ClosedJaxpr) -> jex.ClosedJaxpr:
     return jax.make_jaxpr(lane.run)(*avals)
 
 
-def _controlled(eqn: jex.JaxprEqn, inputs: Axes, outputs: Axes, bodies: Callable[[], dict[str, Any]]) -> OneLane:
+def _controlled(inputs: Axes, outputs: Axes, one: Callable[[], jex.JaxprEqn]) -> OneLane:
     """The lane of an equation that runs others; their jaxprs are traced when it is."""
-    return OneLane(tuple(inputs), tuple(outputs), lambda *xs: _lane(eqn, inputs, outputs, bodies()).run(*xs))
+    return OneLane(tuple(inputs), tuple(outputs), lambda *xs: _lane(one(), inputs, outputs).run(*xs))
 
 
 def _separate(eqn: jex.JaxprEqn, axes: Axes, wanted: Axes, size: int) -> OneLane:
     """What hands its operands on, which have nothing to do with each other."""
     if any(device is not None for device in eqn.params.get("devices", ())):
-        raise Crossing(f"no rule for {eqn.primitive.name} to a device")
+        raise Crossing(f"no rule for {name(eqn)} to a device")
     both = _merged(axes, wanted)
     return _lane(eqn, both, both)
 
 
-def _cond(eqn: jex.JaxprEqn, axes: Axes, wanted: Axes, size: int) -> OneLane:
+def _cond(cond: Cond, axes: Axes, wanted: Axes, size: int) -> OneLane:
     """A branch that all lanes take; where they differ, JAX has made a `select_n` of it."""
-    branches, count = eqn.params["branches"], len(axes) - 1
+    branches, count = cond.branches, len(axes) - 1
 
     def turn(both: list[Axis]) -> tuple[list[Axis], list[OneLane]]:
         lanes = [_walk(branch, both[:count], both[count:], size) for branch in branches]
         return _merged(*([*lane.inputs, *lane.outputs] for lane in lanes)), lanes
 
     both, lanes = _settled([*axes[1:], *wanted], turn)
-    bodies = lambda: {"branches": tuple(_traced(w, b) for w, b in zip(lanes, branches, strict=True))}
-    return _controlled(eqn, (None, *both[:count]), both[count:], bodies)
+    one = lambda: cond.holding([_traced(w, b) for w, b in zip(lanes, branches, strict=True)])
+    return _controlled((None, *both[:count]), both[count:], one)
 
 
-def _scan(eqn: jex.JaxprEqn, axes: Axes, wanted: Axes, size: int) -> OneLane:
+def _scan(scan: Scan, axes: Axes, wanted: Axes, size: int) -> OneLane:
     """A `scan`, whose steps have the lanes one axis further left in what is scanned over."""
-    (consts, carries), body = scan_counts(eqn), eqn.params["jaxpr"]
-    first, count = consts + carries, len(axes)
+    consts, carries, first, count = scan.constants, scan.carry, scan.xs, len(axes)
     if 0 in (*axes[first:], *wanted[carries:]):
-        raise _crossing(eqn)
+        raise _crossing(scan.eqn)
     inner = lambda axes: [None if a is None else a - 1 for a in axes]
     outer = lambda axes: [None if a is None else a + 1 for a in axes]
 
     def turn(both: list[Axis]) -> tuple[list[Axis], OneLane]:
-        lane = _walk(body, both[:count], both[count:], size)
+        lane = _walk(scan.body, both[:count], both[count:], size)
         carry = _merged(lane.inputs[consts:first], lane.outputs[:carries])
         return [*lane.inputs[:consts], *carry, *lane.inputs[first:], *carry, *lane.outputs[carries:]], lane
 
@@ -550,24 +559,23 @@ def _scan(eqn: jex.JaxprEqn, axes: Axes, wanted: Axes, size: int) -> OneLane:
     both, lane = _settled(start, turn)
     inputs = [*both[:first], *outer(both[first:count])]
     outputs = [*lane.outputs[:carries], *outer(lane.outputs[carries:])]
-    return _controlled(eqn, inputs, outputs, lambda: {"jaxpr": _traced(lane, body)})
+    return _controlled(inputs, outputs, lambda: scan.holding(_traced(lane, scan.body)))
 
 
-def _while(eqn: jex.JaxprEqn, axes: Axes, wanted: Axes, size: int) -> OneLane:
+def _while(loop: While, axes: Axes, wanted: Axes, size: int) -> OneLane:
     """A loop that all lanes leave at once, or one that each leaves when its own condition says so.
 
     The latter is what `vmap` makes of a condition that differs: one that is an array, whose axes are the first axes of
     all that is carried, and which leaves alone the entries that are done.
     """
-    test, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
-    tests, start = eqn.params["cond_nconsts"], eqn.params["cond_nconsts"] + eqn.params["body_nconsts"]
+    test, body, tests, start = loop.condition, loop.body, loop.condition_constants, loop.constants
     rank = len(test.out_avals[0].shape)
 
     def turn(now: list[Axis]) -> tuple[list[Axis], tuple[OneLane, OneLane]]:
         carry = now[start:]
         own = {a for a in carry if a is not None and a < rank}
         if len(own) > 1:
-            raise _crossing(eqn)
+            raise _crossing(loop.eqn)
         tested = _walk(test, [*now[:tests], *carry], [*own] or [None], size)
         stepped = _walk(body, now[tests:], carry, size)
         each = [tested.outputs[0]] * len(carry)  # what leaves by lane is carried by lane
@@ -575,8 +583,7 @@ def _while(eqn: jex.JaxprEqn, axes: Axes, wanted: Axes, size: int) -> OneLane:
         return [*tested.inputs[:tests], *stepped.inputs[: start - tests], *carry], (tested, stepped)
 
     now, (tested, stepped) = _settled([*axes[:start], *_merged(axes[start:], wanted)], turn)
-    bodies = lambda: {"cond_jaxpr": _traced(tested, test), "body_jaxpr": _traced(stepped, body)}
-    return _controlled(eqn, now, now[start:], bodies)
+    return _controlled(now, now[start:], lambda: loop.holding(_traced(tested, test), _traced(stepped, body)))
 
 
 def _solve(eqn: jex.JaxprEqn, axes: Axes, wanted: Axes, size: int) -> OneLane:
@@ -594,21 +601,19 @@ def _solve(eqn: jex.JaxprEqn, axes: Axes, wanted: Axes, size: int) -> OneLane:
 _HOLDING: dict[str, Callable[[jex.JaxprEqn, Axes, Axes, int], OneLane]] = {
     "device_put": _separate,
     "optimization_barrier": _separate,
-    "cond": _cond,
-    "scan": _scan,
-    "while": _while,
     "custom_linear_solve": _solve,
 }
 
 _FAMILIES: tuple[tuple[Callable[[jex.JaxprEqn, int, int], Found], str], ...] = (
     (
         _elementwise,
-        "abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz complex "
-        "conj convert_element_type copy cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge "
-        "gt igamma igamma_grad_a igammac imag integer_pow is_finite le le_to lgamma log log1p logistic lt lt_to max "
-        "min mul mulhi name ne neg nextafter not or polygamma population_count pow real reduce_precision "
-        "regularized_incomplete_beta rem round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical "
-        "sign sin sinh sqrt square stop_gradient sub tan tanh threefry2x32 xor zeta",
+        "abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz "
+        "complex conj convert_element_type copy cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 "
+        "floor ge gt igamma igamma_grad_a igammac imag integer_pow is_finite le le_to lgamma log log1p log2 "
+        "logistic lt lt_to max min mul mulhi name ne neg nextafter not one_minus_square or polygamma polynomial "
+        "population_count pow real reduce_precision regularized_incomplete_beta rem round rsqrt select_n "
+        "shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan "
+        "tanh threefry2x32 xor zeta",
     ),
     (_along, "concatenate cumlogsumexp cummax cummin cumprod cumsum sort split top_k unstack"),
     (_over, "argmax argmin reduce reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum reduce_xor"),

@@ -1,0 +1,78 @@
+"""What equations compute, as keys: where keys are equal, the same is done.
+
+Design note. JAX makes a new jaxpr whenever a function is traced, and compares jaxprs by identity. Here they are
+compared by their equations, with variables named in the order in which they appear, so that what is traced twice is
+known to be equal. Constants are compared by identity: they may be large. So whoever keeps a key must keep what it was
+made of.
+"""
+
+import functools
+from collections.abc import Hashable
+from typing import Any
+
+from jax.extend import core as jex
+
+
+class Key:
+    """A key of many parts, hashed once.
+
+    **Raises:** `TypeError` for a part that cannot be hashed.
+    """
+
+    __slots__ = ("_hash", "_parts")
+
+    def __init__(self, *parts: Hashable):
+        self._parts = parts
+        self._hash = hash(parts)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Key) and self._hash == other._hash and self._parts == other._parts
+
+
+def of_equation(eqn: jex.JaxprEqn) -> Key:
+    """What an equation does with its inputs.
+
+    **Raises:** `TypeError` if one of its parameters is no value, such as an array.
+    """
+    parameters = tuple((name, _parameter(eqn.params[name])) for name in sorted(eqn.params))
+    outputs = tuple(v.aval for v in eqn.outvars)
+    return Key(eqn.primitive, eqn.ctx, parameters, tuple(map(_atom, eqn.invars)), outputs)
+
+
+@functools.lru_cache(maxsize=8192)  # jaxprs hash by identity
+def _body(jaxpr: jex.Jaxpr) -> Key:
+    names: dict[Any, int] = {}
+
+    def named(atoms: Any) -> tuple[Hashable, ...]:
+        return tuple(_atom(a) if isinstance(a, jex.Literal) else names.setdefault(a, len(names)) for a in atoms)
+
+    given = [*jaxpr.constvars, *jaxpr.invars]
+    return Key(
+        len(jaxpr.constvars),
+        (named(given), tuple(v.aval for v in given)),
+        tuple((of_equation(eqn), named(eqn.invars), named(eqn.outvars)) for eqn in jaxpr.eqns),
+        named(jaxpr.outvars),
+    )
+
+
+def _parameter(value: Any) -> Hashable:
+    match value:
+        case jex.ClosedJaxpr():  # since JAX 0.11 every jaxpr is one
+            return (_body(value.jaxpr), tuple(map(id, value.consts)))
+        case jex.Jaxpr():
+            return _body(value)
+        case tuple() | list():
+            return (type(value), tuple(map(_parameter, value)))
+        case bool() | int() | float() | complex():
+            return (type(value), repr(value))  # 1, 1.0 and True are equal, and 0.0 and -0.0 too
+        case _:
+            return value
+
+
+def _atom(atom: Any) -> Hashable:
+    if not isinstance(atom, jex.Literal):
+        return atom.aval
+    return (atom.aval, getattr(atom.val, "tobytes", lambda: repr(atom.val))())  # by bits, as a parameter
