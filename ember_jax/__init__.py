@@ -50,6 +50,8 @@ from ._text.text import Text as Text
 from ._text.text import text as text
 from ._types import Key as Key
 
+__version__ = "0.1.0"  # the package's own metadata are made from it
+
 errors = _errors
 providers = _providers
 

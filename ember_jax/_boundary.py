@@ -8,6 +8,7 @@ to a jaxpr from sharding-free types; its constants are inputs, since a constant 
 import contextlib
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,8 +19,8 @@ import numpy as np
 from jax.extend import core as jex
 
 from . import _callback
-from ._errors import CancelledError, EmberError
-from ._jax import jaxprs
+from ._errors import CancelledError, EmberError, UntestedVersionWarning
+from ._jax import jaxprs, versions
 from ._jax.equations import Host, calls_host
 from ._jax.internals import CALLBACK_ERRORS
 from ._jax.refuse import refuse
@@ -106,6 +107,7 @@ class Boundary:
 
         **Returns:** its jaxpr, whose first inputs are its constants; the tree of its outputs; the constants.
         """
+        _warn_if_untested(jax.__version__)
         tree: Any = None
 
         def flat(*leaves: Any) -> list[Any]:
@@ -168,6 +170,12 @@ class Boundary:
         made = len(slots) - len(extras)
         outputs = jax.tree.unflatten(tree, recording.replay([*constants, *arrays], slots[:made]))
         return outputs if self._how is None else (outputs, slots[made:])
+
+
+@functools.cache  # once in a process
+def _warn_if_untested(installed: str) -> None:
+    if message := versions.untested(installed):
+        warnings.warn(message, UntestedVersionWarning, stacklevel=2)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import _journal_cli
+import jax
+
+from . import __version__, _journal_cli
 from ._demo import demo
 from ._errors import JournalError
 
@@ -13,6 +15,7 @@ from ._errors import JournalError
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command."""
     parser = argparse.ArgumentParser(prog="ember_jax", description="Networks of LLM calls as JAX programs.")
+    parser.add_argument("--version", action="version", version=f"ember_jax {__version__} with JAX {jax.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     shown = commands.add_parser("demo", help="answer questions with a network of simulated models; no key, no network")
     shown.add_argument("--questions", type=_positive, default=300, help="how many (300)")

@@ -28,6 +28,7 @@
 
     RepeatedSampleWarning (UserWarning)   equal keyless calls that were answered by one sample
     UnknownPriceWarning (UserWarning)     a call that costs nobody knows what
+    UntestedVersionWarning (UserWarning)  a JAX that is newer than any that this version is tested with
 
 No message holds a credential, and none but `SweepError`'s causes and `NotationError`'s line quote a prompt.
 """
@@ -253,3 +254,7 @@ class RepeatedSampleWarning(UserWarning):
 
 class UnknownPriceWarning(UserWarning):
     """A model has no known price: nobody counts what its calls cost."""
+
+
+class UntestedVersionWarning(UserWarning):
+    """The JAX that is installed is newer than any that ember_jax is tested with."""

@@ -172,13 +172,9 @@ def view(eqn: jex.JaxprEqn) -> View | None:
             return None
         raise UnsupportedError(
             f"JAX {jax.__version__} writes `{name(eqn)}` down in a way that is not known here, and calls stand in it. "
-            f"This release is tested with JAX {_dotted(versions.OLDEST)} to {_dotted(versions.NEWEST)}: install one of "
-            f"those, or a newer ember_jax. (In short: {type(error).__name__}: {error})"
+            f"This release is tested with {versions.tested()}: install one of those, or a newer "
+            f"ember_jax. (In short: {type(error).__name__}: {error})"
         ) from error
-
-
-def _dotted(version: Sequence[int]) -> str:
-    return ".".join(map(str, version))
 
 
 # -- each primitive's params -----------------------------------------------------------------------------------------

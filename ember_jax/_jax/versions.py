@@ -1,5 +1,40 @@
-"""Which releases of JAX this package is tested with."""
+"""The releases of JAX that ember_jax is tested with.
 
-OLDEST = (0, 10, 2)
-# A later patch release of these two numbers counts as tested.
-NEWEST = (0, 12)
+JAX promises little of what ember_jax reads, which is jaxprs and the primitives in them: a new minor release may write a
+program in another way. A patch does not, so minors are compared.
+"""
+
+import re
+
+OLDEST = (0, 10, 2)  # as pyproject.toml says; pip sees to it
+NEWEST = (0, 12, 0)
+
+
+def tested() -> str:
+    """The range, in words."""
+    return f"JAX {words(OLDEST)} to {words(NEWEST)}"
+
+
+def words(version: tuple[int, ...]) -> str:
+    """A version as it is written."""
+    return ".".join(map(str, version))
+
+
+def release(version: str) -> tuple[int, ...]:
+    """The numbers that a version begins with: (0, 13, 0) for `"0.13.0.dev2026"`."""
+    numbers = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, numbers[0].split("."))) if numbers else ()
+
+
+def untested(installed: str) -> str | None:
+    """What the user of a JAX should know that is newer than any tested one; `None` with any other."""
+    major, minor, _ = NEWEST
+    if release(installed)[:2] <= (major, minor):
+        return None
+    below = f"<{major}.{minor + 1}"
+    return (
+        f"JAX {installed} is newer than JAX {words(NEWEST)}, the newest that this version of ember_jax is "
+        "tested with: a program that it writes in a new way may be refused, or run wrongly. Take a newer ember_jax "
+        f'(`pip install -U ember_jax`), or a JAX that is tested (`pip install "jax{below}" "jaxlib{below}"`). To hear '
+        'no more of it: `warnings.simplefilter("ignore", ember_jax.errors.UntestedVersionWarning)`.'
+    )

@@ -252,9 +252,8 @@ class OpenAI(Provider):
         try:
             return msgspec.json.decode(body, type=_Completion)
         except (ValueError, RecursionError) as error:
-            # msgspec's errors are ValueErrors, as is one about the encoding; none quotes the body, which may be a
-            # completion.  Some gateways state an error with status 200.
-            words = self._scrubbed(_stated(body) or str(error))
+            # Some gateways state an error with status 200.
+            words = self._scrubbed(_stated(body) or _fault(body, error))
             kind = self._scrubbed(content_type)
             hint = "" if "json" in kind else f" It is {kind!r}; does the base URL end with /v1?"
             raise MalformedResponseError(
@@ -431,6 +430,28 @@ def _tree(body: bytes) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError):
         return None
+
+
+def _fault(body: bytes, error: ValueError | RecursionError) -> str:
+    """Why a body could not be read as a completion.
+
+    The reader's own words are only added to ours: they change from one release to the next. They say where the fault
+    is, and quote nothing of the body, which may be a completion.
+    """
+    import msgspec
+
+    if not body:
+        return "it is empty"
+    if isinstance(error, RecursionError):
+        return "its JSON is nested too deeply"
+    if isinstance(error, msgspec.ValidationError):
+        return f"its JSON has another form ({error})"
+    # The reader looks at the bytes of a string only when it decodes it, and has no type of error for what it finds.
+    try:
+        body.decode()
+    except UnicodeDecodeError as where:
+        return f"it is not UTF-8 (byte {where.start})"
+    return f"it is not whole JSON ({error})"
 
 
 def _readable(body: bytes) -> str:
