@@ -24,6 +24,7 @@
     │   └── JournalWriteError             an answer cannot be kept: a full disk, a folder that is read-only
     ├── SchedulerError                    a session's scheduler has raised, or broken what it promises
     ├── SweepError                        some lanes of a sweep failed; the others are kept
+    ├── ForeignError                      in an unpickled SweepError: a cause that could not be pickled
     └── CancelledError                    the sweep was stopped, by Ctrl-C or at interpreter exit
 
     RepeatedSampleWarning (UserWarning)   equal keyless calls that were answered by one sample
@@ -32,11 +33,22 @@
 No message holds a credential, and none but `SweepError`'s causes and `NotationError`'s line quote a prompt.
 """
 
+import pickle
 from collections.abc import Sequence
+from typing import Any
 
 
 class EmberError(Exception):
     """The base of every error that ember_jax raises."""
+
+    # By its words and attributes, and not by making it again: an exception whose `__init__` takes something else than
+    # its message can be pickled by default, but not be unpickled, and a pool of processes then waits for ever.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made, (type(self), self.args), self.__dict__ or None
+
+
+def _made(cls: type[EmberError], args: tuple[Any, ...]) -> EmberError:
+    return cls.__new__(cls, *args)
 
 
 class TextError(EmberError, ValueError):
@@ -203,6 +215,25 @@ class LaneFailure:
 
     def __str__(self) -> str:
         return self.told()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LaneFailure, (self.lane, self.scope, _portable(self.cause))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "LaneFailure":
+        return self  # nothing changes it, and not every cause can be copied
+
+
+class ForeignError(EmberError):
+    """Stands, in another process, for an exception that cannot get there: it has its words."""
+
+
+def _portable(cause: BaseException) -> BaseException:
+    """An exception that can be unpickled; most can, and no one knows of others before it is tried."""
+    try:
+        pickle.loads(pickle.dumps(cause))
+    except Exception:  # whatever somebody's `__reduce__` or `__init__` raises
+        return ForeignError(f"{type(cause).__name__}: {cause}")
+    return cause
 
 
 class SweepError(EmberError):
