@@ -156,10 +156,11 @@ class Boundary:
             return outputs if self._how is None else (outputs, outs[made:])
         recording = Recording(closed, [True] * len(closed.jaxpr.outvars))
         program = self.program(recording, launched)
-        slots: list[Any] = []
-        if program.plan.nodes:
-            inputs = [*constants, *arrays]
-            slots = record(program, [to_raw(jax.lax.stop_gradient(x)) for x in inputs])
+        plan, inputs = program.plan, [to_raw(jax.lax.stop_gradient(x)) for x in (*constants, *arrays)]
+        if plan.nodes:
+            slots = record(program, inputs)
+        else:  # no call is left, and what is recorded is known
+            slots = [jnp.asarray(inputs[v] if v < plan.inputs else plan.constants[v]) for v in plan.outputs]
         if not jax.sharding.get_abstract_mesh().empty:
             # The replay runs under the caller's mesh, where types say more than shapes: it is traced there. The two
             # traces of one function differ in casts only, so their records are the same.
