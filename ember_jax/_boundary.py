@@ -22,7 +22,7 @@ from . import _callback
 from ._errors import CancelledError, EmberError
 from ._plan import ir, kept
 from ._plan.island import Program, record
-from ._plan.jaxprs import assemble, calls_host, from_raw, raw_aval, to_raw, with_equal_constants_once
+from ._plan.jaxprs import assemble, calls_host, from_raw, is_inexact, raw_aval, to_raw, with_equal_constants_once
 from ._plan.lower import lower
 from ._plan.passes import simplify
 from ._plan.recording import Recording
@@ -91,13 +91,27 @@ class Boundary:
     def _through_jax(self, signature: Signature, arrays: list[Any]) -> Any:
         run = functools.partial(self._jitted, signature, _in_a_program(arrays))
         # Under `jax.disable_jit` an outer `vmap` still needs the boundary.
-        with jax.disable_jit(False), typed_errors():
+        with jax.disable_jit(False), typed_errors(), _callback.nan_is_a_value():
             outputs = without_explicit_axes(run, arrays)
             if _callback.all_concrete(outputs):
                 jax.block_until_ready(outputs)
-        if self._how is None:
-            return join_outputs(outputs)
-        return join_outputs(outputs[0]), outputs[1]
+        made = outputs if self._how is None else outputs[0]
+        if _callback.is_nan_checked():
+            self._check_for_nan(signature, arrays, made)
+        return join_outputs(made) if self._how is None else (join_outputs(made), outputs[1])
+
+    def _check_for_nan(self, signature: Signature, arrays: Sequence[Any], outputs: Any) -> None:
+        """Checks, where JAX is told to, what is computed from numbers alone: a call's NaN is a value."""
+        if not _callback.all_concrete((arrays, outputs)):
+            return  # JAX checks what becomes of them
+        with no_mesh(), _callback.nan_is_a_value():
+            closed, _, _ = self.trace(signature, [_struct(jax.typeof(a)) for a in arrays])
+        for output, is_numeric in zip(jax.tree.leaves(outputs), _are_numeric(closed.jaxpr), strict=True):
+            if is_numeric and _callback.is_refused(output):
+                raise FloatingPointError(
+                    f"{self.name} returns NaN or infinity that is computed from numbers, and jax_debug_nans or "
+                    "jax_debug_infs is set. Run it with jax.disable_jit() to see where it comes from."
+                )
 
     def trace(self, signature: Signature, avals: Sequence[Any]) -> tuple[jex.ClosedJaxpr, Any, list[Any]]:
         """Traces the function on types, or on values that tell their types.
@@ -212,6 +226,15 @@ def without_explicit_axes(fn: Callable[[list[Any]], Any], arrays: list[Any]) -> 
     )
     with jax.sharding.use_abstract_mesh(mesh):
         return jax.sharding.auto_axes(fn, axes=axes, out_sharding=jax.sharding.PartitionSpec())(arrays)
+
+
+def _are_numeric(jaxpr: jex.Jaxpr) -> list[bool]:
+    """Which outputs are floating-point numbers that depend on none which a call gives."""
+    given: set[Any] = set()
+    for eqn in jaxpr.eqns:
+        if calls_host(eqn) or any(v in given for v in eqn.invars if not isinstance(v, jex.Literal)):
+            given.update(v for v in eqn.outvars if is_inexact(v.aval))
+    return [is_inexact(v.aval) and (isinstance(v, jex.Literal) or v not in given) for v in jaxpr.outvars]
 
 
 def _struct(aval: Any) -> jax.ShapeDtypeStruct:

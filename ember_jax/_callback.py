@@ -7,10 +7,11 @@ its caches by the callback: an object that differs from call to call compiles ag
 """
 
 import abc
+import contextlib
 import functools
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -59,6 +60,31 @@ def all_concrete(tree: Any) -> bool:
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
+def is_nan_checked() -> bool:
+    """Whether JAX is told to raise where a computation gives NaN, or infinity."""
+    return jax.config.jax_debug_nans or jax.config.jax_debug_infs  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def is_refused(array: Any) -> bool:
+    """Whether floating-point numbers hold what JAX is told to raise for."""
+    numbers = np.asarray(array)
+    nan = jax.config.jax_debug_nans and np.isnan(numbers).any()  # pyright: ignore[reportAttributeAccessIssue]
+    return bool(nan or (jax.config.jax_debug_infs and np.isinf(numbers).any()))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@contextlib.contextmanager
+def nan_is_a_value() -> Iterator[None]:
+    """Within, JAX lets NaN pass: from the host it comes as a value (a price nobody knows, a number that is not there).
+
+    JAX's check is meant for computations, where it is a mistake.
+    """
+    if not is_nan_checked():
+        yield
+        return
+    with jax.debug_nans(False), jax.debug_infs(False):
+        yield
+
+
 def bind(
     function: HostFunction, out: Sequence[jax.ShapeDtypeStruct], *arrays: Any, effectful: bool = False
 ) -> tuple[jax.Array, ...]:
@@ -91,10 +117,13 @@ def invoke(
 ) -> tuple[jax.Array, ...]:
     """Calls a host function: line by line where nothing is traced, as a callback where something is."""
     if all_concrete(arrays) and is_eager():
-        return tuple(jnp.asarray(r) for r in function.call_now(*(np.asarray(a) for a in arrays)))
+        results = function.call_now(*(np.asarray(a) for a in arrays))
+        with nan_is_a_value():
+            return tuple(map(jnp.asarray, results))
     # In a `shard_map` JAX types a callback's results as the same on every device; they differ where its inputs do.
     axes = frozenset[Any]().union(*(jax.typeof(a).manual_axis_type.varying for a in arrays))
-    return tuple(vary(result, axes) for result in bind(function, out, *arrays, effectful=effectful))
+    with nan_is_a_value():
+        return tuple(vary(result, axes) for result in bind(function, out, *arrays, effectful=effectful))
 
 
 def vary(value: Any, axes: frozenset[Any]) -> Any:

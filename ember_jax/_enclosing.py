@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _traced
+from . import _callback, _traced
 from ._boundary import Boundary
 from ._plan import ir
 from ._text import failed
@@ -64,7 +64,8 @@ def attempt(fn: Callable[..., Any]) -> Callable[..., Any]:
         out, (cause,) = enclosed(*args, **kwargs)
         ok = jnp.all(cause == np.uint32(0), axis=-1)
         fill = lambda leaf: _unless_failed(ok, cause, leaf)
-        return jax.tree.map(fill, out, is_leaf=lambda x: isinstance(x, Text)), ok
+        with _callback.nan_is_a_value():
+            return jax.tree.map(fill, out, is_leaf=lambda x: isinstance(x, Text)), ok
 
     return call
 

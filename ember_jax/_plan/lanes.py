@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._callback import nan_is_a_value
 from .._errors import LaneFailure, SweepError, can_be_caught
 from .._host import Caller, Used
 from .._runtime.progress import Tally
@@ -715,7 +716,7 @@ class Sweep:
         """A shared input as a device array, uploaded once in a sweep."""
         known = self._uploaded.get(id(value))
         if known is None:
-            with jax.enable_x64(self._runners.x64), jax.default_device(device()):
+            with jax.enable_x64(self._runners.x64), jax.default_device(device()), nan_is_a_value():
                 known = self._uploaded[id(value)] = (value, jnp.asarray(value))
         return known[1]
 
@@ -814,7 +815,7 @@ def _inputs(frame: Frame, node: ir.Node) -> list[Any]:
 def _evaluate(node: ir.Foreign, raw: Sequence[Any], x64: bool) -> list[np.ndarray]:
     """Runs somebody's callback as JAX would, outside any program."""
     with jax.enable_x64(x64):
-        with jax.default_device(device()):
+        with jax.default_device(device()), nan_is_a_value():
             values = [from_raw(jnp.asarray(x), v.aval) for x, v in zip(raw, node.eqn.invars, strict=True)]
         # a callback is called as it is: to compile a program around each would gain nothing
         outs = node.eqn.params["callback"](*values) if is_host(node.eqn) else evaluate(node.eqn, values)
