@@ -17,7 +17,7 @@ import asyncio
 import functools
 import itertools
 import math
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -52,18 +52,28 @@ _BLOCK = CAPACITIES[-1]
 class Lane:
     """One lane: its index (outermost `vmap` first), what it is one of, whether it failed or is in flight.
 
-    `used` are the counts of enclosed plans that it is in.
+    `used` are the counts of plans around it; `attempt` is the innermost part around it that may fail alone.
     """
 
-    __slots__ = ("failed", "flying", "index", "parent", "spread", "used")
+    __slots__ = ("attempt", "failed", "flying", "index", "parent", "spread", "used")
 
     def __init__(self, index: tuple[int, ...], spread: "Spread | None" = None):
         self.index = index
         self.spread = spread
         self.parent = spread.inside[0].lane if spread else None
         self.used: tuple[Used, ...] = self.parent.used if self.parent else ()
+        self.attempt: Part | None = self.parent.attempt if self.parent else None
         self.failed = False
         self.flying = spread is not None
+        for part in self.attempts():
+            part.lanes.add(self)
+
+    def attempts(self) -> "Iterator[Part]":
+        """The parts around it that may fail alone, innermost first."""
+        part = self.attempt
+        while part is not None:
+            yield part
+            part = part.outer
 
     def is_in(self, part: "Part") -> bool:
         """Whether this is something that a part of a lane does."""
@@ -81,16 +91,20 @@ class Lane:
 class Part(Lane):
     """What a lane does in an enclosed plan: it may fail without the lane, and what it uses is counted.
 
-    `caught` is told why it failed, or is `None` where that is the lane's failure; `used` counts, or is `None`.
+    `caught` is told why it failed, or is `None` where that is the lane's failure; `used` counts, or is `None`. `lanes`
+    are those in it that have not ended, if it may fail alone, and `outer` is the next part around it that may.
     """
 
-    __slots__ = ("_failed", "caught")
+    __slots__ = ("_failed", "caught", "lanes", "outer")
 
     def __init__(self, lane: Lane, caught: Callable[[BaseException], object] | None, used: Used | None):
         self._failed = False
         super().__init__(lane.index)
         self.parent = lane
         self.caught = caught
+        self.lanes: set[Lane] = set()
+        self.outer = lane.attempt
+        self.attempt = lane.attempt if caught is None else self
         self.used = lane.used if used is None else (*lane.used, used)
 
     @property
@@ -328,7 +342,7 @@ class Sweep:
     def _fail(self, frame: Frame, index: int, error: BaseException, lane: Lane | None = None) -> None:
         """Ends a lane, the frame's own if no other is given, at a step; or the part of it that may fail alone."""
         lane = lane or frame.lane
-        part = _attempt(lane) if can_be_caught(error) else None
+        part = lane.attempt if can_be_caught(error) else None
         if part is not None and part.failed:  # told already
             return
         if part is None and isinstance(error, SweepError):  # calls of a batch inside this lane
@@ -346,8 +360,12 @@ class Sweep:
 
     def _catch(self, part: Part, error: BaseException) -> None:
         """Goes on after a part of a lane that has failed."""
-        # lanes inside it that have not started are not wanted any more
+        # lanes inside it are not wanted any more, whether they have started or not
         self._spreads = [s for s in self._spreads if not s.inside[0].lane.is_in(part)]
+        for lane in part.lanes:
+            lane.failed = True
+            self._fly(lane, False)
+        part.lanes.clear()
         self._fly(part.whole, True)
         assert part.caught is not None
         part.caught(error)
@@ -367,7 +385,7 @@ class Sweep:
     def _fly(self, lane: Lane, flying: bool) -> None:
         """Counts a lane as in flight, or not: one that waits for lanes of its own must not keep them from starting."""
         lane = lane.whole
-        if lane.flying != flying and lane.parent is not None:
+        if lane.flying != flying and lane.parent is not None and not (flying and lane.failed):
             lane.flying = flying
             self._open += 1 if flying else -1
 
@@ -471,6 +489,8 @@ class Sweep:
             array[at] = output
         self._repeats.ended(lane)
         self._fly(lane, False)
+        for part in lane.attempts():
+            part.lanes.discard(lane)
         spread.left -= 1
         if not spread.left:
             self._spread_done(spread)
@@ -689,8 +709,9 @@ class Sweep:
 
     def _run_segments(self) -> None:
         collected, self._collected = self._collected, {}
-        for segment, waiting in collected.items():
+        for segment, all_waiting in collected.items():
             runner = self._runners[segment]
+            waiting = [(frame, index) for frame, index in all_waiting if not frame.lane.failed]
             for start in range(0, len(waiting), CAPACITIES[-1]):
                 self._run_segment(runner, segment, waiting[start : start + CAPACITIES[-1]])
 
@@ -793,13 +814,6 @@ def _find_sharing(plan: ir.Plan, shared: Sequence[bool], found: dict[ir.Segment,
 
 
 _NOT_FAILED = [np.zeros(a.shape, a.dtype) for a in ir.EXTRAS["attempt"]]
-
-
-def _attempt(lane: Lane | None) -> Part | None:
-    """The innermost part around a lane that may fail alone."""
-    while lane is not None and not (isinstance(lane, Part) and lane.caught is not None):
-        lane = lane.parent
-    return lane
 
 
 def _cause(error: BaseException) -> BaseException:
