@@ -19,7 +19,7 @@ from jax.core import eval_jaxpr
 from jax.extend import core as jex
 
 from . import _callback
-from ._errors import CancelledError, EmberError
+from ._errors import CancelledError, EmberError, InternalError
 from ._plan import ir, kept
 from ._plan.island import Program, record
 from ._plan.jaxprs import assemble, calls_host, from_raw, is_inexact, raw_aval, to_raw, with_equal_constants_once
@@ -197,7 +197,8 @@ def typed_errors() -> Iterator[None]:
         if known is None:
             raise
         # JAX's frames and ours say nothing that the message does not; a host function's own frames do
-        raise (known.with_traceback(None) if isinstance(known, EmberError) else known) from None
+        cause = known.cause if isinstance(known, InternalError) else None
+        raise (known.with_traceback(None) if isinstance(known, EmberError) else known) from cause
 
 
 def _in_a_program(arrays: Sequence[Any]) -> bool:

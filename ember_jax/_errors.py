@@ -23,6 +23,7 @@
     │   ├── JournalFileError              its file is damaged, another program's, or a newer version's
     │   └── JournalWriteError             an answer cannot be kept: a full disk, a folder that is read-only
     ├── SchedulerError                    a session's scheduler has raised, or broken what it promises
+    ├── InternalError                     a fault of ember_jax itself, not of the program that it ran
     ├── SweepError                        some lanes of a sweep failed; the others are kept
     ├── ForeignError                      in an unpickled SweepError: a cause that could not be pickled
     └── CancelledError                    the sweep was stopped, by Ctrl-C or at interpreter exit
@@ -44,7 +45,8 @@ class EmberError(Exception):
     # By its words and attributes, and not by making it again: an exception whose `__init__` takes something else than
     # its message can be pickled by default, but not be unpickled, and a pool of processes then waits for ever.
     def __reduce__(self) -> tuple[Any, ...]:
-        return _made, (type(self), self.args), self.__dict__ or None
+        portable = lambda held: _portable(held) if isinstance(held, BaseException) else held
+        return _made, (type(self), self.args), {name: portable(held) for name, held in vars(self).items()} or None
 
 
 def _made(cls: type[EmberError], args: tuple[Any, ...]) -> EmberError:
@@ -194,6 +196,19 @@ class SchedulerError(EmberError):
     """A session's scheduler has raised, or broken what it promises; the calls that waited for it were not made."""
 
 
+class InternalError(EmberError):
+    """ember_jax itself is at fault, not the program that it ran.
+
+    **Attributes:**
+
+    - `cause`: the exception that nothing has expected.
+    """
+
+    def __init__(self, message: str, cause: BaseException | None = None):
+        super().__init__(message)
+        self.cause = cause
+
+
 class LaneFailure:
     """One failed lane: its index (outermost `vmap` first), its operator scope, and why."""
 
@@ -274,7 +289,7 @@ class CancelledError(EmberError):
 
 def can_be_caught(error: BaseException) -> bool:
     """Whether `ember.attempt` makes a value of an error: not of what stops everything."""
-    stops = CancelledError | JournalError | SchedulerError | BudgetError
+    stops = CancelledError | JournalError | SchedulerError | BudgetError | InternalError
     return isinstance(error, Exception) and not isinstance(error, stops)
 
 

@@ -35,6 +35,7 @@ HTTP = {"status": 503, "retry_after": 2.0, "quota": Quota(), "was_sent": False}
 MADE = {
     errors.NotationError: [errors.NotationError("what?", "2E@a | ?", 7), errors.NotationError("no name")],
     errors.BudgetError: [SPENT],
+    errors.InternalError: [errors.InternalError("ours", KeyError("k")), errors.InternalError("ours")],
     errors.SweepError: [sweep(SPENT, errors.ServerError("down", status=500)), sweep(KeyError("k"))],
     **{cls: [cls("said", **HTTP), cls("said")] for cls in subclasses(errors.ProviderError)},
 }

@@ -17,7 +17,10 @@ import asyncio
 import functools
 import itertools
 import math
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
+import traceback
+from collections import deque
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path as FilePath
 from typing import Any
 
 import jax
@@ -25,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._callback import nan_is_a_value
-from .._errors import LaneFailure, SweepError, can_be_caught
+from .._errors import InternalError, LaneFailure, SweepError, can_be_caught
 from .._host import Caller, Used
 from .._runtime.progress import Tally
 from .._runtime.scheduler import NOWHERE, Path
@@ -213,7 +216,7 @@ class Sweep:
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._ready: list[tuple[Frame, int]] = []
-        self._landed: list[asyncio.Task[Any]] = []
+        self._landed: deque[asyncio.Task[Any]] = deque()
         self._collected: dict[ir.Segment, list[tuple[Frame, int]]] = {}
         self._waiting: dict[
             tuple[Frame, int], list[tuple[Frame, int]]
@@ -223,6 +226,7 @@ class Sweep:
         self._blocks: dict[asyncio.Task[Any], tuple[Callable[[Any], object], Callable[[BaseException], object]]] = {}
         self._pumping = False
         self._failures: list[LaneFailure] = []
+        self._fault: InternalError | None = None
         self._uploaded: dict[int, tuple[Any, jax.Array]] = {}
         self._open = 0
         self._total = 1
@@ -234,10 +238,14 @@ class Sweep:
     async def run(self, args: Sequence[Any]) -> list[Any]:
         """Runs the plan on its inputs; returns its outputs.
 
-        **Raises:** the cause if there was only one lane and it failed; `SweepError` if some of several did.
+        **Raises:** the cause if there was only one lane and it failed; `SweepError` if some of several did;
+        `InternalError` if the engine itself did, when what was in flight has ended.
         """
         outputs: list[Any] = []
-        self._enter(self._plan, args, Lane(()), outputs.extend)
+        try:
+            self._enter(self._plan, args, Lane(()), outputs.extend)
+        except Exception as error:
+            self._fault = _fault(error)
         self._schedule()
         try:
             await self._ended
@@ -247,6 +255,8 @@ class Sweep:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
+        if self._fault is not None:
+            raise self._fault from self._fault.cause
         if self._failures:
             self._failures.sort(key=lambda f: f.lane)
             if self._total == 1 and len(self._failures) == 1:
@@ -269,30 +279,42 @@ class Sweep:
     def _pump(self) -> None:
         self._pumping = False
         try:
-            landed, self._landed = self._landed, []
-            for task in landed:
-                self._settle(task)
-            started = False
-            while True:
-                while self._ready:
-                    frame, index = self._ready.pop()
-                    self._start(frame, index)
-                more = self._spreads and self._open < self._window
-                if more and not started:
-                    self._spread(self._spreads[-1])
-                    started = True
-                elif self._collected:
-                    self._run_segments()
-                else:
-                    break
-            if more:  # the calls of this block go out before the next one starts
-                self._schedule()
-        except BaseException as error:  # a fault of the engine must not leave the caller waiting
-            if not self._ended.done():
-                self._ended.set_exception(error)
-            raise
+            if self._fault is None:
+                self._work_off()
+        except BaseException as error:  # a fault of the engine: the caller is told when what is in flight has ended
+            self._fault = _fault(error)
+        if self._fault is not None:
+            self._wind_down()
         if not (self._steps or self._blocks or self._pumping or self._ended.done()):
             self._ended.set_result(None)
+
+    def _work_off(self) -> None:
+        while self._landed:
+            self._settle(self._landed.popleft())
+        started = False
+        while True:
+            while self._ready:
+                frame, index = self._ready.pop()
+                self._start(frame, index)
+            more = self._spreads and self._open < self._window
+            if more and not started:
+                self._spread(self._spreads[-1])
+                started = True
+            elif self._collected:
+                self._run_segments()
+            else:
+                break
+        if more:  # the calls of this block go out before the next one starts
+            self._schedule()
+
+    def _wind_down(self) -> None:
+        """After a fault nothing starts any more, and what is in flight ends for the journal alone."""
+        while self._landed:
+            task = self._landed.popleft()
+            self._steps.pop(task, None)
+            self._blocks.pop(task, None)
+            if not task.cancelled():
+                task.exception()  # marked as seen
 
     def _enter(
         self,
@@ -455,7 +477,7 @@ class Sweep:
         lanes = [Lane(outer.index + at, spread) for at in zip(*(p.tolist() for p in places), strict=True)]
         go = functools.partial(self._lanes_start, spread, lanes, rows)
         if node.first is None:
-            go([])
+            go([], {})
             return
         runner, sharing = self._runners[node.first], self._runners.sharing[node.first]
         inputs = [rows[v] for v in node.first.inputs]
@@ -466,20 +488,26 @@ class Sweep:
             for v, x, s in zip(node.first.inputs, inputs, sharing, strict=True)
             if not s
         ]
-        run = functools.partial(runner.run, shared, varying, stop - start)
-        if runner.is_quick(stop - start):
-            go(run())
-        else:
-            fail = lambda error: [self._fail(*spread.inside, error, lane) for lane in lanes]
-            self._await_block(self._threads.run(run), go, fail)
+        self._compute(runner, shared, varying, stop - start, go)
 
-    def _lanes_start(self, spread: Spread, lanes: list[Lane], rows: list[Any], computed: Sequence[np.ndarray]) -> None:
+    def _lanes_start(
+        self,
+        spread: Spread,
+        lanes: list[Lane],
+        rows: list[Any],
+        computed: Sequence[np.ndarray],
+        errors: Mapping[int, BaseException],
+    ) -> None:
         node = spread.node
         whole = [k in node.late or not any(m) for k, m in enumerate(node.mapped)]
         columns = [itertools.repeat(x) if w else x for x, w in zip(rows, whole, strict=True)]
         columns += computed
-        for lane, *args in reversed(list(zip(lanes, *columns))):  # noqa: B905  (shared inputs repeat for ever)
-            self._enter(node.body, args, lane, None, spread.inside)
+        started = list(enumerate(zip(lanes, *columns)))  # noqa: B905  (shared inputs repeat for ever)
+        for i, (lane, *args) in reversed(started):
+            if i not in errors:
+                self._enter(node.body, args, lane, None, spread.inside)
+        for i, error in errors.items():
+            self._fail(*spread.inside, error, lanes[i])
 
     def _lane_done(self, lane: Lane, outputs: list[Any]) -> None:
         spread = lane.spread
@@ -721,17 +749,41 @@ class Sweep:
         shared = [self._upload(first[v]) for v, s in zip(segment.inputs, sharing, strict=True) if s]
         varying = [v for v, s in zip(segment.inputs, sharing, strict=True) if not s]
         columns = [[frame.values[v] for frame, _ in waiting] for v in varying]
-        run = functools.partial(runner.run, shared, columns, len(waiting))
-        if runner.is_quick(len(waiting)):
-            self._segment_done(waiting, run())
-        else:
-            fail = lambda error: [self._fail(frame, index, error) for frame, index in waiting]
-            self._await_block(self._threads.run(run), functools.partial(self._segment_done, waiting), fail)
+        self._compute(runner, shared, columns, len(waiting), functools.partial(self._segment_done, waiting))
 
-    def _segment_done(self, waiting: list[tuple[Frame, int]], outputs: Sequence[np.ndarray]) -> None:
+    def _compute(
+        self,
+        runner: SegmentRunner,
+        shared: Sequence[Any],
+        columns: Sequence[Any],
+        count: int,
+        done: Callable[[Sequence[np.ndarray], Mapping[int, BaseException]], object],
+    ) -> None:
+        """Runs a segment for some lanes; `done` is told its outputs, and the errors of the lanes that failed."""
+        if runner.is_quick(count):
+            try:
+                outputs = runner.run(shared, columns, count)
+            except Exception:  # some lane's, which is found in a thread
+                pass
+            else:
+                done(outputs, {})
+                return
+        work = functools.partial(runner.outcomes, shared, columns, count)
+        fail = lambda error: done((), {i: error for i in range(count)})  # noqa: C420  (whose type is not known)
+        self._await_block(self._threads.run(work), lambda outcomes: done(*outcomes), fail)
+
+    def _segment_done(
+        self,
+        waiting: list[tuple[Frame, int]],
+        outputs: Sequence[np.ndarray],
+        errors: Mapping[int, BaseException],
+    ) -> None:
         rows = zip(*outputs, strict=True) if outputs else itertools.repeat(())
-        for (frame, index), row in zip(waiting, rows):  # noqa: B905  (without outputs there is a row for all)
-            self._complete(frame, index, row)
+        for i, ((frame, index), row) in enumerate(zip(waiting, rows)):  # noqa: B905  (without outputs a row for all)
+            if i in errors:
+                self._fail(frame, index, errors[i])
+            else:
+                self._complete(frame, index, row)
 
     def _upload(self, value: Any) -> jax.Array:
         """A shared input as a device array, uploaded once in a sweep."""
@@ -814,6 +866,17 @@ def _find_sharing(plan: ir.Plan, shared: Sequence[bool], found: dict[ir.Segment,
 
 
 _NOT_FAILED = [np.zeros(a.shape, a.dtype) for a in ir.EXTRAS["attempt"]]
+
+
+def _fault(error: BaseException) -> InternalError:
+    """What a user is told of an exception that nothing of the user's has raised."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return InternalError(
+        f"a fault of ember_jax itself, not of your program: {type(error).__name__} in {FilePath(where.filename).name}, "
+        f"line {where.lineno}. No call was begun after it; those in flight ended, and what they were answered is kept "
+        "in the journal. Please report it with the traceback of its cause, which is `error.cause`.",
+        error,
+    )
 
 
 def _cause(error: BaseException) -> BaseException:
