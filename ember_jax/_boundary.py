@@ -19,6 +19,7 @@ from jax.core import eval_jaxpr
 from jax.extend import core as jex
 
 from . import _callback
+from ._alike import Alike, structural
 from ._errors import CancelledError, EmberError, InternalError
 from ._plan import ir, kept
 from ._plan.island import Program, record
@@ -50,10 +51,11 @@ class Static:
 
 @dataclasses.dataclass(frozen=True)
 class Signature:
-    """What is static about a call: the tree of its arguments, and the leaves that are no arrays."""
+    """What is static about a call: the tree of its arguments, what that holds, and the leaves that are no arrays."""
 
     tree: Any
-    static: tuple[Any, ...]
+    structural: Alike = dataclasses.field(hash=False)  # the tree hashes it
+    static: tuple[Alike | None, ...]
 
 
 class Boundary:
@@ -278,8 +280,8 @@ def split(tree: Any) -> tuple[Signature, list[Any]]:
             arrays.append(_strong(jnp.asarray(leaf)))
             static.append(None)
         else:
-            static.append(_Leaf(leaf))
-    return Signature(structure, tuple(static)), arrays
+            static.append(_hashable(leaf))
+    return Signature(structure, Alike(structural(structure)), tuple(static)), arrays
 
 
 def unite(signature: Signature, arrays: Sequence[Any]) -> Any:
@@ -288,24 +290,15 @@ def unite(signature: Signature, arrays: Sequence[Any]) -> Any:
     return jax.tree.unflatten(signature.tree, [next(given) if s is None else s.value for s in signature.static])
 
 
-class _Leaf:
-    """A leaf that is no array; compared by type and value, so that 1, 1.0 and True are three programs."""
-
-    def __init__(self, value: Any):
-        try:
-            hash(value)
-        except TypeError:
-            raise TypeError(
-                f"an argument holds {value!r:.80} of type {type(value).__name__}, which is neither an array nor "
-                "hashable, so it can be neither traced nor kept static. Convert it to an array or a Text."
-            ) from None
-        self.value = value
-
-    def __hash__(self) -> int:
-        return hash(self.value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Leaf) and type(self.value) is type(other.value) and self.value == other.value
+def _hashable(leaf: Any) -> Alike:
+    try:
+        hash(leaf)
+    except TypeError:
+        raise TypeError(
+            f"an argument holds {leaf!r:.80} of type {type(leaf).__name__}, which is neither an array nor hashable, so "
+            "it can be neither traced nor kept static. Convert it to an array or a Text."
+        ) from None
+    return Alike(leaf)
 
 
 def _strong(array: Any) -> Any:

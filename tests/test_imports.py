@@ -14,7 +14,7 @@ PACKAGE = Path(ember_jax.__file__).parent
 
 # Each of the package's own files and folders stands on one floor; within a folder imports make no circle.
 FLOORS = (
-    ("_errors", "_types", "_callback", "_regex", "_peel", "_spilling"),
+    ("_errors", "_types", "_alike", "_callback", "_regex", "_peel", "_spilling"),
     ("_text",),
     ("_providers",),
     ("_runtime",),
