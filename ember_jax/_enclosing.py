@@ -55,7 +55,7 @@ def attempt(fn: Callable[..., Any]) -> Callable[..., Any]:
     `str` of it raises the cause. Like `ember.jit` it traces `fn`.
 
     What stops everything is not caught: Ctrl-C, a spent budget, a journal that cannot be written. Calls that are in
-    flight when another one fails are finished and kept.
+    flight when another one fails are finished and kept, and none of `fn` is begun after it.
     """
     enclosed = _enclosed(fn, "attempt")
 

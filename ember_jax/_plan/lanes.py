@@ -6,11 +6,14 @@ a lane costs no task, no lock and no polling. Only a host call is a task. Contro
 The stack makes it depth first: a lane that can go on does so before another starts.
 
 Numeric segments are not run when they are ready but collected, and run for all lanes that wait for the same one when
-nothing else is ready (continuous batching, as inference servers do with tokens). A segment that is slow, or must be
-compiled, runs in a thread, and the loop goes on with other lanes.
+nothing else is ready (continuous batching, as inference servers do with tokens). A segment that is not known to be
+quick runs in a thread, and the loop goes on with other lanes. Where one fails, each lane is computed alone: it is
+mostly one of them that has failed.
 
 A failed node stops its lane, never another one: it is not completed, so nothing after it starts; calls of the lane that
-are in flight finish and are kept. The sweep ends when nothing is ready, collected or in flight.
+are in flight finish and are kept. Where an attempt catches the failure, the other lanes in it stop as well. The sweep
+ends when nothing is ready, collected or in flight. An exception that belongs to no lane is a fault of the engine:
+nothing starts after it, and it is raised when what is in flight has ended.
 """
 
 import asyncio
