@@ -19,12 +19,13 @@ import numpy as np
 from jax.extend import core as jex
 
 from . import _callback
-from ._errors import CancelledError, EmberError, UntestedVersionWarning
-from ._jax import jaxprs, versions
+from ._alike import Alike, structural
+from ._errors import CancelledError, EmberError, InternalError, UntestedVersionWarning
+from ._jax import jaxprs, nan, versions
 from ._jax.equations import Host, calls_host
 from ._jax.internals import CALLBACK_ERRORS
 from ._jax.refuse import refuse
-from ._jax.values import from_raw, raw_aval, to_raw
+from ._jax.values import from_raw, is_inexact, raw_aval, to_raw
 from ._plan import ir, kept
 from ._plan.island import Program, record
 from ._plan.lower import lower
@@ -53,10 +54,11 @@ class Static:
 
 @dataclasses.dataclass(frozen=True)
 class Signature:
-    """What is static about a call: the tree of its arguments, and the leaves that are no arrays."""
+    """What is static about a call: the tree of its arguments, what that holds, and the leaves that are no arrays."""
 
     tree: Any
-    static: tuple[Any, ...]
+    structural: Alike = dataclasses.field(hash=False)  # the tree hashes it
+    static: tuple[Alike | None, ...]
 
 
 class Boundary:
@@ -94,13 +96,27 @@ class Boundary:
     def _through_jax(self, signature: Signature, arrays: list[Any]) -> Any:
         run = functools.partial(self._jitted, signature, _in_a_program(arrays))
         # Under `jax.disable_jit` an outer `vmap` still needs the boundary.
-        with jax.disable_jit(False), typed_errors():
+        with jax.disable_jit(False), typed_errors(), nan.nan_is_a_value():
             outputs = without_explicit_axes(run, arrays)
             if _callback.all_concrete(outputs):
                 jax.block_until_ready(outputs)
-        if self._how is None:
-            return join_outputs(outputs)
-        return join_outputs(outputs[0]), outputs[1]
+        made = outputs if self._how is None else outputs[0]
+        if nan.is_nan_checked():
+            self._check_for_nan(signature, arrays, made)
+        return join_outputs(made) if self._how is None else (join_outputs(made), outputs[1])
+
+    def _check_for_nan(self, signature: Signature, arrays: Sequence[Any], outputs: Any) -> None:
+        """Checks, where JAX is told to, what is computed from numbers alone: a call's NaN is a value."""
+        if not _callback.all_concrete((arrays, outputs)):
+            return  # JAX checks what becomes of them
+        with no_mesh(), nan.nan_is_a_value():
+            closed, _, _ = self.trace(signature, [_struct(jax.typeof(a)) for a in arrays])
+        for output, is_numeric in zip(jax.tree.leaves(outputs), _are_numeric(closed.jaxpr), strict=True):
+            if is_numeric and nan.is_refused(output):
+                raise FloatingPointError(
+                    f"{self.name} returns NaN or infinity that is computed from numbers, and jax_debug_nans or "
+                    "jax_debug_infs is set. Run it with jax.disable_jit() to see where it comes from."
+                )
 
     def trace(self, signature: Signature, avals: Sequence[Any]) -> tuple[jex.ClosedJaxpr, Any, list[Any]]:
         """Traces the function on types, or on values that tell their types.
@@ -158,10 +174,11 @@ class Boundary:
             return outputs if self._how is None else (outputs, outs[made:])
         recording = Recording(closed, [True] * len(closed.jaxpr.outvars))
         program = self.program(recording, launched)
-        slots: list[Any] = []
-        if program.plan.nodes:
-            inputs = [*constants, *arrays]
-            slots = record(program, [to_raw(jax.lax.stop_gradient(x)) for x in inputs])
+        plan, inputs = program.plan, [to_raw(jax.lax.stop_gradient(x)) for x in (*constants, *arrays)]
+        if plan.nodes:
+            slots = record(program, inputs)
+        else:  # no call is left, and what is recorded is known
+            slots = [jnp.asarray(inputs[v] if v < plan.inputs else plan.constants[v]) for v in plan.outputs]
         if not jax.sharding.get_abstract_mesh().empty:
             # The replay runs under the caller's mesh, where types say more than shapes: it is traced there. The two
             # traces of one function differ in casts only, so their records are the same.
@@ -190,7 +207,8 @@ def typed_errors() -> Iterator[None]:
         if known is None:
             raise
         # JAX's frames and ours say nothing that the message does not; a host function's own frames do
-        raise (known.with_traceback(None) if isinstance(known, EmberError) else known) from None
+        cause = known.cause if isinstance(known, InternalError) else None
+        raise (known.with_traceback(None) if isinstance(known, EmberError) else known) from cause
 
 
 def _in_a_program(arrays: Sequence[Any]) -> bool:
@@ -219,6 +237,15 @@ def without_explicit_axes(fn: Callable[[list[Any]], Any], arrays: list[Any]) -> 
     )
     with jax.sharding.use_abstract_mesh(mesh):
         return jax.sharding.auto_axes(fn, axes=axes, out_sharding=jax.sharding.PartitionSpec())(arrays)
+
+
+def _are_numeric(jaxpr: jex.Jaxpr) -> list[bool]:
+    """Which outputs are floating-point numbers that depend on none which a call gives."""
+    given: set[Any] = set()
+    for eqn in jaxpr.eqns:
+        if calls_host(eqn) or any(v in given for v in eqn.invars if not isinstance(v, jex.Literal)):
+            given.update(v for v in eqn.outvars if is_inexact(v.aval))
+    return [is_inexact(v.aval) and (isinstance(v, jex.Literal) or v not in given) for v in jaxpr.outvars]
 
 
 def _struct(aval: Any) -> jax.ShapeDtypeStruct:
@@ -261,8 +288,8 @@ def split(tree: Any) -> tuple[Signature, list[Any]]:
             arrays.append(_strong(jnp.asarray(leaf)))
             static.append(None)
         else:
-            static.append(_Leaf(leaf))
-    return Signature(structure, tuple(static)), arrays
+            static.append(_hashable(leaf))
+    return Signature(structure, Alike(structural(structure)), tuple(static)), arrays
 
 
 def unite(signature: Signature, arrays: Sequence[Any]) -> Any:
@@ -271,24 +298,15 @@ def unite(signature: Signature, arrays: Sequence[Any]) -> Any:
     return jax.tree.unflatten(signature.tree, [next(given) if s is None else s.value for s in signature.static])
 
 
-class _Leaf:
-    """A leaf that is no array; compared by type and value, so that 1, 1.0 and True are three programs."""
-
-    def __init__(self, value: Any):
-        try:
-            hash(value)
-        except TypeError:
-            raise TypeError(
-                f"an argument holds {value!r:.80} of type {type(value).__name__}, which is neither an array nor "
-                "hashable, so it can be neither traced nor kept static. Convert it to an array or a Text."
-            ) from None
-        self.value = value
-
-    def __hash__(self) -> int:
-        return hash(self.value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Leaf) and type(self.value) is type(other.value) and self.value == other.value
+def _hashable(leaf: Any) -> Alike:
+    try:
+        hash(leaf)
+    except TypeError:
+        raise TypeError(
+            f"an argument holds {leaf!r:.80} of type {type(leaf).__name__}, which is neither an array nor hashable, so "
+            "it can be neither traced nor kept static. Convert it to an array or a Text."
+        ) from None
+    return Alike(leaf)
 
 
 def _strong(array: Any) -> Any:

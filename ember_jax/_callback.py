@@ -17,6 +17,7 @@ import numpy as np
 from jax.experimental import io_callback
 
 from ._jax.internals import INLINED, is_tracer
+from ._jax.nan import nan_is_a_value
 from ._jax.values import vary, varying
 
 _ZERO = np.zeros((), np.float32)
@@ -79,7 +80,10 @@ def invoke(
 ) -> tuple[jax.Array, ...]:
     """Calls a host function: line by line where nothing is traced, as a callback where something is."""
     if all_concrete(arrays) and is_eager():
-        return tuple(jnp.asarray(r) for r in function.call_now(*(np.asarray(a) for a in arrays)))
+        results = function.call_now(*(np.asarray(a) for a in arrays))
+        with nan_is_a_value():
+            return tuple(map(jnp.asarray, results))
     # In a `shard_map` JAX types a callback's results as the same on every device; they differ where its inputs do.
     axes = varying(arrays)
-    return tuple(vary(result, axes) for result in bind(function, out, *arrays, effectful=effectful))
+    with nan_is_a_value():
+        return tuple(vary(result, axes) for result in bind(function, out, *arrays, effectful=effectful))

@@ -16,6 +16,7 @@ import numpy as np
 
 from . import _traced
 from ._boundary import Boundary
+from ._jax.nan import nan_is_a_value
 from ._plan import ir
 from ._text import failed
 from ._text.text import Text
@@ -55,7 +56,7 @@ def attempt(fn: Callable[..., Any]) -> Callable[..., Any]:
     `str` of it raises the cause. Like `ember.jit` it traces `fn`.
 
     What stops everything is not caught: Ctrl-C, a spent budget, a journal that cannot be written. Calls that are in
-    flight when another one fails are finished and kept.
+    flight when another one fails are finished and kept, and none of `fn` is begun after it.
     """
     enclosed = _enclosed(fn, "attempt")
 
@@ -64,7 +65,8 @@ def attempt(fn: Callable[..., Any]) -> Callable[..., Any]:
         out, (cause,) = enclosed(*args, **kwargs)
         ok = jnp.all(cause == np.uint32(0), axis=-1)
         fill = lambda leaf: _unless_failed(ok, cause, leaf)
-        return jax.tree.map(fill, out, is_leaf=lambda x: isinstance(x, Text)), ok
+        with nan_is_a_value():
+            return jax.tree.map(fill, out, is_leaf=lambda x: isinstance(x, Text)), ok
 
     return call
 

@@ -23,7 +23,9 @@
     │   ├── JournalFileError              its file is damaged, another program's, or a newer version's
     │   └── JournalWriteError             an answer cannot be kept: a full disk, a folder that is read-only
     ├── SchedulerError                    a session's scheduler has raised, or broken what it promises
+    ├── InternalError                     a fault of ember_jax itself, not of the program that it ran
     ├── SweepError                        some lanes of a sweep failed; the others are kept
+    ├── ForeignError                      in an unpickled SweepError: a cause that could not be pickled
     └── CancelledError                    the sweep was stopped, by Ctrl-C or at interpreter exit
 
     RepeatedSampleWarning (UserWarning)   equal keyless calls that were answered by one sample
@@ -33,11 +35,23 @@
 No message holds a credential, and none but `SweepError`'s causes and `NotationError`'s line quote a prompt.
 """
 
+import pickle
 from collections.abc import Sequence
+from typing import Any
 
 
 class EmberError(Exception):
     """The base of every error that ember_jax raises."""
+
+    # By its words and attributes, and not by making it again: an exception whose `__init__` takes something else than
+    # its message can be pickled by default, but not be unpickled, and a pool of processes then waits for ever.
+    def __reduce__(self) -> tuple[Any, ...]:
+        portable = lambda held: _portable(held) if isinstance(held, BaseException) else held
+        return _made, (type(self), self.args), {name: portable(held) for name, held in vars(self).items()} or None
+
+
+def _made(cls: type[EmberError], args: tuple[Any, ...]) -> EmberError:
+    return cls.__new__(cls, *args)
 
 
 class TextError(EmberError, ValueError):
@@ -183,6 +197,19 @@ class SchedulerError(EmberError):
     """A session's scheduler has raised, or broken what it promises; the calls that waited for it were not made."""
 
 
+class InternalError(EmberError):
+    """ember_jax itself is at fault, not the program that it ran.
+
+    **Attributes:**
+
+    - `cause`: the exception that nothing has expected.
+    """
+
+    def __init__(self, message: str, cause: BaseException | None = None):
+        super().__init__(message)
+        self.cause = cause
+
+
 class LaneFailure:
     """One failed lane: its index (outermost `vmap` first), its operator scope, and why."""
 
@@ -204,6 +231,25 @@ class LaneFailure:
 
     def __str__(self) -> str:
         return self.told()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LaneFailure, (self.lane, self.scope, _portable(self.cause))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "LaneFailure":
+        return self  # nothing changes it, and not every cause can be copied
+
+
+class ForeignError(EmberError):
+    """Stands, in another process, for an exception that cannot get there: it has its words."""
+
+
+def _portable(cause: BaseException) -> BaseException:
+    """An exception that can be unpickled; most can, and no one knows of others before it is tried."""
+    try:
+        pickle.loads(pickle.dumps(cause))
+    except Exception:  # whatever somebody's `__reduce__` or `__init__` raises
+        return ForeignError(f"{type(cause).__name__}: {cause}")
+    return cause
 
 
 class SweepError(EmberError):
@@ -244,7 +290,7 @@ class CancelledError(EmberError):
 
 def can_be_caught(error: BaseException) -> bool:
     """Whether `ember.attempt` makes a value of an error: not of what stops everything."""
-    stops = CancelledError | JournalError | SchedulerError | BudgetError
+    stops = CancelledError | JournalError | SchedulerError | BudgetError | InternalError
     return isinstance(error, Exception) and not isinstance(error, stops)
 
 

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _callback
+from ._alike import Alike, structural
 from ._errors import EmberError, HostResultError, LaneFailure, SweepError
 from ._providers.base import Response
 from ._runtime import failures, interrupt
@@ -265,44 +266,27 @@ class _Function:
                     "that mean the same in another process. Close over it, and name it in cache=."
                 )
             else:
-                kinds.append(_Static(leaf))
+                kinds.append(Alike(leaf))
         if not arrays:  # a callback needs an operand for its batch axes to show
             arrays = [jnp.zeros((), jnp.int32)]
         types = tuple((str(a.dtype), tuple(jnp.shape(a))) for a in arrays)
-        call = FunctionCall(self, tree, tuple(kinds), types)
+        call = FunctionCall(self, tree, Alike(structural(tree)), tuple(kinds), types)
         results = _callback.invoke(call, [o.aval for o in self.out], *arrays, effectful=not self.pure)
         values = [Text(r) if o.is_text else r for o, r in zip(self.out, results, strict=True)]
         return jax.tree.unflatten(self.out_tree, values)
-
-
-class _Static:
-    """An argument that is no array; compared by value if it can be, else by identity."""
-
-    def __init__(self, value: Any):
-        self.value = value
-
-    def __hash__(self) -> int:
-        try:
-            return hash(self.value)
-        except TypeError:
-            return id(self.value)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Static):
-            return NotImplemented
-        return self.value is other.value or (type(self.value) is type(other.value) and self.value == other.value)
 
 
 @dataclasses.dataclass(frozen=True)
 class FunctionCall(HostCall):
     """A call of a Python function, as the callback that JAX sees.
 
-    `kinds` says of each leaf of the arguments whether it is text (`True`), an array (`False`) or static; `types` are
-    the arrays' dtypes and shapes.
+    `structural` is what the tree of the arguments holds. `kinds` says of each leaf of them whether it is text (`True`),
+    an array (`False`) or static; `types` are the arrays' dtypes and shapes.
     """
 
     function: _Function
     tree: Any
+    structural: Alike
     kinds: tuple[Any, ...]
     types: tuple[tuple[str, tuple[int, ...]], ...]
 
@@ -337,7 +321,7 @@ class FunctionCall(HostCall):
             key.update(f"{array.dtype}{array.shape}".encode())
             key.update(array.tobytes())
         # The journal outlives this process, so what is no array is told by its words.
-        static = [k.value for k in self.kinds if isinstance(k, _Static)]
+        static = [k.value for k in self.kinds if isinstance(k, Alike)]
         key.update(f"{self.function.cache}{self.tree}{static!r}".encode())
 
         async def work() -> bytes:
@@ -347,7 +331,7 @@ class FunctionCall(HostCall):
 
     @functools.cached_property
     def _are_text(self) -> tuple[bool, ...]:
-        kinds = tuple(k for k in self.kinds if not isinstance(k, _Static))
+        kinds = tuple(k for k in self.kinds if not isinstance(k, Alike))
         return kinds or (False,)  # without arguments there is an operand that says nothing
 
     async def _call(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -368,7 +352,7 @@ class FunctionCall(HostCall):
 
     def _arguments(self, arrays: Sequence[np.ndarray]) -> Any:
         given = iter(arrays)
-        leaves = [k.value if isinstance(k, _Static) else _value(next(given), k) for k in self.kinds]
+        leaves = [k.value if isinstance(k, Alike) else _value(next(given), k) for k in self.kinds]
         return jax.tree.unflatten(self.tree, leaves)
 
     def _results(self, result: Any) -> list[np.ndarray]:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import ember_jax as ember
 from ember_jax._errors import CancelledError, JournalWriteError, RefusedRequestError, SweepError, UnsupportedError
+from ember_jax._plan import lanes
 from ember_jax._providers.base import Provider, Request, Response
 from ember_jax._text import failed
 from ember_jax.testing import VirtualClock
@@ -268,6 +269,69 @@ def test_lanes_do_not_wait_for_each_other():
     np.testing.assert_array_equal(ok, [True, False, True])
     np.testing.assert_array_equal(out, [4.0, np.nan, 1.0])
     assert clock.now == 5.0
+
+
+class Stages:
+    """A host function that takes 2 s, or fails after 1 s where its argument is negative; notes when it began."""
+
+    def __init__(self):
+        self.began = []
+
+    async def __call__(self, x):
+        loop = asyncio.get_running_loop()
+        self.began.append((float(x), loop.time()))
+        await asyncio.sleep(1 if x < 0 else 2)
+        if x < 0:
+            raise ValueError("negative")
+        return x + 1
+
+
+@pytest.fixture
+def stages():
+    return Stages()
+
+
+NESTED = {
+    "lanes": lambda chain: jax.vmap(chain),
+    "lanes in lanes": lambda chain: lambda xs: jax.vmap(jax.vmap(chain))(jnp.stack([xs, xs + 100])),
+    "attempts in its lanes": lambda chain: jax.vmap(
+        ember.jit(lambda x: jax.lax.cond(x < 0, chain, lambda x: ember.attempt(chain)(x)[0], x))
+    ),
+    "a loop in its lanes": lambda chain: jax.vmap(lambda x: jax.lax.fori_loop(0, 2, lambda _, x: chain(x), x)),
+    "a metered part": lambda chain: lambda xs: ember.metered(jax.vmap(chain))(xs)[0],
+}
+
+
+@pytest.mark.parametrize("form", [ember.jit, lambda f: jax.jit(ember.jit(f))], ids=["ember.jit", "jax.jit"])
+@pytest.mark.parametrize("name", NESTED)
+def test_when_one_of_its_lanes_has_failed_an_attempt_begins_no_further_call(name, form, stages):
+    call = ember.host(stages, FLOAT)
+    chain = lambda x: call(call(call(x)))
+    with VirtualClock() as clock, ember.session():
+        _, ok = form(ember.attempt(NESTED[name](chain)))(jnp.array([10.0, 20.0, -1.0, 30.0]))
+        assert not ok
+    several = 2 if name == "lanes in lanes" else 1
+    assert len(stages.began) == 4 * several
+    assert {began for _, began in stages.began} == {0}
+    assert clock.now == 2  # those in flight have ended
+
+
+def test_lanes_that_an_attempt_has_given_up_make_room_for_others(stages, monkeypatch):
+    monkeypatch.setattr(lanes.Sweep.__init__, "__defaults__", (3, None))  # the window
+    call = ember.host(stages, FLOAT, pure=False)
+    tries = ember.attempt(jax.vmap(lambda x: call(call(x))))
+    xs = jnp.array([[1.0, -1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11], [12, 13, -1, 14, 15, 16], [17, 18, 19, 20, 21, -1]])
+    with VirtualClock(), ember.session():
+        out, ok = jax.vmap(ember.jit(tries))(xs)
+    assert np.asarray(ok).tolist() == [False, True, False, False]
+    np.testing.assert_array_equal(out[1], xs[1] + 2)
+
+
+def test_where_nothing_attempts_the_other_lanes_go_on(stages):
+    call = ember.host(stages, FLOAT, pure=False)
+    with VirtualClock(), ember.session(), pytest.raises(SweepError, match=r"1 of 4 lanes failed.*(?s:.*)lane \[2\]"):
+        ember.jit(ember.metered(jax.vmap(lambda x: call(call(x)))))(jnp.array([10.0, 20.0, -1.0, 30.0]))
+    assert sorted(x for x, _ in stages.began) == [-1, 10, 11, 20, 21, 30, 31]
 
 
 @pytest.mark.parametrize("error", [CancelledError("stop"), JournalWriteError("full")])

@@ -1,3 +1,4 @@
+import functools
 import string
 import unicodedata
 from fractions import Fraction
@@ -337,6 +338,53 @@ def test_fold_in_makes_a_key_of_the_words(make):
     assert data(many[1]) == data(folded)
     assert len({str(data(k)) for k in (key, folded, many[0], ember.fold_in(key, ""), ember.fold_in(key, 7))}) == 5
     assert data(ember.fold_in(key, 7)) == data(jax.random.fold_in(key, 7))
+
+
+SHORT = [0, 7, 2**31, 2**32 - 1]
+LONG = [2**32, 2**33 + 7, 2**62, -(2**31) - 1]
+
+
+def folded_bits(key, number):
+    return tuple(jax.random.key_data(ember.fold_in(key, number)).tolist())
+
+
+@pytest.mark.parametrize("key", [jax.random.key(0), jax.random.PRNGKey(0)], ids=["typed", "legacy"])
+def test_an_integer_gives_one_key_however_it_comes(key):
+    bits = functools.partial(folded_bits, key)
+    for number in SHORT:
+        known = tuple(jax.random.key_data(jax.random.fold_in(key, number)).tolist())
+        assert bits(number) == bits(np.int64(number)) == bits(np.uint32(number)) == bits(jnp.uint32(number)) == known
+    for number in (-1, -(2**31)):
+        forms = [number, np.int64(number), np.int32(number), np.asarray(number, np.int32), jnp.int32(number)]
+        assert len({bits(form) for form in forms}) == 1
+        assert bits(number) == folded_bits(key, number % 2**32)
+    for number in LONG:
+        assert bits(number) == bits(np.int64(number)) == bits(np.asarray(number))
+    assert len({bits(number) for number in (*SHORT, *LONG, 2**64, 2**96 + 7, -(2**63) - 1, str(2**32))}) == 12
+    assert bits(True) == bits(np.True_) == bits(jnp.asarray(True)) == bits(1)
+
+
+def test_traced_integers_of_64_bits_give_the_keys_of_known_ones():
+    key = jax.random.key(0)
+    with jax.enable_x64(True):
+        traced = jax.jit(lambda n: jax.random.key_data(ember.fold_in(key, n)))
+        for number in (*SHORT, *LONG, -1):
+            assert tuple(traced(np.int64(number)).tolist()) == folded_bits(key, number)
+            assert folded_bits(key, jnp.asarray(number, jnp.int64)) == folded_bits(key, number)
+        assert tuple(traced(np.uint64(2**63)).tolist()) == folded_bits(key, 2**63)
+
+
+@pytest.mark.parametrize("given", [1.5, 1.0, np.float32(2.0), jnp.float32(1.5), None, 1j, b"a", jax.random.key(1)])
+def test_fold_in_refuses_what_is_neither_text_nor_integer(given, transform):
+    folding = lambda x: ember.fold_in(jax.random.key(0), x)
+    is_traceable = isinstance(given, float | complex | np.generic | jax.Array)
+    with pytest.raises(TypeError, match=r"takes a string, a Text or an integer(?s:.*)ember.format"):
+        transform(folding)(given) if is_traceable else folding(given)
+
+
+def test_fold_in_takes_one_integer(transform):
+    with pytest.raises(TypeError, match=r"one integer, got shape \(2,\); use jax.vmap\(ember.fold_in\)"):
+        transform(lambda n: ember.fold_in(jax.random.key(0), n))(np.arange(2))
 
 
 def test_fold_in_takes_one_text():

@@ -1,6 +1,7 @@
 """What is returned is what was called: decisions and draws are recorded, numbers are computed again."""
 
 import collections
+import functools
 import os
 
 import hypothesis.strategies as st
@@ -448,6 +449,34 @@ def branches(x):
 )
 def test_only_what_is_needed_is_recorded(fn, wanted):
     assert sorted(slots(fn, V)) == sorted(wanted)
+
+
+bits = jax.random.key_data
+# The key's bits are discrete, so they are recorded; nobody needs the call.
+CALLS_NOBODY_NEEDS = {
+    "alone": lambda call, key: (call(), bits(key))[1],
+    "known": lambda call, key: (call(), bits(jax.random.key(3)))[1],
+    "branch": lambda call, key: jax.lax.cond(True, lambda: (call(), bits(key))[1], lambda: bits(key)),
+    "scan": lambda call, key: jax.lax.scan(lambda k, _: ((call(), k)[1], bits(k)), key, length=3)[1],
+    "loop": lambda call, key: bits(jax.lax.fori_loop(0, 3, lambda _, k: (call(), k)[1], key)),
+    "lanes": lambda call, key: jax.vmap(lambda _: (call(), bits(key))[1])(jnp.arange(2)),
+    "operator": lambda call, key: ember.jit(lambda key: (call(), bits(key))[1])(key),
+    "attempt": lambda call, key: ember.attempt(lambda key: (call(), bits(key))[1])(key)[0],
+    "checkpoint": lambda call, key: jax.checkpoint(lambda key: (call(), bits(key))[1])(key),
+}
+
+
+@pytest.mark.parametrize("name", CALLS_NOBODY_NEEDS)
+def test_a_plan_of_no_steps_records_what_is_known(name):
+    keys, called = jax.random.split(jax.random.key(0), 3), []
+    call = ember.host(lambda x: called.append(x) or x, SCALAR)
+    fn = functools.partial(CALLS_NOBODY_NEEDS[name], lambda: call(jnp.float32(1)))
+    expected = np.stack([CALLS_NOBODY_NEEDS[name](lambda: None, key) for key in keys])
+    for one in (ember.jit(fn), jax.jit(ember.jit(fn))):
+        np.testing.assert_array_equal(one(keys[1]), expected[1])
+    for many in (jax.vmap(ember.jit(fn)), jax.jit(jax.vmap(ember.jit(fn))), ember.jit(jax.vmap(fn))):
+        np.testing.assert_array_equal(many(keys), expected)
+    assert called == []
 
 
 def test_an_output_that_nobody_needs_records_nothing_and_is_not_replayed():

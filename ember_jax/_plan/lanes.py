@@ -6,28 +6,35 @@ a lane costs no task, no lock and no polling. Only a host call is a task. Contro
 The stack makes it depth first: a lane that can go on does so before another starts.
 
 Numeric segments are not run when they are ready but collected, and run for all lanes that wait for the same one when
-nothing else is ready (continuous batching, as inference servers do with tokens). A segment that is slow, or must be
-compiled, runs in a thread, and the loop goes on with other lanes.
+nothing else is ready (continuous batching, as inference servers do with tokens). A segment that is not known to be
+quick runs in a thread, and the loop goes on with other lanes. Where one fails, each lane is computed alone: it is
+mostly one of them that has failed.
 
 A failed node stops its lane, never another one: it is not completed, so nothing after it starts; calls of the lane that
-are in flight finish and are kept. The sweep ends when nothing is ready, collected or in flight.
+are in flight finish and are kept. Where an attempt catches the failure, the other lanes in it stop as well. The sweep
+ends when nothing is ready, collected or in flight. An exception that belongs to no lane is a fault of the engine:
+nothing starts after it, and it is raised when what is in flight has ended.
 """
 
 import asyncio
 import functools
 import itertools
 import math
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+import traceback
+from collections import deque
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path as FilePath
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._errors import LaneFailure, SweepError, can_be_caught
+from .._errors import InternalError, LaneFailure, SweepError, can_be_caught
 from .._host import Caller, Used
 from .._jax.equations import Host
 from .._jax.jaxprs import evaluate
+from .._jax.nan import nan_is_a_value
 from .._jax.values import from_raw, to_raw
 from .._runtime.progress import Tally
 from .._runtime.scheduler import NOWHERE, Path
@@ -53,18 +60,28 @@ _BLOCK = CAPACITIES[-1]
 class Lane:
     """One lane: its index (outermost `vmap` first), what it is one of, whether it failed or is in flight.
 
-    `used` are the counts of enclosed plans that it is in.
+    `used` are the counts of plans around it; `attempt` is the innermost part around it that may fail alone.
     """
 
-    __slots__ = ("failed", "flying", "index", "parent", "spread", "used")
+    __slots__ = ("attempt", "failed", "flying", "index", "parent", "spread", "used")
 
     def __init__(self, index: tuple[int, ...], spread: "Spread | None" = None):
         self.index = index
         self.spread = spread
         self.parent = spread.inside[0].lane if spread else None
         self.used: tuple[Used, ...] = self.parent.used if self.parent else ()
+        self.attempt: Part | None = self.parent.attempt if self.parent else None
         self.failed = False
         self.flying = spread is not None
+        for part in self.attempts():
+            part.lanes.add(self)
+
+    def attempts(self) -> "Iterator[Part]":
+        """The parts around it that may fail alone, innermost first."""
+        part = self.attempt
+        while part is not None:
+            yield part
+            part = part.outer
 
     def is_in(self, part: "Part") -> bool:
         """Whether this is something that a part of a lane does."""
@@ -82,16 +99,20 @@ class Lane:
 class Part(Lane):
     """What a lane does in an enclosed plan: it may fail without the lane, and what it uses is counted.
 
-    `caught` is told why it failed, or is `None` where that is the lane's failure; `used` counts, or is `None`.
+    `caught` is told why it failed, or is `None` where that is the lane's failure; `used` counts, or is `None`. `lanes`
+    are those in it that have not ended, if it may fail alone, and `outer` is the next part around it that may.
     """
 
-    __slots__ = ("_failed", "caught")
+    __slots__ = ("_failed", "caught", "lanes", "outer")
 
     def __init__(self, lane: Lane, caught: Callable[[BaseException], object] | None, used: Used | None):
         self._failed = False
         super().__init__(lane.index)
         self.parent = lane
         self.caught = caught
+        self.lanes: set[Lane] = set()
+        self.outer = lane.attempt
+        self.attempt = lane.attempt if caught is None else self
         self.used = lane.used if used is None else (*lane.used, used)
 
     @property
@@ -200,7 +221,7 @@ class Sweep:
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._ready: list[tuple[Frame, int]] = []
-        self._landed: list[asyncio.Task[Any]] = []
+        self._landed: deque[asyncio.Task[Any]] = deque()
         self._collected: dict[ir.Segment, list[tuple[Frame, int]]] = {}
         self._waiting: dict[
             tuple[Frame, int], list[tuple[Frame, int]]
@@ -210,6 +231,7 @@ class Sweep:
         self._blocks: dict[asyncio.Task[Any], tuple[Callable[[Any], object], Callable[[BaseException], object]]] = {}
         self._pumping = False
         self._failures: list[LaneFailure] = []
+        self._fault: InternalError | None = None
         self._uploaded: dict[int, tuple[Any, jax.Array]] = {}
         self._open = 0
         self._total = 1
@@ -221,10 +243,14 @@ class Sweep:
     async def run(self, args: Sequence[Any]) -> list[Any]:
         """Runs the plan on its inputs; returns its outputs.
 
-        **Raises:** the cause if there was only one lane and it failed; `SweepError` if some of several did.
+        **Raises:** the cause if there was only one lane and it failed; `SweepError` if some of several did;
+        `InternalError` if the engine itself did, when what was in flight has ended.
         """
         outputs: list[Any] = []
-        self._enter(self._plan, args, Lane(()), outputs.extend)
+        try:
+            self._enter(self._plan, args, Lane(()), outputs.extend)
+        except Exception as error:
+            self._fault = _fault(error)
         self._schedule()
         try:
             await self._ended
@@ -234,6 +260,8 @@ class Sweep:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
+        if self._fault is not None:
+            raise self._fault from self._fault.cause
         if self._failures:
             self._failures.sort(key=lambda f: f.lane)
             if self._total == 1 and len(self._failures) == 1:
@@ -256,30 +284,42 @@ class Sweep:
     def _pump(self) -> None:
         self._pumping = False
         try:
-            landed, self._landed = self._landed, []
-            for task in landed:
-                self._settle(task)
-            started = False
-            while True:
-                while self._ready:
-                    frame, index = self._ready.pop()
-                    self._start(frame, index)
-                more = self._spreads and self._open < self._window
-                if more and not started:
-                    self._spread(self._spreads[-1])
-                    started = True
-                elif self._collected:
-                    self._run_segments()
-                else:
-                    break
-            if more:  # the calls of this block go out before the next one starts
-                self._schedule()
-        except BaseException as error:  # a fault of the engine must not leave the caller waiting
-            if not self._ended.done():
-                self._ended.set_exception(error)
-            raise
+            if self._fault is None:
+                self._work_off()
+        except BaseException as error:  # a fault of the engine: the caller is told when what is in flight has ended
+            self._fault = _fault(error)
+        if self._fault is not None:
+            self._wind_down()
         if not (self._steps or self._blocks or self._pumping or self._ended.done()):
             self._ended.set_result(None)
+
+    def _work_off(self) -> None:
+        while self._landed:
+            self._settle(self._landed.popleft())
+        started = False
+        while True:
+            while self._ready:
+                frame, index = self._ready.pop()
+                self._start(frame, index)
+            more = self._spreads and self._open < self._window
+            if more and not started:
+                self._spread(self._spreads[-1])
+                started = True
+            elif self._collected:
+                self._run_segments()
+            else:
+                break
+        if more:  # the calls of this block go out before the next one starts
+            self._schedule()
+
+    def _wind_down(self) -> None:
+        """After a fault nothing starts any more, and what is in flight ends for the journal alone."""
+        while self._landed:
+            task = self._landed.popleft()
+            self._steps.pop(task, None)
+            self._blocks.pop(task, None)
+            if not task.cancelled():
+                task.exception()  # marked as seen
 
     def _enter(
         self,
@@ -329,7 +369,7 @@ class Sweep:
     def _fail(self, frame: Frame, index: int, error: BaseException, lane: Lane | None = None) -> None:
         """Ends a lane, the frame's own if no other is given, at a step; or the part of it that may fail alone."""
         lane = lane or frame.lane
-        part = _attempt(lane) if can_be_caught(error) else None
+        part = lane.attempt if can_be_caught(error) else None
         if part is not None and part.failed:  # told already
             return
         if part is None and isinstance(error, SweepError):  # calls of a batch inside this lane
@@ -347,8 +387,12 @@ class Sweep:
 
     def _catch(self, part: Part, error: BaseException) -> None:
         """Goes on after a part of a lane that has failed."""
-        # lanes inside it that have not started are not wanted any more
+        # lanes inside it are not wanted any more, whether they have started or not
         self._spreads = [s for s in self._spreads if not s.inside[0].lane.is_in(part)]
+        for lane in part.lanes:
+            lane.failed = True
+            self._fly(lane, False)
+        part.lanes.clear()
         self._fly(part.whole, True)
         assert part.caught is not None
         part.caught(error)
@@ -368,7 +412,7 @@ class Sweep:
     def _fly(self, lane: Lane, flying: bool) -> None:
         """Counts a lane as in flight, or not: one that waits for lanes of its own must not keep them from starting."""
         lane = lane.whole
-        if lane.flying != flying and lane.parent is not None:
+        if lane.flying != flying and lane.parent is not None and not (flying and lane.failed):
             lane.flying = flying
             self._open += 1 if flying else -1
 
@@ -438,7 +482,7 @@ class Sweep:
         lanes = [Lane(outer.index + at, spread) for at in zip(*(p.tolist() for p in places), strict=True)]
         go = functools.partial(self._lanes_start, spread, lanes, rows)
         if node.first is None:
-            go([])
+            go([], {})
             return
         runner, sharing = self._runners[node.first], self._runners.sharing[node.first]
         inputs = [rows[v] for v in node.first.inputs]
@@ -449,20 +493,26 @@ class Sweep:
             for v, x, s in zip(node.first.inputs, inputs, sharing, strict=True)
             if not s
         ]
-        run = functools.partial(runner.run, shared, varying, stop - start)
-        if runner.is_quick(stop - start):
-            go(run())
-        else:
-            fail = lambda error: [self._fail(*spread.inside, error, lane) for lane in lanes]
-            self._await_block(self._threads.run(run), go, fail)
+        self._compute(runner, shared, varying, stop - start, go)
 
-    def _lanes_start(self, spread: Spread, lanes: list[Lane], rows: list[Any], computed: Sequence[np.ndarray]) -> None:
+    def _lanes_start(
+        self,
+        spread: Spread,
+        lanes: list[Lane],
+        rows: list[Any],
+        computed: Sequence[np.ndarray],
+        errors: Mapping[int, BaseException],
+    ) -> None:
         node = spread.node
         whole = [k in node.late or not any(m) for k, m in enumerate(node.mapped)]
         columns = [itertools.repeat(x) if w else x for x, w in zip(rows, whole, strict=True)]
         columns += computed
-        for lane, *args in reversed(list(zip(lanes, *columns))):  # noqa: B905  (shared inputs repeat for ever)
-            self._enter(node.body, args, lane, None, spread.inside)
+        started = list(enumerate(zip(lanes, *columns)))  # noqa: B905  (shared inputs repeat for ever)
+        for i, (lane, *args) in reversed(started):
+            if i not in errors:
+                self._enter(node.body, args, lane, None, spread.inside)
+        for i, error in errors.items():
+            self._fail(*spread.inside, error, lanes[i])
 
     def _lane_done(self, lane: Lane, outputs: list[Any]) -> None:
         spread = lane.spread
@@ -472,6 +522,8 @@ class Sweep:
             array[at] = output
         self._repeats.ended(lane)
         self._fly(lane, False)
+        for part in lane.attempts():
+            part.lanes.discard(lane)
         spread.left -= 1
         if not spread.left:
             self._spread_done(spread)
@@ -690,8 +742,9 @@ class Sweep:
 
     def _run_segments(self) -> None:
         collected, self._collected = self._collected, {}
-        for segment, waiting in collected.items():
+        for segment, all_waiting in collected.items():
             runner = self._runners[segment]
+            waiting = [(frame, index) for frame, index in all_waiting if not frame.lane.failed]
             for start in range(0, len(waiting), CAPACITIES[-1]):
                 self._run_segment(runner, segment, waiting[start : start + CAPACITIES[-1]])
 
@@ -701,23 +754,47 @@ class Sweep:
         shared = [self._upload(first[v]) for v, s in zip(segment.inputs, sharing, strict=True) if s]
         varying = [v for v, s in zip(segment.inputs, sharing, strict=True) if not s]
         columns = [[frame.values[v] for frame, _ in waiting] for v in varying]
-        run = functools.partial(runner.run, shared, columns, len(waiting))
-        if runner.is_quick(len(waiting)):
-            self._segment_done(waiting, run())
-        else:
-            fail = lambda error: [self._fail(frame, index, error) for frame, index in waiting]
-            self._await_block(self._threads.run(run), functools.partial(self._segment_done, waiting), fail)
+        self._compute(runner, shared, columns, len(waiting), functools.partial(self._segment_done, waiting))
 
-    def _segment_done(self, waiting: list[tuple[Frame, int]], outputs: Sequence[np.ndarray]) -> None:
+    def _compute(
+        self,
+        runner: SegmentRunner,
+        shared: Sequence[Any],
+        columns: Sequence[Any],
+        count: int,
+        done: Callable[[Sequence[np.ndarray], Mapping[int, BaseException]], object],
+    ) -> None:
+        """Runs a segment for some lanes; `done` is told its outputs, and the errors of the lanes that failed."""
+        if runner.is_quick(count):
+            try:
+                outputs = runner.run(shared, columns, count)
+            except Exception:  # some lane's, which is found in a thread
+                pass
+            else:
+                done(outputs, {})
+                return
+        work = functools.partial(runner.outcomes, shared, columns, count)
+        fail = lambda error: done((), {i: error for i in range(count)})  # noqa: C420  (whose type is not known)
+        self._await_block(self._threads.run(work), lambda outcomes: done(*outcomes), fail)
+
+    def _segment_done(
+        self,
+        waiting: list[tuple[Frame, int]],
+        outputs: Sequence[np.ndarray],
+        errors: Mapping[int, BaseException],
+    ) -> None:
         rows = zip(*outputs, strict=True) if outputs else itertools.repeat(())
-        for (frame, index), row in zip(waiting, rows):  # noqa: B905  (without outputs there is a row for all)
-            self._complete(frame, index, row)
+        for i, ((frame, index), row) in enumerate(zip(waiting, rows)):  # noqa: B905  (without outputs a row for all)
+            if i in errors:
+                self._fail(frame, index, errors[i])
+            else:
+                self._complete(frame, index, row)
 
     def _upload(self, value: Any) -> jax.Array:
         """A shared input as a device array, uploaded once in a sweep."""
         known = self._uploaded.get(id(value))
         if known is None:
-            with jax.enable_x64(self._runners.x64), jax.default_device(device()):
+            with jax.enable_x64(self._runners.x64), jax.default_device(device()), nan_is_a_value():
                 known = self._uploaded[id(value)] = (value, jnp.asarray(value))
         return known[1]
 
@@ -796,11 +873,15 @@ def _find_sharing(plan: ir.Plan, shared: Sequence[bool], found: dict[ir.Segment,
 _NOT_FAILED = [np.zeros(a.shape, a.dtype) for a in ir.EXTRAS["attempt"]]
 
 
-def _attempt(lane: Lane | None) -> Part | None:
-    """The innermost part around a lane that may fail alone."""
-    while lane is not None and not (isinstance(lane, Part) and lane.caught is not None):
-        lane = lane.parent
-    return lane
+def _fault(error: BaseException) -> InternalError:
+    """What a user is told of an exception that nothing of the user's has raised."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return InternalError(
+        f"a fault of ember_jax itself, not of your program: {type(error).__name__} in {FilePath(where.filename).name}, "
+        f"line {where.lineno}. No call was begun after it; those in flight ended, and what they were answered is kept "
+        "in the journal. Please report it with the traceback of its cause, which is `error.cause`.",
+        error,
+    )
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -817,7 +898,7 @@ def _evaluate(node: ir.Foreign, raw: Sequence[Any], x64: bool) -> list[np.ndarra
     """Runs somebody's callback as JAX would, outside any program."""
     with jax.enable_x64(x64):
         seen = node.seen
-        with jax.default_device(device()):
+        with jax.default_device(device()), nan_is_a_value():
             values = [from_raw(jnp.asarray(x), v.aval) for x, v in zip(raw, seen.eqn.invars, strict=True)]
         # a callback is called as it is: to compile a program around each would gain nothing
         outs = seen.callback(*values) if isinstance(seen, Host) else evaluate(seen.eqn, values)

@@ -8,16 +8,20 @@ executables, wastes nothing on padding, and is never unrolled, so one lane and a
 Measured beside `vmap` and one-by-one in `benchmarks/segments.py`.
 """
 
+import contextlib
 import functools
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core as jex
 
 from .._jax.jaxprs import evaluate
+from .._jax.nan import is_nan_checked, is_refused, nan_is_a_value
 from .._jax.values import from_raw, to_raw
 from . import equal
 from .device import device
@@ -25,7 +29,7 @@ from .ir import Segment
 
 # Few, so that little is compiled; far apart, because an unused row costs nothing but memory.
 CAPACITIES = (8, 128, 2048)
-# A segment that took longer than this on its last run, or compiles, leaves the event loop's thread.
+# A segment leaves the event loop's thread unless it is known to take no longer than this for as many lanes.
 _LOOP_SECONDS = 0.002
 
 
@@ -69,12 +73,18 @@ class SegmentRunner:
     - `segment`: the equations.
     - `shared`: which inputs no lane varies; they are given once and not stacked.
     - `x64`: the configuration of the traced program, which is not that of the thread that runs it.
+    - `clock`: tells seconds.
     """
 
-    def __init__(self, segment: Segment, shared: Sequence[bool], x64: bool):
+    def __init__(
+        self, segment: Segment, shared: Sequence[bool], x64: bool, clock: Callable[[], float] = time.perf_counter
+    ):
         self._segment = segment
         self._shared = tuple(shared)
-        self._seconds: dict[int, float] = {}
+        self._clock = clock
+        # Of the last run of each capacity and each power of two of lanes: how many they were, and the seconds.
+        self._took: dict[int, dict[int, tuple[int, float]]] = {capacity: {} for capacity in CAPACITIES}
+        self._traced = 0
         self._out = segment.avals
         self._x64 = x64
         # Python code may run programs that wait for others; they must not take our own device's places.
@@ -84,8 +94,18 @@ class SegmentRunner:
 
     def is_quick(self, count: int) -> bool:
         """Whether running `count` lanes may be done on the event loop's own thread."""
-        seconds = self._seconds.get(_capacity(count))
-        return seconds is not None and seconds < _LOOP_SECONDS and not self._segment.calls_python
+        return not self._segment.calls_python and self._expected(count) < _LOOP_SECONDS
+
+    def _expected(self, count: int) -> float:
+        """The seconds that `count` lanes may take, by what runs took; infinite if there was none to tell by.
+
+        A run of about as many lanes tells best. More lanes take in proportion longer at most, as what is done once for
+        all of them is counted again, and fewer no longer.
+        """
+        took = self._took[_capacity(count)]
+        alike = took.get(count.bit_length())
+        runs = list(took.values()) if alike is None else [alike]
+        return min((seconds * max(1.0, count / lanes) for lanes, seconds in runs), default=math.inf)
 
     def run(self, shared: Sequence[Any], columns: Sequence[Any], count: int) -> list[np.ndarray]:
         """Computes the outputs of some lanes.
@@ -99,15 +119,51 @@ class SegmentRunner:
         **Returns:** each output, as an array over the lanes.
         """
         capacity = _capacity(count)
-        start = time.perf_counter()
+        start, traced = self._clock(), self._traced
         stacked = [_stack(column, count, capacity) for column in columns]
         with jax.enable_x64(self._x64), jax.default_device(self._device):
             outs = self._compiled(capacity, np.int32(count), list(shared), stacked)
             arrays = [np.asarray(o)[:count] for o in outs]
-        self._seconds[capacity] = time.perf_counter() - start if capacity in self._seconds else 0.0
+        if self._traced == traced:  # else it was compiled as well, which the next run is not
+            self._took[capacity][count.bit_length()] = count, self._clock() - start
         return arrays
 
+    def outcomes(
+        self, shared: Sequence[Any], columns: Sequence[Any], count: int
+    ) -> tuple[list[np.ndarray], dict[int, Exception]]:
+        """Like `run`, but tells which lanes failed, and why: what raises for all of them is mostly one's own fault.
+
+        **Returns:** the outputs, in which lanes that failed have zeros; the errors of these, by lane.
+        """
+        if not self._segment.calls_python:  # else what one lane calls would be called again
+            with contextlib.suppress(Exception):
+                return self.run(shared, columns, count), {}
+        outputs = [np.zeros((count, *o.shape), o.dtype) for o in self._out]
+        errors: dict[int, Exception] = {}
+        for i in range(count):
+            alone = [column[i : i + 1] for column in columns]
+            # NaN that comes in is no fault of what is computed of it
+            is_given = is_nan_checked() and any(map(_is_refused, (*shared, *alone, *self._known)))
+            try:
+                with nan_is_a_value() if is_given else contextlib.nullcontext():
+                    results = self.run(shared, alone, 1)
+            except Exception as error:
+                errors[i] = error
+            else:
+                for output, result in zip(outputs, results, strict=True):
+                    output[i] = result[0]
+        return outputs, errors
+
+    @functools.cached_property
+    def _known(self) -> list[Any]:
+        """The constants and literals of the equations."""
+        equations = self._segment.equations
+        literals = [v.val for e in equations for v in e.eqn.invars if isinstance(v, jex.Literal)]
+        return [*self._segment.constants.values(), *literals]
+
     def _run(self, capacity: int, count: Any, shared: list[Any], stacked: list[Any]) -> list[Any]:
+        self._traced += 1
+
         def lane(i: Any, outs: list[Any]) -> list[Any]:
             varying = iter(jax.lax.dynamic_index_in_dim(s, i, keepdims=False) for s in stacked)
             common = iter(shared)
@@ -130,6 +186,11 @@ def run_segment(segment: Segment, raw: Sequence[Any]) -> list[Any]:
         outs = map(to_raw, evaluate(equation.eqn, args))
         values.update(zip(equation.outputs, outs, strict=True))
     return [values[v] for v in segment.outputs]
+
+
+def _is_refused(value: Any) -> bool:
+    array = np.asarray(value)
+    return jnp.issubdtype(array.dtype, jnp.inexact) and is_refused(array)
 
 
 def _capacity(count: int) -> int:

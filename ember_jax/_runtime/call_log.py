@@ -76,8 +76,9 @@ class Log:
         self, lane: Lane | None = None, op: str | None = None, answer: Answer | None = None, failed: bool | None = None
     ) -> Calls:
         """The calls that all that is given is true of."""
+        noted = self._noted  # first: calls end meanwhile, and are noted when their row is there
         rows = list(self._rows)
-        dropped = self._noted - len(rows)
+        dropped = max(0, noted - len(rows))
         at = () if lane is None else lane_index(lane)
         answers = None if answer is None else answer_digests(answer)
         named = {kind for kind in {kind for kind, _ in rows} if op is None or _stands_in(op, _unpack(kind)[0])}

@@ -5,7 +5,9 @@ process.
 """
 
 import abc
+import os
 import pickle
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -34,6 +36,13 @@ class Entry(NamedTuple):
     attempts: int = 1
     lane: tuple[int, ...] = ()
     scope: str = ""
+
+
+# What is kept in memory is used on the event loop, and forgotten from any thread. One lock for all, as it is held for a
+# moment, and over a fork, so that a forked process finds nothing half changed. The same thread may enter again: a
+# garbage collection within may run anybody's code.
+_lock = threading.RLock()
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 class AbstractJournal(abc.ABC):
@@ -94,21 +103,23 @@ class MemoryJournal(AbstractJournal):
         return None
 
     async def put(self, digest: bytes, entry: Entry) -> Response:
-        known = self.get(digest)
-        if known is not None:
-            return known
-        if digest in self._later:
-            self._later[digest] = entry.response
-        else:
-            self._answers.put(digest, entry.response)
-        self._count += 1
-        return entry.response
+        with _lock:
+            known = self.get(digest)
+            if known is not None:
+                return known
+            if digest in self._later:
+                self._later[digest] = entry.response
+            else:
+                self._answers.put(digest, entry.response)
+            self._count += 1
+            return entry.response
 
     def drop(self, digests: Iterable[bytes]) -> int:
-        known = [digest for digest in set(digests) if self.get(digest) is not None]
-        self._later.update(dict.fromkeys(known))
-        self._count -= len(known)
-        return len(known)
+        with _lock:
+            known = [digest for digest in set(digests) if self.get(digest) is not None]
+            self._later.update(dict.fromkeys(known))
+            self._count -= len(known)
+            return len(known)
 
     def close(self) -> None:
         """There is nothing to free."""
@@ -144,34 +155,49 @@ class Memo:
 
     JAX may run a program's host side twice: `jax.checkpoint` does in the backward pass, and a derivative rule may
     call its function again. A pure function's result is then given from here instead of asked for again. It is not a
-    journal: what is old is dropped.
+    journal: what is old is dropped. Used from any thread.
+
+    **Attributes:**
+
+    - `cleared`: how often all was dropped.
     """
 
     def __init__(self, most_bytes: int = 64 << 20):
         self._most = most_bytes
         self._bytes = 0
         self._rows: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
+        self.cleared = 0
 
     def get(self, key: Any) -> Any:
         """The result of a key, or `None`."""
-        row = self._rows.get(key)
-        if row is None:
-            return None
-        self._rows.move_to_end(key)
-        return row[0]
+        with _lock:
+            row = self._rows.get(key)
+            if row is None:
+                return None
+            self._rows.move_to_end(key)
+            return row[0]
 
-    def put(self, key: Any, result: Any, size: int) -> None:
-        """Keeps a result of `size` bytes, dropping the least recently used ones beyond the bound."""
-        _, replaced = self._rows.pop(key, (None, 0))
-        self._bytes -= replaced
-        # a key costs about as much as a small result
-        self._rows[key] = (result, size + 256)
-        self._bytes += size + 256
-        while self._bytes > self._most:
-            _, (_, dropped) = self._rows.popitem(last=False)
-            self._bytes -= dropped
+    def put(self, key: Any, result: Any, size: int, since: int | None = None) -> None:
+        """Keeps a result of `size` bytes, dropping the least recently used ones beyond the bound.
+
+        Not if all was dropped after `cleared` was `since`, as it was when the work on it began: it may be made of what
+        was to be forgotten.
+        """
+        with _lock:
+            if since is not None and self.cleared != since:
+                return
+            _, replaced = self._rows.pop(key, (None, 0))
+            self._bytes -= replaced
+            # a key costs about as much as a small result
+            self._rows[key] = (result, size + 256)
+            self._bytes += size + 256
+            while self._bytes > self._most:
+                _, (_, dropped) = self._rows.popitem(last=False)
+                self._bytes -= dropped
 
     def clear(self) -> None:
         """Drops all."""
-        self._rows.clear()
-        self._bytes = 0
+        with _lock:
+            self._rows.clear()
+            self._bytes = 0
+            self.cleared += 1

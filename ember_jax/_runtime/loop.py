@@ -58,11 +58,11 @@ class Work:
             self._task.cancel()
 
     async def _run(self) -> Any:
-        if self._cancelled:
-            self._coroutine.close()
-            raise asyncio.CancelledError
-        self._task = asyncio.current_task()
+        self._task = asyncio.current_task()  # first: who cancels it without a task closes the coroutine
         try:
+            if self._cancelled:
+                self._coroutine.close()
+                raise asyncio.CancelledError
             with self._loop.threads.waiting(self._waiting):
                 return await self._coroutine
         finally:

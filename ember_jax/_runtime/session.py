@@ -355,9 +355,10 @@ class Session:
         known = self._memo.get(key)
         if known is not None:
             return known
+        since = self._memo.cleared
         result, shared = await self._host_flights.do(key, work, *args)
         if not shared:
-            self._memo.put(key, result, size(result))
+            self._memo.put(key, result, size(result), since)
         return result
 
     async def journaled(self, digest: bytes, work: Callable[[], Awaitable[bytes]], name: str = "") -> bytes:
@@ -494,7 +495,9 @@ def loop() -> Loop:
     """The process's event loop, which frees the providers' connections before it ends."""
     running = get_loop()
     if registry.close_all not in running.closers:
-        running.closers += [_close_default_journal, registry.close_all]
+        with _lock:  # another thread may have come first
+            if registry.close_all not in running.closers:
+                running.closers += [_close_default_journal, registry.close_all]
     return running
 
 

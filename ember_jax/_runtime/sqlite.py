@@ -331,17 +331,18 @@ class _Writer:
 
     def close(self) -> None:
         """Ends the thread after what waits."""
-        for loop in list(self._gathered):
-            self._flush(loop)
-        self._waiting.put(None)
+        with self._lock:
+            for puts in self._gathered.values():
+                self._waiting.put(puts)
+            self._gathered.clear()
+            self._waiting.put(None)
         self._thread.join()
         self._connection.close()
 
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
-        with self._lock:
-            puts = self._gathered.pop(loop, None)
-        if puts:
-            self._waiting.put(puts)
+        with self._lock:  # also to put them: behind the end that another thread puts they would wait for ever
+            if puts := self._gathered.pop(loop, None):
+                self._waiting.put(puts)
 
     def _serve(self) -> None:
         while (puts := self._waiting.get()) is not None:
@@ -455,10 +456,11 @@ def _seconds(since: datetime.datetime | str) -> float:
 
 
 class _Reader:
-    """Point reads; those of one round of an event loop are one transaction."""
+    """Point reads; those of one round of an event loop are one transaction. Closed under the lock that is given."""
 
-    def __init__(self, connection: sqlite3.Connection):
+    def __init__(self, connection: sqlite3.Connection, lock: threading.RLock):
         self._connection = connection
+        self._lock = lock
 
     def row(self, digest: bytes) -> Any:
         """The row of an answer, or `None`."""
@@ -470,7 +472,7 @@ class _Reader:
 
     def end(self) -> None:
         """Ends the transaction, if there is one."""
-        with contextlib.suppress(sqlite3.ProgrammingError):  # it was closed meanwhile
+        with self._lock, contextlib.suppress(sqlite3.ProgrammingError):  # it was closed meanwhile
             if self._connection.in_transaction:
                 self._connection.execute("commit")
 
@@ -515,8 +517,8 @@ class Journal(AbstractJournal):
 
     def get(self, digest: bytes) -> Response | None:
         try:
-            reader = (self._open or self._opened()).reader
-            row = reader.row(digest)
+            with self._lock:  # another thread may close it
+                row = self._opened().reader.row(digest)
         except sqlite3.Error as error:
             raise failure(self.path, error) from error
         if row is None:
@@ -527,14 +529,16 @@ class Journal(AbstractJournal):
 
     def _get_now(self, digest: bytes) -> Response | None:
         """The answer as it is at this moment, not at the beginning of the loop's round."""
-        if self._open is not None:
-            self._open.reader.end()
-        return self.get(digest)
+        with self._lock:
+            if self._open is not None:
+                self._open.reader.end()
+            return self.get(digest)
 
     async def ready(self, digest: bytes) -> Response | None:
-        if self._open is None or not self._open.writer.has_failed:
+        open = self._open  # another thread may close it
+        if open is None or not open.writer.has_failed:
             return None
-        if self._open.writer.held:
+        if open.writer.held:
             await self._safe(None)
         return self._get_now(digest)  # it may have been committed since it was looked for
 
@@ -551,9 +555,10 @@ class Journal(AbstractJournal):
     def close(self) -> None:
         with self._lock:
             open, self._open = self._open, None
+            if open is not None:
+                open.reader.close()
         if open is not None:
             open.writer.close()
-            open.reader.close()
 
     def stats(self) -> Stats:
         """What the file holds. Raises `JournalError` if there is none, or if it is no journal."""
@@ -672,7 +677,7 @@ class Journal(AbstractJournal):
                     writer = connect(self.path)
                     undo.pop_all()
                 log.journal_opened(self.path)
-                self._open = _Open(_Reader(reader), _Writer(self.path, writer))
+                self._open = _Open(_Reader(reader, self._lock), _Writer(self.path, writer))
             return self._open
 
     def _forget(self) -> None:

@@ -28,6 +28,7 @@ import numpy as np
 
 from .._errors import TextError, TracedControlFlowError, UnknownDigestError
 from .._jax.internals import is_tracer
+from .._jax.nan import nan_is_a_value
 from . import failed, store
 from .text import Text
 
@@ -303,4 +304,5 @@ def _read_leaf(archive: zipfile.ZipFile, i: int, saved: _Leaf, like: Any, known:
     if isinstance(like, np.generic):
         return array[()]
     # A copy: what NumPy makes of bytes cannot be written to.
-    return array.copy() if isinstance(like, np.ndarray) else jnp.asarray(array)
+    with nan_is_a_value():
+        return array.copy() if isinstance(like, np.ndarray) else jnp.asarray(array)

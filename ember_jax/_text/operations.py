@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from .._errors import TextError
 from .._regex import regex
@@ -128,19 +129,49 @@ def fold_in(key: jax.Array, data: Any) -> jax.Array:
     **Arguments:**
 
     - `key`: a typed or legacy key, of rank 0.
-    - `data`: a string, a Text of rank 0, or an integer (as `jax.random.fold_in`).
+    - `data`: a string, a Text of rank 0, or an integer. One of 32 bits gives what `jax.random.fold_in` does, a negative
+        one as its two's complement; a longer one counts by all its digits.
 
     **Returns:** a key of the same kind. The same words give the same key, traced or not.
+
+    **Raises:** `TextError` for several texts; `TypeError` for several integers, and for what is neither.
     """
     if isinstance(data, str):
         data = text(data)
     if not isinstance(data, Text):
-        return jax.random.fold_in(key, data)
+        return _fold_in_integer(key, data)
     if data.shape:
         raise TextError(f"ember.fold_in takes one Text, got shape {data.shape}; use jax.vmap(ember.fold_in).")
     for word in range(store.DIGEST_WORDS):
         key = jax.random.fold_in(key, data.digests[word])
     return key
+
+
+def _fold_in_integer(key: jax.Array, data: Any) -> jax.Array:
+    is_integer = isinstance(data, int) or (
+        isinstance(data, np.generic | np.ndarray | jax.Array)
+        and (data.dtype == bool or jnp.issubdtype(data.dtype, jnp.integer))
+    )
+    if not is_integer:
+        raise TypeError(
+            f"ember.fold_in takes a string, a Text or an integer, not {data!r:.80} of type {type(data).__name__}. A "
+            'number is told by its words, as in ember.fold_in(key, ember.format("{x}", x=x)).'
+        )
+    if jnp.shape(data):
+        raise TypeError(f"ember.fold_in takes one integer, got shape {jnp.shape(data)}; use jax.vmap(ember.fold_in).")
+    if isinstance(data, jax.Array) and data.dtype.itemsize <= 4:
+        return jax.random.fold_in(key, data)
+    if isinstance(data, jax.Array) and isinstance(data, Tracer):  # of 64 bits: how long it is, the program will know
+        is_short = (data >= (-(2**31) if data.dtype.kind == "i" else 0)) & (data < 2**32)
+        return jnp.where(is_short, jax.random.fold_in(key, data.astype(jnp.uint32)), _fold_in_digits(key, data))
+    number = int(data)
+    if -(2**31) <= number < 2**32:
+        return jax.random.fold_in(key, np.uint32(number % 2**32))
+    return _fold_in_digits(key, number)
+
+
+def _fold_in_digits(key: jax.Array, number: Any) -> jax.Array:
+    return fold_in(key, format("the integer {n}", n=number))
 
 
 # -- on one element --------------------------------------------------------------------------------------------------
