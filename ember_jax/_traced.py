@@ -1,6 +1,7 @@
 """Python control flow on traced values, told as what to write instead."""
 
 import contextlib
+import itertools
 import linecache
 import os
 from collections.abc import Iterator
@@ -64,13 +65,21 @@ _OPENING = "Python code in "
 def _message(operator: str, error: BaseException) -> str:
     file, line = _users_line(error.__traceback__)
     source = linecache.getline(file, line).strip()
-    own = f"\n{error}" if isinstance(error, TracedControlFlowError) else ""
     return (
         f"{_OPENING}{operator} depends on a value that is known only when the plan runs:\n"
-        f"  {os.path.basename(file)}:{line}: {source}{own}\n"
+        f"  {os.path.basename(file)}:{line}: {source}\n{_own(error)}"
         f"While JAX traces an operator, write\n{_suggestion(source)}\n"
         "Outside every transformation, and under `jax.disable_jit()`, operators run line by line and this works."
     )
+
+
+def _own(error: BaseException) -> str:
+    """What an error says beyond that a value is traced: of text, and of what JAX's functions want to know."""
+    if isinstance(error, TracedControlFlowError):
+        return f"{error}\n"
+    lines = str(error).splitlines()[1:]
+    told = itertools.takewhile(lambda line: not line.startswith(("The error occurred", "See ")), lines)
+    return "".join(f"{line}\n" for line in told)
 
 
 def _suggestion(source: str) -> str:

@@ -346,6 +346,11 @@ def uses_numpy(word: ember.Text) -> Float[Array, "2"]:
     return jnp.asarray(np.asarray(ember.features(shout(word), 2)))  # line of the fault
 
 
+@ember.operator
+def uses_length(n: Int[Array, ""]) -> Int[Array, ""]:
+    return jax.lax.scan(lambda c, _: (c + 1, None), n, None, n)[0]  # line of the fault
+
+
 WORD, NUMBER = ember.text("a"), jnp.int32(2)
 CONTROL = [
     (uses_if, WORD, "jax.lax.cond"),
@@ -356,6 +361,7 @@ CONTROL = [
     (uses_bool, WORD, "jax.lax.cond"),
     (uses_float, WORD, "jax.lax"),
     (uses_numpy, WORD, "jax.lax"),
+    (uses_length, NUMBER, "use `while_loop` or `fori_loop`"),
 ]
 TRACED = {
     "jax.jit": jax.jit,
