@@ -47,7 +47,7 @@ def apart(closed, axes, size):
             operands = [get(v) for v in eqn.invars]
             if lane is None:
                 free = list(dict.fromkeys(v for v in eqn.invars if not isinstance(v, jex.Literal)))
-                whole = jex.Jaxpr((), free, eqn.outvars, [eqn], eqn.effects, jaxpr.debug_info)
+                whole = jaxpr.replace(constvars=[], invars=free, outvars=eqn.outvars, eqns=[eqn], effects=eqn.effects)
                 outs = jax.core.eval_jaxpr(whole, (), *map(get, free))
             else:
                 for i, (was, now) in enumerate(zip(before, lane.inputs, strict=True)):

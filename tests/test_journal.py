@@ -199,10 +199,12 @@ def sweep(server, prompts=PROMPTS, key="", **settings):
 def test_the_second_run_asks_nothing(server, path):
     first, report = sweep(server, journal=path)
     assert (report.requests, report.replayed) == (20, 0)
-    for again in (path, str(path), ember.Journal(path)):
+    own = ember.Journal(path)
+    for again in (path, str(path), own):
         second, report = sweep(server, journal=again)
         assert second == first
         assert (report.calls, report.requests, report.replayed, report.cost_usd) == (20, 0, 20, 0)
+    own.close()
     longer = ember.text([*PROMPTS.tolist(), "What is 7 + 8?"])
     assert sweep(server, longer, journal=path)[1].requests == 1
     assert sweep(server, journal=None)[1].requests == 20

@@ -15,7 +15,6 @@ leaves the lanes' axis out, and of any other equation it is tried which operand,
 Variables only ever change from whole to by lane, so this comes to rest.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,6 +28,7 @@ from jax.extend import core as jex
 from .._types import is_key
 from .equations import Cond, Scan, While, called, facts, has_effect, name, sibling, unsharded, view
 from .jaxprs import Environment, evaluate
+from .values import with_shape
 
 Axis = int | None
 Axes = Sequence[Axis]
@@ -149,28 +149,38 @@ def _lane(
 
     Of whole operands, `units` are axes of length one to squeeze out, and `dropped` is one that a lane has no need of.
     """
-    # Variables of their own: one that the program reads twice may be squeezed in one place and not in the other.
-    fresh = [v if isinstance(v, jex.Literal) else jex.Var(v.aval) for v in _without(eqn.invars, dropped)]
-    # The lane's arrays stay where they are: a sharding would name the axis that is gone.
-    one = sibling(unsharded(eqn), fresh, **params)
     units = _without(units or (None,) * len(inputs), dropped)
+    avals = [with_shape(v.aval, _without(_shape(v), a)) for v, a in zip(eqn.outvars, outputs, strict=True)]
 
     def run(*xs: Any) -> list[Any]:
         kept = zip(_without(xs, dropped), units, strict=True)
-        return evaluate(one, [x if unit is None else lax.squeeze(x, (unit,)) for x, unit in kept])
+        return _run(eqn, [x if unit is None else lax.squeeze(x, (unit,)) for x, unit in kept], avals, params, dropped)
 
     return OneLane(tuple(inputs), tuple(outputs), run)
 
 
 def _kept(eqn: jex.JaxprEqn, inputs: Axes, output: int, params: Params = _SAME) -> OneLane:
     """The lane that keeps its axis, with length one, because the primitive has no form without it."""
-    lane = _lane(eqn, inputs, (output,), params)
+    (result,) = eqn.outvars
+    aval = with_shape(result.aval, [1 if k == output else n for k, n in enumerate(_shape(result))])
 
     def run(*xs: Any) -> list[Any]:
         one = [x if a is None else lax.expand_dims(x, (a,)) for x, a in zip(xs, inputs, strict=True)]
-        return [lax.squeeze(out, (output,)) for out in lane.run(*one)]
+        return [lax.squeeze(out, (output,)) for out in _run(eqn, one, [aval], params)]
 
-    return dataclasses.replace(lane, run=run)
+    return OneLane(tuple(inputs), (output,), run)
+
+
+def _run(
+    eqn: jex.JaxprEqn, values: Sequence[Any], avals: Sequence[Any], params: Params, dropped: Axis = None
+) -> list[Any]:
+    """The results, of types `avals`, of an equation on one lane's operands, but for one that is `dropped`."""
+    # Variables of their own: their types are a lane's, and one that the program reads twice may be squeezed in one
+    # place and not in the other.
+    atoms = zip(_without(eqn.invars, dropped), values, strict=True)
+    invars = [v if isinstance(v, jex.Literal) else jex.Var(jax.typeof(x)) for v, x in atoms]
+    # The lane's arrays stay where they are: a sharding would name the axis that is gone.
+    return evaluate(sibling(unsharded(eqn), invars, list(map(jex.Var, avals)), **params), values)
 
 
 def _common(eqn: jex.JaxprEqn, axes: Axes) -> int:

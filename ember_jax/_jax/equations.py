@@ -404,10 +404,11 @@ def calls_host(eqn: jex.JaxprEqn) -> bool:
 # -- siblings --------------------------------------------------------------------------------------------------------
 
 
-def sibling(eqn: jex.JaxprEqn, invars: Sequence[Any] | None = None, **params: Any) -> jex.JaxprEqn:
-    """An equation of the same primitive, on other operands or with some parameters changed."""
-    given = eqn.invars if invars is None else list(invars)
-    return eqn.replace(invars=given, params={**eqn.params, **params})
+def sibling(
+    eqn: jex.JaxprEqn, invars: list[Any] | None = None, outvars: list[Any] | None = None, **params: Any
+) -> jex.JaxprEqn:
+    """An equation of the same primitive, on other operands, for other results, or with some parameters changed."""
+    return eqn.replace(invars=invars, outvars=outvars, params={**eqn.params, **params})
 
 
 def unsharded(eqn: jex.JaxprEqn) -> jex.JaxprEqn:

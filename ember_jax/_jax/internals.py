@@ -56,17 +56,18 @@ def evaluate_jaxpr(jaxpr: jex.Jaxpr, consts: Any, *args: Any) -> list[Any]:
 
 
 @functools.cache
-def _traced_nothing() -> Any:
-    return jax.make_jaxpr(lambda: ())().jaxpr.debug_info
+def _empty() -> jex.Jaxpr:
+    return jax.make_jaxpr(lambda: ())().jaxpr
 
 
-def unknown_names() -> Any:
-    """The debug info of a jaxpr that no function was traced to.
+def new_jaxpr(invars: list[Any], outvars: list[Any], eqns: list[Any]) -> jex.Jaxpr:
+    """A jaxpr of given parts, without constants.
 
-    JAX warns of a jaxpr without one, and under `jax_enable_checks` refuses one with more or fewer argument names than
-    the jaxpr has inputs; names may be unknown. There is no public way to make one.
+    Made of an empty one: JAX warns of a jaxpr without debug info, which `make_jaxpr` alone makes. It names arguments
+    and results, which `jax_enable_checks` counts; `replace` takes these names out.
     """
-    return _traced_nothing().with_unknown_names()
+    effects = frozenset[Any]().union(*(eqn.effects for eqn in eqns))
+    return _empty().replace(invars=invars, outvars=outvars, eqns=eqns, effects=effects)
 
 
 def with_outputs(closed: jex.ClosedJaxpr, outvars: list[Any]) -> jex.ClosedJaxpr:
@@ -75,8 +76,7 @@ def with_outputs(closed: jex.ClosedJaxpr, outvars: list[Any]) -> jex.ClosedJaxpr
     Until JAX 0.10 a closed jaxpr holds an open one and its constants. Since 0.11 both are one class: `closed.jaxpr` is
     `closed`, with its constants attached, and the class still takes the old arguments.
     """
-    open_ = closed.jaxpr.replace(outvars=outvars, debug_info=unknown_names())
-    return jex.ClosedJaxpr(open_, closed.consts)
+    return jex.ClosedJaxpr(closed.jaxpr.replace(outvars=outvars), closed.consts)
 
 
 # -- `jax.vmap` seen from outside ------------------------------------------------------------------------------------

@@ -7,14 +7,13 @@ import numpy as np
 from jax.extend import core as jex
 
 from .._types import is_key
-from .internals import evaluate_jaxpr, is_tracer, unknown_names, with_outputs
+from .internals import evaluate_jaxpr, is_tracer, new_jaxpr, with_outputs
 from .values import vary
 
 
 def assemble(invars: Sequence[Any], outvars: Sequence[Any], eqns: Sequence[Any]) -> jex.ClosedJaxpr:
     """A jaxpr of given parts, without constants."""
-    effects = frozenset[Any]().union(*(eqn.effects for eqn in eqns))
-    return jex.ClosedJaxpr(jex.Jaxpr((), list(invars), list(outvars), list(eqns), effects, unknown_names()), ())
+    return jex.ClosedJaxpr(new_jaxpr(list(invars), list(outvars), list(eqns)), ())
 
 
 def lifted(closed: jex.ClosedJaxpr) -> tuple[jex.ClosedJaxpr, list[Any]]:

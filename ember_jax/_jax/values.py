@@ -1,10 +1,12 @@
 """Values and their types as the host sees them: a key is its key data, and nothing is sharded."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import ShapedArray
 
 from .._types import is_key
 
@@ -14,6 +16,11 @@ Aval = jax.ShapeDtypeStruct
 def is_inexact(aval: Any) -> bool:
     """Whether an abstract value holds floating-point or complex numbers."""
     return not is_key(aval) and jnp.issubdtype(aval.dtype, jnp.inexact)
+
+
+def with_shape(aval: Any, shape: Sequence[int]) -> Any:
+    """The type of arrays of such entries and another shape, of which is not said where they lie."""
+    return ShapedArray(tuple(shape), aval.dtype, weak_type=aval.weak_type)
 
 
 def raw_aval(aval: Any) -> Aval:

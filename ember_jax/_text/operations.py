@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from .._errors import TextError
+from .._jax.internals import is_tracer
 from .._regex import regex
 from . import grammar, store
 from .elementwise import NUMBER, TEXT, TEXTS, Kind, elementwise
@@ -161,7 +161,7 @@ def _fold_in_integer(key: jax.Array, data: Any) -> jax.Array:
         raise TypeError(f"ember.fold_in takes one integer, got shape {jnp.shape(data)}; use jax.vmap(ember.fold_in).")
     if isinstance(data, jax.Array) and data.dtype.itemsize <= 4:
         return jax.random.fold_in(key, data)
-    if isinstance(data, jax.Array) and isinstance(data, Tracer):  # of 64 bits: how long it is, the program will know
+    if isinstance(data, jax.Array) and is_tracer(data):  # of 64 bits: how long it is, the program will know
         is_short = (data >= (-(2**31) if data.dtype.kind == "i" else 0)) & (data < 2**32)
         return jnp.where(is_short, jax.random.fold_in(key, data.astype(jnp.uint32)), _fold_in_digits(key, data))
     number = int(data)
