@@ -46,7 +46,7 @@ from .counts import count
 from .device import device
 from .paths import paths
 from .repeats import Repeats
-from .segments import CAPACITIES, SegmentRunner, runner_for
+from .segments import CAPACITIES, SegmentRunner, given_once, runner_for
 
 # Lanes in flight at once; the rest wait outside memory. More than any provider lets through: each call in flight is a
 # connection, and the limiter has a thousand of them unless it is given more. Where limits are low it is no smaller:
@@ -804,7 +804,7 @@ class Runners(dict[ir.Segment, SegmentRunner]):
 
     **Attributes:**
 
-    - `sharing`: for each segment, which inputs no lane varies.
+    - `sharing`: for each segment, which inputs are given once for all lanes.
     - `more`: how many calls more than the least there are by a decision: for a branch by which one is taken, for a
         loop by each further turn.
     - `x64`: the configuration under which the program was traced; the loop's thread knows nothing of it.
@@ -814,9 +814,10 @@ class Runners(dict[ir.Segment, SegmentRunner]):
         super().__init__()
         self._plan = plan
         self.x64 = jax.dtypes.canonicalize_dtype(np.int64) == np.int64
-        self.sharing: dict[ir.Segment, tuple[bool, ...]] = {}
+        shared: dict[ir.Segment, tuple[bool, ...]] = {}
+        _find_sharing(plan, [True] * plan.inputs, shared)
+        self.sharing = {segment: given_once(segment, inputs) for segment, inputs in shared.items()}
         self.more = _More()
-        _find_sharing(plan, [True] * plan.inputs, self.sharing)
 
     @functools.cached_property
     def paths(self) -> dict[ir.Call, Path]:

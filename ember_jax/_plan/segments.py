@@ -5,6 +5,20 @@ decision near a threshold would depend on its company. So lanes are looped over 
 exactly as if alone: inputs are stacked into buffers of a few capacities, and a loop with a *dynamic* number of steps
 runs the body for the lanes that are there. `lax.map` does the same with a static length; the dynamic one needs fewer
 executables, wastes nothing on padding, and is never unrolled, so one lane and a thousand run the same loop body.
+
+The body must also be *compiled* the same way in each of those executables, or its last bits differ between them: XLA
+moves what only shared inputs go into out of the loop (there JAX 0.12 has another way to compute a product), and fuses
+what is left with the slices and updates around it. So the body is shut off from them, and what it is compiled from does
+not tell the capacity, nor who shares what:
+
+- It is the branch of a `cond`. XLA moves nothing across a branch's border and fuses nothing over it; within, there are
+  operations on rows only. An `optimization_barrier` would not do: the CPU compiler takes it out before it fuses.
+- Small inputs that all lanes share are stacked like any other, so that sharing them makes no other executable.
+- Large ones are given once. LLVM, if given the whole loop as one function, may still see and use that an input is not a
+  row; so the other branch, never taken, sorts two numbers. XLA cannot have a sort in such a function, and compiles each
+  operation of the body to a kernel of its own, that knows nothing of where its inputs come from.
+
+None of this is promised by XLA. `tests/test_bits.py` compares the bits, by night for many kinds of segments.
 Measured beside `vmap` and one-by-one in `benchmarks/segments.py`.
 """
 
@@ -29,8 +43,17 @@ from .ir import Segment
 
 # Few, so that little is compiled; far apart, because an unused row costs nothing but memory.
 CAPACITIES = (8, 128, 2048)
+# An input that all lanes share is stacked like any other unless it has more bytes than this.
+_SMALL = 2048
 # A segment leaves the event loop's thread unless it is known to take no longer than this for as many lanes.
 _LOOP_SECONDS = 0.002
+
+
+def given_once(segment: Segment, shared: Sequence[bool]) -> tuple[bool, ...]:
+    """Which inputs are given to `SegmentRunner` once for all lanes: of those that all lanes share, the large ones."""
+    pairs = (pair for e in segment.equations for pair in zip(e.inputs, e.eqn.invars, strict=True))
+    large = {v: _is_large(var.aval) for v, var in pairs}
+    return tuple(s and large.get(v, True) for v, s in zip(segment.inputs, shared, strict=True))
 
 
 def runner_for(segment: Segment, shared: Sequence[bool], x64: bool) -> "SegmentRunner":
@@ -71,7 +94,7 @@ class SegmentRunner:
     **Arguments:**
 
     - `segment`: the equations.
-    - `shared`: which inputs no lane varies; they are given once and not stacked.
+    - `shared`: which inputs are given once and not stacked, as `given_once` says.
     - `x64`: the configuration of the traced program, which is not that of the thread that runs it.
     - `clock`: tells seconds.
     """
@@ -122,7 +145,7 @@ class SegmentRunner:
         start, traced = self._clock(), self._traced
         stacked = [_stack(column, count, capacity) for column in columns]
         with jax.enable_x64(self._x64), jax.default_device(self._device):
-            outs = self._compiled(capacity, np.int32(count), list(shared), stacked)
+            outs = self._compiled(capacity, np.uint32(count), list(shared), stacked)
             arrays = [np.asarray(o)[:count] for o in outs]
         if self._traced == traced:  # else it was compiled as well, which the next run is not
             self._took[capacity][count.bit_length()] = count, self._clock() - start
@@ -168,11 +191,17 @@ class SegmentRunner:
             varying = iter(jax.lax.dynamic_index_in_dim(s, i, keepdims=False) for s in stacked)
             common = iter(shared)
             values = [next(common if s else varying) for s in self._shared]
-            results = run_segment(self._segment, values)
+
+            def never() -> list[Any]:
+                some = jax.lax.sort(jnp.stack([i, count]))[0] if any(map(_is_large, values)) else 0
+                return [jnp.full(o.shape, some, o.dtype) for o in self._out]
+
+            # each border is there for the bits: see the design note
+            results = jax.lax.cond(i < count, lambda: run_segment(self._segment, values), never)
             return [jax.lax.dynamic_update_index_in_dim(o, r, i, 0) for o, r in zip(outs, results, strict=True)]
 
         empty = [jnp.zeros((capacity, *o.shape), o.dtype) for o in self._out]
-        return jax.lax.fori_loop(0, count, lane, empty)
+        return jax.lax.fori_loop(np.uint32(0), count, lane, empty)
 
 
 def run_segment(segment: Segment, raw: Sequence[Any]) -> list[Any]:
@@ -191,6 +220,10 @@ def run_segment(segment: Segment, raw: Sequence[Any]) -> list[Any]:
 def _is_refused(value: Any) -> bool:
     array = np.asarray(value)
     return jnp.issubdtype(array.dtype, jnp.inexact) and is_refused(array)
+
+
+def _is_large(aval: Any) -> bool:
+    return aval.size * aval.dtype.itemsize > _SMALL
 
 
 def _capacity(count: int) -> int:
