@@ -23,7 +23,8 @@ import report
 
 import ember_jax as ember
 from ember_jax import _boundary
-from ember_jax._plan import island, passes
+from ember_jax._engine import island
+from ember_jax._plan import passes
 
 WIDTH = 20  # of a layer
 TARGETS = {2_000: 5.0, 20_000: 60.0}

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import report
 
+from ember_jax._engine.segments import SegmentRunner
 from ember_jax._plan.lower import lower
 from ember_jax._plan.passes import arrange, simplify
-from ember_jax._plan.segments import SegmentRunner
 
 WIDTH, RUNS = 32, 7
 MATRICES = np.random.default_rng(0).normal(size=(3, WIDTH, WIDTH)).astype(np.float32) / np.sqrt(WIDTH)

@@ -20,15 +20,16 @@ from jax.extend import core as jex
 
 from . import _callback
 from ._alike import Alike, structural
+from ._engine.island import record
 from ._errors import CancelledError, EmberError, InternalError, UntestedVersionWarning
 from ._jax import jaxprs, nan, versions
 from ._jax.equations import Host, calls_host
 from ._jax.internals import CALLBACK_ERRORS
 from ._jax.refuse import refuse
 from ._jax.values import from_raw, is_inexact, raw_aval, to_raw
-from ._plan import ir, kept
-from ._plan.island import Program, record
+from ._plan import ir, unsplit
 from ._plan.lower import lower
+from ._plan.operators import Program
 from ._plan.passes import simplify
 from ._plan.recording import Recording
 from ._plan.rewrite import plans_of, without_warnings
@@ -167,8 +168,8 @@ class Boundary:
             outputs = jax.tree.unflatten(tree, jaxprs.evaluated(closed, *constants, *arrays))
             return outputs if self._how is None else (outputs, [jnp.zeros(e.shape, e.dtype) for e in extras])
         refuse(closed.jaxpr)
-        if kept.holds(closed.jaxpr, kept.keeping.value):
-            outs = kept.keep(kept.Kept(self.name, closed, self._how), [*constants, *arrays])
+        if unsplit.holds(closed.jaxpr, unsplit.unsplitting.value):
+            outs = unsplit.bind(unsplit.Unsplit(self.name, closed, self._how), [*constants, *arrays])
             made = len(closed.jaxpr.outvars)
             outputs = jax.tree.unflatten(tree, outs[:made])
             return outputs if self._how is None else (outputs, outs[made:])

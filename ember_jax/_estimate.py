@@ -12,13 +12,13 @@ from ._asking import ModelCall
 from ._choose import ChoiceCall
 from ._host import HostCall
 from ._plan import ir
-from ._plan.bounds import Bounds, Tally, either, is_text
-from ._plan.counts import chain
-from ._plan.known import Known
 from ._providers import tokens
 from ._providers.base import Request
 from ._runtime.limits import MOST_IN_FLIGHT, Limit, pool_of, seconds_of
 from ._runtime.session import Session
+from ._tell.bounds import Bounds, Tally, either, is_text
+from ._tell.chain import chain
+from ._tell.known import Known
 from ._text import store
 from ._text.lengths import UNKNOWN, Span
 

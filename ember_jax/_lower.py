@@ -15,16 +15,16 @@ from ._jit import boundary_for
 from ._operator import Operator, boundary_of
 from ._plan import ir
 from ._plan.counts import count
-from ._plan.explain import explain
-from ._plan.island import Program
-from ._plan.known import Known, first_operands, known
-from ._plan.mermaid import mermaid
+from ._plan.operators import Program
 from ._plan.passes import arrange
 from ._plan.recording import Recording
-from ._plan.show import show
 from ._runtime import session as sessions
 from ._runtime.garbage import calm
 from ._runtime.limits import Limit
+from ._tell.explain import explain
+from ._tell.known import Known, first_operands, known
+from ._tell.mermaid import mermaid
+from ._tell.show import show
 from ._text import store
 from ._types import is_key
 

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from hypothesis import strategies as st
 
+from ember_jax._engine.lanes import WINDOW, Runners, Sweep
 from ember_jax._host import HostCall
 from ember_jax._plan import ir
-from ember_jax._plan.lanes import WINDOW, Runners, Sweep
 from ember_jax._plan.passes import arrange
 from ember_jax._runtime.loop import get_loop
 from ember_jax._runtime.turns import Turns

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ember_jax as ember
+from ember_jax._engine import lanes
 from ember_jax._errors import CancelledError, JournalWriteError, RefusedRequestError, SweepError, UnsupportedError
-from ember_jax._plan import lanes
 from ember_jax._providers.base import Provider, Request, Response
 from ember_jax._text import failed
 from ember_jax.testing import VirtualClock

@@ -13,10 +13,11 @@ import pytest
 from jax import lax
 
 import ember_jax as ember
-from ember_jax._plan import ir, segments
+from ember_jax._engine import segments
+from ember_jax._engine.segments import CAPACITIES, SegmentRunner, given_once
+from ember_jax._plan import ir
 from ember_jax._plan.lower import lower
 from ember_jax._plan.passes import arrange, simplify
-from ember_jax._plan.segments import CAPACITIES, SegmentRunner, given_once
 
 NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 COMPANIES = (1, 2, 8, 9, 128, 130, 300) if NIGHTLY else (9, 130)

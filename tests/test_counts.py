@@ -12,7 +12,7 @@ import pytest
 from jaxtyping import Array, Float
 
 import ember_jax as ember
-from ember_jax._plan import island
+from ember_jax._engine import island
 
 TRACES = []
 COMPILATIONS = []

@@ -19,7 +19,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 import ember_jax as ember
-from ember_jax._plan import island
+from ember_jax._engine import island
 
 _HANG = 120.0
 SCALAR = jax.ShapeDtypeStruct((), jnp.float32)

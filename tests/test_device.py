@@ -7,7 +7,7 @@ import pytest
 from jaxlib import xla_client
 
 import ember_jax as ember
-from ember_jax._plan import device as devices
+from ember_jax._engine import device as devices
 
 SCALAR = jax.ShapeDtypeStruct((), jnp.float32)
 HOST = ember.host(lambda x: x + 1, SCALAR)

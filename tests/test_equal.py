@@ -9,9 +9,10 @@ import pytest
 from jax import lax
 
 import ember_jax as ember
+from ember_jax._engine import segments
 from ember_jax._jax.equal import of_equation
 from ember_jax._jax.values import raw_aval
-from ember_jax._plan import equal, ir, segments
+from ember_jax._plan import equal, ir
 from ember_jax._plan.lower import lower
 
 X = jnp.arange(3.0)

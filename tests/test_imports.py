@@ -23,6 +23,7 @@ FLOORS = (
     ("_runtime",),
     ("_host",),
     ("_plan",),
+    ("_engine", "_tell"),
     ("_boundary", "_annotations", "_traced", "_asking"),
     ("_operator", "_jit", "_enclosing", "_choose", "_schema"),
     ("_structured", "_estimate"),

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 import ember_jax as ember
 from ember_jax import learn, non, testing
-from ember_jax._plan import island
+from ember_jax._engine import island
 
 Vector = Float[Array, "3"]
 Number = Float[Array, ""]

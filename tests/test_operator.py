@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 import ember_jax as ember
 from ember_jax import _errors as errors
-from ember_jax._plan import island
+from ember_jax._engine import island
 from ember_jax._text.text import Text
 
 CALLS: list[str] = []

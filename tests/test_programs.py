@@ -29,8 +29,8 @@ import numpy as np
 import pytest
 
 import ember_jax as ember
+from ember_jax._engine.segments import SegmentRunner
 from ember_jax._plan import passes
-from ember_jax._plan.segments import SegmentRunner
 from ember_jax._providers import callable as callables
 from ember_jax._runtime.session import Session
 from ember_jax._text import grammar, store

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import pytest
 
 import ember_jax as ember
+from ember_jax._engine import island
 from ember_jax._errors import AuthenticationError
-from ember_jax._plan import island
 from ember_jax._providers.callable import Callable
 from ember_jax._runtime import progress
 from ember_jax._runtime import session as sessions

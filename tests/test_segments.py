@@ -12,11 +12,11 @@ import pytest
 
 import ember_jax as ember
 from ember_jax import errors
-from ember_jax._plan import segments
-from ember_jax._plan.lanes import Sweep
+from ember_jax._engine import segments
+from ember_jax._engine.lanes import Sweep
+from ember_jax._engine.segments import SegmentRunner
 from ember_jax._plan.lower import lower
 from ember_jax._plan.passes import arrange, simplify
-from ember_jax._plan.segments import SegmentRunner
 
 FLOAT = jax.ShapeDtypeStruct((), jnp.float32)
 MILLISECOND = 0.001

@@ -329,7 +329,7 @@ SWEEP = """
     import gc
     import jax, jax.numpy as jnp
     import ember_jax as ember
-    from ember_jax._plan import lanes
+    from ember_jax._engine import lanes
     from ember_jax._providers.sim import Sim, SimModel
     from ember_jax._runtime import journal
     from ember_jax._text import store

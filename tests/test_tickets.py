@@ -22,8 +22,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 import ember_jax as ember
+from ember_jax._engine import island, tickets
 from ember_jax._errors import RepeatedSampleWarning
-from ember_jax._plan import island, tickets
 from ember_jax._runtime.loop import get_loop
 
 

@@ -1,6 +1,6 @@
 """From a jaxpr to a plan.
 
-Call-like equations that hold calls are inlined, a nested operator's island too. Every other equation becomes a node,
+Call-like equations that hold calls are inlined, a nested operator's program too. Every other equation becomes a node,
 and one that is not known a numeric one; the passes do the rest.
 """
 
@@ -18,7 +18,7 @@ from .._jax.values import raw_aval
 from .._text.elementwise import ElementwiseOp
 from . import ir
 from .builder import Builder
-from .island import Island, mapped_plan
+from .operators import OperatorCall, mapped_plan
 
 
 def lower(closed: jex.ClosedJaxpr) -> ir.Plan:
@@ -48,8 +48,8 @@ def _outside(builder: Builder, eqn: jex.JaxprEqn, values: dict[Any, int], scope:
             return _walk(builder, seen.body, inputs, _join(scope, seen.name))
         case Checkpoint() | CustomDerivative():
             return _walk(builder, seen.body, inputs, scope)
-        case Host(function=Island() as island) if not island.lanes and not island.program.whole:
-            return _walk(builder, island.program.jaxpr, inputs, scope)
+        case Host(function=OperatorCall() as operator) if not operator.lanes and not operator.program.whole:
+            return _walk(builder, operator.program.jaxpr, inputs, scope)
     make = _maker(seen)
     if make is None:
         return builder.numeric(eqn, values)
@@ -67,8 +67,8 @@ def _maker(seen: View | None) -> Any:
             return _loop(seen)
         case Scan():
             return _scan(seen)
-        case Host(function=Island() as island):
-            return functools.partial(_island, island)
+        case Host(function=OperatorCall() as operator):
+            return functools.partial(_operator, operator)
         case Host() | Print():
             return functools.partial(_host_node, seen)
         case _:
@@ -89,8 +89,8 @@ def _host_node(seen: Host | Print, **where: Any) -> ir.Node:
     return ir.Foreign(seen=seen, **where)
 
 
-def _island(island: Island, **where: Any) -> ir.Node:
-    (node,) = mapped_plan(island.program.plan, island.lanes).nodes
+def _operator(operator: OperatorCall, **where: Any) -> ir.Node:
+    (node,) = mapped_plan(operator.program.plan, operator.lanes).nodes
     return dataclasses.replace(node, **where)
 
 

@@ -4,9 +4,9 @@ Design note. JAX derives a jaxpr of any program, and in it every draw is an equa
 branches, loops and nested operators too. So what a gradient needs is had by evaluating the jaxpr once more, equation by
 equation, with two changes: the log-probabilities of the draws are added up, and where all outcomes are wanted, a draw
 takes what it is told instead of drawing. Control flow that draws is made anew around bodies that return the sum as
-well; an operator that draws (it is `kept`) becomes a boundary around such a body, enclosed as it was. The result is an
-ordinary program. It is what a boundary records and replays, so draws are recorded and their log-probabilities computed
-again, differentiably, and the program's calls, lanes and branches stay what they were.
+well; an operator that draws (it is left unsplit) becomes a boundary around such a body, enclosed as it was. The result
+is an ordinary program. It is what a boundary records and replays, so draws are recorded and their log-probabilities
+computed again, differentiably, and the program's calls, lanes and branches stay what they were.
 
 An *outcome* numbers one way through all draws, in mixed radix: a draw among n has n outcomes, equations one after the
 other as many as their product, a scan its body's to the power of its length. Branches are given as many as the largest
@@ -36,7 +36,7 @@ from .._jax import equations, jaxprs
 from .._jax.equations import Call, Checkpoint, Cond, CustomDerivative, Scan, While, host_function, jaxprs_in, view
 from .._jax.jaxprs import Environment, evaluate
 from .._jax.values import from_raw, raw_aval
-from .._plan import ir, kept
+from .._plan import ir, unsplit
 from .._text.elementwise import ElementwiseOp
 from ._sample import NAME
 
@@ -48,13 +48,13 @@ Drawn = tuple[list[Any], Any]
 
 def trace(fn: Callable[[], Any]) -> jex.ClosedJaxpr:
     """The jaxpr of a function, in which every draw can be seen."""
-    with kept.keeping(NAME):
+    with unsplit.unsplitting(NAME):
         return jax.make_jaxpr(fn)()
 
 
 def draws(eqn: jex.JaxprEqn) -> bool:
     """Whether an equation draws, or holds one that does."""
-    return kept.is_in(eqn, NAME)
+    return unsplit.is_in(eqn, NAME)
 
 
 def evaluated(closed: jex.ClosedJaxpr, args: Sequence[Any], outcome: Outcome = None) -> Drawn:
@@ -97,7 +97,7 @@ def outcomes(closed: jex.ClosedJaxpr) -> int:
 
 
 def _outcomes(eqn: jex.JaxprEqn) -> int:
-    operator = kept.found(eqn)
+    operator = unsplit.found(eqn)
     if (operator is not None and operator.lanes) or (equations.is_named(eqn, NAME) and _shape(eqn.outvars[0])):
         raise GradientError(
             "a draw stands under a `jax.vmap` inside the loss, and estimator='enumerate' takes draws one by one: use "
@@ -124,7 +124,7 @@ def _shape(atom: Any) -> tuple[int, ...]:
 
 
 def _evaluated(eqn: jex.JaxprEqn, values: Sequence[Any], outcome: Outcome) -> Drawn:
-    operator = kept.found(eqn)
+    operator = unsplit.found(eqn)
     if operator is not None:
         return _operator(operator, values, outcome)
     if equations.is_named(eqn, NAME):
@@ -139,7 +139,7 @@ def _evaluated(eqn: jex.JaxprEqn, values: Sequence[Any], outcome: Outcome) -> Dr
     run = functools.partial(evaluated, body)
     if isinstance(seen, Checkpoint):  # what it saves and recomputes stays as the user said
         run = seen.wrap(run)
-    if any(map(kept.found, body.jaxpr.eqns)):  # an operator names itself
+    if any(map(unsplit.found, body.jaxpr.eqns)):  # an operator names itself
         return run(values, outcome)
     with equations.named(eqn):
         return run(values, outcome)
@@ -215,7 +215,7 @@ def _scan(scan: Scan, values: Sequence[Any], outcome: Outcome) -> Drawn:
     return [*carry, *ys], jnp.sum(scores)
 
 
-def _operator(operator: kept.Kept, values: Sequence[Any], outcome: Outcome) -> Drawn:
+def _operator(operator: unsplit.Unsplit, values: Sequence[Any], outcome: Outcome) -> Drawn:
     if operator.how == "attempt":
         run = functools.partial(_attempted, operator)
         run = Boundary(run, operator.name) if operator.lanes else run
@@ -226,7 +226,7 @@ def _operator(operator: kept.Kept, values: Sequence[Any], outcome: Outcome) -> D
     return run(outcome, *values)
 
 
-def _around(operator: kept.Kept, outcome: Outcome, *values: Any) -> Drawn:
+def _around(operator: unsplit.Unsplit, outcome: Outcome, *values: Any) -> Drawn:
     """An operator as a boundary that returns the sum as well."""
     run = lambda outcome, *args: evaluated(operator.closed, args, outcome)
     out = Boundary(run, operator.name, operator.how)(outcome, *values)
@@ -239,7 +239,7 @@ def _around(operator: kept.Kept, outcome: Outcome, *values: Any) -> Drawn:
 # -- draws inside an attempt -----------------------------------------------------------------------------------------
 
 
-def _attempted(operator: kept.Kept, outcome: Outcome, *values: Any) -> Drawn:
+def _attempted(operator: unsplit.Unsplit, outcome: Outcome, *values: Any) -> Drawn:
     """An attempt in parts: what a draw depends on, the draw, and so on, and in the end all the rest."""
     flat = jax.make_jaxpr(functools.partial(_flat, operator.closed))(*values)
     parts, total = _Parts(flat, values), jnp.zeros(())
@@ -247,7 +247,7 @@ def _attempted(operator: kept.Kept, outcome: Outcome, *values: Any) -> Drawn:
         if not draws(eqn):
             continue
         if _may_fail(eqn):
-            lanes = kept.found(eqn)
+            lanes = unsplit.found(eqn)
             where = f"several lanes of {lanes.name}" if lanes else f"a `{equations.name(eqn)}`"
             raise GradientError(
                 f"a draw stands in {where} inside `ember.attempt`, beside calls: if one of them failed, what was drawn "
@@ -268,7 +268,7 @@ def _flat(closed: jex.ClosedJaxpr, *args: Any) -> list[Any]:
     """A jaxpr with the functions and operators that draw as part of itself."""
     env = Environment(closed, args)
     for eqn in closed.jaxpr.eqns:
-        values, body, operator = env.read(eqn.invars), None, kept.found(eqn)
+        values, body, operator = env.read(eqn.invars), None, unsplit.found(eqn)
         if operator is not None and operator.how is None and not operator.lanes:
             body = operator.closed
         elif draws(eqn) and not equations.is_named(eqn, NAME) and equations.is_jit(eqn):
@@ -279,7 +279,7 @@ def _flat(closed: jex.ClosedJaxpr, *args: Any) -> list[Any]:
 
 def _may_fail(eqn: jex.JaxprEqn) -> bool:
     """Whether an equation makes calls, outside an attempt of its own."""
-    operator = kept.found(eqn)
+    operator = unsplit.found(eqn)
     if operator is not None:
         return operator.how != "attempt" and any(map(_may_fail, operator.closed.jaxpr.eqns))
     function = host_function(eqn)

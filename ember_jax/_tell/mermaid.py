@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from . import ir
+from .._plan import ir
 from .order import order
 from .show import Models, ends, labelled, more, what
 

@@ -1,10 +1,11 @@
-"""Operators that are kept as they are, for whoever rewrites the program in which they stand.
+"""Operators that are not split into record and replay, for whoever rewrites the program in which they stand.
 
 Design note. A boundary hides what its operator computes: the record is a callback, and of the replay only what the
 outputs need is left. Who rewrites a program by what happens inside (learning, which needs the log-probability of every
-draw) must see it before that. So while a program is traced under `keeping(name)`, an operator that holds an equation of
-that name binds one callback that carries its jaxpr, with a lane axis more for each `vmap` as an island has, and that is
-never run: the rewriter puts a boundary of its own in its place. Operators without such an equation are as always.
+draw) must see it before that. So while a program is traced under `unsplitting(name)`, an operator that holds an
+equation of that name binds one callback that carries its jaxpr, with a lane axis more for each `vmap` as an island has,
+and that is never run: the rewriter puts a boundary of its own in its place. Operators without such an equation are as
+always.
 
 The name is a context that JAX's caches know of, so what was traced without it, or with it, is never taken for the
 other.
@@ -25,15 +26,15 @@ from .._errors import GradientError
 from .._jax.equations import called, host_function, is_island, is_named, jaxprs_in
 from .._jax.values import from_raw, raw_aval, to_raw
 from . import ir
-from .island import LaneAxis
+from .operators import LaneAxis
 from .rewrite import stacked
 
-# Traces under a name: `with keeping("…"):`; the name itself is `keeping.value`.
-keeping = jax.make_user_context(None)
+# Traces under a name: `with unsplitting("…"):`; the name itself is `unsplitting.value`.
+unsplitting = jax.make_user_context(None)
 
 
 @dataclass(frozen=True, eq=False)
-class Kept(_callback.HostFunction):
+class Unsplit(_callback.HostFunction):
     """An operator's program, its constants among its inputs. Compared by identity."""
 
     name: str
@@ -42,7 +43,7 @@ class Kept(_callback.HostFunction):
     lanes: tuple[LaneAxis, ...] = ()
 
     def __call__(self, *arrays: Any) -> Sequence[np.ndarray]:
-        raise AssertionError(f"{self.name} was kept, and nothing was put in its place")
+        raise AssertionError(f"{self.name} was left unsplit, and nothing was put in its place")
 
 
 def holds(jaxpr: jex.Jaxpr, name: str | None) -> bool:
@@ -57,25 +58,25 @@ def _holds(jaxpr: jex.Jaxpr, name: str) -> bool:
 
 def is_in(eqn: jex.JaxprEqn, name: str) -> bool:
     """Whether an equation is a `jax.jit` of such a name, or holds one."""
-    if is_named(eqn, name) or isinstance(host_function(eqn), Kept):
+    if is_named(eqn, name) or isinstance(host_function(eqn), Unsplit):
         return True
     return any(_holds(inner, name) for inner in jaxprs_in(eqn))
 
 
-def keep(kept: Kept, arrays: Sequence[Any]) -> list[Any]:
-    """Binds an operator that is kept: its outputs, and what encloses it adds to them."""
-    shape = tuple(size for size, _ in kept.lanes[::-1])
-    avals, extras = kept.closed.out_avals, ir.EXTRAS[kept.how] if kept.how else ()
+def bind(operator: Unsplit, arrays: Sequence[Any]) -> list[Any]:
+    """Binds an operator that is not split: its outputs, and what encloses it adds to them."""
+    shape = tuple(size for size, _ in operator.lanes[::-1])
+    avals, extras = operator.closed.out_avals, ir.EXTRAS[operator.how] if operator.how else ()
     out = [stacked(raw_aval(a), shape) for a in (*avals, *extras)]
 
     @custom_vmap
     def bound(*arrays: Any) -> Any:
-        outs = _callback.bind(kept, out, *map(to_raw, _undifferentiated(kept.name, list(arrays))))
+        outs = _callback.bind(operator, out, *map(to_raw, _undifferentiated(operator.name, list(arrays))))
         return (*map(from_raw, outs, avals), *outs[len(avals) :])
 
     @bound.def_vmap
     def _(size: int, mapped: Sequence[bool], *arrays: Any) -> Any:
-        outs = keep(replace(kept, lanes=(*kept.lanes, (size, tuple(mapped)))), arrays)
+        outs = bind(replace(operator, lanes=(*operator.lanes, (size, tuple(mapped)))), arrays)
         return tuple(outs), (True,) * len(outs)
 
     return list(bound(*arrays))
@@ -94,9 +95,9 @@ def _(name: str, primals: Any, tangents: Any) -> Any:
     )
 
 
-def found(eqn: jex.JaxprEqn) -> Kept | None:
-    """The operator that an equation stands for, if it is one that is kept."""
+def found(eqn: jex.JaxprEqn) -> Unsplit | None:
+    """The operator that an equation stands for, if it is one that is not split."""
     body = called(eqn) if is_island(eqn) else None
     if body is None:
         return None
-    return next((f for f in map(host_function, body.jaxpr.eqns) if isinstance(f, Kept)), None)
+    return next((f for f in map(host_function, body.jaxpr.eqns) if isinstance(f, Unsplit)), None)

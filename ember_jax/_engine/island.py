@@ -12,64 +12,50 @@ ticket; so the launch is a call whose answer nobody needs, and is dropped.
 import functools
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 from jax.custom_batching import custom_vmap
-from jax.extend import core as jex
 
 from .. import _callback
 from .._errors import EmberError, RepeatedSampleWarning
+from .._plan.counts import count
+from .._plan.operators import LaneAxis, OperatorCall, Program, mapped_plan
+from .._plan.passes import arrange
 from .._runtime import failures, interrupt
 from .._runtime import session as sessions
 from .._runtime.garbage import calm
 from .._runtime.loop import Loop, Work, forbid_in_loop
 from .._runtime.progress import Tally
 from .._runtime.session import Session
-from . import ir, tickets
-from .counts import count
+from . import tickets
 from .lanes import Runners, Sweep
-from .passes import arrange
-from .rewrite import lane_types
-
-# One `vmap`: its size, and which arguments it maps. Outermost last, as JAX adds them.
-LaneAxis = tuple[int, tuple[bool, ...]]
-
-
-@dataclass(frozen=True, eq=False)
-class Program:
-    """An operator's recorded half, traced and lowered; its outputs are what is recorded.
-
-    `effectful` says that it makes calls for their effect, so that JAX must not drop it; `launched`, that it may
-    begin before anybody waits for it; `whole`, that it is a step of its own in what it stands in.
-    """
-
-    name: str
-    jaxpr: jex.ClosedJaxpr
-    plan: ir.Plan
-    effectful: bool
-    launched: bool = False
-    whole: bool = False
-    records: dict[tuple[LaneAxis, ...], Any] = field(default_factory=dict)
-
 
 # Counts islands made, for tests: the second call with new data must make none.
 made = 0
 
 
-class Island(_callback.HostFunction):
+class Island(OperatorCall):
     """Runs a program's plan for every lane. Compared by identity; see `record`."""
 
     def __init__(self, program: Program, lanes: tuple[LaneAxis, ...]):
         global made
         made += 1
-        self.program = program
-        self.lanes = lanes
+        self._program = program
+        self._lanes = lanes
         self._plan = arrange(mapped_plan(program.plan, lanes))
         self._runners = Runners(self._plan)
         self._least = count(self._plan).least
+
+    @property
+    def program(self) -> Program:
+        return self._program
+
+    @property
+    def lanes(self) -> tuple[LaneAxis, ...]:
+        return self._lanes
 
     def __str__(self) -> str:
         return self.program.name
@@ -108,17 +94,30 @@ class Launch(_callback.HostFunction):
         return [tickets.launch(sweep, loop)]
 
 
-class Awaited(Island):
-    """An island that takes a ticket, its last input; without one, and to whoever lowers it, the island itself."""
+class Awaited(OperatorCall):
+    """Waits for an island's sweep by its ticket, which is the last input; without one it runs the island.
+
+    To whoever lowers it, it is a program around the island, which does not use its ticket.
+    """
 
     def __init__(self, island: Island, out: Sequence[jax.ShapeDtypeStruct]):
         def without_ticket(*arrays: Any) -> Any:
             return _callback.bind(island, out, *arrays[:-1])
 
         jaxpr = jax.make_jaxpr(without_ticket)(*_inputs(island), tickets.TICKET)
-        self.program = replace(island.program, jaxpr=jaxpr, whole=False)
-        self.lanes = ()
+        self._program = replace(island.program, jaxpr=jaxpr, whole=False)
         self._island = island
+
+    @property
+    def program(self) -> Program:
+        return self._program
+
+    @property
+    def lanes(self) -> tuple[LaneAxis, ...]:
+        return ()
+
+    def __str__(self) -> str:
+        return str(self._island)
 
     def __call__(self, *arrays: Any) -> list[np.ndarray]:
         work = tickets.take(arrays[-1])
@@ -142,17 +141,6 @@ def _inputs(island: Island) -> list[jax.ShapeDtypeStruct]:
         jax.ShapeDtypeStruct((*(size for size, mapped in island.lanes[::-1] if mapped[i]), *aval.shape), aval.dtype)
         for i, aval in enumerate(island.program.jaxpr.in_avals)
     ]
-
-
-def mapped_plan(plan: ir.Plan, lanes: Sequence[LaneAxis]) -> ir.Plan:
-    """A plan as one whose only step is its lanes; without lane axes, as it is."""
-    if not lanes:
-        return plan
-    sizes = tuple(size for size, _ in lanes[::-1])
-    mapped = tuple(tuple(m[i] for _, m in lanes[::-1]) for i in range(plan.inputs))
-    outputs = tuple(range(plan.inputs, plan.inputs + len(plan.outputs)))
-    node = ir.Lanes(tuple(range(plan.inputs)), outputs, "", plan, sizes, mapped)
-    return ir.Plan(plan.inputs, lane_types(plan, sizes, mapped), {}, (node,), outputs)
 
 
 def record(program: Program, arrays: Sequence[Any], lanes: tuple[LaneAxis, ...] = ()) -> list[Any]:

@@ -1,6 +1,6 @@
 """The order in which a plan is told: each step after those that it waits for."""
 
-from . import ir
+from .._plan import ir
 
 
 def order(plan: ir.Plan) -> list[int]:

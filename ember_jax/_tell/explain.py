@@ -14,8 +14,9 @@ import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Literal
 
-from . import ir
-from .counts import Count, Link, chain, count, count_of, links
+from .._plan import ir
+from .._plan.counts import Count, count, count_of
+from .chain import Link, chain, links
 from .order import order
 from .show import Models, asked, ranges, shortened, what
 

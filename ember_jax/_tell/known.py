@@ -15,7 +15,7 @@ from jax.extend import core as jex
 
 from .._jax.equations import called
 from .._jax.moves import is_move, moved, picks_from
-from . import ir
+from .._plan import ir
 
 _DIGEST = (np.dtype(np.uint32), (4,))
 

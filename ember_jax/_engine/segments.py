@@ -37,9 +37,9 @@ from jax.extend import core as jex
 from .._jax.jaxprs import evaluate
 from .._jax.nan import is_nan_checked, is_refused, nan_is_a_value
 from .._jax.values import from_raw, to_raw
-from . import equal
+from .._plan import equal
+from .._plan.ir import Segment
 from .device import device
-from .ir import Segment
 
 # Few, so that little is compiled; far apart, because an unused row costs nothing but memory.
 CAPACITIES = (8, 128, 2048)

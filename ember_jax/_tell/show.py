@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from .._jax import equations
-from . import ir
-from .counts import Count, count_of
+from .._plan import ir
+from .._plan.counts import Count, count_of
 from .order import order, sources, taken_later
 
 # The models that calls ask, in words; other calls name their function.

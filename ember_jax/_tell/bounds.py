@@ -17,10 +17,10 @@ import jax
 import numpy as np
 
 from .._host import HostCall
+from .._plan import ir, rewrite
 from .._text import lengths, store
 from .._text.elementwise import NUMBER, TEXT, TEXTS, Kind
 from .._text.lengths import UNKNOWN, Span
-from . import ir, rewrite
 from .known import Known, known, move, one_of
 
 # What calls come to, a row for each quantity with its least and most, by what is asked; under `""` all together.

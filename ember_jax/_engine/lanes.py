@@ -36,15 +36,15 @@ from .._jax.equations import Host
 from .._jax.jaxprs import evaluate
 from .._jax.nan import nan_is_a_value
 from .._jax.values import from_raw, to_raw
+from .._plan import ir
+from .._plan.counts import count
+from .._plan.paths import paths
 from .._runtime.progress import Tally
 from .._runtime.scheduler import NOWHERE, Path
 from .._runtime.session import Session
 from .._runtime.threads import Threads
 from .._text.failed import digest_for
-from . import ir
-from .counts import count
 from .device import device
-from .paths import paths
 from .repeats import Repeats
 from .segments import CAPACITIES, SegmentRunner, given_once, runner_for
 
