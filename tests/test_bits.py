@@ -53,7 +53,9 @@ def scan(x, m):
 
 
 def loop(x):
-    return lax.while_loop(lambda s: s[0] < 5 + (s[1][0] > 0), lambda s: (s[0] + 1, jnp.sin(s[1]) * s[1].sum()), (0, x))
+    return lax.while_loop(
+        lambda s: (s[0] < 5) | ((s[0] < 6) & (s[1][0] > 0)), lambda s: (s[0] + 1, jnp.sin(s[1]) * s[1].sum()), (0, x)
+    )
 
 
 def drawn(draw):
@@ -129,8 +131,11 @@ BY_NIGHT = {
     "table": (lambda t, i: jnp.exp(t)[i % 2000].sum(), [of(2000), INT]),
     "rows of a table": (lambda t, i: layer_norm(t[i % 200].sum(0)), [of(200, 16), INT]),
     "several outputs": (lambda x, m: (x.sum(), m @ x, m.sum(0) * x.var(), m), [of(16), of(16, 16)]),
-    "what is shared": (lambda x, m: layer_norm((m / m.sum(0)) @ layer_norm(x)), [of(16), of(16, 16)]),
-    "what is shared, large": (lambda x, m: layer_norm((m / m.sum(0)) @ layer_norm(x)), [of(40), of(40, 40)]),
+    "what is shared": (lambda x, m: layer_norm((m / m.sum(0, keepdims=True)) @ layer_norm(x)), [of(16), of(16, 16)]),
+    "what is shared, large": (
+        lambda x, m: layer_norm((m / m.sum(0, keepdims=True)) @ layer_norm(x)),
+        [of(40), of(40, 40)],
+    ),
     "cosine": (lambda x, m: (m @ x) / (jnp.linalg.norm(x) * jnp.linalg.norm(m, axis=1)), [of(48), of(10, 48)]),
     "cholesky": (lambda m: jnp.linalg.cholesky(m @ m.T + 4 * jnp.eye(6)), [of(6, 6)]),
     "solve": (lambda m, x: jnp.linalg.solve(m, x), [of(6, 6), of(6)]),
