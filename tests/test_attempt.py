@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ember_jax as ember
-from ember_jax._engine import lanes
+from ember_jax._engine.sweep import Sweep
 from ember_jax._errors import CancelledError, JournalWriteError, RefusedRequestError, SweepError, UnsupportedError
 from ember_jax._providers.base import Provider, Request, Response
 from ember_jax._text import failed
@@ -317,7 +317,7 @@ def test_when_one_of_its_lanes_has_failed_an_attempt_begins_no_further_call(name
 
 
 def test_lanes_that_an_attempt_has_given_up_make_room_for_others(stages, monkeypatch):
-    monkeypatch.setattr(lanes.Sweep.__init__, "__defaults__", (3, None))  # the window
+    monkeypatch.setattr(Sweep.__init__, "__defaults__", (3, None))  # the window
     call = ember.host(stages, FLOAT, pure=False)
     tries = ember.attempt(jax.vmap(lambda x: call(call(x))))
     xs = jnp.array([[1.0, -1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11], [12, 13, -1, 14, 15, 16], [17, 18, 19, 20, 21, -1]])

@@ -13,8 +13,8 @@ import pytest
 import ember_jax as ember
 from ember_jax import errors
 from ember_jax._engine import segments
-from ember_jax._engine.lanes import Sweep
 from ember_jax._engine.segments import SegmentRunner
+from ember_jax._engine.sweep import Sweep
 from ember_jax._plan.lower import lower
 from ember_jax._plan.passes import arrange, simplify
 

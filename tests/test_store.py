@@ -329,7 +329,7 @@ SWEEP = """
     import gc
     import jax, jax.numpy as jnp
     import ember_jax as ember
-    from ember_jax._engine import lanes
+    from ember_jax._engine import lane, sweep
     from ember_jax._providers.sim import Sim, SimModel
     from ember_jax._runtime import journal
     from ember_jax._text import store
@@ -339,7 +339,7 @@ SWEEP = """
         def forward(self, i: jax.Array) -> ember.Text:
             return self.llm(ember.format("What is {i} + 1?", i=i))
 
-    most, ended = {}, lanes.Sweep._lane_done
+    most, ended = {}, sweep.Sweep._lane_done
 
     def counted(sweep, lane, outputs):
         ended(sweep, lane, outputs)
@@ -352,8 +352,8 @@ SWEEP = """
         }
         most.update({k: max(v, most.get(k, 0)) for k, v in counts.items()})
 
-    lanes.Sweep._lane_done = counted
-    lanes.Sweep.__init__.__defaults__ = (64, None)  # the window
+    sweep.Sweep._lane_done = counted
+    sweep.Sweep.__init__.__defaults__ = (64, None)  # the window
     with ember.session(providers={"sim": Sim({"now": SimModel(1.0, 0)})}) as run:
         run._passing._answers._most = 20_000
         op = jax.vmap(Op(ember.LLM("sim/now")))
@@ -363,7 +363,7 @@ SWEEP = """
         assert run.report().requests == 600 and run.report().replayed == 600
         assert again.tolist() == answers.tolist()
     gc.collect()
-    alive = sum(isinstance(o, (lanes.Lane, lanes.Frame)) for o in gc.get_objects())
+    alive = sum(isinstance(o, (lane.Lane, lane.Frame)) for o in gc.get_objects())
     print(most["words"], most["answers"], most["flights"], most["repeats"], most["steps"], alive)
 """
 

@@ -31,7 +31,8 @@ from .._runtime.loop import Loop, Work, forbid_in_loop
 from .._runtime.progress import Tally
 from .._runtime.session import Session
 from . import tickets
-from .lanes import Runners, Sweep
+from .runners import Runners
+from .sweep import Sweep
 
 # Counts islands made, for tests: the second call with new data must make none.
 made = 0

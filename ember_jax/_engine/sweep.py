@@ -22,7 +22,7 @@ import itertools
 import math
 import traceback
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -37,158 +37,26 @@ from .._jax.jaxprs import evaluate
 from .._jax.nan import nan_is_a_value
 from .._jax.values import from_raw, to_raw
 from .._plan import ir
-from .._plan.counts import count
-from .._plan.paths import paths
 from .._runtime.progress import Tally
-from .._runtime.scheduler import NOWHERE, Path
+from .._runtime.scheduler import NOWHERE
 from .._runtime.session import Session
 from .._runtime.threads import Threads
 from .._text.failed import digest_for
 from .device import device
+from .lane import Frame, Lane, Part, Spread, inputs_of
 from .repeats import Repeats
-from .segments import CAPACITIES, SegmentRunner, given_once, runner_for
+from .runners import Runners
+from .segments import CAPACITIES, SegmentRunner
 
 # Lanes in flight at once; the rest wait outside memory. More than any provider lets through: each call in flight is a
 # connection, and the limiter has a thousand of them unless it is given more. Where limits are low it is no smaller:
 # which models lanes will ask is known by their data alone, all of it is 90 MB (5.5 kB for a lane that waits to ask its
 # model), and fewer lanes share less; with 512 of them and 64 calls in flight a call took a tenth more CPU.
 WINDOW = 16_384
+# What an attempt adds where nothing has failed.
+_NOT_FAILED = [np.zeros(a.shape, a.dtype) for a in ir.EXTRAS["attempt"]]
 # Lanes that start together, and share what is computed before they do.
 _BLOCK = CAPACITIES[-1]
-
-
-class Lane:
-    """One lane: its index (outermost `vmap` first), what it is one of, whether it failed or is in flight.
-
-    `used` are the counts of plans around it; `attempt` is the innermost part around it that may fail alone.
-    """
-
-    __slots__ = ("attempt", "failed", "flying", "index", "parent", "spread", "used")
-
-    def __init__(self, index: tuple[int, ...], spread: "Spread | None" = None):
-        self.index = index
-        self.spread = spread
-        self.parent = spread.inside[0].lane if spread else None
-        self.used: tuple[Used, ...] = self.parent.used if self.parent else ()
-        self.attempt: Part | None = self.parent.attempt if self.parent else None
-        self.failed = False
-        self.flying = spread is not None
-        for part in self.attempts():
-            part.lanes.add(self)
-
-    def attempts(self) -> "Iterator[Part]":
-        """The parts around it that may fail alone, innermost first."""
-        part = self.attempt
-        while part is not None:
-            yield part
-            part = part.outer
-
-    def is_in(self, part: "Part") -> bool:
-        """Whether this is something that a part of a lane does."""
-        lane: Lane | None = self
-        while lane is not None and lane is not part:
-            lane = lane.parent
-        return lane is part
-
-    @property
-    def whole(self) -> "Lane":
-        """The lane that this is, or is a part of."""
-        return self
-
-
-class Part(Lane):
-    """What a lane does in an enclosed plan: it may fail without the lane, and what it uses is counted.
-
-    `caught` is told why it failed, or is `None` where that is the lane's failure; `used` counts, or is `None`. `lanes`
-    are those in it that have not ended, if it may fail alone, and `outer` is the next part around it that may.
-    """
-
-    __slots__ = ("_failed", "caught", "lanes", "outer")
-
-    def __init__(self, lane: Lane, caught: Callable[[BaseException], object] | None, used: Used | None):
-        self._failed = False
-        super().__init__(lane.index)
-        self.parent = lane
-        self.caught = caught
-        self.lanes: set[Lane] = set()
-        self.outer = lane.attempt
-        self.attempt = lane.attempt if caught is None else self
-        self.used = lane.used if used is None else (*lane.used, used)
-
-    @property
-    def failed(self) -> bool:  # type: ignore[override]
-        """Whether it is to stop: it has failed, or what it is part of."""
-        return self._failed or (self.parent is not None and self.parent.failed)
-
-    @failed.setter
-    def failed(self, value: bool) -> None:
-        self._failed = value
-
-    @property
-    def whole(self) -> Lane:
-        assert self.parent is not None
-        return self.parent.whole
-
-
-class Frame:
-    """One run of a plan by a lane.
-
-    `inside` is the frame and step that hold it; `done` is told its outputs, and is `None` for that of a whole lane;
-    `carried` is told what a step of a `scan` carries on; `scope` is the operators that it stands in.
-    """
-
-    __slots__ = ("carried", "done", "inside", "lane", "left", "plan", "scope", "values", "waits")
-
-    def __init__(
-        self,
-        plan: ir.Plan,
-        args: Sequence[Any],
-        lane: Lane,
-        done: Callable[[list[Any]], None] | None,
-        inside: "tuple[Frame, int] | None",
-    ):
-        self.plan = plan
-        self.lane = lane
-        self.inside = inside
-        self.carried: Callable[[int, Any], None] | None = None
-        self.scope = ""
-        self.done = done
-        self.values: list[Any] = [*args, *itertools.repeat(None, plan.size - plan.inputs)]
-        for value, constant in plan.constants.items():
-            self.values[value] = constant
-        self.waits = list(plan.waits)
-        self.left = len(plan.nodes)
-
-
-class Spread:
-    """A step that spreads into lanes: which of them have started, and what they gave.
-
-    `early` counts, for outputs that are given before lanes end, the lanes that are yet to give; `awaited`, for steps
-    that wait for such outputs only, how many.
-    """
-
-    __slots__ = ("awaited", "early", "inputs", "inside", "left", "node", "outputs", "started")
-
-    def __init__(self, node: ir.Lanes, inside: tuple[Frame, int]):
-        self.node = node
-        self.inputs = _inputs(inside[0], node)
-        self.inside = inside
-        self.left = math.prod(node.sizes)
-        self.started = 0
-        self.outputs = [np.zeros((*node.sizes, *a.shape), a.dtype) for a in node.body.avals]
-        self.early = {n.position: self.left for n in node.body.nodes if isinstance(n, ir.Give)}
-        frame, index = inside
-        given = {node.outputs[k] for k in self.early}
-        self.awaited: dict[int, int] = {}
-        if given:
-            for follower in frame.plan.followers[index]:
-                needed = set(frame.plan.nodes[follower].inputs).intersection(node.outputs)
-                if needed <= given:
-                    self.awaited[follower] = len(needed)
-
-    def place(self, lane: Lane) -> tuple[int, ...]:
-        """Where a lane's outputs stand."""
-        return lane.index[len(lane.index) - len(self.node.sizes) :]
 
 
 class Sweep:
@@ -208,7 +76,7 @@ class Sweep:
     def __init__(
         self,
         plan: ir.Plan,
-        runners: "Runners",
+        runners: Runners,
         session: Session,
         threads: Threads,
         name: str,
@@ -588,7 +456,7 @@ class Sweep:
             case ir.Call():
                 self._await_step(frame, index, self._call(frame, index, node))
             case ir.Foreign():
-                work = functools.partial(_evaluate, node, _inputs(frame, node), self._runners.x64)
+                work = functools.partial(_evaluate, node, inputs_of(frame, node), self._runners.x64)
                 self._await_step(frame, index, self._threads.run(work))
             case ir.Branch():
                 self._branch(frame, index, node)
@@ -607,7 +475,7 @@ class Sweep:
 
     def _words(self, frame: Frame, index: int, node: ir.Words) -> None:
         try:
-            given = _inputs(frame, node)
+            given = inputs_of(frame, node)
             outputs = node.function(*given) if node.batched else (node.function.one(given),)
         except Exception as error:  # a text operation on this lane's words: the lane's failure, whatever it is
             self._fail(frame, index, error)
@@ -623,10 +491,10 @@ class Sweep:
         stands_for = node.asked * node.lanes
         caller = Caller(lane.index, scope, True, self._saw, lane.whole, node, stands_for, lane.used, path, self._tally)
         run = node.function.run_batch if node.batch else node.function.run
-        return run(self._session, caller, _inputs(frame, node))
+        return run(self._session, caller, inputs_of(frame, node))
 
     def _branch(self, frame: Frame, index: int, node: ir.Branch) -> None:
-        which, *operands = _inputs(frame, node)
+        which, *operands = inputs_of(frame, node)
         chosen = min(max(int(which), 0), len(node.branches) - 1)
         self._tally.known += self._runners.more[node][chosen]
         branch = node.branches[chosen]
@@ -644,10 +512,10 @@ class Sweep:
         catches = node.how == "attempt"
         used = None if catches else Used()
         part = Part(frame.lane, failed if catches else None, used)
-        self._enter(node.body, _inputs(frame, node), part, ended, (frame, index))
+        self._enter(node.body, inputs_of(frame, node), part, ended, (frame, index))
 
     def _while(self, frame: Frame, index: int, node: ir.Loop) -> None:
-        inputs = _inputs(frame, node)
+        inputs = inputs_of(frame, node)
         first = node.condition_constants + node.body_constants
         of_condition, of_body = inputs[: node.condition_constants], inputs[node.condition_constants : first]
         (more,) = self._runners.more[node]
@@ -666,7 +534,7 @@ class Sweep:
         test(inputs[first:])
 
     def _scan(self, frame: Frame, index: int, node: ir.Scan) -> None:
-        inputs = _inputs(frame, node)
+        inputs = inputs_of(frame, node)
         constants = inputs[: node.constants]
         xs = inputs[node.constants + node.carry :]
         order = range(node.length)[:: -1 if node.reverse else 1]
@@ -799,81 +667,6 @@ class Sweep:
         return known[1]
 
 
-class Runners(dict[ir.Segment, SegmentRunner]):
-    """The executables of a plan's segments, made on first use.
-
-    **Attributes:**
-
-    - `sharing`: for each segment, which inputs are given once for all lanes.
-    - `more`: how many calls more than the least there are by a decision: for a branch by which one is taken, for a
-        loop by each further turn.
-    - `x64`: the configuration under which the program was traced; the loop's thread knows nothing of it.
-    """
-
-    def __init__(self, plan: ir.Plan):
-        super().__init__()
-        self._plan = plan
-        self.x64 = jax.dtypes.canonicalize_dtype(np.int64) == np.int64
-        shared: dict[ir.Segment, tuple[bool, ...]] = {}
-        _find_sharing(plan, [True] * plan.inputs, shared)
-        self.sharing = {segment: given_once(segment, inputs) for segment, inputs in shared.items()}
-        self.more = _More()
-
-    @functools.cached_property
-    def paths(self) -> dict[ir.Call, Path]:
-        """Where the plan's calls stand in it, for sessions with a scheduler."""
-        return paths(self._plan)
-
-    def __missing__(self, segment: ir.Segment) -> SegmentRunner:
-        runner = self[segment] = runner_for(segment, self.sharing[segment], self.x64)
-        return runner
-
-
-class _More(dict[ir.Branch | ir.Loop, tuple[int, ...]]):
-    """How many calls more than the least a decision makes."""
-
-    def __missing__(self, node: ir.Branch | ir.Loop) -> tuple[int, ...]:
-        if isinstance(node, ir.Branch):
-            least = [count(branch).least for branch in node.branches]
-            more = tuple(n - min(least) for n in least)
-        else:
-            more = (count(node.condition).least + count(node.body).least,)
-        self[node] = more
-        return more
-
-
-def _find_sharing(plan: ir.Plan, shared: Sequence[bool], found: dict[ir.Segment, tuple[bool, ...]]) -> None:
-    is_shared = dict(enumerate(shared))
-    for node in plan.nodes:
-        mine = [is_shared.get(v, False) for v in node.inputs]
-        match node:
-            case ir.Segment():
-                # A plan that stands in two places is given two different "shared" inputs.
-                found[node] = (False,) * len(mine) if node in found else tuple(mine)
-            case ir.Branch():
-                for branch in node.branches:
-                    _find_sharing(branch, mine[1:], found)
-            case ir.Loop():
-                first = node.condition_constants + node.body_constants
-                varying = [False] * (len(mine) - first)
-                _find_sharing(node.condition, mine[: node.condition_constants] + varying, found)
-                _find_sharing(node.body, mine[node.condition_constants : first] + varying, found)
-            case ir.Scan():
-                varying = [False] * (len(mine) - node.constants)
-                _find_sharing(node.body, mine[: node.constants] + varying, found)
-            case ir.Enclosed():
-                _find_sharing(node.body, mine, found)
-            case ir.Lanes():
-                inner = [s and not any(m) for s, m in zip(mine, node.mapped, strict=True)]
-                if node.first is not None:
-                    found[node.first] = tuple(inner[v] for v in node.first.inputs)
-                    inner += [False] * len(node.first.outputs)
-                _find_sharing(node.body, inner, found)
-
-
-_NOT_FAILED = [np.zeros(a.shape, a.dtype) for a in ir.EXTRAS["attempt"]]
-
-
 def _fault(error: BaseException) -> InternalError:
     """What a user is told of an exception that nothing of the user's has raised."""
     where = traceback.extract_tb(error.__traceback__)[-1]
@@ -888,11 +681,6 @@ def _fault(error: BaseException) -> InternalError:
 def _cause(error: BaseException) -> BaseException:
     """Why a part failed: of a batch of calls, or of the lanes of a sweep, that a single one did."""
     return error.failures[0].cause if isinstance(error, SweepError) and len(error.failures) == 1 else error
-
-
-def _inputs(frame: Frame, node: ir.Node) -> list[Any]:
-    values = frame.values
-    return [values[v] for v in node.inputs]
 
 
 def _evaluate(node: ir.Foreign, raw: Sequence[Any], x64: bool) -> list[np.ndarray]:
