@@ -32,7 +32,7 @@ from ._plan.lower import lower
 from ._plan.operators import Program
 from ._plan.passes import simplify
 from ._plan.recording import Recording
-from ._plan.rewrite import plans_of, without_warnings
+from ._plan.rewrite import without_warnings
 from ._runtime import failures, interrupt
 from ._runtime.garbage import calm
 from ._runtime.loop import forbid_in_loop
@@ -268,7 +268,7 @@ def _has_impure_call(plan: ir.Plan) -> bool:
             case ir.Foreign():
                 impure = isinstance(node.seen, Host) and not node.seen.is_pure
             case _:
-                impure = any(map(_has_impure_call, plans_of(node)))
+                impure = any(map(_has_impure_call, node.plans))
         if impure:
             return True
     return False

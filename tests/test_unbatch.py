@@ -13,7 +13,6 @@ import ember_jax as ember
 from ember_jax._jit import boundary_for
 from ember_jax._lower import _program
 from ember_jax._plan import ir
-from ember_jax._plan.rewrite import plans_of
 
 SCALAR = jax.ShapeDtypeStruct((), jnp.float32)
 HANGS = 20.0  # seconds after which a barrier that did not open is a failure; none is ever waited out in a good run
@@ -26,7 +25,7 @@ def plan_of(fn, *args):
 
 def nodes_of(plan):
     """All nodes of a plan, inner ones too."""
-    return [n for node in plan.nodes for n in (node, *(m for inner in plans_of(node) for m in nodes_of(inner)))]
+    return [n for node in plan.nodes for n in (node, *(m for inner in node.plans for m in nodes_of(inner)))]
 
 
 def kinds(plan):

@@ -6,9 +6,10 @@ of each equation, `passes/` rewrite plans to plans, and the lane engine runs wha
 which they could run.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import numpy as np
@@ -21,11 +22,32 @@ from .._text.elementwise import ElementwiseOp
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One step. `inputs` and `outputs` are values; `scope` is the operator it stands in, outermost first."""
+    """One step. `inputs` and `outputs` are values; `scope` is the operator it stands in, outermost first.
+
+    `holds` names the fields in which a kind of step has plans of its own: one, or a tuple of them.
+    """
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     scope: str
+    holds: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def plans(self) -> "tuple[Plan, ...]":
+        """The plans that it holds, in the order of its fields."""
+        found: list[Plan] = []
+        for name in self.holds:
+            held = getattr(self, name)
+            found += held if isinstance(held, tuple) else (held,)
+        return tuple(found)
+
+    def with_plans(self, change: "Callable[[Plan], Plan]") -> "Node":
+        """The step with each plan that it holds changed."""
+        if not self.holds:
+            return self
+        held = {name: getattr(self, name) for name in self.holds}
+        changed = {n: tuple(map(change, h)) if isinstance(h, tuple) else change(h) for n, h in held.items()}
+        return dataclasses.replace(self, **changed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +111,7 @@ class Branch(Node):
     It starts without the inputs at the positions `late`.
     """
 
+    holds = ("branches",)
     branches: "tuple[Plan, ...]"
     late: frozenset[int] = frozenset()
 
@@ -97,6 +120,7 @@ class Branch(Node):
 class Loop(Node):
     """A `while_loop`; inputs are the condition's constants, the body's, and the first carry."""
 
+    holds = ("condition", "body")
     condition: "Plan"
     body: "Plan"
     condition_constants: int
@@ -107,6 +131,7 @@ class Loop(Node):
 class Scan(Node):
     """A `scan` that carries something; inputs are constants, the first carry, and what is scanned over."""
 
+    holds = ("body",)
     body: "Plan"
     constants: int
     carry: int
@@ -123,6 +148,7 @@ class Lanes(Node):
     `meets` says why the lanes wait for each other after it. They start without the inputs at the positions `late`.
     """
 
+    holds = ("body",)
     body: "Plan"
     sizes: tuple[int, ...]
     mapped: tuple[tuple[bool, ...], ...]
@@ -139,6 +165,7 @@ class Enclosed(Node):
     with zeros for the body's; or calls, input tokens, output tokens and US dollars.
     """
 
+    holds = ("body",)
     body: "Plan"
     how: "How"
 

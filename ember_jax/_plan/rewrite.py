@@ -1,38 +1,12 @@
 """What passes share: questions about nodes, and small changes to them."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 
 from .._jax import equations
 from . import ir
-
-
-def plans_of(node: ir.Node) -> tuple[ir.Plan, ...]:
-    """The plans that a control node holds."""
-    match node:
-        case ir.Branch():
-            return node.branches
-        case ir.Loop():
-            return (node.condition, node.body)
-        case ir.Scan() | ir.Lanes() | ir.Enclosed():
-            return (node.body,)
-        case _:
-            return ()
-
-
-def with_plans(node: ir.Node, change: Callable[[ir.Plan], ir.Plan]) -> ir.Node:
-    """A node with the plans it holds changed."""
-    match node:
-        case ir.Branch():
-            return dataclasses.replace(node, branches=tuple(map(change, node.branches)))
-        case ir.Loop():
-            return dataclasses.replace(node, condition=change(node.condition), body=change(node.body))
-        case ir.Scan() | ir.Lanes() | ir.Enclosed():
-            return dataclasses.replace(node, body=change(node.body))
-        case _:
-            return node
 
 
 def has_effect(node: ir.Node) -> bool:
@@ -47,13 +21,13 @@ def has_effect(node: ir.Node) -> bool:
         case ir.Segment():
             return any(equations.leaves_xla(e.eqn) and equations.has_effect(e.eqn) for e in node.equations)
         case _:
-            return any(has_effect(inner) for plan in plans_of(node) for inner in plan.nodes)
+            return any(has_effect(inner) for plan in node.plans for inner in plan.nodes)
 
 
 def without_warnings(plan: ir.Plan) -> ir.Plan:
     """A plan whose calls without a key are known to be one sample, however often they are made."""
     quiet = lambda node: dataclasses.replace(node, warns=False) if isinstance(node, ir.Call) else node
-    return dataclasses.replace(plan, nodes=tuple(quiet(with_plans(node, without_warnings)) for node in plan.nodes))
+    return dataclasses.replace(plan, nodes=tuple(quiet(node.with_plans(without_warnings)) for node in plan.nodes))
 
 
 def takes_time(node: ir.Node) -> bool:

@@ -32,7 +32,7 @@ def fuse(plan: ir.Plan) -> ir.Plan:
         else:
             crossing.update(node.inputs)
             waited |= 1 << len(others)
-            others.append(rewrite.with_plans(node, fuse))
+            others.append(node.with_plans(fuse))
         waits.update(dict.fromkeys(node.outputs, waited))
     segments = [_fused(members, crossing, plan.constants) for members in groups.values()]
     return dataclasses.replace(plan, nodes=tuple(rewrite.in_order([*segments, *others])))

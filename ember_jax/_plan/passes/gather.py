@@ -16,7 +16,7 @@ def gather(plan: ir.Plan) -> ir.Plan:
 
 
 def _gathered(node: ir.Node) -> ir.Node:
-    node = rewrite.with_plans(node, gather)
+    node = node.with_plans(gather)
     if not isinstance(node, ir.Lanes):
         return node
     body = node.body

@@ -32,7 +32,7 @@ def _giving(node: ir.Node, used: set[int]) -> ir.Node:
         case ir.Scan() if node.length > 1 and _is_early(node.body, node.body.outputs[: node.carry]):
             early = range(node.carry)
         case _:
-            return rewrite.with_plans(node, give)
+            return node.with_plans(give)
     return dataclasses.replace(node, body=_with_gives(give(node.body, early), early))
 
 

@@ -25,7 +25,7 @@ def hoist(plan: ir.Plan) -> ir.Plan:
             steps, lanes = _hoisted(_split(node), types, constants)
             nodes += [*steps, lanes]
         else:
-            nodes.append(rewrite.with_plans(node, hoist))
+            nodes.append(node.with_plans(hoist))
     return dataclasses.replace(plan, nodes=tuple(nodes), types=tuple(types), constants=constants)
 
 

@@ -23,7 +23,7 @@ def merge(plan: ir.Plan) -> ir.Plan:
     kept: list[ir.Node] = []
     asked: dict[ir.Node, int] = {}  # how often a step stood in the plan
     for node in plan.nodes:
-        node = rewrite.renamed(rewrite.with_plans(node, merge), name)
+        node = rewrite.renamed(node.with_plans(merge), name)
         key = _key(node)
         first = seen.setdefault(key, node) if key is not None else node
         if first is node:

@@ -52,7 +52,7 @@ def _taking(node: ir.Node, waits: Sequence[int]) -> ir.Node:
             branches = tuple(_with_takes(take(branch, given), late, 1) for branch in node.branches)
             return dataclasses.replace(node, branches=branches, late=late)
         case _:
-            return rewrite.with_plans(node, take)
+            return node.with_plans(take)
 
 
 def _later(waits: Sequence[int], first: set[int]) -> frozenset[int]:

@@ -51,7 +51,7 @@ def _unbatched(node: ir.Node, used: set[int]) -> ir.Node:
         records = frozenset(i for i, v in enumerate(node.outputs) if v not in used and i >= node.carry)
     else:
         records = frozenset()
-    return rewrite.with_plans(node, functools.partial(unbatch, records=records))
+    return node.with_plans(functools.partial(unbatch, records=records))
 
 
 def _size(node: ir.Node) -> int | None:
