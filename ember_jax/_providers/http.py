@@ -143,9 +143,10 @@ class HTTPProvider(Provider):
     def __reduce__(self) -> tuple[Any, ...]:
         if self._api_key or self._client is not None:
             maker, variable = self._dialect.service.maker, self._dialect.service.key_variables[0]
+            article = "an" if maker[0] in "AEIOU" else "a"
             raise TypeError(
-                f"an {maker}(api_key=…) or {maker}(client=…) is not pickled: the key would lie in the bytes. Leave "
-                f"both out, and each process reads {variable}."
+                f"{article} {maker}(api_key=…) or {maker}(client=…) is not pickled: the key would lie in the bytes. "
+                f"Leave both out, and each process reads {variable}."
             )
         return HTTPProvider, (self._dialect, self._base_url, self._api_key, None, self._timeout)
 
