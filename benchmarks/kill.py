@@ -67,11 +67,8 @@ def client(url: str, journal: str, notes: str, name: str, calls: int, delay: flo
         os.write(file, (json.dumps(words) + "\n").encode())
 
     class Noting(ember.providers.OpenAI):
-        def build(self, request):
-            to, headers, body = super().build(request)
-            return to, {**headers, "x-run": name}, body
-
         async def complete(self, request):
+            (await self._http._own_client()).headers["x-run"] = name
             response = await super().complete(request)
             note("read", request.messages[-1].content)
             return response

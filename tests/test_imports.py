@@ -155,6 +155,24 @@ def test_only_one_room_knows_how_jax_writes_programs_down():
     assert not found
 
 
+def test_only_one_file_does_the_io_of_vendors():
+    """The others may name a client's type; they read no environment and connect to nothing."""
+    io = ("httpx", "aiohttp", "httpx_aiohttp", "os", "socket", "ssl", "urllib.request", "http.client", "subprocess")
+    folder = {name: path for name, path in MODULES.items() if name.startswith("_providers.")}
+
+    def used(path):
+        tree = ast.parse(path.read_text())
+        typing_only = [
+            node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        ]
+        skipped = {id(node) for branch in typing_only for node in ast.walk(branch)}
+        for node in ast.walk(tree):
+            if id(node) not in skipped and isinstance(node, ast.Import | ast.ImportFrom):
+                yield from [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+
+    assert [name for name, path in folder.items() if set(used(path)) & set(io)] == ["_providers.http"]
+
+
 def test_importing_loads_nothing_that_is_heavy_or_optional():
     heavy = ("httpx", "httpx_aiohttp", "aiohttp", "tiktoken", "genai_prices", "pandas", "matplotlib", "optax", "tqdm")
     script = f"import sys, ember_jax; print([m for m in {heavy} if m in sys.modules])"

@@ -563,7 +563,7 @@ def test_the_client_is_used_again_and_made_anew_for_each_loop():
         async def ask_twice():
             for _ in range(2):
                 await provider.complete(request())
-                clients.append(await provider._own_client())
+                clients.append(await provider._http._own_client())
 
         asyncio.run(ask_twice())
         asyncio.run(ask_twice())
@@ -581,7 +581,7 @@ def test_a_client_of_another_running_loop_is_closed_there():
         thread.start()
         try:
             asyncio.run_coroutine_threadsafe(provider.complete(request()), loop).result()
-            client = asyncio.run_coroutine_threadsafe(provider._own_client(), loop).result()
+            client = asyncio.run_coroutine_threadsafe(provider._http._own_client(), loop).result()
             complete(provider)
 
             async def settled():

@@ -214,7 +214,7 @@ def test_all_are_closed_even_where_one_fails(server):
 
     async def scenario():
         await provider.complete(request())
-        client = await provider._own_client()
+        client = await provider._http._own_client()
         with pytest.raises(OSError, match="stuck"):
             await registry.close_all()
         return client.is_closed

@@ -61,6 +61,12 @@ def cost(provider: str, model: str, input_tokens: float, output_tokens: float) -
     return float(price.calc_price(usage)["total_price"])
 
 
+def of_answer(provider: str, asked: str, answered: str, input_tokens: float, output_tokens: float) -> float:
+    """As `cost`, by the model that answered, else by the one that was asked for, as a dated name may have no price."""
+    dollars = cost(provider, answered, input_tokens, output_tokens)
+    return cost(provider, asked, input_tokens, output_tokens) if math.isnan(dollars) else dollars
+
+
 def context_window(provider: str, model: str) -> float:
     """The most tokens that a model reads and writes in one call, by the table; infinite where it does not say."""
     found = _find(provider, model)

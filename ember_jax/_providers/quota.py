@@ -3,14 +3,21 @@
 Two families of names are in use: `x-ratelimit-…`, of OpenAI and of what imitates it, whose resets are durations such
 as `6m0s`, `1s` or `17ms`; and `anthropic-ratelimit-…`, whose resets are RFC 3339 times. In both a reset is when the
 quota will be whole again, so `(limit - left) / reset_s` is the rate at which it is filled, whatever its period is.
+
+A family is the form of its names, in lower case: `{field}` is `limit`, `remaining` or `reset`, and `{what}` is
+`requests` or `tokens`.
 """
 
 import datetime
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from .._regex import regex
+
+OPENAI = "x-ratelimit-{field}-{what}"
+ANTHROPIC = "anthropic-ratelimit-{what}-{field}"
 
 
 @dataclass(frozen=True)
@@ -30,16 +37,20 @@ class Quota:
     tokens: Allowance | None = None
 
 
-def read(headers: Mapping[str, str], now: Callable[[], float]) -> Quota | None:
+def read(
+    headers: Mapping[str, str], now: Callable[[], float], families: tuple[str, ...] = (OPENAI, ANTHROPIC)
+) -> Quota | None:
     """What an answer's headers, with names in lower case, say; `now` tells the server's time in seconds since 1970."""
-    requests, tokens = _allowance(headers, "requests", now), _allowance(headers, "tokens", now)
+    requests, tokens = _allowance(headers, "requests", now, families), _allowance(headers, "tokens", now, families)
     return Quota(requests, tokens) if requests or tokens else None
 
 
-def _allowance(headers: Mapping[str, str], what: str, now: Callable[[], float]) -> Allowance | None:
-    """One quota, where all three of its headers are there and make sense."""
-    for form in (f"x-ratelimit-{{}}-{what}", f"anthropic-ratelimit-{what}-{{}}"):
-        said = [headers.get(form.format(field)) for field in ("limit", "remaining", "reset")]
+def _allowance(
+    headers: Mapping[str, str], what: str, now: Callable[[], float], families: tuple[str, ...]
+) -> Allowance | None:
+    """One quota, by the first family of which all three headers are there and make sense."""
+    for family in families:
+        said = [headers.get(name) for name in _names(family, what)]
         if None not in said:
             # A header that came twice is one, with commas between its values.
             said = [words and words.partition(",")[0] for words in said]
@@ -47,6 +58,11 @@ def _allowance(headers: Mapping[str, str], what: str, now: Callable[[], float]) 
             if limit >= 1 and left >= 0 and reset >= 0:  # false for NaN
                 return Allowance(limit, min(left, limit), reset)
     return None
+
+
+@functools.lru_cache(maxsize=64)  # each answer is looked through, and writing the names takes longer than looking
+def _names(family: str, what: str) -> tuple[str, ...]:
+    return tuple(family.format(field=field, what=what) for field in ("limit", "remaining", "reset"))
 
 
 def _number(words: str | None) -> float:

@@ -4,15 +4,12 @@ import asyncio
 import difflib
 import functools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from .._errors import ModelError
+from . import _BUILT_IN
 from .base import Provider
-from .openai import OpenAI
 from .sim import Sim
-
-# Made when first asked for, so that a provider nobody uses costs nothing.
-_BUILT_IN: dict[str, Callable[[], Provider]] = {"sim": Sim, "openai": OpenAI}
 
 _lock = threading.Lock()
 _providers: dict[str, Provider] = {}
@@ -40,7 +37,7 @@ def get(name: str) -> Provider:
     with _lock:
         if name in _providers:
             return _providers[name]
-        if name in _BUILT_IN:
+        if name in _BUILT_IN:  # made when first asked for, so that a provider nobody uses costs nothing
             return _providers.setdefault(name, _BUILT_IN[name]())
         known = sorted({*_providers, *_BUILT_IN})
     close = difflib.get_close_matches(name, known, n=1)

@@ -1,0 +1,442 @@
+"""The one place that does IO for vendors: HTTP, and what is the same in all protocols over it.
+
+It finds the base URL and the key, owns the client, sends, waits, reads the headers that ask to wait or tell a quota,
+scrubs credentials from a service's words, and raises the typed errors. What a protocol says is its `Dialect`'s; how a
+vendor is added stands there.
+
+`HTTPProvider` is final and holds a dialect, and a vendor's public class holds an `HTTPProvider`: nothing overrides
+anything. (With a base class, whose hooks vendors override, none of the two halves could be read or tested without the
+other.)
+"""
+
+import abc
+import asyncio
+import datetime
+import email.utils
+import functools
+import json
+import math
+import os
+import time
+import urllib.parse
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .._errors import (
+    AuthenticationError,
+    ConnectionFailedError,
+    MalformedResponseError,
+    ProviderError,
+    RateLimitError,
+    RefusedRequestError,
+    ServerError,
+)
+from .._regex import regex
+from . import prices, quota
+from .base import Provider, Request, Response
+from .dialect import Dialect, Failure, HTTPAnswer, Meaning, Service, readable, stated
+
+if TYPE_CHECKING:
+    import httpx
+
+# uvicorn, and with it vLLM, closes a connection after 5 idle seconds.  Ours must let go first: a request sent just as
+# the server closes is lost, and a POST is not sent again by the client.
+_KEEPALIVE = 4.0
+
+_QUOTED = 300
+
+
+# A body from this size on is sent in pieces: in one it would hold up the event loop, and aiohttp warns of it.
+_LARGE = 1 << 20
+_PIECE = 1 << 16
+
+
+async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), _PIECE):
+        yield content[start : start + _PIECE]
+
+
+class Vendor(Provider):
+    """A vendor's public class, abstract: it answers by the `HTTPProvider` that a final class holds in `_http`."""
+
+    _http: "HTTPProvider"
+
+    @abc.abstractmethod
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        client: "httpx.AsyncClient | None" = None,
+        timeout: float = 120.0,
+    ):
+        """The arguments of every vendor, see `HTTPProvider`; their defaults are the vendor's own."""
+
+    def __repr__(self) -> str:
+        return repr(self._http)
+
+    @property
+    def endpoint(self) -> str:
+        """The base URL. Raises `RefusedRequestError` where the environment has one that is none."""
+        return self._http.endpoint
+
+    def check(self, model: str) -> None:
+        """Every name may be a model: only the server knows, and asking it would be IO."""
+        self._http.check(model)
+
+    def cost(self, request: Request, input_tokens: float, output_tokens: float) -> float:
+        return self._http.cost(request, input_tokens, output_tokens)
+
+    def most_output(self, request: Request) -> float:
+        return self._http.most_output(request)
+
+    def build(self, request: Request) -> tuple[str, dict[str, str], dict[str, Any]]:
+        """The URL, the headers and the JSON body that are sent, see `HTTPProvider.build`."""
+        return self._http.build(request)
+
+    def read(self, status: int, headers: Mapping[str, str], body: bytes, request: Request) -> Response:
+        """What an HTTP answer to `request` says, see `HTTPProvider.read`."""
+        return self._http.read(status, headers, body, request)
+
+    async def complete(self, request: Request) -> Response:
+        return await self._http.complete(request)
+
+    async def close(self) -> None:
+        await self._http.close()
+
+
+class HTTPProvider(Provider):
+    """A service over HTTP.
+
+    **Arguments:**
+
+    - `dialect`: its protocol.
+    - `base_url`: what the dialect's paths are appended to. By default the environment's, else the service's own.
+    - `api_key`: by default the environment's, whatever the `base_url`; `""` sends none.
+    - `client`: an `httpx.AsyncClient` to use as it is. It is not closed here.
+    - `timeout`: seconds to wait for the connection, again for the answer to begin, and for each further piece of it.
+
+    The environment is read at each call. Raises `ValueError` for a `base_url` that is not one.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        base_url: str | None,
+        api_key: str | None,
+        client: "httpx.AsyncClient | None",
+        timeout: float,
+    ):
+        fault = "" if base_url is None else _fault_in(base_url)
+        if fault:
+            raise ValueError(f"{dialect.service.maker}(base_url=…): {fault}")
+        self._dialect = dialect
+        self._host = urllib.parse.urlsplit(dialect.service.base_url).hostname
+        self._base_url = base_url
+        self._api_key = api_key
+        self._client = client
+        self._timeout = timeout
+        self._own: tuple[asyncio.AbstractEventLoop, httpx.AsyncClient] | None = None
+
+    def __repr__(self) -> str:
+        return f"{self._dialect.service.maker}(base_url={self._base_url!r}, timeout={self._timeout!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._api_key or self._client is not None:
+            maker, variable = self._dialect.service.maker, self._dialect.service.key_variables[0]
+            article = "an" if maker[0] in "AEIOU" else "a"
+            raise TypeError(
+                f"{article} {maker}(api_key=…) or {maker}(client=…) is not pickled: the key would lie in the bytes. "
+                f"Leave both out, and each process reads {variable}."
+            )
+        return HTTPProvider, (self._dialect, self._base_url, self._api_key, None, self._timeout)
+
+    @property
+    def endpoint(self) -> str:
+        """The base URL. Raises `RefusedRequestError` where the environment has one that is none."""
+        return self._base()
+
+    def check(self, model: str) -> None:
+        """Every name may be a model: only the server knows, and asking it would be IO."""
+
+    def cost(self, request: Request, input_tokens: float, output_tokens: float) -> float:
+        return prices.cost(request.provider, request.model, input_tokens, output_tokens)
+
+    def most_output(self, request: Request) -> float:
+        return prices.context_window(request.provider, request.model)
+
+    def build(self, request: Request) -> tuple[str, dict[str, str], dict[str, Any]]:
+        """The URL, the headers and the JSON body to send.
+
+        Raises `AuthenticationError` where the service itself is asked without a key, `RefusedRequestError` for a base
+        URL of the environment that is not one, and what the dialect refuses to send.
+        """
+        base = self._base()
+        key = self._key()
+        if not key and urllib.parse.urlsplit(base).hostname == self._host:
+            service = self._dialect.service
+            raise AuthenticationError(
+                f"{_id(request)}: there is no API key. Set the environment variable {service.key_variables[0]}, or "
+                f"register({request.provider!r}, {service.maker}(api_key=…))."
+            )
+        built = self._dialect.build(request)
+        if isinstance(built, Failure):
+            raise self._raised(built, request, None)
+        headers = {"Content-Type": "application/json", **built.headers}
+        if key:
+            headers.update(self._dialect.authorization(key))
+        return base + built.path, headers, built.body
+
+    def read(self, status: int, headers: Mapping[str, str], body: bytes, request: Request) -> Response:
+        """What an HTTP answer to `request` says.
+
+        Raises `AuthenticationError` (401, 403), `RateLimitError` (429), `ServerError` (408, 5xx), `RefusedRequestError`
+        (any other 4xx, a redirect, or a model that declines) and `MalformedResponseError`, except where the dialect
+        finds that an error is another than its status says.
+        """
+        answer = HTTPAnswer(status, {name.lower(): value for name, value in headers.items()}, body)
+        if not 200 <= status < 300:
+            raise self._failure(answer, request)
+        response = self._dialect.read(answer, request)
+        if isinstance(response, Failure):
+            raise self._raised(response, request, status)
+        left = self._quota(answer)
+        return response if left is None else response._replace(quota=left)
+
+    async def complete(self, request: Request) -> Response:
+        # Imported on the first request: they take a fifth of a second that `import ember_jax` must not take.
+        import aiohttp
+        import httpx
+
+        url, headers, body = self.build(request)
+        content = _encoded(body, request)
+        client = self._client or await self._own_client()
+        try:
+            address = _parsed(url)
+            if len(content) < _LARGE:
+                answer = await client.post(address, headers=headers, content=content)
+            else:
+                sized = {**headers, "Content-Length": str(len(content))}
+                answer = await client.post(address, headers=sized, content=_pieces(content))
+        except httpx.InvalidURL as error:
+            failure = RefusedRequestError(f"{_id(request)}: {url} is not a URL: {error}.")
+        except httpx.DecodingError as error:
+            failure = MalformedResponseError(f"{_id(request)}: the answer cannot be decompressed: {error}")
+        except (httpx.TransportError, aiohttp.ClientError, OSError) as error:
+            # The transport maps most of aiohttp's errors to httpx's, but not that of an answer that is not HTTP.
+            words = self._scrubbed(str(error)) or type(error).__name__
+            timed_out = isinstance(error, httpx.ReadTimeout)
+            hint = f" Give {self._dialect.service.maker}(timeout=…) more seconds." if timed_out else ""
+            # Of the errors of a connection only this one is sure to come before anything is sent; the transport calls
+            # it a timeout, and names the cause.
+            unconnected = httpx.ConnectError | aiohttp.ClientConnectorError
+            was_sent = not isinstance(error, unconnected) and not isinstance(error.__cause__, unconnected)
+            failure = ConnectionFailedError(
+                f"{_id(request)}: no complete answer from {url}: {words}.{hint}", was_sent=was_sent
+            )
+        else:
+            return self.read(answer.status_code, answer.headers, answer.content, request)
+        # Raised here, not above: the transport's error holds the request's headers, and with them the key, and must
+        # not travel along as the cause.
+        raise failure
+
+    async def close(self) -> None:
+        own, self._own = self._own, None
+        if own is not None:
+            await _retire(*own)
+
+    async def _own_client(self) -> "httpx.AsyncClient":
+        """The client of the running loop; connections cannot outlive the loop that opened them."""
+        loop = asyncio.get_running_loop()
+        if self._own is not None and self._own[0] is loop:
+            return self._own[1]
+        old, self._own = self._own, (loop, client := _open_client(self._timeout))
+        if old is not None:
+            await _retire(*old)
+        return client
+
+    def _base(self) -> str:
+        base = self._base_url
+        if base is None:
+            service = self._dialect.service
+            name, base = _first_set(service.base_variables)
+            base = base or service.base_url
+            if fault := _fault_in(base):
+                raise RefusedRequestError(f"The environment variable {name}: {fault}")
+        return base.rstrip("/")
+
+    def _key(self) -> str:
+        # A key read from a file ends with a newline.
+        key = _first_set(self._dialect.service.key_variables)[1] if self._api_key is None else self._api_key.strip()
+        if not all("!" <= c <= "~" for c in key):
+            service = self._dialect.service
+            raise AuthenticationError(
+                f"The API key ({service.key_variables[0]}, or {service.maker}(api_key=…)) has a character that no key "
+                "has; copy it again."
+            )
+        return key
+
+    def _failure(self, answer: HTTPAnswer, request: Request) -> ProviderError:
+        kind, advice = self._dialect.meaning(answer) or _meaning(answer.status, self._dialect.service)
+        words = self._scrubbed(stated(answer.body) or readable(answer.body)) or "(no message)"
+        return kind(
+            f"{_id(request)}: HTTP {answer.status}: {words}{advice}",
+            status=answer.status,
+            retry_after=_retry_after(answer.headers),
+            quota=self._quota(answer),
+        )
+
+    def _raised(self, failure: Failure, request: Request, status: int | None) -> ProviderError:
+        words = failure.words.format(*map(self._scrubbed, failure.said))
+        return failure.kind(f"{_id(request)}: {words}", status=status)
+
+    def _quota(self, answer: HTTPAnswer) -> quota.Quota | None:
+        return quota.read(answer.headers, lambda: _now(answer.headers), self._dialect.quota_headers)
+
+    def _scrubbed(self, words: str) -> str:
+        """A service's own words on one line, without anything that is or looks like a key, and not too long."""
+        key = self._key()
+        if key:
+            words = words.replace(key, "[key]")
+        words = " ".join(_SECRET.sub("[key]", words).split())
+        return words if len(words) <= _QUOTED else words[: _QUOTED - 1] + "…"
+
+
+_SECRET = regex(r"\bsk-[^\s\"'<>,;)]+|\bBearer\s+[^\s\"'<>,;)]+")
+
+
+def _id(request: Request) -> str:
+    return f"{request.provider}/{request.model}"
+
+
+def _first_set(variables: tuple[str, ...]) -> tuple[str, str]:
+    """The name and the value of the first environment variable that holds something, else empty."""
+    for name in variables:
+        if value := os.environ.get(name, "").strip():
+            return name, value
+    return "", ""
+
+
+def _fault_in(base_url: str) -> str:
+    """Why a base URL cannot be used, or nothing."""
+    try:
+        parts = urllib.parse.urlsplit(base_url)
+        # Reading the port is what checks it.
+        is_whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        parts, is_whole = None, False
+    if parts is None or not is_whole:
+        return "give a whole URL, such as 'http://localhost:8000/v1'."
+    # A password in a URL would be shown wherever the URL is.
+    if parts.username or parts.password or parts.query or parts.fragment:
+        return "give the URL without user, password, query and fragment; the key is an argument of its own."
+    return ""
+
+
+@functools.lru_cache(maxsize=64)  # parsing takes as long as the rest of a request's building, and all go to one address
+def _parsed(url: str) -> "httpx.URL":
+    import httpx
+
+    return httpx.URL(url)
+
+
+def _open_client(timeout: float) -> "httpx.AsyncClient":
+    """An HTTP client on the running loop with as many connections as there are requests in flight."""
+    # Imported on the first request, see `HTTPProvider.complete`.
+    import aiohttp
+    import httpx
+    import httpx_aiohttp
+
+    tls = httpx.create_ssl_context()
+
+    def session() -> aiohttp.ClientSession:
+        # The session is ours because limits of httpx reach the transport's own session only as far as they are
+        # numbers: `None`, which to httpx is "no limit", leaves aiohttp's default of 100.  How many requests are in
+        # flight is the runtime's to decide, so `limit=0`: none.
+        connector = aiohttp.TCPConnector(limit=0, ssl=tls, keepalive_timeout=_KEEPALIVE)
+        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+
+    class NoCookies(httpx.Cookies):
+        def extract_cookies(self, response: httpx.Response) -> None:
+            pass
+
+    class Client(httpx.AsyncClient):
+        """Neither it nor its transport keeps cookies: calls must not depend on each other.
+
+        httpx would look for them in each answer, by way of urllib, also where a policy lets none through: 30 µs.
+        """
+
+        @property
+        def cookies(self) -> httpx.Cookies:  # pyright: ignore[reportIncompatibleMethodOverride]  # it is not set
+            return none
+
+    none = NoCookies()
+    transport = httpx_aiohttp.AiohttpTransport(verify=tls, client=session)
+    return Client(transport=transport, timeout=timeout)
+
+
+async def _retire(loop: asyncio.AbstractEventLoop, client: "httpx.AsyncClient") -> None:
+    """Closes a client, on its own loop where that still lives."""
+    if loop is asyncio.get_running_loop() or loop.is_closed():
+        await client.aclose()
+    else:
+        asyncio.run_coroutine_threadsafe(client.aclose(), loop)
+
+
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode  # `json.dumps` would make one for each call
+
+
+def _encoded(body: Mapping[str, Any], request: Request) -> bytes:
+    """The JSON to send; half of a surrogate pair in a prompt is escaped, as JSON can."""
+    try:
+        return _encode(body).encode("ascii")
+    except (TypeError, ValueError) as error:
+        raise RefusedRequestError(f"{_id(request)}: a parameter is not a JSON value: {error}") from None
+
+
+def _meaning(status: int, service: Service) -> Meaning:
+    """What a status of failure is raised as, in every dialect, and the advice that goes with it."""
+    if status in (401, 403):
+        advice = f" Check {service.key_variables[0]}, or the argument api_key of {service.maker}(api_key=…)."
+        return Meaning(AuthenticationError, advice)
+    if status == 429:
+        return Meaning(RateLimitError)
+    if status == 408 or 500 <= status < 600:  # Anthropic's 529 too, which means that it is overloaded
+        return Meaning(ServerError)
+    if 400 <= status < 500:
+        return Meaning(RefusedRequestError)
+    if 300 <= status < 400:
+        return Meaning(RefusedRequestError, " The server redirects; give its final address as base_url.")
+    return Meaning(MalformedResponseError)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds that a provider asks to wait, in any of the three forms that are in use."""
+    seconds = _number(headers.get("retry-after-ms"), 1e-3)
+    if seconds is None:
+        seconds = _number(headers.get("retry-after"), 1.0)
+    if seconds is None and (then := _timestamp(headers.get("retry-after"))) is not None:
+        seconds = then - _now(headers)
+    return None if seconds is None else max(seconds, 0.0)
+
+
+def _now(headers: Mapping[str, str]) -> float:
+    """The time by the server's clock where it says, because ours may be off by more than what it is asked for."""
+    said = _timestamp(headers.get("date"))
+    return time.time() if said is None else said
+
+
+def _number(value: str | None, unit: float) -> float | None:
+    try:
+        number = float((value or "").partition(",")[0])  # a header that came twice is one, with commas between
+    except ValueError:
+        return None
+    return number * unit if math.isfinite(number) else None
+
+
+def _timestamp(value: str | None) -> float | None:
+    """The seconds since 1970 of an HTTP date, which is in GMT where it names no zone."""
+    try:
+        date = email.utils.parsedate_to_datetime(value or "")
+        return (date if date.tzinfo else date.replace(tzinfo=datetime.UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
