@@ -25,7 +25,7 @@ import report
 
 import ember_jax as ember
 from ember_jax import testing
-from ember_jax._runtime import sqlite
+from ember_jax._runtime.journal import sqlite
 
 _HANG = 120.0
 

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-from ._runtime.calls import Calls, moment
-from ._runtime.place import default_path
-from ._runtime.sqlite import Journal
+from ._runtime.journal.calls import Calls, moment
+from ._runtime.journal.place import default_path
+from ._runtime.journal.sqlite import Journal
 
 _WIDTH = 60
 # The options that calls are looked for by.

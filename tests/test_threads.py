@@ -13,13 +13,15 @@ import pytest
 import ember_jax as ember
 from ember_jax import errors
 from ember_jax._providers.base import Message, Request, Response
-from ember_jax._runtime import journal as journals
+from ember_jax._runtime import memo as memos
 from ember_jax._runtime import session as sessions
-from ember_jax._runtime import sqlite
 from ember_jax._runtime.call_log import Log
 from ember_jax._runtime.events import CallEnded
-from ember_jax._runtime.journal import Entry, Memo, MemoryJournal
+from ember_jax._runtime.journal import memory, sqlite
+from ember_jax._runtime.journal.base import Entry
+from ember_jax._runtime.journal.memory import MemoryJournal
 from ember_jax._runtime.loop import Work
+from ember_jax._runtime.memo import Memo
 
 SECONDS = 20.0  # after which a test has failed; none waits for it
 
@@ -160,7 +162,7 @@ def test_answers_in_memory_are_counted_while_others_are_forgotten(monkeypatch):
     journal = MemoryJournal()
     on_loop(journal.put(*entry("a")))
     meeting = Meeting(lambda: journal.drop([entry("a")[0]]))
-    monkeypatch.setattr(journals, "_lock", meeting.lock(journals._lock))
+    monkeypatch.setattr(memory, "lock", meeting.lock(memory.lock))
     keep = journal._answers.put
 
     def puts(*args):
@@ -182,7 +184,7 @@ def test_answers_in_memory_are_counted_while_others_are_forgotten(monkeypatch):
 def test_results_may_be_forgotten_while_one_is_used(use, times, monkeypatch):
     memo = Memo(2000)
     meeting = Meeting(memo.clear)
-    monkeypatch.setattr(journals, "_lock", meeting.lock(journals._lock))
+    monkeypatch.setattr(memos, "lock", meeting.lock(memos.lock))
     key = Key(times + (use == "get") * 2, meeting)
     memo.put("other", 1, 100)
     memo.put(key, 2, 100)

@@ -17,8 +17,8 @@ from typing import Any
 from .._errors import TextError
 from .._providers.base import Message
 from .._text import store
-from .calls import Answer, Call, Calls, Lane, Tried, answer_digests, lane_index
 from .events import CallEnded
+from .journal.calls import Answer, Call, Calls, Lane, Tried, answer_digests, lane_index
 
 # Calls that are remembered: 80 MB of them at most.
 MOST = 1 << 18

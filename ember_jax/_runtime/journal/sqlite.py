@@ -39,13 +39,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .._errors import JournalError, JournalFileError, JournalWriteError
-from .._providers.base import Response
-from .._text.store import digest_of
-from . import kept, log
+from ..._errors import JournalError, JournalFileError, JournalWriteError
+from ..._providers.base import Response
+from ..._text.store import digest_of
+from .. import log
+from ..loop import get_loop
+from . import queries
+from .base import AbstractJournal, Entry
 from .calls import Answer, Call, Calls, Lane, answer_digests, digests, lane_index, moment
-from .journal import AbstractJournal, Entry
-from .loop import get_loop
 
 APPLICATION = 0x656D6272  # "embr", where SQLite's header says whose file it is
 VERSION = 2
@@ -252,7 +253,7 @@ def _row(digest: bytes, entry: Entry) -> _Row:
         entry.began,
         entry.ended,
         entry.attempts,
-        kept.lane_words(entry.lane),
+        queries.lane_words(entry.lane),
         entry.scope,
     )
     return _Row(texts, call, messages)
@@ -550,7 +551,7 @@ class Journal(AbstractJournal):
         if not self.path.exists():
             return 0
         with self._connection() as connection, transaction(connection):
-            return kept.delete(connection, digests)
+            return queries.delete(connection, digests)
 
     def close(self) -> None:
         with self._lock:
@@ -626,12 +627,12 @@ class Journal(AbstractJournal):
             "since": None if since is None else _seconds(since),
             "before": None if before is None else _seconds(before),
             "contains": contains,
-            "lane": None if lane is None else kept.lane_words(lane_index(lane)),
+            "lane": None if lane is None else queries.lane_words(lane_index(lane)),
             "op": op,
             "digest": None if digest is None else digest.lower(),
         }
         with self._connection() as connection:
-            return Calls(kept.find(connection, asked), self._read)
+            return Calls(queries.find(connection, asked), self._read)
 
     def forget(self, calls: Call | Iterable[Call]) -> int:
         """Deletes calls, with the words that are then no other call's, so that they are asked again.
@@ -650,7 +651,7 @@ class Journal(AbstractJournal):
 
     def _read(self, ids: Sequence[int]) -> Iterator[Call]:
         with self._connection() as connection:
-            yield from kept.read(connection, ids)
+            yield from queries.read(connection, ids)
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Protocol, SupportsIndex, TypeAlias, overload
 
 import numpy as np
 
-from .._providers.base import Message
-from .._text import store
+from ..._providers.base import Message
+from ..._text import store
 
 
 class _Text(Protocol):

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .journal import AbstractJournal, MemoryJournal, NoJournal
+from .base import AbstractJournal
+from .memory import MemoryJournal, NoJournal
 from .sqlite import Journal
 
 # A path; or `off` for no journal, or `memory` for one that each session keeps to itself.

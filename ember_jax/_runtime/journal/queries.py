@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from .._providers.base import Message
+from ..._providers.base import Message
 from .calls import Call
 
 _MODEL = "provider || '/' || model"
