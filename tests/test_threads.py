@@ -17,9 +17,10 @@ from ember_jax._runtime import memo as memos
 from ember_jax._runtime import session as sessions
 from ember_jax._runtime.call_log import Log
 from ember_jax._runtime.events import CallEnded
-from ember_jax._runtime.journal import memory, sqlite
+from ember_jax._runtime.journal import memory
 from ember_jax._runtime.journal.base import Entry
 from ember_jax._runtime.journal.memory import MemoryJournal
+from ember_jax._runtime.journal.reader import Reader
 from ember_jax._runtime.loop import Work
 from ember_jax._runtime.memo import Memo
 
@@ -122,7 +123,7 @@ def test_a_journal_may_be_closed_while_it_is_read(journal):
     on_loop(journal.put(digest, kept))
     meeting = Meeting(journal.close)
     journal._lock = meeting.lock(journal._lock)
-    row = sqlite._Reader.row
+    row = Reader.row
 
     def reads(self, digest):
         meeting()
@@ -131,7 +132,7 @@ def test_a_journal_may_be_closed_while_it_is_read(journal):
     async def get():
         return journal.get(digest), journal._get_now(digest)
 
-    with mock.patch.object(sqlite._Reader, "row", reads):
+    with mock.patch.object(Reader, "row", reads):
         assert on_loop(get()) == (kept.response, kept.response)
     meeting.end()
 
