@@ -33,7 +33,7 @@ from ember_jax._providers.base import Message, Request, Response
 from ember_jax._providers.callable import Callable
 from ember_jax._providers.openai import OpenAI
 from ember_jax._runtime import session as sessions
-from ember_jax._runtime.journal import calls, file, place, stats
+from ember_jax._runtime.journal import columns, file, place, stats
 from ember_jax._runtime.journal.base import Entry
 from ember_jax._runtime.journal.memory import MemoryJournal, NoJournal
 from ember_jax._text.store import digest_of
@@ -747,7 +747,7 @@ def test_stats_count_what_is_kept(command, path):
     assert stats.models == {"local/large": 3, "local/small": 3} and stats.texts == 1 + 6
     assert stats.newest - stats.oldest == pytest.approx(100 * 86400, abs=10)
     assert stats.bytes == path.stat().st_size
-    for shown in (str(path), "$2.500000", "local/large", calls.moment(stats.oldest)):
+    for shown in (str(path), "$2.500000", "local/large", columns.moment(stats.oldest)):
         assert shown in out
 
 

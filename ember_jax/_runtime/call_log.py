@@ -9,6 +9,7 @@ are dropped, and whoever looks is told so.
 """
 
 import functools
+import operator
 import pickle
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,12 +19,17 @@ from .._errors import TextError
 from .._providers.base import Message
 from .._text import store
 from .events import CallEnded
-from .journal.calls import Answer, Call, Calls, Lane, Tried, answer_digests, lane_index
+from .journal.calls import Answer, Calls, Lane, answer_digests, lane_index
+from .journal.columns import COLUMNS, Call, Tried
 
 # Calls that are remembered: 80 MB of them at most.
 MOST = 1 << 18
 # Kinds of calls that are looked for when there is another one of them: a sweep has few.
 _MOST_KINDS = 4096
+
+# What is noted of an answer besides its words: fields of `Call`, and the fields of `Response` that they are read from.
+_LOGGED = {column.name: column.source.removeprefix("response.") for column in COLUMNS if column.is_logged}
+_facts_of = operator.attrgetter(*_LOGGED.values())
 
 _Row = tuple[bytes, bytes]
 
@@ -48,14 +54,7 @@ class Log:
         facts = None
         if response is not None:
             words.append(_put(response.text))
-            facts = (
-                response.input_tokens,
-                response.output_tokens,
-                response.cost,
-                response.logprob,
-                response.model,
-                response.request_id,
-            )
+            facts = _facts_of(response)
         row = (
             ended.digest,
             ended.lane,
@@ -148,10 +147,7 @@ def _call(kind: Any, row: Any) -> Call:
     digest, lane, how, began, ended, stands_for, sample, words, facts, error, tried = row
     size = store.DIGEST_BYTES
     texts = [store.get(words[i : i + size]) for i in range(0, len(words), size)]
-    known: dict[str, Any] = {}
-    if facts is not None:
-        names = ("input_tokens", "output_tokens", "cost", "logprob", "answered_by", "request_id")
-        known = dict(zip(names, facts, strict=True))
+    known: dict[str, Any] = {} if facts is None else dict(zip(_LOGGED, facts, strict=True))
     return Call(
         digest=digest,
         model=f"{provider}/{model}",

@@ -26,7 +26,8 @@ from .call_log import Log
 from .events import Attempt, CallEnded, How, Watcher
 from .flight import SingleFlight
 from .journal.base import AbstractJournal, Entry
-from .journal.calls import Answer, Call, Calls, Lane, digests
+from .journal.calls import Answer, Calls, Lane, digests
+from .journal.columns import Call
 from .journal.place import UNSET, places
 from .limits import Limit, Statistics
 from .loop import Loop, get_loop

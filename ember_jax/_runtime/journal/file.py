@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..._errors import JournalError, JournalFileError, JournalWriteError
-from .schema import APPLICATION, TABLES, VERSION
+from .columns import VERSION
+from .schema import APPLICATION, TABLES
 
 # Seconds that a write waits for another process to release the file. That process's commits take milliseconds.
 _PATIENCE = 60.0

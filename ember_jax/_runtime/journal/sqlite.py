@@ -21,13 +21,12 @@ what a commit mostly writes, a page for each. An answer is compared with its dig
 was given, or an error. The header names the program and the schema's version, and nothing is written before they have
 been read.
 
-What is kept of a call is in `schema`, how the file is opened in `file`, how answers get in and out in `writer` and
+What is kept of a call is in `columns`, how the file is opened in `file`, how answers get in and out in `writer` and
 `reader`, how calls are searched in `queries`. Here is what ties them together.
 """
 
 import contextlib
 import datetime
-import json
 import os
 import sqlite3
 import threading
@@ -42,16 +41,12 @@ from .. import log
 from ..loop import get_loop
 from . import queries
 from .base import AbstractJournal, Entry
-from .calls import Answer, Call, Calls, Lane, answer_digests, digests, lane_index
+from .calls import Answer, Calls, Lane, digests
+from .columns import Call
 from .file import connect, damaged, failure, size, transaction, translated
 from .reader import Reader, response
 from .stats import Stats, read_stats
 from .writer import Row, Writer, row_of
-
-
-def _seconds(since: datetime.datetime | str) -> float:
-    moment = datetime.datetime.fromisoformat(since) if isinstance(since, str) else since
-    return moment.astimezone().timestamp()
 
 
 class _Open(NamedTuple):
@@ -175,19 +170,19 @@ class Journal(AbstractJournal):
         **Raises:** `JournalError` if there is no file, or it is no journal; `TypeError` or `ValueError` for an argument
         that cannot be read.
         """
-        answers = None if answer is None else json.dumps([digest.hex() for digest in answer_digests(answer)])
         asked = {
             "model": model,
-            "answers": answers,
-            "since": None if since is None else _seconds(since),
-            "before": None if before is None else _seconds(before),
+            "answer": answer,
+            "since": since,
+            "before": before,
             "contains": contains,
-            "lane": None if lane is None else queries.lane_words(lane_index(lane)),
+            "lane": lane,
             "op": op,
-            "digest": None if digest is None else digest.lower(),
+            "digest": digest,
         }
+        where, values = queries.conditions(asked)
         with self._connection() as connection:
-            return Calls(queries.find(connection, asked), self._read)
+            return Calls(queries.find(connection, where, values), self._read)
 
     def forget(self, calls: Call | Iterable[Call]) -> int:
         """Deletes calls, with the words that are then no other call's, so that they are asked again.

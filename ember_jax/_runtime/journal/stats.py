@@ -5,11 +5,11 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .calls import moment
+from .columns import MODEL, moment
 
 _TOTALS = """select count(*), total(input_tokens), total(output_tokens), total(cost), count(*) - count(cost),
     min(ended), max(ended) from calls"""
-_MODELS = "select provider || '/' || model, count(*) from calls group by 1 order by 2 desc, 1"
+_MODELS = f"select {MODEL}, count(*) from calls group by 1 order by 2 desc, 1"
 
 
 @dataclass(frozen=True)

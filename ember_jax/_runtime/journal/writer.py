@@ -4,7 +4,7 @@ import asyncio
 import collections
 import contextlib
 import functools
-import json
+import operator
 import os
 import queue
 import sqlite3
@@ -15,18 +15,16 @@ from typing import Any, NamedTuple
 
 from ..._errors import JournalError, JournalWriteError
 from ..._text.store import digest_of
-from . import queries
 from .base import Entry
+from .columns import COLUMNS
 from .file import failure, transaction
 
 # Answers in one transaction. The first of them waits until the last is written, so there is a bound.
 _MOST = 1024
 
 _PUT_TEXT = "insert into texts (digest, words) values (?, ?) on conflict do nothing"
-_PUT_CALL = """insert into calls (digest, provider, endpoint, model, parameters, sample, answer, answer_digest,
-    answered_by, request_id, input_tokens, output_tokens, cost, logprob, alternatives, began, ended, attempts, lane,
-    scope)
-    values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict do nothing"""
+_PUT_CALL = f"""insert into calls ({", ".join(c.name for c in COLUMNS)})
+    values ({", ".join("?" for _ in COLUMNS)}) on conflict do nothing"""
 _PUT_MESSAGE = """insert into messages (call, position, role, text) select ?, ?, ?, id from texts where digest = ?
     on conflict do nothing"""
 
@@ -48,44 +46,18 @@ class Row(NamedTuple):
 
 def row_of(digest: bytes, entry: Entry) -> Row:
     """An entry as rows of the tables."""
-    request, response = entry.request, entry.response
-    texts = [(digest_of(m.content), m.content) for m in request.messages]
-    messages = [(i, m.role, texts[i][0]) for i, m in enumerate(request.messages)]
-    call = (
-        digest,
-        request.provider,
-        entry.endpoint,
-        request.model,
-        _encode(dict(request.parameters)) if request.parameters else "{}",
-        request.sample,
-        response.text,
-        digest_of(response.text),
-        _unicode(response.model),
-        _unicode(response.request_id),
-        _whole(response.input_tokens),
-        _whole(response.output_tokens),
-        float(response.cost),  # NaN becomes null
-        float(response.logprob),
-        _encode(response.alternatives) if response.alternatives else "",
-        entry.began,
-        entry.ended,
-        entry.attempts,
-        queries.lane_words(entry.lane),
-        entry.scope,
-    )
-    return Row(texts, call, messages)
+    texts = [(digest_of(m.content), m.content) for m in entry.request.messages]
+    messages = [(i, m.role, texts[i][0]) for i, m in enumerate(entry.request.messages)]
+    values = [*_values(entry)]
+    for i, write in _WRITES:
+        values[i] = write(values[i])
+    return Row(texts, (digest, *values), messages)
 
 
-_encode = json.JSONEncoder(sort_keys=True).encode  # `json.dumps` would make one for each call
-
-
-def _unicode(words: str) -> str:
-    return words if words.isascii() else words.encode("utf-8", "replace").decode()
-
-
-def _whole(number: int) -> int:
-    """A count as SQLite can hold it. A larger one is cut, as an error would undo the whole transaction it is in."""
-    return max(-(2**63), min(int(number), 2**63 - 1))
+_DIGEST, *_OTHERS = COLUMNS
+# Gets all values of an entry in one call. A function for each column would take twice as long.
+_values = operator.attrgetter(*(column.source for column in _OTHERS))
+_WRITES = tuple((i, column.write) for i, column in enumerate(_OTHERS) if column.write)
 
 
 class _Put(NamedTuple):
