@@ -5,7 +5,7 @@ what is special to a call is packed into bytes, words are told by their digests 
 anyway: a prompt is what a lane's Text stands for), and what many calls share (operators, model, parameters) is there
 once. That is about 300 bytes for a call, and 4 us; packed rows hold no objects for the garbage collector to walk over.
 A log that held the requests and responses themselves would take two to three kilobytes. Beyond a bound the oldest calls
-are dropped, and whoever looks is told so.
+are dropped, and the `Calls` that are found say how many.
 """
 
 import functools
@@ -48,7 +48,7 @@ class Log:
         roles = [message.role for message in request.messages]
         kind = _pack((ended.scope, request.provider, request.model, dict(request.parameters), roles))
         if len(self._kinds) >= _MOST_KINDS:
-            self._kinds.clear()  # rows keep their own
+            self._kinds.clear()  # rows hold their kinds themselves; later ones share new copies
         kind = self._kinds.setdefault(kind, kind)
         words = [_put(message.content) for message in request.messages]
         facts = None
@@ -75,7 +75,9 @@ class Log:
         self, lane: Lane | None = None, op: str | None = None, answer: Answer | None = None, failed: bool | None = None
     ) -> Calls:
         """The calls that all that is given is true of."""
-        noted = self._noted  # first: calls end meanwhile, and are noted when their row is there
+        # `_noted` is read before the rows, as calls may end meanwhile: `note` adds a row before it counts it, so no row
+        # that is there is taken for one that was dropped.
+        noted = self._noted
         rows = list(self._rows)
         dropped = max(0, noted - len(rows))
         at = () if lane is None else lane_index(lane)
@@ -101,7 +103,7 @@ def _stands_in(op: str, scope: str) -> bool:
 def _pack(values: tuple[Any, ...]) -> bytes:
     try:
         return _msgpack()[0](values)
-    except (TypeError, ValueError, OverflowError):  # a provider's numbers and words may be anything
+    except (TypeError, ValueError, OverflowError):  # MessagePack has no large integers and no lone surrogates
         return pickle.dumps(values)
 
 
@@ -121,7 +123,7 @@ def _msgpack() -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
 def _put(words: str) -> bytes:
     try:
         return store.put(words)
-    except TextError:  # a service's, which no Text can be
+    except TextError:  # words of a service that are no Unicode; a Text cannot hold them
         return store.put(_unicode(words))
 
 

@@ -36,15 +36,15 @@ class Memo:
     def put(self, key: Any, result: Any, size: int, since: int | None = None) -> None:
         """Keeps a result of `size` bytes, dropping the least recently used ones beyond the bound.
 
-        Not if all was dropped after `cleared` was `since`, as it was when the work on it began: it may be made of what
-        was to be forgotten.
+        `since` is what `cleared` was when the function began. If it is more by now the result is not kept, as it may be
+        made of answers that were to be forgotten.
         """
         with lock:
             if since is not None and self.cleared != since:
                 return
             _, replaced = self._rows.pop(key, (None, 0))
             self._bytes -= replaced
-            # a key costs about as much as a small result
+            # 256 bytes are what a key and its share of the dictionary take, about.
             self._rows[key] = (result, size + 256)
             self._bytes += size + 256
             while self._bytes > self._most:

@@ -38,9 +38,9 @@ class AbstractJournal(abc.ABC):
 
     @abc.abstractmethod
     async def ready(self, digest: bytes) -> Response | None:
-        """Asked before a call is paid for: raises `JournalError` if its answer could not be kept.
+        """Is called before a request is sent; raises `JournalError` if the answer, once paid for, could not be kept.
 
-        Returns the answer where it has come to light in trying, else `None`.
+        Returns the answer if `get` did not find it and the journal has it after all, else `None`.
         """
 
     @abc.abstractmethod
@@ -52,7 +52,7 @@ class AbstractJournal(abc.ABC):
 
     @abc.abstractmethod
     def drop(self, digests: Iterable[bytes]) -> int:
-        """Forgets answers by what was asked, which differs; returns how many there were. From any thread."""
+        """Forgets the answers of different digests; returns how many there were. From any thread."""
 
     @abc.abstractmethod
     def close(self) -> None:

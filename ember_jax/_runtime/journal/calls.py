@@ -15,7 +15,7 @@ from .columns import EXPORTED, Call
 
 
 class _Text(Protocol):
-    """What is needed of a Text: a process that only reads a journal does without JAX."""
+    """What is needed of a Text. Its class is not imported: a process that only reads a journal does without JAX."""
 
     digests: Any
 
@@ -37,9 +37,9 @@ class Calls(Sequence[Call]):
 
     **Arguments:**
 
-    - `found`: the digest of each call, and what `read` knows it by.
-    - `read`: gives calls.
-    - `note`: what whoever looks at them should know.
+    - `found`: for each call its digest, and a key by which `read` finds it: an id in a file, or a log's row.
+    - `read`: gives the calls of some keys.
+    - `note`: is printed below the calls: that some of a session's are no longer there.
     """
 
     def __init__(
@@ -97,7 +97,8 @@ class Calls(Sequence[Call]):
         return "\n\n".join([*(blocks or ["no calls"]), *([self._note] if self._note else [])])
 
 
-# How many calls `str` tells, as `show` does; and how many a `repr` reads, which takes 20 us for each.
+# How many calls `str` prints, as `show` does by default; and up to how many a `repr` reads to count their kinds, which
+# takes 20 us for each.
 _SHOWN = 10
 _COUNTED = 1000
 

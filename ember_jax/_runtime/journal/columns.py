@@ -82,7 +82,9 @@ def _unicode(words: str) -> str:
 
 def _whole(number: int) -> int:
     """A count as SQLite can hold it. A larger one is cut, as an error would undo the whole transaction it is in."""
-    return max(-(2**63), min(int(number), 2**63 - 1))
+    number = int(number)
+    # Compared first, as nearly every count fits: `min` and `max` of each take three times as long.
+    return number if -(2**63) <= number < 2**63 else max(-(2**63), min(number, 2**63 - 1))
 
 
 def _nan_if_null(number: float | None) -> float:

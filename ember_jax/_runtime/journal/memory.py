@@ -9,9 +9,9 @@ from ..._providers.base import Response
 from ..._spilling import Spilling
 from .base import AbstractJournal, Entry
 
-# What is kept in memory is used on the event loop, and forgotten from any thread. One lock for all, as it is held for a
-# moment, and over a fork, so that a forked process finds nothing half changed. The same thread may enter again: a
-# garbage collection within may run anybody's code.
+# Answers in memory are used on the event loop, and forgotten from any thread. One lock serves all memory journals and
+# memos, rather than one each: it is held for a moment only. It is also held over a fork, so that a forked process finds
+# nothing half changed. It is reentrant, as a garbage collection while it is held may run code that takes it.
 lock = threading.RLock()
 os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
 
@@ -30,11 +30,13 @@ def _decode(data: bytes) -> Response:
 
 
 class MemoryJournal(AbstractJournal):
-    """Keeps answers for the life of the process: so many bytes in memory, the others in a temporary file."""
+    """Keeps answers for the life of the process: `most_bytes` of them in memory, the others in a temporary file."""
 
     def __init__(self, most_bytes: int = 64 << 20) -> None:
         self._answers = Spilling(most_bytes, _size, _encode, _decode)
-        self._later: dict[bytes, Response | None] = {}  # what was forgotten, and perhaps answered again
+        # Answers that were forgotten: the new answer, or `None` until there is one. They are looked up here first, as
+        # `Spilling` never deletes a value.
+        self._later: dict[bytes, Response | None] = {}
         self._count = 0
 
     def get(self, digest: bytes) -> Response | None:
