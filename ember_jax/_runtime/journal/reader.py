@@ -10,11 +10,12 @@ from typing import Any
 from ..._providers.base import Response
 from .columns import READ
 
-# The columns in the order of the fields of `Response`, with null for one that is not kept, as the quota. So a row is
-# the fields of a response but for the few that have to be made from what is stored. Fields by name, in a dictionary,
-# would take three times as long.
+# The columns in the order of the fields of `Response`, up to the last that is kept, with null for one between them that
+# is not. So a row is the fields of a response but for the few that have to be made from what is stored. Fields by name,
+# in a dictionary, would take three times as long.
 _KEPT = {column.source.removeprefix("response."): column for column in READ if column.source.startswith("response.")}
-_COLUMNS = [_KEPT.get(field) for field in Response._fields]
+_COUNT = 1 + max(map(Response._fields.index, _KEPT))
+_COLUMNS = [_KEPT.get(field) for field in Response._fields[:_COUNT]]
 _GET = f"select answer_digest, {', '.join(c.name if c else 'null' for c in _COLUMNS)} from calls where digest = ?"
 _READS = tuple((i, c.read) for i, c in enumerate(_COLUMNS) if c and c.read)
 
