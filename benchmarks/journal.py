@@ -18,7 +18,7 @@ import report
 from ember_jax._providers.base import Message, Request, Response
 from ember_jax._providers.callable import Callable
 from ember_jax._runtime.garbage import calm
-from ember_jax._runtime.journal import MemoryJournal
+from ember_jax._runtime.journal.memory import MemoryJournal
 from ember_jax._runtime.session import Session, loop
 
 IN_FLIGHT, RUNS = 1000, 7

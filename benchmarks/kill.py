@@ -25,7 +25,7 @@ import report
 
 import ember_jax as ember
 from ember_jax import testing
-from ember_jax._runtime import sqlite
+from ember_jax._runtime.journal.writer import Writer
 
 _HANG = 120.0
 
@@ -53,14 +53,14 @@ def client(url: str, journal: str, notes: str, name: str, calls: int, delay: flo
     """Runs the sweep and notes what happens; says the lanes' answers at the end. A commit waits for so many seconds."""
     import jax
 
-    write = sqlite._Writer._write
+    write = Writer._write
 
     def slow(self, rows):
         time.sleep(delay)
         return write(self, rows)
 
     if delay:
-        sqlite._Writer._write = slow
+        Writer._write = slow
     file = os.open(notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def note(*words: str) -> None:

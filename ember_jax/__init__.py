@@ -24,6 +24,7 @@ from ._operator import Operator as Operator
 from ._operator import operator as operator
 from ._providers.prices import Price as Price
 from ._providers.registry import register as register
+from ._runtime.journal.sqlite import Journal as Journal
 from ._runtime.limits import Limit as Limit
 from ._runtime.retry import Retry as Retry
 from ._runtime.scheduler import CriticalPath as CriticalPath
@@ -32,7 +33,6 @@ from ._runtime.scheduler import Task as Task
 from ._runtime.scheduler import Topological as Topological
 from ._runtime.session import Report as Report
 from ._runtime.session import session as session
-from ._runtime.sqlite import Journal as Journal
 from ._text.files import load as load
 from ._text.files import save as save
 from ._text.numbers import features as features

@@ -10,13 +10,16 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-from ._runtime.calls import Calls, moment
-from ._runtime.place import default_path
-from ._runtime.sqlite import Journal
+from ._runtime.journal.calls import Calls
+from ._runtime.journal.columns import moment
+from ._runtime.journal.place import default_path
+from ._runtime.journal.queries import CONDITIONS
+from ._runtime.journal.sqlite import Journal
 
 _WIDTH = 60
-# The options that calls are looked for by.
-_ASKED = ("model", "since", "contains", "op", "lane", "digest")
+# The options that calls are looked for by, and the commands that take all of them.
+_ASKED = {condition.name: condition for condition in CONDITIONS if condition.option}
+_SEARCHING = ("list", "export", "forget")
 
 
 def add(commands: Any) -> None:
@@ -34,14 +37,9 @@ def add(commands: Any) -> None:
         parser = actions.add_parser(action, help=words, description=words)
         parser.add_argument("--path", type=Path, help="the journal's file (the user's own)")
         parser.set_defaults(run=run)
-        if action in ("list", "export", "forget", "prune"):
-            parser.add_argument("--model", help="only of this model, as provider/model")
-        if action in ("list", "export", "forget"):
-            parser.add_argument("--since", type=_date, help="only answered since this date: 2026-01-31, or with a time")
-            parser.add_argument("--contains", help="only with these words in the prompt or the answer")
-            parser.add_argument("--op", help="only asked by this operator, or by one in it")
-            parser.add_argument("--lane", type=_lane, help="only asked by this lane: 3, or 3,7")
-            parser.add_argument("--digest", type=_prefix, help="only with these first digits, as listed")
+        for condition in _ASKED.values():
+            if action in _SEARCHING or (action, condition.name) == ("prune", "model"):
+                parser.add_argument(f"--{condition.name}", type=_PARSED.get(condition.name, str), help=condition.option)
         match action:
             case "list":
                 parser.add_argument("--prompts", action="store_true", help="show prompts and answers, too")
@@ -84,6 +82,10 @@ def _prefix(words: str) -> str:
     if not words or len(words) > 64 or not set(words.lower()) <= set("0123456789abcdef"):
         raise argparse.ArgumentTypeError(f"{words!r} is not the beginning of a digest, which is hexadecimal")
     return words.lower()
+
+
+# The options that are no plain words.
+_PARSED = {"since": _date, "lane": _lane, "digest": _prefix}
 
 
 # -- commands --------------------------------------------------------------------------------------------------------

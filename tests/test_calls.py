@@ -20,7 +20,7 @@ from ember_jax._providers.base import Message, Provider, Request, Response
 from ember_jax._providers.openai import OpenAI
 from ember_jax._runtime.call_log import Log
 from ember_jax._runtime.events import Attempt, CallEnded
-from ember_jax._runtime.journal import MemoryJournal
+from ember_jax._runtime.journal.memory import MemoryJournal
 from ember_jax._runtime.retry import Retry
 
 

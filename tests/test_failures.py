@@ -15,7 +15,7 @@ from ember_jax import testing
 from ember_jax._providers.callable import Callable
 from ember_jax._providers.openai import OpenAI
 from ember_jax._runtime import session as sessions
-from ember_jax._runtime.journal import MemoryJournal
+from ember_jax._runtime.journal.memory import MemoryJournal
 
 JAX_ERRORS = (jax.errors.JaxRuntimeError, ValueError)
 REQUESTS = []

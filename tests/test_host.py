@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 import ember_jax as ember
 from ember_jax import _errors as errors
-from ember_jax._runtime.journal import MemoryJournal
+from ember_jax._runtime.journal.memory import MemoryJournal
 
 FLOAT = jax.ShapeDtypeStruct((), jnp.float32)
 INT = jax.ShapeDtypeStruct((), jnp.int32)

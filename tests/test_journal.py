@@ -32,9 +32,10 @@ from ember_jax import _errors as errors
 from ember_jax._providers.base import Message, Request, Response
 from ember_jax._providers.callable import Callable
 from ember_jax._providers.openai import OpenAI
-from ember_jax._runtime import place, sqlite
 from ember_jax._runtime import session as sessions
-from ember_jax._runtime.journal import Entry, MemoryJournal, NoJournal
+from ember_jax._runtime.journal import columns, file, place, stats
+from ember_jax._runtime.journal.base import Entry
+from ember_jax._runtime.journal.memory import MemoryJournal, NoJournal
 from ember_jax._text.store import digest_of
 
 _HANG = 60.0
@@ -379,8 +380,8 @@ package = sys.modules["ember_jax"] = types.ModuleType("ember_jax")
 package.__path__ = [{str(PACKAGE)!r}]
 from ember_jax._errors import *
 from ember_jax._providers.base import Message, Request, Response
-from ember_jax._runtime.journal import Entry
-from ember_jax._runtime.sqlite import Journal
+from ember_jax._runtime.journal.base import Entry
+from ember_jax._runtime.journal.sqlite import Journal
 assert "jax" not in sys.modules
 
 def entry(prompt, answer):
@@ -458,8 +459,8 @@ def whole(path):
 
 def test_copies_of_the_file_at_random_moments_are_whole_also_after_a_power_cut(path, tmp_path):
     script = """
-        from ember_jax._runtime import sqlite
-        sqlite._LOG_PAGES = 50  # the log is often copied into the file, and begun anew
+        from ember_jax._runtime.journal import file
+        file._LOG_PAGES = 50  # the log is often copied into the file, and begun anew
 
         def entry(i, j):
             messages = Message("system", f"Be {j}."), Message("user", f"{i} {j}")
@@ -646,7 +647,7 @@ def test_a_missing_journal_has_no_stats(path):
 
 def test_a_file_that_another_process_holds_is_an_error_in_the_end(path, monkeypatch):
     filled(path)
-    monkeypatch.setattr(sqlite, "_PATIENCE", 0.05)
+    monkeypatch.setattr(file, "_PATIENCE", 0.05)
     kept = ember.Journal(path)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("begin immediate")
@@ -746,7 +747,7 @@ def test_stats_count_what_is_kept(command, path):
     assert stats.models == {"local/large": 3, "local/small": 3} and stats.texts == 1 + 6
     assert stats.newest - stats.oldest == pytest.approx(100 * 86400, abs=10)
     assert stats.bytes == path.stat().st_size
-    for shown in (str(path), "$2.500000", "local/large", sqlite.moment(stats.oldest)):
+    for shown in (str(path), "$2.500000", "local/large", columns.moment(stats.oldest)):
         assert shown in out
 
 
@@ -803,4 +804,4 @@ def test_commands_refuse_what_is_no_journal(tmp_path):
     for action in ("stats", "list", "export"):
         with pytest.raises(SystemExit, match="not a SQLite file"):
             _cli.main(["journal", action, "--path", str(tmp_path / "text")])
-    assert dataclasses.is_dataclass(sqlite.Stats)
+    assert dataclasses.is_dataclass(stats.Stats)

@@ -17,8 +17,8 @@ from ember_jax import testing
 from ember_jax._errors import ServerError, SweepError, UnsupportedError
 from ember_jax._providers.callable import Callable
 from ember_jax._runtime.flight import SingleFlight
-from ember_jax._runtime.journal import Memo
 from ember_jax._runtime.loop import Loop, get_loop
+from ember_jax._runtime.memo import Memo
 from ember_jax._runtime.threads import Threads
 
 _HANG = 60.0

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 import ember_jax as ember
 from ember_jax import _spilling, errors
 from ember_jax._providers.base import Response
-from ember_jax._runtime.journal import Entry, MemoryJournal
+from ember_jax._runtime.journal.base import Entry
+from ember_jax._runtime.journal.memory import MemoryJournal
 from ember_jax._text import store
 
 keys = st.integers(0, 40).map(lambda i: store.digest_of(str(i)))
@@ -331,7 +332,6 @@ SWEEP = """
     import ember_jax as ember
     from ember_jax._engine import lane, sweep
     from ember_jax._providers.sim import Sim, SimModel
-    from ember_jax._runtime import journal
     from ember_jax._text import store
 
     class Op(ember.Operator):

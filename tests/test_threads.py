@@ -13,13 +13,16 @@ import pytest
 import ember_jax as ember
 from ember_jax import errors
 from ember_jax._providers.base import Message, Request, Response
-from ember_jax._runtime import journal as journals
+from ember_jax._runtime import memo as memos
 from ember_jax._runtime import session as sessions
-from ember_jax._runtime import sqlite
 from ember_jax._runtime.call_log import Log
 from ember_jax._runtime.events import CallEnded
-from ember_jax._runtime.journal import Entry, Memo, MemoryJournal
+from ember_jax._runtime.journal import memory
+from ember_jax._runtime.journal.base import Entry
+from ember_jax._runtime.journal.memory import MemoryJournal
+from ember_jax._runtime.journal.reader import Reader
 from ember_jax._runtime.loop import Work
+from ember_jax._runtime.memo import Memo
 
 SECONDS = 20.0  # after which a test has failed; none waits for it
 
@@ -120,7 +123,7 @@ def test_a_journal_may_be_closed_while_it_is_read(journal):
     on_loop(journal.put(digest, kept))
     meeting = Meeting(journal.close)
     journal._lock = meeting.lock(journal._lock)
-    row = sqlite._Reader.row
+    row = Reader.row
 
     def reads(self, digest):
         meeting()
@@ -129,7 +132,7 @@ def test_a_journal_may_be_closed_while_it_is_read(journal):
     async def get():
         return journal.get(digest), journal._get_now(digest)
 
-    with mock.patch.object(sqlite._Reader, "row", reads):
+    with mock.patch.object(Reader, "row", reads):
         assert on_loop(get()) == (kept.response, kept.response)
     meeting.end()
 
@@ -160,7 +163,7 @@ def test_answers_in_memory_are_counted_while_others_are_forgotten(monkeypatch):
     journal = MemoryJournal()
     on_loop(journal.put(*entry("a")))
     meeting = Meeting(lambda: journal.drop([entry("a")[0]]))
-    monkeypatch.setattr(journals, "_lock", meeting.lock(journals._lock))
+    monkeypatch.setattr(memory, "lock", meeting.lock(memory.lock))
     keep = journal._answers.put
 
     def puts(*args):
@@ -182,7 +185,7 @@ def test_answers_in_memory_are_counted_while_others_are_forgotten(monkeypatch):
 def test_results_may_be_forgotten_while_one_is_used(use, times, monkeypatch):
     memo = Memo(2000)
     meeting = Meeting(memo.clear)
-    monkeypatch.setattr(journals, "_lock", meeting.lock(journals._lock))
+    monkeypatch.setattr(memos, "lock", meeting.lock(memos.lock))
     key = Key(times + (use == "get") * 2, meeting)
     memo.put("other", 1, 100)
     memo.put(key, 2, 100)

@@ -5,10 +5,11 @@ what is special to a call is packed into bytes, words are told by their digests 
 anyway: a prompt is what a lane's Text stands for), and what many calls share (operators, model, parameters) is there
 once. That is about 300 bytes for a call, and 4 us; packed rows hold no objects for the garbage collector to walk over.
 A log that held the requests and responses themselves would take two to three kilobytes. Beyond a bound the oldest calls
-are dropped, and whoever looks is told so.
+are dropped, and the `Calls` that are found say how many.
 """
 
 import functools
+import operator
 import pickle
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -17,13 +18,18 @@ from typing import Any
 from .._errors import TextError
 from .._providers.base import Message
 from .._text import store
-from .calls import Answer, Call, Calls, Lane, Tried, answer_digests, lane_index
 from .events import CallEnded
+from .journal.calls import Answer, Calls, Lane, answer_digests, lane_index
+from .journal.columns import COLUMNS, Call, Tried
 
 # Calls that are remembered: 80 MB of them at most.
 MOST = 1 << 18
 # Kinds of calls that are looked for when there is another one of them: a sweep has few.
 _MOST_KINDS = 4096
+
+# What is noted of an answer besides its words: fields of `Call`, and the fields of `Response` that they are read from.
+_LOGGED = {column.name: column.source.removeprefix("response.") for column in COLUMNS if column.is_logged}
+_facts_of = operator.attrgetter(*_LOGGED.values())
 
 _Row = tuple[bytes, bytes]
 
@@ -42,20 +48,13 @@ class Log:
         roles = [message.role for message in request.messages]
         kind = _pack((ended.scope, request.provider, request.model, dict(request.parameters), roles))
         if len(self._kinds) >= _MOST_KINDS:
-            self._kinds.clear()  # rows keep their own
+            self._kinds.clear()  # rows hold their kinds themselves; later ones share new copies
         kind = self._kinds.setdefault(kind, kind)
         words = [_put(message.content) for message in request.messages]
         facts = None
         if response is not None:
             words.append(_put(response.text))
-            facts = (
-                response.input_tokens,
-                response.output_tokens,
-                response.cost,
-                response.logprob,
-                response.model,
-                response.request_id,
-            )
+            facts = _facts_of(response)
         row = (
             ended.digest,
             ended.lane,
@@ -76,7 +75,9 @@ class Log:
         self, lane: Lane | None = None, op: str | None = None, answer: Answer | None = None, failed: bool | None = None
     ) -> Calls:
         """The calls that all that is given is true of."""
-        noted = self._noted  # first: calls end meanwhile, and are noted when their row is there
+        # `_noted` is read before the rows, as calls may end meanwhile: `note` adds a row before it counts it, so no row
+        # that is there is taken for one that was dropped.
+        noted = self._noted
         rows = list(self._rows)
         dropped = max(0, noted - len(rows))
         at = () if lane is None else lane_index(lane)
@@ -102,7 +103,7 @@ def _stands_in(op: str, scope: str) -> bool:
 def _pack(values: tuple[Any, ...]) -> bytes:
     try:
         return _msgpack()[0](values)
-    except (TypeError, ValueError, OverflowError):  # a provider's numbers and words may be anything
+    except (TypeError, ValueError, OverflowError):  # MessagePack has no large integers and no lone surrogates
         return pickle.dumps(values)
 
 
@@ -122,7 +123,7 @@ def _msgpack() -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
 def _put(words: str) -> bytes:
     try:
         return store.put(words)
-    except TextError:  # a service's, which no Text can be
+    except TextError:  # words of a service that are no Unicode; a Text cannot hold them
         return store.put(_unicode(words))
 
 
@@ -148,10 +149,7 @@ def _call(kind: Any, row: Any) -> Call:
     digest, lane, how, began, ended, stands_for, sample, words, facts, error, tried = row
     size = store.DIGEST_BYTES
     texts = [store.get(words[i : i + size]) for i in range(0, len(words), size)]
-    known: dict[str, Any] = {}
-    if facts is not None:
-        names = ("input_tokens", "output_tokens", "cost", "logprob", "answered_by", "request_id")
-        known = dict(zip(names, facts, strict=True))
+    known: dict[str, Any] = {} if facts is None else dict(zip(_LOGGED, facts, strict=True))
     return Call(
         digest=digest,
         model=f"{provider}/{model}",

@@ -23,13 +23,15 @@ from .._providers.prices import Price
 from . import failures, log, progress
 from .budget import Budget, Funds
 from .call_log import Log
-from .calls import Answer, Call, Calls, Lane, digests
 from .events import Attempt, CallEnded, How, Watcher
 from .flight import SingleFlight
-from .journal import AbstractJournal, Entry, Memo
+from .journal.base import AbstractJournal, Entry
+from .journal.calls import Answer, Calls, Lane, digests
+from .journal.columns import Call
+from .journal.place import UNSET, places
 from .limits import Limit, Statistics
 from .loop import Loop, get_loop
-from .place import UNSET, places
+from .memo import Memo
 from .pricing import Pricing
 from .progress import Tally
 from .retry import Retry

@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .journal import AbstractJournal, MemoryJournal, NoJournal
+from .base import AbstractJournal
+from .memory import MemoryJournal, NoJournal
 from .sqlite import Journal
 
-# A path; or `off` for no journal, or `memory` for one that each session keeps to itself.
+# The environment variable that names the user's own journal: a path; or `off` for no journal, or `memory` for one that
+# each session keeps to itself.
 VARIABLE = "EMBER_JAX_JOURNAL"
 
 UNSET: Any = object()
@@ -18,7 +20,7 @@ def default_path() -> Path:
     named = os.environ.get(VARIABLE, "")
     if named and named not in ("off", "memory"):
         return Path(named).expanduser()
-    # Imported where nobody has named a file: importing ember_jax does without it.
+    # Imported here, as `import ember_jax` is to load little, and who names a file does without it.
     import platformdirs
 
     return platformdirs.user_data_path("ember_jax", appauthor=False) / "journal.db"
@@ -27,8 +29,8 @@ def default_path() -> Path:
 def places(journal: AbstractJournal | str | os.PathLike[str] | None) -> tuple[AbstractJournal, AbstractJournal]:
     """Where a session keeps the answers of durable providers, and where those of the others.
 
-    A journal that is named keeps all. The user's own is not named, and keeps what simulated models and functions answer
-    out: that costs nothing, and would hide from one day to the next that they were changed.
+    A journal that is named keeps all answers. The user's own, which is taken if none is named, keeps none of simulated
+    models and of functions: those cost nothing to ask again, and a kept answer would hide that they were changed since.
 
     **Raises:** `JournalError` if a named file cannot be used, `TypeError` for what is no journal.
     """

@@ -1,0 +1,252 @@
+"""The journal as one SQLite file.
+
+Design note. The file is in write-ahead mode: a commit appends to a log beside it, and readers never wait for writers.
+`synchronous=NORMAL`: a commit is handed to the operating system, so no death of the process, `kill -9` included, loses
+it. A power cut may lose the commits of the last moments, those since the log was last copied into the file; what is
+left is whole, as transactions are all or nothing in the order they were made. (`FULL` would sync the disk for each
+commit, milliseconds for what the next run can ask again.)
+
+Answers wait for a writer thread, which commits all that wait in one transaction (group commit, as databases do): under
+load a commit is shared by hundreds of answers. Point reads are made on the event loop, on a connection of their own;
+they see what any process had committed when the loop's round began, as a transaction for each of them would cost as
+much as they do. Several processes may use one file on one machine; on a network's file system only processes of the
+same host may.
+
+What could not be committed, because the disk is full, stays in memory and goes first with the next attempt; until then
+no call is made, as its answer might be lost.
+
+What is sent lies once in `texts`, by its digest (see `_text.store`), however many calls it is part of. Answers, most of
+which differ, lie in their calls' rows, so that a call costs two entries in an index by digest and not three: those are
+what a commit mostly writes, a page for each. An answer is compared with its digest when it is read: it is the one that
+was given, or an error. The header names the program and the schema's version, and nothing is written before they have
+been read.
+
+What is kept of a call is in `columns`, how the file is opened in `file`, how answers get in and out in `writer` and
+`reader`, how calls are searched in `queries`. Here is what ties them together.
+"""
+
+import contextlib
+import datetime
+import os
+import sqlite3
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..._providers.base import Response
+from ..._text.store import digest_of
+from .. import log
+from ..loop import get_loop
+from . import queries
+from .base import AbstractJournal, Entry
+from .calls import Answer, Calls, Lane, digests
+from .columns import Call
+from .file import connect, damaged, failure, size, transaction, translated
+from .reader import Reader, response
+from .stats import Stats, read_stats
+from .writer import Row, Writer, row_of
+
+
+class _Open(NamedTuple):
+    """What a journal has open: a connection for each."""
+
+    reader: Reader
+    writer: Writer
+
+
+class Journal(AbstractJournal):
+    """Keeps answers in a SQLite file, for this process and others, now and later.
+
+    The file is made when it is first written to, readable by its owner alone. It holds prompts and answers, what they
+    cost and when they were made, and no credentials.
+
+    **Arguments:**
+
+    - `path`: the file. Log and index lie beside it while it is in use, named `…-wal` and `…-shm`: copy all three.
+
+    **Example:**
+
+        with ember.session(journal="run.db"):
+            answers = jax.vmap(op)(questions)
+        print(ember.Journal("run.db").stats())
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path).expanduser().absolute()
+        self._lock = threading.RLock()
+        self._open: _Open | None = None
+        _journals.add(self)
+
+    def __repr__(self) -> str:
+        return f"Journal({str(self.path)!r})"
+
+    def check(self) -> None:
+        """Makes the file if there is none. Raises `JournalError` if it cannot be used."""
+        connect(self.path, create=True).close()
+
+    def get(self, digest: bytes) -> Response | None:
+        try:
+            with self._lock:  # another thread may close the reader
+                row = self._opened().reader.row(digest)
+        except sqlite3.Error as error:
+            raise failure(self.path, error) from error
+        if row is None:
+            return None
+        if digest_of(row[1]) != row[0]:
+            raise damaged(self.path, f"the words of the answer to {digest.hex()[:12]}… are not those it had")
+        return response(row)
+
+    def _get_now(self, digest: bytes) -> Response | None:
+        """The answer that the file has at this moment; `get` may see the file as it was when the loop's round began."""
+        with self._lock:
+            if self._open is not None:
+                self._open.reader.end()
+            return self.get(digest)
+
+    async def ready(self, digest: bytes) -> Response | None:
+        open = self._open  # read once: another thread may set it to `None`
+        if open is None or not open.writer.has_failed:
+            return None
+        if open.writer.held:
+            await self._safe(None)
+        return self._get_now(digest)  # the answer may have been among what was held, and be committed now
+
+    async def put(self, digest: bytes, entry: Entry) -> Response:
+        is_new = await self._safe(row_of(digest, entry))
+        return entry.response if is_new else self._get_now(digest) or entry.response
+
+    def drop(self, digests: Iterable[bytes]) -> int:
+        if not self.path.exists():
+            return 0
+        with self._connection() as connection, transaction(connection):
+            return queries.delete(connection, digests)
+
+    def close(self) -> None:
+        with self._lock:
+            open, self._open = self._open, None
+            if open is not None:
+                open.reader.close()
+        if open is not None:
+            open.writer.close()
+
+    def stats(self) -> Stats:
+        """What the file holds. Raises `JournalError` if there is none, or if it is no journal."""
+        with self._connection() as connection:
+            return read_stats(connection, size(self.path) + size(self.path, "-wal"))
+
+    def calls(
+        self,
+        *,
+        model: str | None = None,
+        answer: Answer | None = None,
+        since: datetime.datetime | str | None = None,
+        before: datetime.datetime | str | None = None,
+        contains: str | None = None,
+        lane: Lane | None = None,
+        op: str | None = None,
+        digest: str | None = None,
+    ) -> Calls:
+        """The calls whose answers the file holds, oldest first; all, or those that are asked for.
+
+        ```python
+        ember.Journal("run.db").calls(op="Judge", contains="I cannot").show()
+        ```
+
+        **Arguments:**
+
+        - `model`: as `provider/model`.
+        - `answer`: what the model said, whole, as a `str` or a Text; any of a Text's strings.
+        - `since`, `before`: when they were answered, as a `datetime` or as ISO 8601 has it, `"2026-01-31"`, or with a
+            time.
+        - `contains`: words in a message or in the answer.
+        - `lane`, `op`: who has asked, as for a session's `calls`. The file knows the first who did, as equal calls are
+            one row, and no call that failed.
+        - `digest`: the first digits of the digest.
+
+        **Returns:** one `Call` for each answer.
+
+        **Raises:** `JournalError` if there is no file, or it is no journal; `TypeError` or `ValueError` for an argument
+        that cannot be read.
+        """
+        asked = {
+            "model": model,
+            "answer": answer,
+            "since": since,
+            "before": before,
+            "contains": contains,
+            "lane": lane,
+            "op": op,
+            "digest": digest,
+        }
+        where, values = queries.conditions(asked)
+        with self._connection() as connection:
+            return Calls(queries.find(connection, where, values), self._read)
+
+    def forget(self, calls: Call | Iterable[Call]) -> int:
+        """Deletes calls, with the words that are then no other call's, so that they are asked again.
+
+        **Returns:** how many there were.
+
+        **Raises:** `TypeError` for what is no call; `JournalError` if the file cannot be written.
+        """
+        return self.drop(digests(calls))
+
+    def compact(self) -> None:
+        """Makes the file as short as what it holds, which takes a while. Raises `JournalError` if it cannot be."""
+        with self._connection() as connection:
+            connection.execute("vacuum")
+            connection.execute("pragma wal_checkpoint(truncate)").fetchone()
+
+    def _read(self, ids: Sequence[int]) -> Iterator[Call]:
+        with self._connection() as connection:
+            yield from queries.read(connection, ids)
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        """A connection for the block alone, in whatever thread it runs."""
+        with translated(self.path), contextlib.closing(connect(self.path)) as connection:
+            yield connection
+
+    async def _safe(self, row: Row | None) -> bool:
+        """Waits until a row, or with `None` what was held, is committed. Returns what `Writer.submit` tells."""
+        with self._lock:  # nothing may be submitted to a writer that another thread is closing
+            done = self._opened().writer.submit(row)
+        # A loop whose time is virtual lets no time pass while threads work for it.
+        working = get_loop().threads.working
+        working.add(done)
+        try:
+            return await done
+        finally:
+            working.discard(done)
+
+    def _opened(self) -> _Open:
+        with self._lock:
+            if self._open is None:
+                with contextlib.ExitStack() as undo:
+                    reader = connect(self.path, create=True)
+                    undo.callback(reader.close)
+                    writer = connect(self.path)
+                    undo.pop_all()
+                log.journal_opened(self.path)
+                self._open = _Open(Reader(reader, self._lock), Writer(self.path, writer))
+            return self._open
+
+    def _forget(self) -> None:
+        """In a forked process: drops the connections of the parent, which SQLite allows neither to use nor to close."""
+        _inherited.append(self._open)
+        self._open, self._lock = None, threading.RLock()
+
+
+_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
+# Parents' connections in a forked process. They are held for ever, as Python closes a connection that nothing holds.
+_inherited: list[Any] = []
+
+
+def _after_fork() -> None:
+    for journal in _journals:
+        journal._forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,202 @@
+"""How answers are written: by a thread, many in one transaction."""
+
+import asyncio
+import collections
+import contextlib
+import functools
+import operator
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..._errors import JournalError, JournalWriteError
+from ..._text.store import digest_of
+from .base import Entry
+from .columns import COLUMNS
+from .file import failure, transaction
+
+# Answers in one transaction. The first of them waits until the last is written, so there is a bound.
+_MOST = 1024
+
+_PUT_TEXT = "insert into texts (digest, words) values (?, ?) on conflict do nothing"
+_PUT_CALL = f"""insert into calls ({", ".join(c.name for c in COLUMNS)})
+    values ({", ".join("?" for _ in COLUMNS)}) on conflict do nothing"""
+_PUT_MESSAGE = """insert into messages (call, position, role, text) select ?, ?, ?, id from texts where digest = ?
+    on conflict do nothing"""
+
+
+class Row(NamedTuple):
+    """An entry as rows of the file's tables.
+
+    **Fields:**
+
+    - `texts`: the digest and the words of each message.
+    - `call`: the row of `calls`, as `_PUT_CALL` takes it.
+    - `messages`: the position, the role and the words' digest of each message.
+    """
+
+    texts: list[tuple[bytes, str]]
+    call: tuple[Any, ...]
+    messages: list[tuple[int, str, bytes]]
+
+
+def row_of(digest: bytes, entry: Entry) -> Row:
+    """An entry as rows of the tables."""
+    texts = [(digest_of(m.content), m.content) for m in entry.request.messages]
+    messages = [(i, m.role, texts[i][0]) for i, m in enumerate(entry.request.messages)]
+    values = [*_values(entry)]
+    for i, write in _WRITES:
+        values[i] = write(values[i])
+    return Row(texts, (digest, *values), messages)
+
+
+_DIGEST, *_OTHERS = COLUMNS
+# Gets all values of an entry in one call. A function for each column would take twice as long.
+_values = operator.attrgetter(*(column.source for column in _OTHERS))
+_WRITES = tuple((i, column.write) for i, column in enumerate(_OTHERS) if column.write)
+
+
+class _Put(NamedTuple):
+    """A lane that waits for a commit.
+
+    **Fields:**
+
+    - `row`: the answer that the lane has brought. `None` if it has brought none, and waits for what could not be
+        committed before (`Writer.held`) to be tried again.
+    - `loop`, `done`: the lane's event loop, and the future that it waits for there.
+    """
+
+    row: Row | None
+    loop: asyncio.AbstractEventLoop
+    done: asyncio.Future[bool]
+
+
+class Writer:
+    """Commits rows in a thread of its own, those that wait together in one transaction.
+
+    **Attributes:**
+
+    - `held`: rows that could not be committed; they go first with the next attempt.
+    - `has_failed`: whether any row ever could not be.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection):
+        self.held: list[Row] = []
+        self.has_failed = False
+        self._path = path
+        self._file = _identity(path)
+        self._connection = connection
+        self._waiting: queue.SimpleQueue[list[_Put] | None] = queue.SimpleQueue()
+        # What each loop submits in one round is gathered here and handed over together. Handed over one by one, each
+        # would wake the thread, and the thread would take the interpreter from the loop.
+        self._lock = threading.Lock()
+        self._gathered: dict[asyncio.AbstractEventLoop, list[_Put]] = {}
+        self._thread = threading.Thread(target=self._serve, name="ember-journal", daemon=True)
+        self._thread.start()
+
+    def submit(self, row: Row | None) -> asyncio.Future[bool]:
+        """Hands a row over, or with `None` asks that those that are held are tried again.
+
+        Returns a future that is done when the row and all that were held are committed. Its result is whether each row
+        of that commit was the first of its digest.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[bool] = loop.create_future()
+        with self._lock:
+            puts = self._gathered.get(loop)
+            if puts is None:
+                puts = self._gathered[loop] = []
+                loop.call_soon(self._flush, loop)
+            puts.append(_Put(row, loop, done))
+        return done
+
+    def close(self) -> None:
+        """Ends the thread after it has committed what waits."""
+        with self._lock:
+            for puts in self._gathered.values():
+                self._waiting.put(puts)
+            self._gathered.clear()
+            self._waiting.put(None)
+        self._thread.join()
+        self._connection.close()
+
+    def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
+        # The lock is held for the `put` too. Without it another thread's `close` might put its end mark first, and rows
+        # behind the end mark would wait for ever.
+        with self._lock:
+            if puts := self._gathered.pop(loop, None):
+                self._waiting.put(puts)
+
+    def _serve(self) -> None:
+        while (puts := self._waiting.get()) is not None:
+            is_last = False
+            while len(puts) < _MOST and not self._waiting.empty() and not is_last:
+                more = self._waiting.get()
+                is_last = more is None
+                puts += more or []
+            self._commit(puts)
+            if is_last:
+                break
+
+    def _commit(self, puts: list[_Put]) -> None:
+        rows = [*self.held, *(put.row for put in puts if put.row is not None)]
+        try:
+            are_new = self._write(rows)
+        except (sqlite3.Error, OSError, JournalError) as error:
+            self.held, self.has_failed = rows, True
+            told = error if isinstance(error, JournalError) else failure(self._path, error)
+            # A new exception for each lane: raised in several, one would gather the tracebacks of all.
+            settle = lambda done: done.set_exception(type(told)(*told.args))
+        else:
+            self.held = []
+            settle = lambda done: done.set_result(are_new)
+        _tell(puts, settle)
+
+    def _write(self, rows: list[Row]) -> bool:
+        if not rows:
+            return True
+        if _identity(self._path) != self._file:
+            raise JournalWriteError(f"the journal {self._path} was moved or deleted while it was in use: begin anew.")
+        with transaction(self._connection):
+            self._connection.executemany(_PUT_TEXT, {text: None for row in rows for text in row.texts})
+            written = self._connection.executemany(_PUT_CALL, [row.call for row in rows]).rowcount
+            ids = self._ids(rows, are_new=written == len(rows))
+            messages = [(call, *message) for call, row in zip(ids, rows, strict=True) for message in row.messages]
+            self._connection.executemany(_PUT_MESSAGE, messages)
+        return written == len(rows)
+
+    def _ids(self, rows: Sequence[Row], are_new: bool) -> Iterable[int]:
+        """The ids of the calls that were just put, in order. If all are new, SQLite has numbered them one by one."""
+        if are_new:
+            (last,) = self._connection.execute("select last_insert_rowid()").fetchone()
+            return range(last - len(rows) + 1, last + 1)
+        find = "select id from calls where digest = ?"
+        return [self._connection.execute(find, row.call[:1]).fetchone()[0] for row in rows]
+
+
+def _tell(puts: list[_Put], settle: Callable[[asyncio.Future[bool]], None]) -> None:
+    """Settles the futures of lanes, each on its own loop, which is woken once for all of its lanes."""
+    waiting = collections.defaultdict(list)
+    for put in puts:
+        waiting[put.loop].append(put.done)
+    for loop, all_done in waiting.items():
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile, so nobody waits there
+            loop.call_soon_threadsafe(functools.partial(_settle, all_done, settle))
+
+
+def _settle(all_done: list[asyncio.Future[bool]], settle: Callable[[asyncio.Future[bool]], None]) -> None:
+    for done in all_done:
+        if not done.done():  # the lane that waited may have been cancelled
+            settle(done)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file is at the path; `None` if there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
+    return None

@@ -1,0 +1,59 @@
+"""Results of pure host functions, so that what JAX runs twice is asked for once."""
+
+from collections import OrderedDict
+from typing import Any
+
+from .journal.memory import lock
+
+
+class Memo:
+    """Results of pure host functions, the most recent ones, within a bound on their bytes.
+
+    JAX may run a program's host side twice: `jax.checkpoint` does in the backward pass, and a derivative rule may
+    call its function again. A pure function's result is then given from here instead of asked for again. It is not a
+    journal: what is old is dropped. Used from any thread.
+
+    **Attributes:**
+
+    - `cleared`: how often all was dropped.
+    """
+
+    def __init__(self, most_bytes: int = 64 << 20):
+        self._most = most_bytes
+        self._bytes = 0
+        self._rows: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
+        self.cleared = 0
+
+    def get(self, key: Any) -> Any:
+        """The result of a key, or `None`."""
+        with lock:
+            row = self._rows.get(key)
+            if row is None:
+                return None
+            self._rows.move_to_end(key)
+            return row[0]
+
+    def put(self, key: Any, result: Any, size: int, since: int | None = None) -> None:
+        """Keeps a result of `size` bytes, dropping the least recently used ones beyond the bound.
+
+        `since` is what `cleared` was when the function began. If it is more by now the result is not kept, as it may be
+        made of answers that were to be forgotten.
+        """
+        with lock:
+            if since is not None and self.cleared != since:
+                return
+            _, replaced = self._rows.pop(key, (None, 0))
+            self._bytes -= replaced
+            # 256 bytes are what a key and its share of the dictionary take, about.
+            self._rows[key] = (result, size + 256)
+            self._bytes += size + 256
+            while self._bytes > self._most:
+                _, (_, dropped) = self._rows.popitem(last=False)
+                self._bytes -= dropped
+
+    def clear(self) -> None:
+        """Drops all."""
+        with lock:
+            self._rows.clear()
+            self._bytes = 0
+            self.cleared += 1
