@@ -21,12 +21,12 @@ from jax.extend import core as jex
 from . import _callback
 from ._alike import Alike, structural
 from ._engine.island import record
-from ._errors import CancelledError, EmberError, InternalError, UntestedVersionWarning
+from ._errors import CancelledError, EmberError, InternalError, UnsupportedError, UntestedVersionWarning
 from ._jax import jaxprs, nan, versions
 from ._jax.equations import Host, calls_host
 from ._jax.internals import CALLBACK_ERRORS
 from ._jax.refuse import refuse
-from ._jax.values import from_raw, is_inexact, raw_aval, to_raw
+from ._jax.values import from_raw, is_inexact, is_ref, raw_aval, to_raw, varying
 from ._plan import ir, unsplit
 from ._plan.lower import lower
 from ._plan.operators import Program
@@ -134,8 +134,11 @@ class Boundary:
             found, tree = jax.tree.flatten(outputs)
             return found
 
-        closed, constants = jaxprs.lifted(jaxprs.with_equal_constants_once(jax.make_jaxpr(flat)(*avals)))
-        return closed, tree, constants
+        closed = jax.make_jaxpr(flat)(*avals)
+        if any(map(is_ref, closed.jaxpr.constvars)):
+            raise UnsupportedError(f"{self.name} closes over a mutable array, of jax.new_ref. {_NO_REFS}")
+        lifted, constants = jaxprs.lifted(jaxprs.with_equal_constants_once(closed))
+        return lifted, tree, constants
 
     def program(self, recording: Recording, launched: bool = False) -> Program:
         """The recorded half of a traced function, lowered; it may be `launched` ahead if it makes no impure calls."""
@@ -161,8 +164,16 @@ class Boundary:
 
     def _record_and_replay(self, signature: Signature, launched: bool, arrays: list[Any]) -> Any:
         extras = ir.EXTRAS[self._how] if self._how else ()
-        with no_mesh():
-            closed, tree, constants = self.trace(signature, [_struct(jax.typeof(a)) for a in arrays])
+        try:
+            with no_mesh():
+                closed, tree, constants = self.trace(signature, [_struct(jax.typeof(a)) for a in arrays])
+        except AssertionError as error:
+            if not varying(arrays):
+                raise
+            raise UnsupportedError(  # JAX itself asserts that what a collective reduces differs from device to device
+                f"{self.name} cannot be traced inside a `shard_map`. Its lanes do not meet, so collectives over the "
+                "mapped axes have no meaning in it: return the values and reduce them outside."
+            ) from error
         if not any(map(calls_host, closed.jaxpr.eqns)):  # nothing to record: the function as it stands
             closed, tree, constants = self.trace(signature, arrays)
             outputs = jax.tree.unflatten(tree, jaxprs.evaluated(closed, *constants, *arrays))
@@ -249,6 +260,9 @@ def _are_numeric(jaxpr: jex.Jaxpr) -> list[bool]:
     return [is_inexact(v.aval) and (isinstance(v, jex.Literal) or v not in given) for v in jaxpr.outvars]
 
 
+_NO_REFS = "What an operator writes to one would be lost: give it the array, and return what it is to become."
+
+
 def _struct(aval: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
 
@@ -280,11 +294,13 @@ def _has_impure_call(plan: ir.Plan) -> bool:
 def split(tree: Any) -> tuple[Signature, list[Any]]:
     """An argument tree as its static part and its arrays, as `eqx.filter_jit` would split it.
 
-    **Raises:** `TypeError` for a leaf that is neither an array nor hashable.
+    **Raises:** `TypeError` for a leaf that is neither an array nor hashable, `UnsupportedError` for a mutable array.
     """
     leaves, structure = jax.tree.flatten(tree)
     arrays, static = [], []
     for leaf in leaves:
+        if is_ref(leaf):
+            raise UnsupportedError(f"an argument is a mutable array, of jax.new_ref. {_NO_REFS}")
         if isinstance(leaf, jax.Array) or (isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind not in "OUST"):
             arrays.append(_strong(jnp.asarray(leaf)))
             static.append(None)

@@ -291,3 +291,85 @@ def test_lanes_meet_in_an_equation_whose_parameters_are_unknown():
     _, eqn = traced(lambda x: jnp.transpose(x), jnp.ones((3, 3)))
     with pytest.raises(Crossing, match="transpose is written in a way that no rule knows"):
         one_lane(eqn.replace(params={}), [0], 3)
+
+
+# -- what has no meaning lane by lane --------------------------------------------------------------------------------
+
+CALL = ember.host(add_one, SCALAR)
+
+
+def test_a_mutable_array_beside_calls_is_refused_and_one_beside_none_works():
+    def own(x):
+        ref = jax.new_ref(x)
+        ref[...] = ref[...] * 10
+        return ref[...] + CALL(x)
+
+    def inside(x):
+        def without_calls(x):
+            ref = jax.new_ref(x)
+            ref[...] = ref[...] * 10
+            return ref[...]
+
+        return jax.jit(without_calls)(x) + CALL(x)
+
+    given = jax.new_ref(jnp.zeros(3))
+    for refused in (
+        ember.jit(own),
+        lambda x: ember.jit(lambda r: r[0] + CALL(x))(given),
+        ember.jit(lambda x: given[0]),
+    ):
+        with pytest.raises(ember.errors.UnsupportedError, match="mutable array"):
+            refused(X)
+    assert ember.jit(inside)(X) == 15 + 2.5
+
+
+def test_a_loop_that_each_lane_leaves_by_itself_is_told_to_be_mapped_from_outside():
+    asked = []
+
+    def counted(x):
+        asked.append(float(x))
+        return x + 1
+
+    call = ember.host(counted, SCALAR)
+    loop = lambda x: lax.while_loop(lambda c: c < 3, call, x)
+    with pytest.raises(ember.errors.UnsupportedError, match=r"`jax.vmap\(ember.jit\(f\)\)`"):
+        ember.jit(lambda xs: jax.vmap(loop)(xs))(XS)
+    for mapped in (ember.jit(jax.vmap(loop)), jax.vmap(ember.jit(loop))):
+        with ember.session():
+            asked.clear()
+            np.testing.assert_array_equal(mapped(XS), [3, 3, 3, 3])
+        assert sorted(asked) == [0, 1, 2]  # equal calls are made once
+
+
+def test_a_batch_of_nobody_asks_nobody_and_has_its_types():
+    nobody = ember.jit(lambda xs: CALL(jax.vmap(CALL)(xs[:0]).sum()))
+    assert nobody(XS) == 1
+    pair = ember.host(lambda x, y: x + y, SCALAR)
+    prefix = ember.jit(lambda xs: lax.associative_scan(jax.vmap(lambda a, b: pair(a, b)), xs))
+    np.testing.assert_array_equal(prefix(XS), np.cumsum(XS))
+
+
+def test_a_choice_between_what_its_index_is_computed_from_and_another():
+    def f(x):
+        answer = CALL(x)
+        s, c = jnp.sin(answer), jnp.cos(answer)
+        return lax.select_n(jnp.clip((c * 3).astype(jnp.int32), 0, 1), s, c)
+
+    np.testing.assert_array_equal(ember.jit(lambda xs: jax.vmap(f)(xs))(XS), [f(x) for x in XS])
+
+
+def test_calls_in_what_an_object_computes_are_in_the_plan():
+    root = lambda x: CALL(
+        lax.custom_root(lambda y: y * 3 - CALL(x), 1.0, lambda f, y: y - f(y) / 3, lambda g, y: y / g(1.0))
+    )
+    plan = ember.lower(root)(X)
+    assert plan.explain().startswith("<lambda> makes 2 calls.")
+    assert not any(node.calls_python for node in plan._plan.nodes if isinstance(node, ir.Segment))
+
+
+def test_a_linear_solve_that_calls_tells_its_own_way_to_a_gradient():
+    scale = lambda b: CALL(X * 0) * b
+    solve = lambda b: lax.custom_linear_solve(scale, b, lambda f, b: b / CALL(X * 0), lambda f, b: b)
+    with pytest.raises(ember.errors.GradientError, match=r"custom_linear_solve.*Make its calls before it"):
+        jax.grad(ember.jit(solve))(X)
+    np.testing.assert_array_equal(ember.jit(jax.grad(solve))(X), 1)

@@ -30,6 +30,7 @@ import pytest
 
 import ember_jax as ember
 from ember_jax._engine.segments import SegmentRunner
+from ember_jax._jax.internals import jit_is_disabled
 from ember_jax._plan import passes
 from ember_jax._providers import callable as callables
 from ember_jax._runtime.session import Session
@@ -366,7 +367,8 @@ def wrapped(language: str, how: str, fn: Callable[..., Any]) -> Callable[..., An
     of_jax = {
         "function": lambda: fn,
         "jax.jit": lambda: jax.jit(forward),
-        "checkpoint": lambda: jax.checkpoint(forward),
+        # Line by line it is a function: JAX drops calls in it whose answers nobody needs, which a plan may not.
+        "checkpoint": lambda: forward if jit_is_disabled() else jax.checkpoint(forward),
     }
     return of_jax[how]() if how in of_jax else of_ember[how]() if language == "ember" else forward
 

@@ -453,6 +453,9 @@ class Sweep:
                 self._collected.setdefault(node, []).append((frame, index))
             case ir.Words():
                 self._words(frame, index, node)
+            case ir.Call() if 0 in node.batch:  # nobody is there to ask
+                types = [frame.plan.types[v] for v in node.outputs]
+                self._complete(frame, index, [np.zeros(t.shape, t.dtype) for t in types])
             case ir.Call():
                 self._await_step(frame, index, self._call(frame, index, node))
             case ir.Foreign():

@@ -24,6 +24,7 @@ from jax.extend import core as jex
 
 from .._errors import UnsupportedError
 from . import versions
+from .values import is_ref
 
 Jaxpr: TypeAlias = jex.ClosedJaxpr
 
@@ -254,6 +255,7 @@ _CALLS: Mapping[str, Callable[[jex.JaxprEqn], Call | Checkpoint | CustomDerivati
     "jit": functools.partial(_call, "jaxpr"),
     "closed_call": functools.partial(_call, "call_jaxpr"),
     "core_call": functools.partial(_call, "call_jaxpr"),
+    "eval_jaxpr": functools.partial(_call, "call_jaxpr"),  # in what JAX 0.12's `lax.custom_root` expands to
     "custom_vmap_call": functools.partial(_call, "call"),
     "remat2": _checkpoint,  # which is the name of `jax.checkpoint`'s primitive
     "checkpoint": _checkpoint,
@@ -331,6 +333,21 @@ def name(eqn: jex.JaxprEqn) -> str:
 def has_effect(eqn: jex.JaxprEqn) -> bool:
     """Whether an equation does something besides computing its results."""
     return bool(eqn.effects)
+
+
+def touches_ref(eqn: jex.JaxprEqn) -> bool:
+    """Whether an equation makes, reads or writes a mutable array."""
+    return any(map(is_ref, (*eqn.invars, *eqn.outvars)))
+
+
+def meets_devices(eqn: jex.JaxprEqn) -> bool:
+    """Whether an equation is a `shard_map` over several devices, which run it together."""
+    return binds_axes(eqn) and eqn.params["mesh"].size > 1
+
+
+def lanes_leave_alone(loop: While) -> bool:
+    """Whether a loop is one that `vmap` has made of a condition which differs from lane to lane: its is an array."""
+    return bool(loop.condition.out_avals[0].shape)
 
 
 def mapped_axes(eqn: jex.JaxprEqn) -> list[str]:

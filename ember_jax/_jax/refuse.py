@@ -3,16 +3,42 @@
 from jax.extend import core as jex
 
 from .._errors import UnsupportedError
-from .equations import Host, Print, binds_axes, jaxprs_in, mapped_axes, name, view
+from .equations import (
+    Host,
+    Print,
+    While,
+    binds_axes,
+    calls_host,
+    jaxprs_in,
+    lanes_leave_alone,
+    mapped_axes,
+    meets_devices,
+    name,
+    touches_ref,
+    view,
+)
 
 
 def refuse(jaxpr: jex.Jaxpr) -> None:
     """Checks an operator's jaxpr.
 
-    **Raises:** `UnsupportedError` for a collective or `axis_index` over an axis from outside the operator, and for an
-    ordered effect.
+    **Raises:** `UnsupportedError` for a collective or `axis_index` over an axis from outside the operator, for an
+    ordered effect, for a mutable array beside calls, and for what has been batched where calls depend on a lane.
     """
+    asks = any(map(calls_host, jaxpr.eqns))
     for eqn in jaxpr.eqns:
+        if asks and touches_ref(eqn):
+            raise UnsupportedError(
+                f"a mutable array (`{name(eqn)}`, of jax.new_ref) stands in an operator beside calls. Steps of an "
+                "operator run as soon as their data are there, so there is no order in which it would be written and "
+                "read. Carry an array through the loop instead, as in `x = x.at[i].set(y)`, and return it."
+            )
+        if meets_devices(eqn) and calls_host(eqn):
+            raise UnsupportedError(
+                "a `shard_map` over several devices with calls in it stands inside an operator. An operator's calls "
+                "are made on the host, where no device may wait for the others. Put the operator inside the shard_map, "
+                "or map it with jax.vmap."
+            )
         axes = mapped_axes(eqn)  # those inside an operator's own `vmap` are gone
         if axes:
             raise UnsupportedError(
@@ -21,6 +47,12 @@ def refuse(jaxpr: jex.Jaxpr) -> None:
                 "the values and reduce them outside, or pass the index in as an argument."
             )
         seen = view(eqn)
+        if isinstance(seen, While) and lanes_leave_alone(seen) and calls_host(eqn):
+            raise UnsupportedError(
+                "a `jax.lax.while_loop` that makes calls, and that each lane leaves when its own condition says so, "
+                "stands in a `jax.vmap` inside an operator: JAX has made one loop of all lanes there, which goes on "
+                "asking for those that are done. Put the operator inside: `jax.vmap(ember.jit(f))`."
+            )
         if isinstance(seen, Host | Print) and seen.is_ordered:
             raise UnsupportedError(
                 f"an ordered `{name(eqn)}` stands inside an operator. Its lanes run side by side, so there is "

@@ -13,6 +13,11 @@ from .._types import is_key
 Aval = jax.ShapeDtypeStruct
 
 
+def is_ref(value: Any) -> bool:
+    """Whether a value or a variable is a mutable array, of `jax.new_ref`. (Its type has no public name.)"""
+    return type(getattr(value, "aval", None)).__name__ == "AbstractRef"
+
+
 def is_inexact(aval: Any) -> bool:
     """Whether an abstract value holds floating-point or complex numbers."""
     return not is_key(aval) and jnp.issubdtype(aval.dtype, jnp.inexact)

@@ -102,6 +102,16 @@ class Guarded(Step):
         return outs
 
 
+_WAY_OUT = (
+    "Make its calls before it and give it what they answer, differentiate inside the operator, as in "
+    "`ember.jit(jax.grad(f))`, or put `jax.lax.stop_gradient` around what it is given."
+)
+_WAYS_OUT = {
+    "a `while_loop`": "Use `jax.lax.scan` with a fixed length, which is differentiable, or put "
+    "`jax.lax.stop_gradient` around what the loop is given."
+}
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _not_differentiable(what: str, recorded: jax.Array, operands: list[jax.Array]) -> jax.Array:
     return recorded
@@ -112,8 +122,7 @@ def _(what: str, primals: Any, tangents: Any) -> Any:
     if any(not isinstance(t, SymbolicZero) for t in jax.tree.leaves(tangents[1])):
         raise GradientError(
             f"{what} that makes calls was differentiated. Its numbers are recorded while it runs, so their "
-            "derivative would silently be zero. Use `jax.lax.scan` with a fixed length, which is differentiable, "
-            "or put `jax.lax.stop_gradient` around what the loop is given."
+            f"derivative would silently be zero. {_WAYS_OUT.get(what, _WAY_OUT)}"
         )
     return primals[0], tangents[0]
 

@@ -210,8 +210,9 @@ class _Axis:
             if step is None:
                 found = {g for v in node.inputs for g in behind.get(v, ())}
             else:
-                # a call of one side of a choice is made when it is known which side a lane takes
-                chosen = [index for index, _ in self._sides[node]]
+                # A call of one side of a choice is made when it is known which side a lane takes; but for what the
+                # choice itself depends on, such as the arm that it is computed from.
+                chosen = [v for v, _ in self._sides[node] if self.maker.get(v, -1) < index]
                 flowing = {v for v in node.inputs if self._flows(step, v)}.union(v for v in chosen if v in self._axis)
                 before = [groups[self.maker[v]] for v in (*node.inputs, *chosen) if v in flowing]
                 after = {g for v in (*node.inputs, *chosen) if v not in flowing for g in behind.get(v, ())}
