@@ -358,15 +358,6 @@ def test_a_choice_between_what_its_index_is_computed_from_and_another():
     np.testing.assert_array_equal(ember.jit(lambda xs: jax.vmap(f)(xs))(XS), [f(x) for x in XS])
 
 
-def test_calls_in_what_an_object_computes_are_in_the_plan():
-    root = lambda x: CALL(
-        lax.custom_root(lambda y: y * 3 - CALL(x), 1.0, lambda f, y: y - f(y) / 3, lambda g, y: y / g(1.0))
-    )
-    plan = ember.lower(root)(X)
-    assert plan.explain().startswith("<lambda> makes 2 calls.")
-    assert not any(node.calls_python for node in plan._plan.nodes if isinstance(node, ir.Segment))
-
-
 def test_a_linear_solve_that_calls_tells_its_own_way_to_a_gradient():
     scale = lambda b: CALL(X * 0) * b
     solve = lambda b: lax.custom_linear_solve(scale, b, lambda f, b: b / CALL(X * 0), lambda f, b: b)

@@ -71,3 +71,18 @@ def test_what_is_saved_is_loaded(tmp_path):
     cost = LLM.complete(ember.text("q")).cost
     ember.save(tmp_path / "cost", {"cost": cost})
     assert np.isnan(ember.load(tmp_path / "cost", {"cost": cost})["cost"])
+
+
+def test_the_users_own_functions_are_checked_after_an_operator_as_before():
+    """In plain JAX a thread that has been in `jax.debug_nans(False)` checks compiled functions no more."""
+    log = jax.jit(jnp.log)
+    call = ember.host(lambda x: np.float32(np.nan), out=jax.ShapeDtypeStruct((), jnp.float32))
+    try:
+        jax.config.update("jax_debug_nans", True)
+        log(1.0), log(1.0)  # compiled, and on the fast path
+        ember.jit(call)(1.0)
+        jax.vmap(ember.jit(call))(jnp.ones(2))
+        with pytest.raises(FloatingPointError):
+            log(-1.0)
+    finally:
+        jax.config.update("jax_debug_nans", False)

@@ -255,7 +255,6 @@ _CALLS: Mapping[str, Callable[[jex.JaxprEqn], Call | Checkpoint | CustomDerivati
     "jit": functools.partial(_call, "jaxpr"),
     "closed_call": functools.partial(_call, "call_jaxpr"),
     "core_call": functools.partial(_call, "call_jaxpr"),
-    "eval_jaxpr": functools.partial(_call, "call_jaxpr"),  # in what JAX 0.12's `lax.custom_root` expands to
     "custom_vmap_call": functools.partial(_call, "call"),
     "remat2": _checkpoint,  # which is the name of `jax.checkpoint`'s primitive
     "checkpoint": _checkpoint,

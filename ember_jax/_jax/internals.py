@@ -9,11 +9,12 @@ waits for another program of the same device may wait for ever (see `new_cpu_dev
 callback's `==` and `hash`: one that compares by value is traced and compiled once, a fresh lambda each time.
 """
 
+import contextlib
 import functools
 import inspect
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import CodeType
 from typing import Any, TypeGuard
 
@@ -77,6 +78,26 @@ def with_outputs(closed: jex.ClosedJaxpr, outvars: list[Any]) -> jex.ClosedJaxpr
     `closed`, with its constants attached, and the class still takes the old arguments.
     """
     return jex.ClosedJaxpr(closed.jaxpr.replace(outvars=outvars), closed.consts)
+
+
+@contextlib.contextmanager
+def same_nan_hook() -> Iterator[None]:
+    """Leaves a thread's check for NaN after compiled functions as it was.
+
+    When `jax.debug_nans(False)` ends, JAX takes the check from that thread for good, also where `jax_debug_nans` is set
+    for all. Were the private state elsewhere, it would be as in plain JAX: checked on a function's first call only.
+    """
+    try:
+        from jax._src.api import _post_hook_state as state  # pyright: ignore[reportAttributeAccessIssue]
+
+        before = state.get_local()
+    except (ImportError, AttributeError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        state.set_local(before)
 
 
 # -- `jax.vmap` seen from outside ------------------------------------------------------------------------------------

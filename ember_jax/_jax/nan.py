@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from .internals import same_nan_hook
+
 
 def _flags() -> Any:
     return jax.config  # whose types do not show its attributes, one for each flag
@@ -33,5 +35,5 @@ def nan_is_a_value() -> Iterator[None]:
     if not is_nan_checked():
         yield
         return
-    with jax.debug_nans(False), jax.debug_infs(False):
+    with same_nan_hook(), jax.debug_nans(False), jax.debug_infs(False):
         yield
