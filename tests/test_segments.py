@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import ember_jax as ember
-from ember_jax import errors
+from ember_jax import errors, testing
 from ember_jax._engine import segments
 from ember_jax._engine.segments import SegmentRunner
 from ember_jax._engine.sweep import Sweep
@@ -123,7 +123,8 @@ def place(request, monkeypatch):
     is_quick = request.param == "on the loop"
     monkeypatch.setattr(SegmentRunner, "is_quick", lambda self, count: is_quick and not self._segment.calls_python)
     jax.config.update("jax_debug_nans", True)
-    yield request.param
+    with testing.VirtualClock():  # threads of its own, in which nothing has run before
+        yield request.param
     jax.config.update("jax_debug_nans", False)
 
 

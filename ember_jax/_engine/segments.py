@@ -147,6 +147,10 @@ class SegmentRunner:
         with jax.enable_x64(self._x64), jax.default_device(self._device):
             outs = self._compiled(capacity, np.uint32(count), list(shared), stacked)
             arrays = [np.asarray(o)[:count] for o in outs]
+            if is_nan_checked() and any(map(_is_refused, arrays)):  # JAX may not look in this thread any more
+                raise FloatingPointError(
+                    "a computation gives NaN or infinity, and jax_debug_nans or jax_debug_infs is set"
+                )
         if self._traced == traced:  # else it was compiled as well, which the next run is not
             self._took[capacity][count.bit_length()] = count, self._clock() - start
         return arrays
