@@ -35,9 +35,6 @@ class _View:
 
     eqn: jex.JaxprEqn
 
-    def _with(self, **params: Any) -> jex.JaxprEqn:
-        return sibling(self.eqn, **params)
-
 
 @dataclass(frozen=True, eq=False)
 class Cond(_View):
@@ -47,7 +44,7 @@ class Cond(_View):
 
     def holding(self, branches: Sequence[Jaxpr]) -> jex.JaxprEqn:
         """The same choice between other branches."""
-        return self._with(branches=tuple(branches))
+        return sibling(self.eqn, branches=tuple(branches))
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +63,7 @@ class While(_View):
 
     def holding(self, condition: Jaxpr, body: Jaxpr) -> jex.JaxprEqn:
         """The same loop over other jaxprs."""
-        return self._with(cond_jaxpr=condition, body_jaxpr=body)
+        return sibling(self.eqn, cond_jaxpr=condition, body_jaxpr=body)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +87,7 @@ class Scan(_View):
 
     def holding(self, body: Jaxpr) -> jex.JaxprEqn:
         """The same scan with another body, of as many operands and results of each kind."""
-        return self._with(jaxpr=body)
+        return sibling(self.eqn, jaxpr=body)
 
 
 @dataclass(frozen=True, eq=False)
