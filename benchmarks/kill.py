@@ -49,18 +49,25 @@ class Outcome(NamedTuple):
 # -- the client, which is killed -------------------------------------------------------------------------------------
 
 
-def client(url: str, journal: str, notes: str, name: str, calls: int, delay: float) -> None:
-    """Runs the sweep and notes what happens; says the lanes' answers at the end. A commit waits for so many seconds."""
+def client(url: str, journal: str, notes: str, name: str, calls: int, held: int) -> None:
+    """Runs the sweep and notes what happens; says the lanes' answers at the end.
+
+    The commit that would make it more answers than `held` never comes, unless that is less than 0.
+    """
     import jax
 
-    write = Writer._write
+    write, kept = Writer._write, 0
 
-    def slow(self, rows):
-        time.sleep(delay)
+    def holding(self, rows):
+        nonlocal kept
+        kept += len(rows)
+        if kept > held:
+            note("held")
+            time.sleep(2 * _HANG)
         return write(self, rows)
 
-    if delay:
-        Writer._write = slow
+    if held >= 0:
+        Writer._write = holding
     file = os.open(notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def note(*words: str) -> None:
@@ -95,34 +102,41 @@ def client(url: str, journal: str, notes: str, name: str, calls: int, delay: flo
 # -- the kills -------------------------------------------------------------------------------------------------------
 
 
-def sweep(calls: int, kills: int, folder: Path, seed: int = 0, delay: float = 0.0) -> Outcome:
+def sweep(calls: int, kills: int, folder: Path, seed: int = 0, before_commit: bool = False) -> Outcome:
     """Runs a sweep of so many calls, an even number, until it has been killed so often and then completed.
 
-    With a `delay` commits take longer, so that kills meet answers that were read and are not committed.
+    A kill comes after a random number of requests; `before_commit` after a random number of answers that were kept, at
+    the moment when more were read and their commit is about to begin.
     """
     journal, runs, answers = folder / "journal.db", [], []
-    # After how many requests in all it is killed: fewer than it must make.
+    # After how many requests, or kept answers, in all it is killed: fewer than it must make.
     moments: Sequence[int | None] = [*sorted(random.Random(seed).sample(range(calls * 9 // 10), kills)), None]
     with testing.ChatServer(testing.SimModel(accuracy=1.0), latency=0.01) as server:
         for i, moment in enumerate(moments):
             notes = folder / f"notes {i}"
-            command = [sys.executable, __file__, "--client", server.base_url, journal, notes, i, calls, delay]
+            held = -1 if moment is None or not before_commit else max(moment - len(_kept(journal)), 0)
+            command = [sys.executable, __file__, "--client", server.base_url, journal, notes, i, calls, held]
             process = subprocess.Popen(list(map(str, command)))
             if moment is not None:
-                while len(server.requests) <= moment:
+                while not (_noted(notes, "held") if before_commit else len(server.requests) > moment):
                     assert process.poll() is None, "the client ended before it was killed"
                     time.sleep(0.0005)
                 process.send_signal(signal.SIGKILL)
             code = process.wait(_HANG)
             assert code == (0 if moment is None else -signal.SIGKILL)
-            lines = [json.loads(line) for line in notes.read_text().splitlines()] if notes.exists() else []
-            read = {line[1] for line in lines if line[0] == "read"}
-            seen = {(line[1], line[2]) for line in lines if line[0] == "seen"}
-            answers = next((line[1:] for line in lines if line[0] == "answers"), [])
+            read = {prompt for (prompt,) in _noted(notes, "read")}
+            seen = {(prompt, answer) for prompt, answer in _noted(notes, "seen")}
+            answers = next(iter(_noted(notes, "answers")), [])
             runs.append(Run([], read, seen, _kept(journal)))
         for request in server.requests:  # what a killed client had sent may be read by the server later
             runs[int(request.headers["x-run"])].asked.append(request.body["messages"][-1]["content"])
     return Outcome(runs, answers)
+
+
+def _noted(notes: Path, kind: str) -> list[list[str]]:
+    """What a client has noted of a kind."""
+    lines = notes.read_text().rpartition("\n")[0].splitlines() if notes.exists() else []  # without one begun
+    return [words for key, *words in map(json.loads, lines) if key == kind]
 
 
 def _kept(journal: Path) -> dict[str, str]:
@@ -168,6 +182,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--client"]:
-        client(*sys.argv[2:6], int(sys.argv[6]), float(sys.argv[7]))
+        client(*sys.argv[2:6], int(sys.argv[6]), int(sys.argv[7]))
     else:
         main()

@@ -231,8 +231,13 @@ def needed(name, lanes):
 @pytest.mark.parametrize(("name", "transform"), PAIRS)
 def test_derivatives_are_plain_jaxs_and_cost_no_extra_call(name, transform):
     apply, x, _ = TRANSFORMS[transform]
+    try:
+        wanted = apply(PROGRAMS[name](known_price))(x)
+    except TypeError as error:
+        if "_check_closed_call() got an unexpected keyword argument" not in str(error):
+            raise
+        pytest.skip("JAX 0.10's own check of jaxprs (JAX_ENABLE_CHECKS) refuses this program without calls too")
     found, calls, report = counted(lambda: apply(OPERATORS[name])(x))
-    wanted = apply(PROGRAMS[name](known_price))(x)
     for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6)
     assert calls == needed(name, x.ndim == 2)
