@@ -1,4 +1,4 @@
-"""What calls cost, and may cost at most: by a session's own prices, else by their provider's."""
+"""What calls cost, and what they may cost at most: by the session's own prices, else by the provider's."""
 
 import math
 import warnings
@@ -16,9 +16,9 @@ class Pricing:
 
     **Arguments:**
 
-    - `own`: prices by provider, or by `provider/model`, which goes before.
+    - `own`: prices by provider, or by `provider/model`, which takes precedence.
     - `provider`: finds a provider by name.
-    - `budget`: what calls are paid from.
+    - `budget`: the budget that calls are paid from.
 
     **Raises:** `TypeError` for what is no `Price`, `ModelError` for the price of a provider that is not there.
     """
@@ -27,14 +27,14 @@ class Pricing:
         for name, price in own.items():
             if not isinstance(price, Price):
                 raise TypeError(f"session(prices={{{name!r}: …}}) takes a Price, not {type(price).__name__}.")
-            provider(name.partition("/")[0])  # a price of nobody's would never be used
+            provider(name.partition("/")[0])  # raises for a misspelt name, whose price would never be used
         self._own = dict(own)
         self._provider = provider
         self._budget = budget
         self._warned: set[tuple[str, str]] = set()
 
     def cost(self, request: Request, input_tokens: float, output_tokens: float) -> float:
-        """The US dollars of an answer that takes so many tokens, which may be infinite; NaN if nobody knows."""
+        """The US dollars of an answer with so many tokens, which may be infinite; NaN if no price is known."""
         own = self._of(request)
         if own is not None:
             return own.of(input_tokens, output_tokens)
@@ -46,17 +46,22 @@ class Pricing:
         return self._provider(request.provider).most_output(request) if limit is None else limit
 
     def hold(self, request: Request) -> Hold:
-        """What a call is to take of the budget. Raises `BudgetError` if nothing bounds its answer."""
+        """The hold by which a call reserves its worst case. Raises `BudgetError` if nothing bounds its answer.
+
+        The worst case is only worked out if the budget depends on it, as the prompt's tokens must be bounded for it.
+        """
         return Hold(self._budget, self._worst(request) if self._budget.asks_worst else 0.0)
 
     def priced(self, request: Request, response: Response) -> Response:
-        """An answer with what it cost, by the session's own price if it has one."""
+        """The answer with its cost filled in, by the session's own price if there is one. Warns if it is not known."""
         own = self._of(request)
         if own is not None:
             counted = response.input_tokens, response.output_tokens
+            # A service that does not count tokens says 0 and 0. The cost is then unknown, unless the price is 0.
             is_known = any(counted) or own == Price(0, 0)
             response = response._replace(cost=own.of(*counted) if is_known else math.nan)
         if math.isnan(response.cost) and not self._provider(request.provider).is_local:
+            # Two causes: no price is known, or the price is but not the tokens. Each has another remedy.
             so = "what its calls cost is not counted, and the report's cost_usd is NaN"
             if math.isnan(self.cost(request, 0, 0)):
                 self._warn_of_price(request, so)
@@ -68,6 +73,7 @@ class Pricing:
         return self._own.get(f"{request.provider}/{request.model}") or self._own.get(request.provider)
 
     def _worst(self, request: Request) -> float:
+        """The most US dollars that one attempt may cost; 0 without a price, of which a warning tells."""
         most_input = tokens.bounds(request)[1]
         worst = self.cost(request, most_input, self.most_output(request))
         if math.isnan(worst):
@@ -94,9 +100,10 @@ class Pricing:
         )
 
     def _warn(self, request: Request, words: str) -> None:
-        """Warns once of each model. Where warnings are errors it is shown all the same: a paid answer is worth more.
+        """Warns once for each model.
 
-        It is on the event loop, which no error of this kind may reach.
+        It is called on the event loop, between a paid answer and its lane. Where the user makes warnings errors,
+        raising one here would lose the answer, so the warning is only shown.
         """
         model = request.provider, request.model
         if model in self._warned:
