@@ -38,7 +38,8 @@ def score(scorer: Member, question: Text, answer: Text, key: Key, place: str) ->
 
 
 def pool(candidates: Text, accepted: Bool[Array, "n"] | bool = True) -> Bool[Array, "n"]:
-    """Which candidates may be chosen: those that are accepted, or all if none is accepted; but none that failed. If all failed, all are false."""
+    """Which candidates may be chosen: those that are accepted, or all if none is accepted; but none
+    that failed. If all failed, all are false."""
     present = candidates == candidates  # false for failed text, which equals nothing
     accepted = present & accepted
     return jnp.where(jnp.any(accepted), accepted, present)
