@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._operator.traced import name_of
 from .._text.operations import fold_in
-from .._traced import name_of
 from .._types import Key
 from .scores import NAMED
 from .signatures import parameters_of, takes_key

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from .._enclosing import Usage, attempt, metered
-from .._jit import jit
+from .._operator.enclosing import Usage, attempt, metered
+from .._operator.jit import jit
 from .._text import failed
 from .._text.text import Text, text
 

@@ -26,14 +26,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._boundary import typed_errors
 from .._evaluate.data import as_array, asked, check_key, columns_of, gold_of
 from .._evaluate.scorer import Answered, Scored, Scorer, answered, scored, scorer
 from .._evaluate.scores import Score
 from .._evaluate.signatures import takes_key
 from .._evaluate.tried import tried
-from .._jit import jit
-from .._traced import name_of
+from .._operator.boundary import typed_errors
+from .._operator.jit import jit
+from .._operator.traced import name_of
 from .._types import Key
 
 

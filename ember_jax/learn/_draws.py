@@ -30,12 +30,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
-from .._boundary import Boundary
 from .._errors import GradientError
 from .._jax import equations, jaxprs
 from .._jax.equations import Call, Checkpoint, Cond, CustomDerivative, Scan, While, host_function, jaxprs_in, view
 from .._jax.jaxprs import Environment, evaluate
 from .._jax.values import from_raw, raw_aval
+from .._operator.boundary import Boundary
 from .._plan import ir, unsplit
 from .._text.elementwise import ElementwiseOp
 from ._sample import NAME

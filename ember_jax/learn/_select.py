@@ -27,14 +27,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._boundary import typed_errors
-from .._enclosing import attempt
 from .._errors import RepeatedSampleWarning
 from .._evaluate.data import as_array, asked, check_key, columns_of, gold_of
 from .._evaluate.scorer import Answered, Scorer, answered, of_role, scored, scorer
 from .._evaluate.scores import Score
-from .._jit import jit
-from .._llm import LLM
+from .._model.llm import LLM
+from .._operator.boundary import typed_errors
+from .._operator.enclosing import attempt
+from .._operator.jit import jit
 from .._text.text import Text, text
 from .._types import Key, is_key
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import equinox as eqx
 
-from . import _annotations, _callback, _traced
-from ._boundary import Boundary
+from .. import _annotations, _callback
+from .boundary import Boundary
+from .traced import explained
 
 
 class _Signature:
@@ -114,7 +115,7 @@ class _OperatorBoundary(Boundary):
         return self.specification.run(functools.partial(self._forward, operator), args, kwargs)
 
     def _explained_forward(self, operator: Operator, *args: Any, **kwargs: Any) -> Any:
-        with _traced.explained(self.name):
+        with explained(self.name):
             return self.forward(operator, *args, **kwargs)
 
 

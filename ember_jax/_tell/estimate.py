@@ -8,19 +8,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._asking import ModelCall
-from ._choose import ChoiceCall
-from ._host import HostCall
-from ._plan import ir
-from ._providers import tokens
-from ._providers.base import Request
-from ._runtime.limits import MOST_IN_FLIGHT, Limit, pool_of, seconds_of
-from ._runtime.session import Session
-from ._tell.bounds import Bounds, Tally, either, is_text
-from ._tell.chain import chain
-from ._tell.known import Known
-from ._text import store
-from ._text.lengths import UNKNOWN, Span
+from .._host import HostCall
+from .._model.asking import ModelCall
+from .._model.choose import ChoiceCall
+from .._plan import ir
+from .._providers import tokens
+from .._providers.base import Request
+from .._runtime.limits import MOST_IN_FLIGHT, Limit, pool_of, seconds_of
+from .._runtime.session import Session
+from .._text import store
+from .._text.lengths import UNKNOWN, Span
+from .bounds import Bounds, Tally, either, is_text
+from .chain import chain
+from .known import Known
 
 # Stands for a model that is not known, and how it is told.
 _NOBODY, _UNKNOWN = "unknown/unknown", "an unknown model"
