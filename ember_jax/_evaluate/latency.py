@@ -12,7 +12,7 @@ from .._runtime.session import Session
 
 
 @dataclasses.dataclass
-class _Span:
+class _Elapsed:
     """When a row's calls began and ended, and what was asked; `whole` if no answer was there before."""
 
     began: float = math.inf
@@ -31,7 +31,7 @@ class Spans:
     def __init__(self, session: Session, scope: str):
         self._session = session
         self._scope = f"{scope}/"
-        self._spans: dict[tuple[str, int], _Span] = {}
+        self._spans: dict[tuple[str, int], _Elapsed] = {}
 
     def __enter__(self) -> Self:
         self._session.watchers = [*self._session.watchers, self.saw]  # another list: the loop may be going through it
@@ -45,7 +45,7 @@ class Spans:
         if not call.lane or not call.scope.startswith(self._scope):
             return
         part = call.scope[len(self._scope) :].partition("/")[0]
-        span = self._spans.setdefault((part, call.lane[0]), _Span())
+        span = self._spans.setdefault((part, call.lane[0]), _Elapsed())
         span.began, span.ended = min(span.began, call.began), max(span.ended, call.ended)
         if call.how == "replayed":
             span.whole &= call.digest in span.asked
@@ -53,5 +53,5 @@ class Spans:
 
     def seconds(self, part: str, rows: int) -> np.ndarray:
         """`float64[rows]` of a part of the scope; NaN for a row without calls, or with answers from before."""
-        spans = [self._spans.get((part, row), _Span(whole=False)) for row in range(rows)]
+        spans = [self._spans.get((part, row), _Elapsed(whole=False)) for row in range(rows)]
         return np.array([span.ended - span.began if span.whole else math.nan for span in spans])

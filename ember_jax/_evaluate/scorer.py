@@ -20,7 +20,7 @@ from .._text.operations import fold_in
 from .._types import Key
 from .scores import NAMED
 from .signatures import parameters_of, takes_key
-from .tried import Tried, causes_of, told, tried, values_of
+from .tried import Attempted, causes_of, told, tried, values_of
 
 # What a score is called with; one of fewer arguments gets the last of them.
 _SCORED = (("answer", "gold"), ("question", "answer", "gold"))
@@ -109,8 +109,8 @@ def of_role(role: str, fn: Any, forms: Sequence[tuple[str, ...]], key: Key | Non
 class Answered(NamedTuple):
     """An answer, and its score if that is the program's to give."""
 
-    answer: Tried
-    score: Tried | None
+    answer: Attempted
+    score: Attempted | None
 
 
 class Scored(NamedTuple):

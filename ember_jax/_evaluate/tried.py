@@ -12,7 +12,7 @@ from .._text import failed
 from .._text.text import Text, text
 
 
-class Tried(NamedTuple):
+class Attempted(NamedTuple):
     """What a part of a row gave, whether it failed, and what it used; `why` is failed text if it did."""
 
     out: Any
@@ -21,7 +21,7 @@ class Tried(NamedTuple):
     usage: Usage
 
 
-def tried(name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Tried:
+def tried(name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Attempted:
     """Calls a function or an operator; inside a program, where its calls stand in the scope `name`."""
 
     def part(*args: Any, **kwargs: Any) -> Any:
@@ -30,10 +30,10 @@ def tried(name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Tried
 
     part.__name__ = name
     ((out, why), ok), usage = metered(attempt(jit(part)))(*args, **kwargs)
-    return Tried(out, why, ok, usage)
+    return Attempted(out, why, ok, usage)
 
 
-def causes_of(tried: Tried) -> list[str]:
+def causes_of(tried: Attempted) -> list[str]:
     """Why each row failed; empty where it did not. An answer may be failed text though nothing was raised."""
     texts = [leaf for leaf in jax.tree.leaves((tried.why, tried.out), is_leaf=_is_text) if _is_text(leaf)]
     digests = np.concatenate([np.asarray(t.digests).reshape(len(tried.ok), -1) for t in texts], axis=1)

@@ -14,7 +14,7 @@ from .boundary import Boundary
 from .traced import explained
 
 
-class _Signature:
+class _ForwardSignature:
     """What `inspect.signature` says of an operator; of its class, it says how one is made, as it does without this."""
 
     def __get__(self, operator: "Operator | None", cls: type) -> inspect.Signature:
@@ -49,7 +49,7 @@ class Operator(eqx.Module):
     for Python control flow on traced values; `SweepError` if some lanes failed.
     """
 
-    __signature__ = _Signature()
+    __signature__ = _ForwardSignature()
 
     @abc.abstractmethod
     def forward(self, *args: Any, **kwargs: Any) -> Any:

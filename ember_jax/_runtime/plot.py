@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .timeline import KINDS, Bars, Kind, Record, Timeline, level, requests
+from .timeline import KINDS, BarKind, Bars, Timeline, TraceRecord, level, requests
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Okabe and Ito's colours, which are told apart by everybody.  A call as a whole is what its parts show.
-_COLOURS: dict[Kind, str] = {
+_COLOURS: dict[BarKind, str] = {
     "waiting": "#d9d9d9",
     "answered": "#0072b2",
     "replayed": "#009e73",
@@ -28,7 +28,7 @@ _APART = 64
 _SHORTEST = 0.002
 
 
-def draw(record: Record, laid: Timeline, ax: "Axes | None") -> "Axes":
+def draw(record: TraceRecord, laid: Timeline, ax: "Axes | None") -> "Axes":
     """Draws a timeline in axes, or in a new figure's.
 
     **Raises:** `ImportError` without matplotlib.
@@ -53,7 +53,7 @@ def draw(record: Record, laid: Timeline, ax: "Axes | None") -> "Axes":
     return axes[0]
 
 
-def _figure(record: Record, laid: Timeline, unit: float, subplots: Any) -> "list[Axes]":
+def _figure(record: TraceRecord, laid: Timeline, unit: float, subplots: Any) -> "list[Axes]":
     """A figure's axes: for the bars, and below for what is counted, drawn already."""
     counts = list(_counts(record))
     heights = [2.5 + min(len(laid.rows), 40) / 8, *(0.6 for _ in counts)]
@@ -67,7 +67,7 @@ def _figure(record: Record, laid: Timeline, unit: float, subplots: Any) -> "list
     return list(axes)
 
 
-def _unit(record: Record) -> tuple[float, str]:
+def _unit(record: TraceRecord) -> tuple[float, str]:
     """The microseconds of the unit in which times are told, and its name."""
     longest = record.micros(record.calls["ended"]).max(initial=0)
     return next(((u, n) for u, n in [(3.6e9, "h"), (6e7, "min"), (1e6, "s")] if longest > 2 * u), (1e3, "ms"))
@@ -100,7 +100,7 @@ def _rectangles(bars: Bars, chosen: np.ndarray, unit: float, span: float) -> np.
     return np.stack([left, row - half, right, row - half, right, row + half, left, row + half], -1).reshape(-1, 4, 2)
 
 
-def _counts(record: Record) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
+def _counts(record: TraceRecord) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
     """What is counted over time, with its colour: requests in flight, and calls that wait if any do."""
     sent = requests(record)
     yield "in flight", _COLOURS["answered"], *level(sent.start, sent.end)

@@ -14,7 +14,7 @@ from .._providers.quota import Quota
 from . import log, retry
 from .budget import Hold
 from .events import Attempt
-from .limits import Gate, Limit, Limiter, Statistics, Ticket
+from .limits import Admission, Gate, Limit, Limiter, Statistics
 from .pricing import Pricing
 from .retry import Retry
 from .scheduler import Path, Task
@@ -107,11 +107,11 @@ class Sender:
         while True:
             await hold.reserve()  # before its turn: who waits for money holds no slot
             try:
-                # An open gate is passed without a ticket: most calls of local models are to cost nothing.
+                # An open gate is passed without an admission: most calls of local models are to cost nothing.
                 is_free = gate.is_open and task is None
-                ticket = None if is_free else await self._admitted(request, gate, turn, task)
-                if ticket is not None:
-                    turn = ticket.turn
+                admission = None if is_free else await self._admitted(request, gate, turn, task)
+                if admission is not None:
+                    turn = admission.turn
                 if made:
                     self._count("retries")
                 else:
@@ -119,7 +119,7 @@ class Sender:
                     if deadline is not None and self._policy.deadline is not None:
                         deadline.reschedule(began + self._policy.deadline)
                 made += 1
-                return await self._attempt(request, provider, gate, ticket, hold, attempts)
+                return await self._attempt(request, provider, gate, admission, hold, attempts)
             except ProviderError as error:
                 seconds = retry.wait(self._policy, error, made, clock() - began, self._uniform())
                 model = f"{request.provider}/{request.model}"
@@ -136,7 +136,7 @@ class Sender:
 
     async def _admitted(
         self, request: Request, gate: Gate, turn: tuple[float, int] | None, task: Task | None
-    ) -> Ticket | None:
+    ) -> Admission | None:
         """Waits until a scheduler has started a request, and then for its turn at the gate, if that is not open."""
         priority = 0.0
         if self._turns is not None and task is not None:
@@ -152,7 +152,7 @@ class Sender:
         request: Request,
         provider: Provider,
         gate: Gate,
-        ticket: Ticket | None,
+        admission: Admission | None,
         hold: Hold,
         attempts: list[Attempt],
     ) -> Response:
@@ -167,20 +167,20 @@ class Sender:
             if is_refused:
                 self._count("throttled")
             quota = error.quota if isinstance(error.quota, Quota) else None
-            gate.failed(ticket, is_refused, error.retry_after, quota)
+            gate.failed(admission, is_refused, error.retry_after, quota)
             if retry.may_be_billed(error):
                 hold.lose()
             raise
         except BaseException:
             hold.lose()
-            if ticket is not None:
-                gate.abandoned(ticket)
+            if admission is not None:
+                gate.abandoned(admission)
             raise
         hold.settle(response.cost)
         attempts.append(Attempt(began, time.time()))
-        if ticket is not None:
+        if admission is not None:
             used = response.input_tokens + response.output_tokens
-            gate.succeeded(ticket, used or None, response.quota)
+            gate.succeeded(admission, used or None, response.quota)
             self._sizes_of(request).learn(request, response, count=gate.limits_tokens)
         return response if response.quota is None else response._replace(quota=None)
 

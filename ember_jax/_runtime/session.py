@@ -23,11 +23,11 @@ from .._providers.prices import Price
 from . import failures, log, progress
 from .budget import Budget, Funds
 from .call_log import Log
-from .events import Attempt, CallEnded, How, Watcher
+from .events import Attempt, CallEnded, Ending, Watcher
 from .flight import SingleFlight
 from .journal.base import AbstractJournal, Entry
-from .journal.calls import Answer, Calls, Lane, digests
-from .journal.columns import Call
+from .journal.calls import Answer, Calls, LaneIndex, digests
+from .journal.columns import CallRecord
 from .journal.place import UNSET, places
 from .limits import Limit, Statistics
 from .loop import Loop, get_loop
@@ -98,7 +98,7 @@ def _shown(name: str, value: float) -> str:
 _CLOSE_SECONDS = 2.0
 
 
-class _Asked(NamedTuple):
+class _Pending(NamedTuple):
     """A call on its way: where its answer is kept and who wants it; the requests that are sent for it.
 
     `task` is what a scheduler sees of it.
@@ -179,7 +179,7 @@ class Session:
 
     def calls(
         self,
-        lane: Lane | None = None,
+        lane: LaneIndex | None = None,
         op: str | None = None,
         answer: Answer | None = None,
         failed: bool | None = None,
@@ -199,14 +199,15 @@ class Session:
         - `answer`: what the model said, whole, as a `str` or a Text; any of a Text's strings.
         - `failed`: whether they failed.
 
-        **Returns:** one `Call` for each time that a lane asked, in the order in which they ended. A call costs 4 us and
-        some 300 bytes here, its words apart; the last 262,144 are remembered. `Journal(path).calls` has older ones.
+        **Returns:** one `CallRecord` for each time that a lane asked, in the order in which they ended. A call costs
+        4 us and some 300 bytes here, its words apart; the last 262,144 are remembered. `Journal(path).calls` has older
+        ones.
 
         **Raises:** `TypeError` for a lane or an answer that is none.
         """
         return self._log.calls(lane, op, answer, failed)
 
-    def forget(self, calls: Call | Iterable[Call]) -> int:
+    def forget(self, calls: CallRecord | Iterable[CallRecord]) -> int:
         """Deletes the answers of calls, in the journal too, so that a program that makes them again asks the model.
 
         ```python
@@ -296,11 +297,11 @@ class Session:
         journal = self._passing if endpoint is None else self._lasting
         digest = request.digest(endpoint or "")
         task = None if self.turns is None else self._sender.task(request, self.turns, lane, scope, path)
-        asked = _Asked(digest, journal, endpoint or "", lane, scope, [], task)
+        asked = _Pending(digest, journal, endpoint or "", lane, scope, [], task)
         began = time.time()
         response: Response | None = None
         error: BaseException | None = None
-        how: How = "failed"
+        how: Ending = "failed"
         try:
             response, how = await self._answered(request, asked)
             if saved := stands_for - (how == "answered"):
@@ -316,7 +317,7 @@ class Session:
                 for watch in self.watchers:
                     watch(ended)
 
-    async def _answered(self, request: Request, asked: _Asked) -> tuple[Response, How]:
+    async def _answered(self, request: Request, asked: _Pending) -> tuple[Response, Ending]:
         response, how = asked.journal.get(asked.digest), "replayed"
         if response is None:
             response, shared = await self._flights.do(asked.digest, self._send, request, asked)
@@ -325,7 +326,7 @@ class Session:
             self.count(how)
         return response, how
 
-    async def _send(self, request: Request, asked: _Asked) -> Response:
+    async def _send(self, request: Request, asked: _Pending) -> Response:
         known = await asked.journal.ready(asked.digest)
         if known is not None:
             return known
@@ -336,7 +337,7 @@ class Session:
         counts["cost_usd"] += response.cost
         return await asked.journal.put(asked.digest, asked.entry(request, response))
 
-    async def _complete(self, request: Request, asked: _Asked) -> Response:
+    async def _complete(self, request: Request, asked: _Pending) -> Response:
         """Sends a request; once more without its optional parameters, if those may be why it is refused."""
         model = request.provider, request.model
         if model in self._declining:

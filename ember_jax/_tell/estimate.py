@@ -19,8 +19,8 @@ from .._runtime.session import Session
 from .._text import store
 from .._text.lengths import UNKNOWN, Span
 from .bounds import Bounds, Tally, either, is_text
-from .chain import chain
 from .known import Known
+from .longest import chain
 
 # Stands for a model that is not known, and how it is told.
 _NOBODY, _UNKNOWN = "unknown/unknown", "an unknown model"
@@ -109,7 +109,7 @@ def estimate(
     if not 0 <= latency < math.inf:
         raise ValueError(f"estimate(latency={latency!r}): give the seconds that a call takes, at least 0.")
     limits = session.limits if limits is None else session.checked(limits)
-    asked = _Asked(session)
+    asked = _Estimator(session)
     tally = asked.bounds.of(plan, given)
     models = {name: _amounts(rows) for name, rows in tally.items() if name}
     total = _amounts(tally.get("", np.zeros((5, 2))))
@@ -118,7 +118,7 @@ def estimate(
     return Estimate(**vars(total), seconds=max(waits, paced), models=models)
 
 
-class _Asked:
+class _Estimator:
     """What the calls of one plan come to, in a session."""
 
     def __init__(self, session: Session):

@@ -226,7 +226,7 @@ class _Ordered(NamedTuple):
     cost: np.ndarray
 
 
-class _Program(NamedTuple):
+class _JudgedCascade(NamedTuple):
     """What is recorded of every row; an argument, so that equal cascades are one program.
 
     **Fields:**
@@ -249,11 +249,11 @@ class _Graded(NamedTuple):
 
 
 @jit
-def _row(program: _Program, key: Key, row: tuple[Any, Any, Key]) -> list[_Graded]:
+def _row(program: _JudgedCascade, key: Key, row: tuple[Any, Any, Key]) -> list[_Graded]:
     return [_graded(program, i, row, jax.random.fold_in(key, i)) for i in range(len(program.stages))]
 
 
-def _graded(program: _Program, i: int, row: tuple[Any, Any, Key], key: Key) -> _Graded:
+def _graded(program: _JudgedCascade, i: int, row: tuple[Any, Any, Key], key: Key) -> _Graded:
     question, _, _ = row
     stage, scorer = program.stages[i], program.scorers[i]
     keyed = {"key": key} if takes_key(stage) else {}
@@ -281,7 +281,7 @@ def _table(cascade: Staged, data: Any, score: str | Score, key: Key | None, gold
     gold_array = None if by.in_program is None else as_array(right, columns[right])
     own, count = cascade.scorer, len(cascade.stages)
     scorers = (*own, None) if isinstance(own, tuple) else (own,) * count
-    program = functools.partial(_row, _Program(cascade.stages, scorers, by.in_program))
+    program = functools.partial(_row, _JudgedCascade(cascade.stages, scorers, by.in_program))
     # As `ember.evaluate` calls a cascade: without a key every row has the cascade's own.
     keys = jnp.broadcast_to(jax.random.key(0), len(columns[right])) if key is None else found.keys
     with typed_errors():

@@ -32,7 +32,7 @@ from jax.extend import core as jex
 
 from .._errors import GradientError
 from .._jax import equations, jaxprs
-from .._jax.equations import Call, Checkpoint, Cond, CustomDerivative, Scan, While, host_function, jaxprs_in, view
+from .._jax.equations import Checkpoint, ClosedCall, Cond, CustomDerivative, Scan, While, host_function, jaxprs_in, view
 from .._jax.jaxprs import Environment, evaluate
 from .._jax.values import from_raw, raw_aval
 from .._operator.boundary import Boundary
@@ -151,7 +151,7 @@ def _body(eqn: jex.JaxprEqn) -> jex.ClosedJaxpr:
     **Raises:** `GradientError` for one that means more.
     """
     seen, name = view(eqn), equations.name(eqn)
-    if isinstance(seen, Call | Checkpoint):
+    if isinstance(seen, ClosedCall | Checkpoint):
         return seen.body
     if isinstance(seen, While):
         raise GradientError(

@@ -219,7 +219,7 @@ def _distinct(count: int, budget: int, key: Key) -> list[int]:
 # -- sweeps ----------------------------------------------------------------------------------------------------------
 
 
-class _Program(NamedTuple):
+class _JudgedOperator(NamedTuple):
     """What is run for every allocation and row; an argument, so that equal searches are one program.
 
     **Fields:**
@@ -245,12 +245,14 @@ class _Program(NamedTuple):
 
 
 @jit
-def _row(program: _Program, allocation: jax.Array, arguments: dict[str, Any], key: Key | None, gold: Any) -> Answered:
+def _row(
+    program: _JudgedOperator, allocation: jax.Array, arguments: dict[str, Any], key: Key | None, gold: Any
+) -> Answered:
     row = arguments[program.question], gold, key
     return answered("operator", program.judge, program.allocated(allocation), (), arguments, row)
 
 
-class _Outcome(NamedTuple):
+class _AllocationResult(NamedTuple):
     """What an allocation gave for all rows: as arrays, in Python's values, and the scores."""
 
     out: Any
@@ -306,7 +308,7 @@ class _Search:
         self.paths, self.models = tuple(modules), tuple(dict.fromkeys(text(models).tolist()))
         self.first = tuple(self._place(path, llm) for path, llm in modules.items())
         self.trials: dict[Allocation, Trial] = {}
-        self._outcomes: dict[Allocation, _Outcome] = {}
+        self._outcomes: dict[Allocation, _AllocationResult] = {}
         self._merits: dict[tuple[Allocation, int], np.ndarray] = {}
         self._causes: collections.Counter[str] = collections.Counter()
         check_key(key)
@@ -316,7 +318,7 @@ class _Search:
         scorers = (self._score,) if self._diagnoser is None else (self._score, self._diagnoser)
         self._rows = _rows(op, data, gold, key, scorers)
         ids = LLM(text(self.models)).model  # which checks them
-        self._program = _Program(op, ids, self._rows.question, self._score.in_program)
+        self._program = _JudgedOperator(op, ids, self._rows.question, self._score.in_program)
 
     def _place(self, path: str, llm: LLM) -> int:
         name = llm.model.tolist()
@@ -356,7 +358,7 @@ class _Search:
         of_each = zip(scores.reshape(count, rows), np.asarray(usage.calls), np.asarray(usage.cost, float), strict=True)
         for i, (allocation, (score, calls, cost)) in enumerate(zip(allocations, of_each, strict=True)):
             out = jax.tree.map(lambda leaf, i=i: leaf[i], found.answer.out)
-            self._outcomes[allocation] = _Outcome(out, answers[i * rows : (i + 1) * rows], score)
+            self._outcomes[allocation] = _AllocationResult(out, answers[i * rows : (i + 1) * rows], score)
             failed = np.isnan(score)
             self.trials[allocation] = Trial(
                 models={path: self.models[model] for path, model in zip(self.paths, allocation, strict=True)},
@@ -384,7 +386,7 @@ class _Search:
 # -- diagnoses -------------------------------------------------------------------------------------------------------
 
 
-def _merits(by: Scorer, rows: _Rows, module: str, tried: Sequence[tuple[str, _Outcome]]) -> np.ndarray:
+def _merits(by: Scorer, rows: _Rows, module: str, tried: Sequence[tuple[str, _AllocationResult]]) -> np.ndarray:
     """1 where a module is not to blame, 0 where it is, 1/2 where nothing is known: `[allocations, rows]`."""
     is_asked = np.stack([outcome.scores for _, outcome in tried]) < 1  # never where it failed
     blame = (_blamed_by_function if by.in_program is None else _blamed_by_operator)(by, rows, module, tried, is_asked)
@@ -392,7 +394,7 @@ def _merits(by: Scorer, rows: _Rows, module: str, tried: Sequence[tuple[str, _Ou
 
 
 def _blamed_by_function(
-    by: Scorer, rows: _Rows, module: str, tried: Sequence[tuple[str, _Outcome]], is_asked: np.ndarray
+    by: Scorer, rows: _Rows, module: str, tried: Sequence[tuple[str, _AllocationResult]], is_asked: np.ndarray
 ) -> np.ndarray:
     blame = np.zeros(is_asked.shape)
     for i, row in np.argwhere(is_asked).tolist():
@@ -402,7 +404,7 @@ def _blamed_by_function(
 
 
 def _blamed_by_operator(
-    by: Scorer, rows: _Rows, module: str, tried: Sequence[tuple[str, _Outcome]], is_asked: np.ndarray
+    by: Scorer, rows: _Rows, module: str, tried: Sequence[tuple[str, _AllocationResult]], is_asked: np.ndarray
 ) -> np.ndarray:
     models, outcomes = zip(*tried, strict=True)
     answers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(outcome.out for outcome in outcomes))

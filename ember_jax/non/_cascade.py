@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from .. import Key, Operator, Text, learn
 from ._members import Member, Members, answer_of, as_members, for_each, for_role, numbers, shown
-from ._scores import as_scorer, score
+from ._scoring import as_scorer, score
 
 # A temperature below it is 0, the limit, where the gate is hard. What is divided by it, and its square, stay finite.
 _COLDEST = 1e-15

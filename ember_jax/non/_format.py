@@ -49,7 +49,7 @@ def format(op: Member, /, **components: Member) -> str:
     """
     if any(map(_is_traced, jax.tree.leaves(op))):
         raise errors.NotationError("a network that JAX traces is not known yet; write it down outside.")
-    return _Writer(components).written(op).words
+    return _NotationWriter(components).written(op).words
 
 
 def _is_traced(leaf: Any) -> bool:
@@ -62,7 +62,7 @@ def _is_traced(leaf: Any) -> bool:
     return False
 
 
-class _Writer:
+class _NotationWriter:
     """What writes with given components."""
 
     def __init__(self, components: Mapping[str, Member]):

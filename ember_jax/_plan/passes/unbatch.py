@@ -38,7 +38,7 @@ def unbatch(plan: ir.Plan, records: frozenset[int] = frozenset()) -> ir.Plan:
     - `records`: which outputs are only kept for the replay, where they are used as the plan itself uses them.
     """
     for size in dict.fromkeys(filter(None, map(_size, plan.nodes))):
-        plan = _Axis(plan, size, records).rewritten()
+        plan = _AlongAxis(plan, size, records).rewritten()
     used = rewrite.used(plan, records)
     return dataclasses.replace(plan, nodes=tuple(_unbatched(node, used) for node in plan.nodes))
 
@@ -66,7 +66,7 @@ def _size(node: ir.Node) -> int | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Step:
+class _LaneStep:
     """A node that keeps lanes apart: the axis of each input that is theirs, and the one of all outputs."""
 
     node: ir.Node
@@ -127,7 +127,7 @@ def _joined(before: list[_Group], after: set[_Group]) -> _Group:
     return joined
 
 
-class _Axis:
+class _AlongAxis:
     """A plan's values and nodes along one lane axis of a size.
 
     `maker` and `readers` are the nodes that make and read each value, `steps` those that keep lanes apart.
@@ -150,7 +150,7 @@ class _Axis:
 
     # -- which steps keep lanes apart --------------------------------------------------------------------------------
 
-    def _step(self, index: int, node: ir.Node) -> _Step | None:
+    def _step(self, index: int, node: ir.Node) -> _LaneStep | None:
         try:
             step = self._lane_wise(node)
         except Crossing as crossing:
@@ -162,7 +162,7 @@ class _Axis:
             self._reasons[index] = f"{_name(node)} takes all lanes together"
         return step
 
-    def _lane_wise(self, node: ir.Node) -> _Step | None:
+    def _lane_wise(self, node: ir.Node) -> _LaneStep | None:
         axes = {self._axis[v] for v in node.inputs if v in self._axis}
         match node:
             case ir.Call() if node.batch and node.batch[0] == self.size:
@@ -178,14 +178,14 @@ class _Axis:
                 if any(axis >= self.plan.types[v].ndim - rank for v, rank in ranks):
                     raise Crossing(f"the text operation {node.function} reads all lanes")
                 wants = dict.fromkeys(node.inputs, axis)
-                return _Step(node, wants, (axis,) * len(node.outputs))
+                return _LaneStep(node, wants, (axis,) * len(node.outputs))
             case ir.Segment() if axes and not node.calls_python:
                 return self._equation(node)
             case _:
                 return None
-        return _Step(node, wants, (0,) * len(node.outputs))
+        return _LaneStep(node, wants, (0,) * len(node.outputs))
 
-    def _equation(self, node: ir.Segment) -> _Step:
+    def _equation(self, node: ir.Segment) -> _LaneStep:
         (equation,) = node.equations
         given = [None if v is None else self._axis.get(v) for v in equation.inputs]
         lane = one_lane(equation.eqn, given, self.size)
@@ -194,11 +194,11 @@ class _Axis:
         name = equations.name(equation.eqn)
         if len(pairs) > len({v for v, _ in pairs}) or len(gives) < len(lane.outputs):
             raise Crossing(f"{name} needs a value both lane by lane and whole")
-        return _Step(node, {v: a for v, a in pairs if a is not None}, gives, lane)
+        return _LaneStep(node, {v: a for v, a in pairs if a is not None}, gives, lane)
 
     # -- which of them flow into each other --------------------------------------------------------------------------
 
-    def _flows(self, step: _Step, value: int) -> bool:
+    def _flows(self, step: _LaneStep, value: int) -> bool:
         """Whether a step goes on with a value lane by lane."""
         return value in self._axis and step.wants.get(value) == self._axis[value]
 
@@ -262,7 +262,7 @@ class _Axis:
 class _Body:
     """What one lane of a group does, in the making; `types` are those of the outer plan, to which it may add."""
 
-    def __init__(self, axis: _Axis, group: _Group, types: list[jax.ShapeDtypeStruct]):
+    def __init__(self, axis: _AlongAxis, group: _Group, types: list[jax.ShapeDtypeStruct]):
         self._axis, self._plan, self._types = axis, axis.plan, types
         self._inside = set(group.steps)
         self._steps = [axis.steps[i] for i in sorted(group.steps)]
@@ -319,7 +319,7 @@ class _Body:
 
     # -- one lane of each step ---------------------------------------------------------------------------------------
 
-    def _one_lane(self, step: _Step) -> list[int]:
+    def _one_lane(self, step: _LaneStep) -> list[int]:
         node = step.node
         inputs = tuple(self._read(v, step.wants.get(v)) for v in node.inputs)
         match node:
