@@ -79,7 +79,7 @@ class Caller(NamedTuple):
             self.saw(self.of_lane, self.of_step, digest)
 
 
-class HostCall(_callback.HostFunction):
+class HostCall(_callback.EagerFunction):
     """A call that the event loop makes for one lane.
 
     **Attributes:**

@@ -98,9 +98,9 @@ def lower(fn: Callable[..., Any]) -> Callable[..., Plan]:
     def lowered(*args: Any, **kwargs: Any) -> Plan:
         with calm():  # all that is allocated here is kept
             if isinstance(fn, Operator):
-                boundary = boundary_of(fn)
-                args, kwargs = boundary.specification.bind(args, kwargs)
-                return Plan(*_program(boundary, (fn, *args), kwargs), fn)
+                through = boundary_of(fn)
+                args, kwargs = through.specification.bind(args, kwargs)
+                return Plan(*_program(through.boundary, (fn, *args), kwargs), fn)
             boundary = boundary_for(fn)
             return Plan(*_program(boundary, args, kwargs), boundary)
 

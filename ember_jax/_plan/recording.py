@@ -18,6 +18,7 @@ code there, and the executor knows nothing of recording. (The alternative, an ex
 the layout of the record into every control node.)
 """
 
+import abc
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -38,29 +39,27 @@ from .._types import is_key
 Values = Sequence[Any]
 
 
-class Step:
+class Step(abc.ABC):
     """What becomes of one equation. `slots` are recorded; `reads` says which operands the replay needs."""
 
-    slots: tuple[Aval, ...] = ()
-    reads: tuple[bool, ...] = ()
+    eqn: jex.JaxprEqn
+    slots: tuple[Aval, ...]
+    reads: tuple[bool, ...]
 
-    def __init__(self, eqn: jex.JaxprEqn):
-        self.eqn = eqn
-
+    @abc.abstractmethod
     def record(self, values: Values) -> tuple[list[Any], list[Any]]:
         """Evaluates the equation; returns its results and its slots."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def replay(self, values: Values, slots: Values) -> list[Any]:
         """Its results from operands and slots; `None` for results that nothing needs."""
-        raise NotImplementedError
 
 
 class Recorded(Step):
     """Some results are recorded, the other needed ones are computed again by the same equation."""
 
     def __init__(self, eqn: jex.JaxprEqn, recorded: Sequence[int], recompute: bool):
-        super().__init__(eqn)
+        self.eqn = eqn
         self._recorded = tuple(recorded)
         self._recompute = recompute
         self.slots = tuple(raw_aval(eqn.outvars[i].aval) for i in recorded)
@@ -81,7 +80,7 @@ class Guarded(Step):
     """A loop, or an unknown construct, whose numbers come out of the record and so have no derivative."""
 
     def __init__(self, eqn: jex.JaxprEqn, needed: Sequence[bool]):
-        super().__init__(eqn)
+        self.eqn = eqn
         self._recorded = [i for i, n in enumerate(needed) if n]
         self.slots = tuple(raw_aval(eqn.outvars[i].aval) for i in self._recorded)
         numbers = any(is_inexact(eqn.outvars[i].aval) for i in self._recorded)
@@ -134,7 +133,7 @@ class Called(Step):
     """
 
     def __init__(self, eqn: jex.JaxprEqn, body: "Recording"):
-        super().__init__(eqn)
+        self.eqn = eqn
         self._body = body
         self.slots, self.reads = body.slots, body.reads
 
@@ -154,7 +153,7 @@ class CustomJVP(Step):
     """`jax.custom_jvp` around calls: the primal is replayed, the user's rule gives the tangents."""
 
     def __init__(self, eqn: jex.JaxprEqn, body: "Recording | Recorded"):
-        super().__init__(eqn)
+        self.eqn = eqn
         self._body = body
         self.slots, self.reads = body.slots, (True,) * len(eqn.invars)
 
@@ -180,7 +179,7 @@ class CustomVJP(Step):
     """`jax.custom_vjp` around calls: the primal is replayed, the user's rule pulls cotangents back."""
 
     def __init__(self, eqn: jex.JaxprEqn, body: "Recording"):
-        super().__init__(eqn)
+        self.eqn = eqn
         self._body = body
         self.slots, self.reads = body.slots, (True,) * len(eqn.invars)
 
@@ -209,8 +208,7 @@ class Branched(Step):
     """A `cond` or `switch` with numeric results: the index is known to the replay, each branch is split."""
 
     def __init__(self, cond: Cond, recorded: Sequence[int], needed: Sequence[bool]):
-        super().__init__(cond.eqn)
-        eqn = cond.eqn
+        self.eqn = eqn = cond.eqn
         self._recorded = tuple(recorded)
         self._branches = [Recording(b, needed) for b in cond.branches]
         own = tuple(raw_aval(eqn.outvars[i].aval) for i in recorded)
@@ -267,10 +265,10 @@ class Scanned(Step):
     """A `scan` with numeric results: the records of its steps are stacked, and scanned over in the replay."""
 
     def __init__(self, scan: Scan, recorded: Sequence[int], needed: Sequence[bool]):
-        super().__init__(scan.eqn)
+        self.eqn = eqn = scan.eqn
         self._recorded = tuple(recorded)
         self._scan, self._consts, self._carry = scan, scan.constants, scan.carry
-        eqn, body, first_ys = scan.eqn, scan.body, self._carry
+        body, first_ys = scan.body, self._carry
         carried = list(needed[:first_ys])
         while True:  # a carry is needed if its last value is, or if a step of the replay reads it
             self._body = Recording(body, [*carried, *needed[first_ys:]])

@@ -73,7 +73,7 @@ class Amounts:
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate(Amounts):
+class Estimate:
     """What a plan will come to; `str` shows a table.
 
     These are bounds for one run in which nothing fails and nothing is replayed. Calls that are known to be equal are in
@@ -85,8 +85,16 @@ class Estimate(Amounts):
     - `models`: `Amounts` by model.
     """
 
+    calls: Range
+    input_tokens: Range
+    output_tokens: Range
+    cost_usd: Range
     seconds: float
     models: Mapping[str, Amounts]
+
+    def row(self) -> list[str]:
+        """All models together, as cells of a table."""
+        return Amounts(self.calls, self.input_tokens, self.output_tokens, self.cost_usd).row()
 
     def __str__(self) -> str:
         rows = [["", "calls", "input tokens", "output tokens", "US dollars"]]

@@ -25,7 +25,7 @@ _CORE_RANK = {TEXT: 1, TEXTS: 2, NUMBER: 0}
 
 
 @dataclass(frozen=True)
-class ElementwiseOp(_callback.HostFunction):
+class ElementwiseOp(_callback.EagerFunction):
     """One text operation, compared by value: `function(*static, *elements)` for every element.
 
     `function` is module-level and `static` hashable, so that the same operation is the same callback.
@@ -58,6 +58,9 @@ class ElementwiseOp(_callback.HostFunction):
         if not results:
             return [np.zeros((), self.result)]
         return [np.asarray(results, self.result).reshape((*batch, *np.shape(results[0])))]
+
+    def call_now(self, *arrays: Any) -> Sequence[np.ndarray]:
+        return self(*arrays)
 
     def one(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
         """Runs on one element: a lane's, where most are. What depends on failed text has failed."""
