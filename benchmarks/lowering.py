@@ -22,8 +22,8 @@ import numpy as np
 import report
 
 import ember_jax as ember
-from ember_jax import _boundary
 from ember_jax._engine import island
+from ember_jax._operator import boundary
 from ember_jax._plan import passes
 
 WIDTH = 20  # of a layer
@@ -138,10 +138,10 @@ class Stages:
 
 def watch_all() -> Stages:
     stages = Stages()
-    stages.watch(_boundary.Boundary, "trace", "trace")
-    stages.watch(_boundary.Boundary, "program", "record")
-    stages.watch(_boundary, "Recording", "record")
-    stages.watch(_boundary, "lower", "lower")
+    stages.watch(boundary.Boundary, "trace", "trace")
+    stages.watch(boundary.Boundary, "program", "record")
+    stages.watch(boundary, "Recording", "record")
+    stages.watch(boundary, "lower", "lower")
     stages.watch(island.Island, "__init__", "island")
     for name, value in list(vars(passes).items()):
         if getattr(value, "__module__", "") == f"{passes.__name__}.{name}":

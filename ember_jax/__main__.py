@@ -1,5 +1,5 @@
 """`python -m ember_jax`."""
 
-from ._cli import main
+from ._cli.commands import main
 
 main()

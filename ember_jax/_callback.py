@@ -33,9 +33,13 @@ class HostFunction(abc.ABC):
     def __call__(self, *arrays: Any) -> Sequence[np.ndarray]:
         """Runs inside JAX, on concrete arrays that may have leading batch axes, the same ones on every argument."""
 
+
+class EagerFunction(HostFunction):
+    """A host function that is also called line by line, where nothing is traced."""
+
+    @abc.abstractmethod
     def call_now(self, *arrays: Any) -> Sequence[np.ndarray]:
         """Runs from ordinary Python, outside any JAX program."""
-        return self(*arrays)
 
 
 def is_eager() -> bool:
@@ -76,7 +80,7 @@ def _bound(function: HostFunction, out: tuple[Any, ...], effectful: bool, *input
 
 
 def invoke(
-    function: HostFunction, out: Sequence[jax.ShapeDtypeStruct], *arrays: Any, effectful: bool = False
+    function: EagerFunction, out: Sequence[jax.ShapeDtypeStruct], *arrays: Any, effectful: bool = False
 ) -> tuple[jax.Array, ...]:
     """Calls a host function: line by line where nothing is traced, as a callback where something is."""
     if all_concrete(arrays) and is_eager():

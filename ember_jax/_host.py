@@ -24,6 +24,7 @@ import numpy as np
 from . import _callback
 from ._alike import Alike, structural
 from ._errors import EmberError, HostResultError, LaneFailure, SweepError
+from ._jax.values import Aval
 from ._providers.base import Response
 from ._runtime import failures, interrupt
 from ._runtime import session as sessions
@@ -33,8 +34,6 @@ from ._runtime.scheduler import NOWHERE, Path
 from ._text import failed, store
 from ._text.text import Text, TextAnnotation, text
 from ._types import is_key
-
-Aval = jax.ShapeDtypeStruct
 
 
 class Used:
@@ -80,7 +79,7 @@ class Caller(NamedTuple):
             self.saw(self.of_lane, self.of_step, digest)
 
 
-class HostCall(_callback.HostFunction):
+class HostCall(_callback.EagerFunction):
     """A call that the event loop makes for one lane.
 
     **Attributes:**

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from jaxtyping import Array, Float, Int
 
 import ember_jax as ember
-from ember_jax._choose import chosen, probabilities
 from ember_jax._errors import (
     MalformedResponseError,
     ModelError,
@@ -24,6 +23,7 @@ from ember_jax._errors import (
     SweepError,
     TextError,
 )
+from ember_jax._model.choose import chosen, probabilities
 from ember_jax._providers.base import Message, Request, Response
 from ember_jax._providers.callable import Callable
 from ember_jax._providers.openai import OpenAI

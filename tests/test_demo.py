@@ -7,7 +7,8 @@ import re
 import pytest
 
 import ember_jax as ember
-from ember_jax import _cli, _demo
+from ember_jax import _cli
+from ember_jax._cli import demo
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -27,7 +28,7 @@ def curve(output, name):
 def shown(tmp_path_factory):
     """What a small demo prints, and the folder of its pictures."""
     out, folder = io.StringIO(), tmp_path_factory.mktemp("demo") / "pictures"
-    _demo.demo(120, 0, out, folder)
+    demo.demo(120, 0, out, folder)
     return out.getvalue(), folder
 
 

@@ -14,8 +14,8 @@ from ember_jax._jax import equations, jaxprs
 from ember_jax._jax.axes import Crossing, one_lane
 from ember_jax._jax.equations import (
     Broadcast,
-    Call,
     Checkpoint,
+    ClosedCall,
     Cond,
     CustomDerivative,
     Host,
@@ -129,7 +129,7 @@ with_vjp.defvjp(lambda x: (x * 2, None), lambda _, g: (g,))
 
 def test_calls_hold_what_they_run():
     named = seen(jax.jit(add_one), X)
-    assert isinstance(named, Call) and named.name == "add_one"
+    assert isinstance(named, ClosedCall) and named.name == "add_one"
     assert equations.is_named(named.eqn, "add_one") and not equations.is_named(named.eqn, "other")
     kept = seen(jax.checkpoint(add_one, policy=jax.checkpoint_policies.everything_saveable, prevent_cse=False), X)
     assert isinstance(kept, Checkpoint) and kept.prevent_cse is False

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 import ember_jax as ember
 from ember_jax import Limit, Price
-from ember_jax._estimate import Amounts
 from ember_jax._providers.base import Response
 from ember_jax._providers.callable import Callable
 from ember_jax._providers.openai import OpenAI
+from ember_jax._tell.estimate import Amounts
 from ember_jax._text import lengths
 from ember_jax._text.elementwise import NUMBER, TEXT, ElementwiseOp
 from ember_jax._text.operations import _format

@@ -56,14 +56,14 @@ def limiter(limits=None, **limit):
 
 async def call(gate, seconds=0.0, cost=0.0, used=None, told=None, **order):
     """One call through a gate; when it began."""
-    ticket = await gate.enter(cost, **order)
+    admission = await gate.enter(cost, **order)
     began = clock()
     try:
         await asyncio.sleep(seconds)
     except asyncio.CancelledError:
-        gate.abandoned(ticket)
+        gate.abandoned(admission)
         raise
-    gate.succeeded(ticket, used, told)
+    gate.succeeded(admission, used, told)
     return began
 
 
@@ -183,12 +183,12 @@ def test_slots_are_never_exceeded_and_never_idle_while_calls_wait(ticks, slots):
 
         async def one(duration):
             nonlocal running, most
-            ticket = await gate.enter()
+            admission = await gate.enter()
             running += 1
             most = max(most, running)
             await asyncio.sleep(duration)
             running -= 1
-            gate.succeeded(ticket, None, None)
+            gate.succeeded(admission, None, None)
 
         await asyncio.gather(*map(one, seconds))
         assert gate.statistics().most_in_flight == most
@@ -228,13 +228,13 @@ def test_who_tries_again_has_its_old_turn():
         gate, order = limiter(in_flight=1).gate("p", "m", True), []
 
         async def one(name, fails=False):
-            ticket = await gate.enter()
+            admission = await gate.enter()
             await asyncio.sleep(1)
             if fails:
-                gate.failed(ticket, False, None, None)
-                ticket = await gate.enter(turn=ticket.turn)
+                gate.failed(admission, False, None, None)
+                admission = await gate.enter(turn=admission.turn)
             order.append(name)
-            gate.succeeded(ticket, None, None)
+            gate.succeeded(admission, None, None)
 
         await asyncio.gather(one("a", fails=True), one("b"), one("c"), one("d"))
         return order
@@ -323,11 +323,11 @@ def test_who_is_cancelled_in_flight_frees_its_slot():
         gate = limiter(in_flight=1).gate("p", "m", True)
 
         async def forever():
-            ticket = await gate.enter()
+            admission = await gate.enter()
             try:
                 await asyncio.Event().wait()
             finally:
-                gate.abandoned(ticket)
+                gate.abandoned(admission)
 
         first = asyncio.ensure_future(forever())
         second = asyncio.ensure_future(call(gate))

@@ -68,7 +68,8 @@ def test_what_is_no_operator_is_told_with_the_argument_and_the_fix(place):
     called, make = PLACES[place]
     if not place.startswith("Chain"):  # where a string is a template
         assert raised(make, "sim/a").startswith(f"{place}='sim/a') is a string. For a model id, `ember.LLM('sim/a')`")
-    assert raised(make, ember.LLM).startswith(f"{place}=<class 'ember_jax._llm.LLM'>) is a class; make an operator of")
+    a_class = f"{place}=<class 'ember_jax._model.llm.LLM'>) is a class; make an operator of"
+    assert raised(make, ember.LLM).startswith(a_class)
     if not place.startswith("Debate(judge"):  # which may be left out
         assert raised(make, None).startswith(f"{place}=None): give an operator, an LLM or another function")
     unlike = {"question": grade, "prompt": grade, "question, answer": echo}[called]

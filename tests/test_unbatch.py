@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import ember_jax as ember
-from ember_jax._jit import boundary_for
-from ember_jax._lower import _program
+from ember_jax._operator.jit import boundary_for
+from ember_jax._operator.lower import _program
 from ember_jax._plan import ir
 
 SCALAR = jax.ShapeDtypeStruct((), jnp.float32)

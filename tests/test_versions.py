@@ -10,8 +10,9 @@ import jax
 import pytest
 
 import ember_jax as ember
-from ember_jax import _boundary, _cli, errors
+from ember_jax import _cli, errors
 from ember_jax._jax import versions
+from ember_jax._operator import boundary
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,9 +20,9 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def says(monkeypatch):
     """Makes JAX say that it is of another version, to a process that was told of none."""
-    _boundary._warn_if_untested.cache_clear()
+    boundary._warn_if_untested.cache_clear()
     yield lambda version: monkeypatch.setattr(jax, "__version__", version)
-    _boundary._warn_if_untested.cache_clear()
+    boundary._warn_if_untested.cache_clear()
 
 
 def traced(words):

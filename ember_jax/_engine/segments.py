@@ -74,7 +74,7 @@ class _Wanted:
 
     def __init__(self, segment: Segment, shared: tuple[bool, ...], x64: bool):
         self.args = segment, shared, x64
-        self._key = equal.Key(equal.of_segment(segment), shared, x64)
+        self._key = equal.HashedKey(equal.of_segment(segment), shared, x64)
 
     def __hash__(self) -> int:
         return hash(self._key)

@@ -20,10 +20,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._boundary import typed_errors
-from .._jit import jit
+from .._operator.boundary import typed_errors
+from .._operator.jit import jit
+from .._operator.traced import name_of
 from .._runtime import session as sessions
-from .._traced import name_of
 from .._types import Key
 from .data import Asked, Columns, as_array, asked, check_key, columns_of, gold_of
 from .latency import Spans

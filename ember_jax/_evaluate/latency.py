@@ -12,7 +12,7 @@ from .._runtime.session import Session
 
 
 @dataclasses.dataclass
-class _Span:
+class _Elapsed:
     """When a row's first call began and its last one ended, in seconds since 1970.
 
     `asked` are the digests of its calls. `whole` says that no answer was in the journal before the row asked for it.
@@ -34,7 +34,7 @@ class Spans:
     def __init__(self, session: Session, scope: str):
         self._session = session
         self._scope = f"{scope}/"
-        self._spans: dict[tuple[str, int], _Span] = {}
+        self._spans: dict[tuple[str, int], _Elapsed] = {}
 
     def __enter__(self) -> Self:
         # The list is replaced and not changed, as the event loop may be going through it.
@@ -49,7 +49,7 @@ class Spans:
         if not call.lane or not call.scope.startswith(self._scope):
             return
         part = call.scope[len(self._scope) :].partition("/")[0]
-        span = self._spans.setdefault((part, call.lane[0]), _Span())
+        span = self._spans.setdefault((part, call.lane[0]), _Elapsed())
         span.began, span.ended = min(span.began, call.began), max(span.ended, call.ended)
         if call.how == "replayed":
             span.whole &= call.digest in span.asked
@@ -60,5 +60,5 @@ class Spans:
 
         NaN for a row without calls, and for one with an answer that was in the journal before.
         """
-        spans = [self._spans.get((part, row), _Span(whole=False)) for row in range(rows)]
+        spans = [self._spans.get((part, row), _Elapsed(whole=False)) for row in range(rows)]
         return np.array([span.ended - span.began if span.whole else math.nan for span in spans])

@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._operator.traced import name_of
 from .._text.operations import fold_in
-from .._traced import name_of
 from .._types import Key
 from .scores import NAMED
 from .signatures import parameters_of, takes_key
-from .tried import Tried, causes_of, told, tried, values_of
+from .tried import Attempted, causes_of, told, tried, values_of
 
 # The arguments that a score may take. One that takes two is called with the last two.
 _SCORED = (("answer", "gold"), ("question", "answer", "gold"))
@@ -119,8 +119,8 @@ def of_role(role: str, fn: Any, forms: Sequence[tuple[str, ...]], key: Key | Non
 class Answered(NamedTuple):
     """An answer, and its score if the score is an operator; else `None`, as a function is called afterwards."""
 
-    answer: Tried
-    score: Tried | None
+    answer: Attempted
+    score: Attempted | None
 
 
 class Scored(NamedTuple):

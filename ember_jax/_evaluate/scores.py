@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from .._choose import LETTERS, chosen
+from .._model.choose import LETTERS, chosen
 from .._text import grammar
 from .._text.operations import NORMALIZERS
 

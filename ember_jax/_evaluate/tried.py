@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from .._enclosing import Usage, attempt, metered
-from .._jit import jit
+from .._operator.enclosing import Usage, attempt, metered
+from .._operator.jit import jit
 from .._text import failed
 from .._text.text import Text, text
 
 
-class Tried(NamedTuple):
+class Attempted(NamedTuple):
     """The outcome of a part of a row.
 
     **Fields:**
@@ -29,7 +29,7 @@ class Tried(NamedTuple):
     usage: Usage
 
 
-def tried(name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Tried:
+def tried(name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Attempted:
     """Calls a function or an operator inside a program. Its calls stand in the scope `name`."""
 
     def part(*args: Any, **kwargs: Any) -> Any:
@@ -40,10 +40,10 @@ def tried(name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Tried
 
     part.__name__ = name
     ((out, why), ok), usage = metered(attempt(jit(part)))(*args, **kwargs)
-    return Tried(out, why, ok, usage)
+    return Attempted(out, why, ok, usage)
 
 
-def causes_of(tried: Tried) -> list[str]:
+def causes_of(tried: Attempted) -> list[str]:
     """Why each row failed, in words; empty if it did not.
 
     The answers are looked at too: a part that did not fail may still give failed text.

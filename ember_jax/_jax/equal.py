@@ -13,7 +13,7 @@ from typing import Any
 from jax.extend import core as jex
 
 
-class Key:
+class HashedKey:
     """A key of many parts. Its hash is computed once, when the key is made, since the parts are deep.
 
     **Raises:** `TypeError` for a part that cannot be hashed.
@@ -29,28 +29,28 @@ class Key:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Key) and self._hash == other._hash and self._parts == other._parts
+        return isinstance(other, HashedKey) and self._hash == other._hash and self._parts == other._parts
 
 
-def of_equation(eqn: jex.JaxprEqn) -> Key:
+def of_equation(eqn: jex.JaxprEqn) -> HashedKey:
     """The key of an equation: its primitive, context, parameters, the types of its operands and results, and literals.
 
     **Raises:** `TypeError` if one of its parameters cannot be hashed, such as an array.
     """
     parameters = tuple((name, _parameter(eqn.params[name])) for name in sorted(eqn.params))
     outputs = tuple(v.aval for v in eqn.outvars)
-    return Key(eqn.primitive, eqn.ctx, parameters, tuple(map(_atom, eqn.invars)), outputs)
+    return HashedKey(eqn.primitive, eqn.ctx, parameters, tuple(map(_atom, eqn.invars)), outputs)
 
 
 @functools.lru_cache(maxsize=8192)  # jaxprs hash by identity
-def _body(jaxpr: jex.Jaxpr) -> Key:
+def _body(jaxpr: jex.Jaxpr) -> HashedKey:
     names: dict[Any, int] = {}
 
     def named(atoms: Any) -> tuple[Hashable, ...]:
         return tuple(_atom(a) if isinstance(a, jex.Literal) else names.setdefault(a, len(names)) for a in atoms)
 
     given = [*jaxpr.constvars, *jaxpr.invars]
-    return Key(
+    return HashedKey(
         len(jaxpr.constvars),
         (named(given), tuple(v.aval for v in given)),
         tuple((of_equation(eqn), named(eqn.invars), named(eqn.outvars)) for eqn in jaxpr.eqns),

@@ -92,7 +92,7 @@ class Scan(_View):
 
 
 @dataclass(frozen=True, eq=False)
-class Call(_View):
+class ClosedCall(_View):
     """An equation that means "run this jaxpr here": `jax.jit`, a nested operator's `custom_vmap`, and others whose
     difference matters to XLA alone."""
 
@@ -154,7 +154,7 @@ class Broadcast(_View):
     dimensions: tuple[int, ...]
 
 
-View = Cond | While | Scan | Call | Checkpoint | CustomDerivative | Host | Print | Select | Broadcast
+View = Cond | While | Scan | ClosedCall | Checkpoint | CustomDerivative | Host | Print | Select | Broadcast
 
 
 def view(eqn: jex.JaxprEqn) -> View | None:
@@ -206,8 +206,8 @@ def _scan(eqn: jex.JaxprEqn) -> Scan:
     return Scan(eqn, close(p["jaxpr"]), constants, carry, p["length"], p["reverse"], p["unroll"])
 
 
-def _call(param: str, eqn: jex.JaxprEqn) -> Call:
-    return Call(eqn, close(eqn.params[param]), str(eqn.params.get("name") or ""))
+def _call(param: str, eqn: jex.JaxprEqn) -> ClosedCall:
+    return ClosedCall(eqn, close(eqn.params[param]), str(eqn.params.get("name") or ""))
 
 
 def _checkpoint(eqn: jex.JaxprEqn) -> Checkpoint:
@@ -253,7 +253,7 @@ _CALLBACKS: Mapping[str, Callable[[jex.JaxprEqn], Host | Print]] = {
     "debug_callback": _print,
     "debug_print": _print,
 }
-_CALLS: Mapping[str, Callable[[jex.JaxprEqn], Call | Checkpoint | CustomDerivative]] = {
+_CALLS: Mapping[str, Callable[[jex.JaxprEqn], ClosedCall | Checkpoint | CustomDerivative]] = {
     "jit": functools.partial(_call, "jaxpr"),
     "closed_call": functools.partial(_call, "call_jaxpr"),
     "core_call": functools.partial(_call, "call_jaxpr"),
@@ -296,7 +296,7 @@ def called(eqn: jex.JaxprEqn) -> Jaxpr | None:
     """The jaxpr that an equation runs where it stands, if it is a call of any kind (also a checkpoint or a custom
     derivative); else `None`."""
     seen = view(eqn) if eqn.primitive.name in _CALLS else None
-    return seen.body if isinstance(seen, Call | Checkpoint | CustomDerivative) else None
+    return seen.body if isinstance(seen, ClosedCall | Checkpoint | CustomDerivative) else None
 
 
 def host(eqn: jex.JaxprEqn) -> Host | None:

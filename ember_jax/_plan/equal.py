@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from .._jax.equal import Key, of_equation
+from .._jax.equal import HashedKey, of_equation
 from . import ir
 
 
-def of_segment(segment: ir.Segment) -> Key:
+def of_segment(segment: ir.Segment) -> HashedKey:
     """What a segment does with its inputs.
 
     **Raises:** `TypeError` if a parameter of an equation is no value, such as an array.
@@ -16,7 +16,7 @@ def of_segment(segment: ir.Segment) -> Key:
     def named(values: Any) -> tuple[int, ...]:
         return tuple(names.setdefault(v, len(names)) for v in values)
 
-    return Key(
+    return HashedKey(
         named(segment.inputs),
         tuple((id(constant), *named([value])) for value, constant in segment.constants.items()),
         tuple((of_equation(e.eqn), named(e.inputs), named(e.outputs)) for e in segment.equations),

@@ -13,7 +13,7 @@ from jax.extend import core as jex
 
 from .._host import HostCall
 from .._jax import equations
-from .._jax.equations import Call, Checkpoint, Cond, CustomDerivative, Host, Print, Scan, View, While, leaves_xla
+from .._jax.equations import Checkpoint, ClosedCall, Cond, CustomDerivative, Host, Print, Scan, View, While, leaves_xla
 from .._jax.values import raw_aval
 from .._text.elementwise import ElementwiseOp
 from . import ir
@@ -44,7 +44,7 @@ def _outside(builder: Builder, eqn: jex.JaxprEqn, values: dict[Any, int], scope:
     inputs = tuple(builder.value(v, values) for v in eqn.invars)
     seen = equations.view(eqn)
     match seen:
-        case Call():  # an operator's, or a function's
+        case ClosedCall():  # an operator's, or a function's
             return _walk(builder, seen.body, inputs, _join(scope, seen.name))
         case Checkpoint() | CustomDerivative():
             return _walk(builder, seen.body, inputs, scope)

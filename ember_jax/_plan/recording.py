@@ -21,6 +21,7 @@ was an executor that fills slots as it goes. It was rejected, as it put the layo
 node.
 """
 
+import abc
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -41,7 +42,7 @@ from .._types import is_key
 Values = Sequence[Any]
 
 
-class Step:
+class Step(abc.ABC):
     """What becomes of one equation in the record and in the replay.
 
     **Attributes:**
@@ -50,19 +51,17 @@ class Step:
     - `reads`: for each operand, whether the replay needs it. An operand that it does not need may be `None` there.
     """
 
-    slots: tuple[Aval, ...] = ()
-    reads: tuple[bool, ...] = ()
+    eqn: jex.JaxprEqn
+    slots: tuple[Aval, ...]
+    reads: tuple[bool, ...]
 
-    def __init__(self, eqn: jex.JaxprEqn):
-        self.eqn = eqn
-
+    @abc.abstractmethod
     def record(self, values: Values) -> tuple[list[Any], list[Any]]:
         """Evaluates the equation; returns its results and its slots."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def replay(self, values: Values, slots: Values) -> list[Any]:
         """The equation's results from its operands and the slots; `None` for results that nothing needs."""
-        raise NotImplementedError
 
 
 class Recorded(Step):
@@ -70,7 +69,7 @@ class Recorded(Step):
     are needed there; else only recorded results are known to the replay."""
 
     def __init__(self, eqn: jex.JaxprEqn, recorded: Sequence[int], recompute: bool):
-        super().__init__(eqn)
+        self.eqn = eqn
         self._recorded = tuple(recorded)
         self._recompute = recompute
         self.slots = tuple(raw_aval(eqn.outvars[i].aval) for i in recorded)
@@ -95,7 +94,7 @@ class Guarded(Step):
     """
 
     def __init__(self, eqn: jex.JaxprEqn, needed: Sequence[bool]):
-        super().__init__(eqn)
+        self.eqn = eqn
         self._recorded = [i for i, n in enumerate(needed) if n]
         self.slots = tuple(raw_aval(eqn.outvars[i].aval) for i in self._recorded)
         numbers = any(is_inexact(eqn.outvars[i].aval) for i in self._recorded)
@@ -151,7 +150,7 @@ class Called(Step):
     """
 
     def __init__(self, eqn: jex.JaxprEqn, body: "Recording"):
-        super().__init__(eqn)
+        self.eqn = eqn
         self._body = body
         self.slots, self.reads = body.slots, body.reads
 
@@ -175,7 +174,7 @@ class CustomJVP(Step):
     """
 
     def __init__(self, eqn: jex.JaxprEqn, body: "Recording | Recorded"):
-        super().__init__(eqn)
+        self.eqn = eqn
         self._body = body
         self.slots, self.reads = body.slots, (True,) * len(eqn.invars)
 
@@ -202,7 +201,7 @@ class CustomVJP(Step):
     """`jax.custom_vjp` around calls: the replay gives the primal, and the user's rule pulls cotangents back."""
 
     def __init__(self, eqn: jex.JaxprEqn, body: "Recording"):
-        super().__init__(eqn)
+        self.eqn = eqn
         self._body = body
         self.slots, self.reads = body.slots, (True,) * len(eqn.invars)
 
@@ -235,8 +234,7 @@ class Branched(Step):
     """
 
     def __init__(self, cond: Cond, recorded: Sequence[int], needed: Sequence[bool]):
-        super().__init__(cond.eqn)
-        eqn = cond.eqn
+        self.eqn = eqn = cond.eqn
         self._recorded = tuple(recorded)
         self._branches = [Recording(b, needed) for b in cond.branches]
         own = tuple(raw_aval(eqn.outvars[i].aval) for i in recorded)
@@ -300,10 +298,10 @@ class Scanned(Step):
     """
 
     def __init__(self, scan: Scan, recorded: Sequence[int], needed: Sequence[bool]):
-        super().__init__(scan.eqn)
+        self.eqn = eqn = scan.eqn
         self._recorded = tuple(recorded)
         self._scan, self._consts, self._carry = scan, scan.constants, scan.carry
-        eqn, body, first_ys = scan.eqn, scan.body, self._carry
+        body, first_ys = scan.body, self._carry
         carried = list(needed[:first_ys])
         # A carry is needed if its last value is, or if a step of the replay reads it. To need one more carry may make
         # the steps read others, so the body is split again until no carry is added.

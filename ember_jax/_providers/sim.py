@@ -292,7 +292,7 @@ def _said(skill: _Skill, prompt: str, parameters: Mapping[str, Any], draws: _Dra
         case {"type": "json_schema", "json_schema": {"schema": schema}}:
             return _fill_in(skill, schema, prompt, draws)
     match _read(prompt):
-        case _Choice() as choice:
+        case _MultipleChoice() as choice:
             return _choose(skill, choice, parameters.get("temperature") == 0, draws)
         case _Verification(is_right):
             return _verify(skill, is_right, draws)
@@ -300,13 +300,13 @@ def _said(skill: _Skill, prompt: str, parameters: Mapping[str, Any], draws: _Dra
             return _judge(skill, candidates, draws)
         case _Number(right):
             return _solve(skill, right, draws)
-        case _Fault(reason):
+        case _NoValue(reason):
             return _Said(f"I cannot compute that: {reason}.", 0.0)
         case None:
             return _talk(draws)
 
 
-class _Choice(NamedTuple):
+class _MultipleChoice(NamedTuple):
     """A choice: how many options there are, which are right, and the name of the skill that sees which."""
 
     options: int
@@ -333,7 +333,7 @@ class _Number(NamedTuple):
     right: str
 
 
-class _Fault(NamedTuple):
+class _NoValue(NamedTuple):
     """Why an expression has no value."""
 
     reason: str
@@ -342,7 +342,7 @@ class _Fault(NamedTuple):
 # The samples of a prompt are mostly drawn one after another, so only the first one reads the prompt. Few prompts are
 # kept, as a prompt may be long.
 @functools.lru_cache(maxsize=256)
-def _read(prompt: str) -> _Choice | _Verification | _Candidates | _Number | _Fault | None:
+def _read(prompt: str) -> _MultipleChoice | _Verification | _Candidates | _Number | _NoValue | None:
     """What a prompt asks for, whoever is asked; `None` for anything else."""
     choice = _options(prompt)
     if choice is not None:
@@ -360,7 +360,7 @@ def _read(prompt: str) -> _Choice | _Verification | _Candidates | _Number | _Fau
     try:
         truth = first_value(lines)
     except CannotCompute as reason:
-        return _Fault(str(reason))
+        return _NoValue(str(reason))
     return None if truth is None else _Number(shown(truth))
 
 
@@ -392,7 +392,7 @@ def _options(prompt: str) -> tuple[list[str], list[str]] | None:
     return options, "\n".join(lines[: starts[-1]]).splitlines()
 
 
-def _choose(skill: _Skill, choice: _Choice, is_greedy: bool, draws: _Draws) -> _Said:
+def _choose(skill: _Skill, choice: _MultipleChoice, is_greedy: bool, draws: _Draws) -> _Said:
     accuracy, right = getattr(skill, choice.skill), choice.right
     wrong = [i for i in range(choice.options) if i not in right]
     if not right or not wrong:
@@ -412,16 +412,16 @@ def _choose(skill: _Skill, choice: _Choice, is_greedy: bool, draws: _Draws) -> _
     return _Said(_letter(chosen), math.log(probability[chosen]), likely)
 
 
-def _right_options(options: Sequence[str], question: Sequence[str]) -> _Choice:
+def _right_options(options: Sequence[str], question: Sequence[str]) -> _MultipleChoice:
     verification = _verification(question)
     if verification is not None:
         is_right = _is_right(*verification)
         words = None if is_right is None else "yes" if is_right else "no"
         right = tuple(i for i, o in enumerate(options) if o.strip().lower() == words)
-        return _Choice(len(options), right, _verifying(is_right))
+        return _MultipleChoice(len(options), right, _verifying(is_right))
     truth = _truth(question)
     right = tuple(i for i, o in enumerate(options) if truth is not None and _claims(o, truth))
-    return _Choice(len(options), right, "accuracy")
+    return _MultipleChoice(len(options), right, "accuracy")
 
 
 def _letter(index: int) -> str:

@@ -23,8 +23,8 @@ from .._errors import TextError
 from .._providers.base import Message
 from .._text import store
 from .events import CallEnded
-from .journal.calls import Answer, Calls, Lane, answer_digests, lane_index
-from .journal.columns import COLUMNS, Call, Tried
+from .journal.calls import Answer, Calls, LaneIndex, answer_digests, lane_index
+from .journal.columns import COLUMNS, CallRecord, Tried
 
 # How many calls are remembered. At 300 bytes a call, they take 80 MB at most.
 MOST = 1 << 18
@@ -32,19 +32,19 @@ MOST = 1 << 18
 # differs in every call) must not fill the memory.
 _MOST_KINDS = 4096
 
-# What is noted of an answer besides its words: by the name of the field of `Call`, the field of `Response` that it is
-# read from.
+# What is noted of an answer besides its words: by the name of the field of `CallRecord`, the field of `Response` that
+# it is read from.
 _LOGGED = {column.name: column.source.removeprefix("response.") for column in COLUMNS if column.is_logged}
 _facts_of = operator.attrgetter(*_LOGGED.values())
 
-_Row = tuple[bytes, bytes]
+_LogRow = tuple[bytes, bytes]
 
 
 class Log:
     """The calls of a session, the last `most` of them."""
 
     def __init__(self, most: int = MOST):
-        self._rows: deque[_Row] = deque(maxlen=most)
+        self._rows: deque[_LogRow] = deque(maxlen=most)
         self._kinds: dict[bytes, bytes] = {}
         self._noted = 0
 
@@ -78,7 +78,11 @@ class Log:
         self._noted += 1
 
     def calls(
-        self, lane: Lane | None = None, op: str | None = None, answer: Answer | None = None, failed: bool | None = None
+        self,
+        lane: LaneIndex | None = None,
+        op: str | None = None,
+        answer: Answer | None = None,
+        failed: bool | None = None,
     ) -> Calls:
         """The calls that match all arguments that are not `None`, in the order in which they ended. From any thread.
 
@@ -93,7 +97,7 @@ class Log:
         answers = None if answer is None else answer_digests(answer)
         named = {kind for kind in {kind for kind, _ in rows} if op is None or _stands_in(op, _unpack(kind)[0])}
 
-        found: list[tuple[bytes, _Row]] = []
+        found: list[tuple[bytes, _LogRow]] = []
         for row in rows:
             if row[0] in named:
                 digest, index, how, *_, words, facts, _, _ = _unpack(row[1])
@@ -153,18 +157,18 @@ def _words(digest: bytes) -> str:
     return store.get(digest) if digest else ""
 
 
-def _read(rows: Sequence[_Row]) -> Iterator[Call]:
+def _read(rows: Sequence[_LogRow]) -> Iterator[CallRecord]:
     for kind, row in rows:
         yield _call(_unpack(kind), _unpack(row))
 
 
-def _call(kind: Any, row: Any) -> Call:
+def _call(kind: Any, row: Any) -> CallRecord:
     scope, provider, model, parameters, roles = kind
     digest, lane, how, began, ended, stands_for, sample, words, facts, error, tried = row
     size = store.DIGEST_BYTES
     texts = [store.get(words[i : i + size]) for i in range(0, len(words), size)]
     known: dict[str, Any] = {} if facts is None else dict(zip(_LOGGED, facts, strict=True))
-    return Call(
+    return CallRecord(
         digest=digest,
         model=f"{provider}/{model}",
         messages=tuple(Message(role, content) for role, content in zip(roles, texts, strict=False)),

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from .._errors import ProviderError
 from .._providers.base import Request, Response
 
-How = Literal["answered", "replayed", "merged", "failed"]
+Ending = Literal["answered", "replayed", "merged", "failed"]
 
 
 class Attempt(NamedTuple):
@@ -38,7 +38,7 @@ class CallEnded(NamedTuple):
     request: Request
     lane: tuple[int, ...]
     scope: str
-    how: How
+    how: Ending
     began: float
     ended: float
     response: Response | None

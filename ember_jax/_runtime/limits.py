@@ -365,7 +365,7 @@ def _proven(accepted: list[float], refused: float) -> float:
     return best
 
 
-class Ticket:
+class Admission:
     """A call on its way through a gate.
 
     **Attributes:**
@@ -478,40 +478,42 @@ class Gate:
         self._is_limited = pool.limit != Limit()
         self._until = -math.inf  # until when a service has asked to wait
         # A heap. A call that is cancelled stays in it until it comes to the top, see `is_wanted`.
-        self._queue: list[tuple[tuple[float, int], Ticket]] = []
+        self._queue: list[tuple[tuple[float, int], Admission]] = []
         self._waiting = self._in_flight = self._most = self._admitted = self._throttled = 0
         self._used = 0.0
         self.is_open = self._may_be_open = is_local and not self._is_limited
         pool.gates.append(self)
 
-    async def enter(self, cost: float = 0.0, *, priority: float = 0.0, turn: tuple[float, int] | None = None) -> Ticket:
+    async def enter(
+        self, cost: float = 0.0, *, priority: float = 0.0, turn: tuple[float, int] | None = None
+    ) -> Admission:
         """Waits for a call's turn: calls of lower `priority` first, equal ones in the order in which they came.
 
         **Arguments:**
 
         - `cost`: the tokens that the call is estimated to use.
-        - `turn`: the turn of the ticket of an earlier attempt, so that a call that is tried again keeps its place.
+        - `turn`: the turn of the admission of an earlier attempt, so that a call that is tried again keeps its place.
 
-        **Returns:** the ticket to leave with, by `succeeded`, `failed` or `abandoned`.
+        **Returns:** the admission to leave with, by `succeeded`, `failed` or `abandoned`.
         """
         turn = turn or (priority, next(self._pool.turns))
-        ticket = Ticket(turn, cost, self._pool.loop.create_future())
-        heapq.heappush(self._queue, (turn, ticket))
+        admission = Admission(turn, cost, self._pool.loop.create_future())
+        heapq.heappush(self._queue, (turn, admission))
         self._waiting += 1
         self._pool.pump()
         try:
-            await ticket.admitted
+            await admission.admitted
         except asyncio.CancelledError:
-            if ticket.admitted.cancelled():
+            if admission.admitted.cancelled():
                 self._waiting -= 1
                 self._pool.pump()
             else:
                 # The gate admitted the call, and then the task was cancelled before it ran again. Nothing is sent, so
                 # the request and its tokens go back to the pool.
                 self._pool.take(self._pool.loop.time(), -1.0, -cost)
-                self.abandoned(ticket)
+                self.abandoned(admission)
             raise
-        return ticket
+        return admission
 
     def is_wanted(self) -> bool:
         """Whether a call waits here."""
@@ -541,46 +543,46 @@ class Gate:
 
     def admit(self, now: float) -> None:
         """Lets the first call that waits begin."""
-        ticket = heapq.heappop(self._queue)[1]
-        self._pool.admit(now, ticket.cost)
+        admission = heapq.heappop(self._queue)[1]
+        self._pool.admit(now, admission.cost)
         self._told[0].take(now, 1.0)
-        self._told[1].take(now, ticket.cost)
+        self._told[1].take(now, admission.cost)
         if self._probe is not None:
             self._probe.take(now)
-        ticket.at, ticket.marks = now, (self._told[0].taken, self._told[1].taken)
+        admission.at, admission.marks = now, (self._told[0].taken, self._told[1].taken)
         self._waiting -= 1
         self._in_flight += 1
         self._most = max(self._most, self._in_flight)
         self._admitted += 1
-        self._used += ticket.cost
+        self._used += admission.cost
         self.is_open = self._may_be_open and not self._waiting
-        ticket.admitted.set_result(None)
+        admission.admitted.set_result(None)
 
-    def succeeded(self, ticket: Ticket, tokens: float | None, quota: Quota | None) -> None:
+    def succeeded(self, admission: Admission, tokens: float | None, quota: Quota | None) -> None:
         """A call was answered.
 
         **Arguments:**
 
-        - `ticket`: the call's.
+        - `admission`: the call's.
         - `tokens`: how many it has used; `None` if the service does not say.
         - `quota`: what the service said of its limits; `None` for nothing.
         """
         now = self._pool.loop.time()
         if self._probe is not None:
-            self._probe.succeeded(now, ticket.at, self._in_flight)
+            self._probe.succeeded(now, admission.at, self._in_flight)
         if tokens is not None:
-            self._pool.take(now, 0.0, tokens - ticket.cost)
-            self._told[1].correct(now, tokens - ticket.cost)
-            self._used += tokens - ticket.cost
-        self._hear(now, ticket, quota)
-        self.abandoned(ticket)
+            self._pool.take(now, 0.0, tokens - admission.cost)
+            self._told[1].correct(now, tokens - admission.cost)
+            self._used += tokens - admission.cost
+        self._hear(now, admission, quota)
+        self.abandoned(admission)
 
-    def failed(self, ticket: Ticket | None, refused: bool, wait: float | None, quota: Quota | None) -> None:
+    def failed(self, admission: Admission | None, refused: bool, wait: float | None, quota: Quota | None) -> None:
         """A call has failed.
 
         **Arguments:**
 
-        - `ticket`: the call's; `None` if it passed while the gate was open.
+        - `admission`: the call's; `None` if it passed while the gate was open.
         - `refused`: whether it was refused as one too many (429).
         - `wait`: the seconds for which the service asks all calls to wait; `None` if it does not.
         - `quota`: what the service said of its limits; `None` for nothing.
@@ -590,14 +592,14 @@ class Gate:
             self._until = max(self._until, now + wait)
             self.is_open = False  # `admit` opens the gate again, when the last call that waits has its turn
         self._throttled += refused
-        if ticket is None:
+        if admission is None:
             return
         if refused and self._probe is not None:
-            self._probe.refused(now, ticket.at, self._until, self._is_known())
-        self._hear(now, ticket, quota)
-        self.abandoned(ticket)
+            self._probe.refused(now, admission.at, self._until, self._is_known())
+        self._hear(now, admission, quota)
+        self.abandoned(admission)
 
-    def abandoned(self, ticket: Ticket) -> None:
+    def abandoned(self, admission: Admission) -> None:
         """A call has ended, and nothing is learned from how."""
         self._in_flight -= 1
         self._pool.leave()
@@ -622,10 +624,10 @@ class Gate:
     def _is_known(self) -> bool:
         return self._is_limited or any(told.pace is not None for told in self._told)
 
-    def _hear(self, now: float, ticket: Ticket, quota: Quota | None) -> None:
+    def _hear(self, now: float, admission: Admission, quota: Quota | None) -> None:
         if quota is not None:
-            self._told[0].hear(now, quota.requests, ticket.at, ticket.marks[0], 1.0)
-            self._told[1].hear(now, quota.tokens, ticket.at, ticket.marks[1], ticket.cost)
+            self._told[0].hear(now, quota.requests, admission.at, admission.marks[0], 1.0)
+            self._told[1].hear(now, quota.tokens, admission.at, admission.marks[1], admission.cost)
 
 
 class Limiter:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .timeline import KINDS, Bars, Kind, Record, Timeline, level, requests
+from .timeline import KINDS, BarKind, Bars, Timeline, TraceRecord, level, requests
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Okabe and Ito's colours, which colour-blind people tell apart too. The kind "call" is not drawn: the bars inside it
 # show its whole time.
-_COLOURS: dict[Kind, str] = {
+_COLOURS: dict[BarKind, str] = {
     "waiting": "#d9d9d9",
     "answered": "#0072b2",
     "replayed": "#009e73",
@@ -29,7 +29,7 @@ _APART = 64
 _SHORTEST = 0.002
 
 
-def draw(record: Record, laid: Timeline, ax: "Axes | None") -> "Axes":
+def draw(record: TraceRecord, laid: Timeline, ax: "Axes | None") -> "Axes":
     """Draws a timeline in `ax`, or in the axes of a new figure, and returns the axes of the bars.
 
     **Raises:** `ImportError` without matplotlib.
@@ -54,7 +54,7 @@ def draw(record: Record, laid: Timeline, ax: "Axes | None") -> "Axes":
     return axes[0]
 
 
-def _figure(record: Record, laid: Timeline, unit: float, subplots: Any) -> "list[Axes]":
+def _figure(record: TraceRecord, laid: Timeline, unit: float, subplots: Any) -> "list[Axes]":
     """The axes of a new figure: first those of the bars, still empty; below those of the counts, already drawn."""
     counts = list(_counts(record))
     heights = [2.5 + min(len(laid.rows), 40) / 8, *(0.6 for _ in counts)]
@@ -68,7 +68,7 @@ def _figure(record: Record, laid: Timeline, unit: float, subplots: Any) -> "list
     return list(axes)
 
 
-def _unit(record: Record) -> tuple[float, str]:
+def _unit(record: TraceRecord) -> tuple[float, str]:
     """The unit of the time axis, by the longest time: its length in microseconds, and its name."""
     longest = record.micros(record.calls["ended"]).max(initial=0)
     return next(((u, n) for u, n in [(3.6e9, "h"), (6e7, "min"), (1e6, "s")] if longest > 2 * u), (1e3, "ms"))
@@ -101,7 +101,7 @@ def _rectangles(bars: Bars, chosen: np.ndarray, unit: float, span: float) -> np.
     return np.stack([left, row - half, right, row - half, right, row + half, left, row + half], -1).reshape(-1, 4, 2)
 
 
-def _counts(record: Record) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
+def _counts(record: TraceRecord) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
     """What is counted over time: the requests in flight, and the calls that wait, if there are any.
 
     Each is its label, its colour, times in microseconds, and the number from each time on.

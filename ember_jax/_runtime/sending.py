@@ -15,7 +15,7 @@ from .._providers.quota import Quota
 from . import log, retry
 from .budget import Hold
 from .events import Attempt
-from .limits import Gate, Limit, Limiter, Statistics, Ticket
+from .limits import Admission, Gate, Limit, Limiter, Statistics
 from .pricing import Pricing
 from .retry import Retry
 from .scheduler import Path, Task
@@ -111,11 +111,11 @@ class Sender:
             # which calls that are cheap enough could use.
             await hold.reserve()
             try:
-                # An open gate is passed without a ticket: a ticket costs time, and a local model's call takes little.
+                # An open gate is passed without an admission, which costs time, as a local model's call takes little.
                 is_free = gate.is_open and task is None
-                ticket = None if is_free else await self._admitted(request, gate, turn, task)
-                if ticket is not None:
-                    turn = ticket.turn
+                admission = None if is_free else await self._admitted(request, gate, turn, task)
+                if admission is not None:
+                    turn = admission.turn
                 if made:
                     self._count("retries")
                 else:
@@ -123,7 +123,7 @@ class Sender:
                     if deadline is not None and self._policy.deadline is not None:
                         deadline.reschedule(began + self._policy.deadline)
                 made += 1
-                return await self._attempt(request, provider, gate, ticket, hold, attempts)
+                return await self._attempt(request, provider, gate, admission, hold, attempts)
             except ProviderError as error:
                 seconds = retry.wait(self._policy, error, made, clock() - began, self._uniform())
                 model = f"{request.provider}/{request.model}"
@@ -143,7 +143,7 @@ class Sender:
 
     async def _admitted(
         self, request: Request, gate: Gate, turn: tuple[float, int] | None, task: Task | None
-    ) -> Ticket | None:
+    ) -> Admission | None:
         """Waits until the scheduler, if any, has started the request, and then for its turn at the gate.
 
         Returns the gate's ticket, or `None` if the gate is open.
@@ -162,7 +162,7 @@ class Sender:
         request: Request,
         provider: Provider,
         gate: Gate,
-        ticket: Ticket | None,
+        admission: Admission | None,
         hold: Hold,
         attempts: list[Attempt],
     ) -> Response:
@@ -178,7 +178,7 @@ class Sender:
             if is_refused:
                 self._count("throttled")
             quota = error.quota if isinstance(error.quota, Quota) else None
-            gate.failed(ticket, is_refused, error.retry_after, quota)
+            gate.failed(admission, is_refused, error.retry_after, quota)
             if retry.may_be_billed(error):
                 hold.lose()
             raise
@@ -186,14 +186,14 @@ class Sender:
             # The attempt was cancelled, or a Python function behind the provider raised. The request may have been sent
             # and billed, and nobody will hear what it cost.
             hold.lose()
-            if ticket is not None:
-                gate.abandoned(ticket)
+            if admission is not None:
+                gate.abandoned(admission)
             raise
         hold.settle(response.cost)
         attempts.append(Attempt(began, time.time()))
-        if ticket is not None:
+        if admission is not None:
             used = response.input_tokens + response.output_tokens
-            gate.succeeded(ticket, used or None, response.quota)
+            gate.succeeded(admission, used or None, response.quota)
             self._sizes_of(request).learn(request, response, count=gate.limits_tokens)
         # The quota is about this moment and was told to the gate. It is no part of an answer that is kept.
         return response if response.quota is None else response._replace(quota=None)

@@ -26,11 +26,11 @@ from .._providers.prices import Price
 from . import failures, log, progress
 from .budget import Budget, Funds
 from .call_log import Log
-from .events import Attempt, CallEnded, How, Watcher
+from .events import Attempt, CallEnded, Ending, Watcher
 from .flight import SingleFlight
 from .journal.base import AbstractJournal, Entry
-from .journal.calls import Answer, Calls, Lane, digests
-from .journal.columns import Call
+from .journal.calls import Answer, Calls, LaneIndex, digests
+from .journal.columns import CallRecord
 from .journal.place import UNSET, places
 from .limits import Limit, Statistics
 from .loop import Loop, get_loop
@@ -103,7 +103,7 @@ def _shown(name: str, value: float) -> str:
 _CLOSE_SECONDS = 2.0
 
 
-class _Asked(NamedTuple):
+class _Pending(NamedTuple):
     """A call on its way.
 
     **Fields:**
@@ -196,7 +196,7 @@ class Session:
 
     def calls(
         self,
-        lane: Lane | None = None,
+        lane: LaneIndex | None = None,
         op: str | None = None,
         answer: Answer | None = None,
         failed: bool | None = None,
@@ -216,15 +216,15 @@ class Session:
         - `answer`: the model's whole answer, as a `str` or a Text. Of a Text with several strings, any one may match.
         - `failed`: whether the calls failed.
 
-        **Returns:** one `Call` for each time that a lane asked, in the order in which they ended. To remember a call
-        takes 4 us and some 300 bytes, without its words. The last 262,144 calls are remembered; `Journal(path).calls`
-        has older ones.
+        **Returns:** one `CallRecord` for each time that a lane asked, in the order in which they ended. To remember a
+        call takes 4 us and some 300 bytes, without its words. The last 262,144 calls are remembered;
+        `Journal(path).calls` has older ones.
 
         **Raises:** `TypeError` for a lane or an answer that is none.
         """
         return self._log.calls(lane, op, answer, failed)
 
-    def forget(self, calls: Call | Iterable[Call]) -> int:
+    def forget(self, calls: CallRecord | Iterable[CallRecord]) -> int:
         """Deletes the answers of calls, in the journal too, so that a program that makes them again asks the model.
 
         ```python
@@ -329,11 +329,11 @@ class Session:
         journal = self._passing if endpoint is None else self._lasting
         digest = request.digest(endpoint or "")
         task = None if self.turns is None else self._sender.task(request, self.turns, lane, scope, path)
-        asked = _Asked(digest, journal, endpoint or "", lane, scope, [], task)
+        asked = _Pending(digest, journal, endpoint or "", lane, scope, [], task)
         began = time.time()
         response: Response | None = None
         error: BaseException | None = None
-        how: How = "failed"
+        how: Ending = "failed"
         try:
             response, how = await self._answered(request, asked)
             # Of equal calls that were sent as one, one was paid for; of replayed and merged ones none was.
@@ -350,7 +350,7 @@ class Session:
                 for watch in self.watchers:
                     watch(ended)
 
-    async def _answered(self, request: Request, asked: _Asked) -> tuple[Response, How]:
+    async def _answered(self, request: Request, asked: _Pending) -> tuple[Response, Ending]:
         """The answer from the journal, from an equal call in flight, or from the provider; and which it was."""
         response, how = asked.journal.get(asked.digest), "replayed"
         if response is None:
@@ -360,7 +360,7 @@ class Session:
             self.count(how)
         return response, how
 
-    async def _send(self, request: Request, asked: _Asked) -> Response:
+    async def _send(self, request: Request, asked: _Pending) -> Response:
         """Asks the provider, counts what the answer used, and returns when the journal has kept it."""
         # Asked before the request is sent: an answer that cannot be kept would be paid for and lost.
         known = await asked.journal.ready(asked.digest)
@@ -373,7 +373,7 @@ class Session:
         counts["cost_usd"] += response.cost
         return await asked.journal.put(asked.digest, asked.entry(request, response))
 
-    async def _complete(self, request: Request, asked: _Asked) -> Response:
+    async def _complete(self, request: Request, asked: _Pending) -> Response:
         """Sends a request; and once more without its optional parameters, if these may be why it was refused."""
         model = request.provider, request.model
         if model in self._declining:

@@ -13,15 +13,15 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from .events import How
+from .events import Ending
 
 By = Literal["endpoint", "lane"]
 # What a bar shows: `call` is a call as a whole; `waiting` is a wait, for the call's turn or before another attempt;
 # `answered`, `throttled` and `failed` are one request, by how it ended; `replayed` and `merged` (and `failed`, too) are
 # a call that sent no request.
-Kind = Literal["call", "waiting", "answered", "throttled", "failed", "replayed", "merged"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-HOWS: tuple[How, ...] = get_args(How)
+BarKind = Literal["call", "waiting", "answered", "throttled", "failed", "replayed", "merged"]
+KINDS: tuple[BarKind, ...] = get_args(BarKind)
+HOWS: tuple[Ending, ...] = get_args(Ending)
 
 # One call, and one request, as rows of arrays; `Record` says what stands in them.
 CALL = np.dtype(
@@ -36,7 +36,7 @@ _CODE = {kind: np.uint8(code) for code, kind in enumerate(KINDS)}
 _OF_HOW = np.array([_CODE[how] for how in HOWS], np.uint8)
 
 
-class Record(NamedTuple):
+class TraceRecord(NamedTuple):
     """Calls that have ended, and the requests that were sent for them.
 
     **Fields:**
@@ -94,7 +94,7 @@ class Bars(NamedTuple):
     level: np.ndarray
 
 
-class Row(NamedTuple):
+class BarRow(NamedTuple):
     """One row: the group that it belongs to, which is a model or an operator, and its own name."""
 
     group: str
@@ -105,10 +105,10 @@ class Timeline(NamedTuple):
     """Bars and their rows."""
 
     bars: Bars
-    rows: list[Row]
+    rows: list[BarRow]
 
 
-def timeline(record: Record, by: By) -> Timeline:
+def timeline(record: TraceRecord, by: By) -> Timeline:
     """The bars of a record: one row for each request in flight at once of a model, or for each lane.
 
     **Raises:** `ValueError` if `by` is neither.
@@ -118,7 +118,7 @@ def timeline(record: Record, by: By) -> Timeline:
     return _by_endpoint(record) if by == "endpoint" else _by_lane(record)
 
 
-def requests(record: Record) -> Bars:
+def requests(record: TraceRecord) -> Bars:
     """A bar for each request that was sent; all are in row 0 yet."""
     of = np.repeat(np.arange(len(record.calls)), record.calls["attempts"])
     number = np.arange(len(of)) - record.first[of] + 1
@@ -153,20 +153,20 @@ def packed(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     return np.array(rows, np.int64)
 
 
-def _by_endpoint(record: Record) -> Timeline:
+def _by_endpoint(record: TraceRecord) -> Timeline:
     """A bar for each request, and a point for each call that sent none."""
     bars = _joined([_without_request(record), requests(record)])
     models = record.calls["model"].astype(np.int64)[bars.call]
     # Two groups for each model: the even one for calls without a request, which so stand above the requests.
     bars, places = _placed(bars, 2 * models + (bars.attempt > 0))
     rows = [
-        Row(record.names[group // 2], f"request {row + 1}" if group % 2 else "without a request")
+        BarRow(record.names[group // 2], f"request {row + 1}" if group % 2 else "without a request")
         for group, row in places
     ]
     return Timeline(bars, rows)
 
 
-def _by_lane(record: Record) -> Timeline:
+def _by_lane(record: TraceRecord) -> Timeline:
     """A bar for each call, and inside it one for each request and each wait before one."""
     start, end = record.micros(record.calls["began"]), record.micros(record.calls["ended"])
     roots = [record.names[scope].partition("/")[0] for scope in record.calls["scope"]]
@@ -189,11 +189,11 @@ def _by_lane(record: Record) -> Timeline:
     for group, row in places:
         root, lane = sorted_lanes[group]
         again = f" ({row + 1})" if row else ""  # a lane that makes several calls at once has several rows
-        rows.append(Row(root, f"lane {', '.join(map(str, lane)) or '0'}{again}"))
+        rows.append(BarRow(root, f"lane {', '.join(map(str, lane)) or '0'}{again}"))
     return Timeline(_joined([calls, nested]), rows)
 
 
-def _without_request(record: Record) -> Bars:
+def _without_request(record: TraceRecord) -> Bars:
     """A bar of no length, at the call's end, for each call that sent no request."""
     (of,) = np.nonzero(record.calls["attempts"] == 0)
     at, zeros = record.micros(record.calls["ended"][of]), np.zeros_like(of)

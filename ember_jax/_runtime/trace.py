@@ -20,7 +20,7 @@ import numpy as np
 
 from . import plot
 from .events import CallEnded
-from .timeline import ATTEMPT, CALL, HOWS, KINDS, By, Record, Timeline, timeline
+from .timeline import ATTEMPT, CALL, HOWS, KINDS, By, Timeline, TraceRecord, timeline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +86,7 @@ class Trace:
         left = max(0, self._count - self._most)
         return f"Trace({len(self):,} calls{f', {left:,} more left out' if left else ''})"
 
-    def record(self) -> Record:
+    def record(self) -> TraceRecord:
         """A copy of what was noted so far; from any thread."""
         # `add` may run meanwhile. It writes a call's row after the call's attempts, lane and names, so the rows are
         # copied first here: all that they refer to is then there. The buffers are copied and not viewed, as a bytearray
@@ -97,7 +97,7 @@ class Trace:
         for many in calls["axes"].tolist():
             lanes.append(tuple(axes[at : at + many]))
             at += many
-        return Record(calls, attempts, lanes, list(self._names), max(0, self._count - self._most))
+        return TraceRecord(calls, attempts, lanes, list(self._names), max(0, self._count - self._most))
 
     def save(self, path: str | os.PathLike[str], by: By = "endpoint") -> None:
         """Writes the timeline in Chrome's trace event format, to be opened at ui.perfetto.dev or chrome://tracing.
@@ -143,7 +143,7 @@ class Trace:
 _encode = json.JSONEncoder(allow_nan=False).encode
 
 
-def _events(record: Record, laid: Timeline, by: By) -> Iterator[dict[str, Any]]:
+def _events(record: TraceRecord, laid: Timeline, by: By) -> Iterator[dict[str, Any]]:
     """The trace events: the names of the rows, then the bars by their begin, an outer bar before those inside it."""
     bars, rows = laid
     groups = {group: pid for pid, group in enumerate(dict.fromkeys(row.group for row in rows), 1)}
@@ -177,7 +177,7 @@ def _inside(kind: str, attempt: int) -> str:
     return f"request {attempt}"
 
 
-def _call_args(record: Record, call: int) -> dict[str, Any]:
+def _call_args(record: TraceRecord, call: int) -> dict[str, Any]:
     row = record.calls[call]
     args = {
         "scope": record.names[row["scope"]],
@@ -194,7 +194,7 @@ def _call_args(record: Record, call: int) -> dict[str, Any]:
     return args | ({"error": record.names[row["error"]]} if row["error"] else {})
 
 
-def _attempt_args(record: Record, place: int, attempt: int) -> dict[str, Any]:
+def _attempt_args(record: TraceRecord, place: int, attempt: int) -> dict[str, Any]:
     row = record.attempts[place]
     failed = {"error": record.names[row["error"]], "status": int(row["status"]) or None} if row["error"] else {}
     return {"attempt": attempt} | failed

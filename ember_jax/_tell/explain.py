@@ -16,7 +16,7 @@ from typing import Literal
 
 from .._plan import ir
 from .._plan.counts import Count, count, count_of
-from .chain import Link, chain, links
+from .longest import Link, chain, links
 from .order import order
 from .show import Models, asked, ranges, shortened, what
 
@@ -49,7 +49,7 @@ class _Wait:
 
 
 @dataclasses.dataclass(eq=False)
-class _Group:
+class _ToldGroup:
     """Steps that are told in the same words: one of them, where they are told, all of them as bits, how many."""
 
     node: ir.Node
@@ -65,7 +65,7 @@ class _Section:
     """Groups of steps that wait for the same."""
 
     waits: tuple[_Wait, ...]
-    groups: list[_Group]
+    groups: list[_ToldGroup]
 
     def shape(self, index: int) -> Hashable:
         """Equal for sections that read the same, told at some index."""
@@ -89,8 +89,8 @@ class _Story:
     def __init__(self, models: Models):
         self._models = models
         self._sections: dict[ir.Plan, list[_Section]] = {}
-        self._late: dict[ir.Node, list[_Group]] = {}  # what a step does not wait for, though something in it does
-        self._group_of: dict[ir.Node, _Group] = {}
+        self._late: dict[ir.Node, list[_ToldGroup]] = {}  # what a step does not wait for, though something in it does
+        self._group_of: dict[ir.Node, _ToldGroup] = {}
         self._numbers: dict[ir.Node, int] = {}  # by a group's node
         self._next = itertools.count(1)
 
@@ -153,7 +153,7 @@ class _Story:
             for why, shares in by_purpose.items()
         )
 
-    def _group(self, group: _Group, waits: Sequence[_Wait], margin: str) -> Iterator[str]:
+    def _group(self, group: _ToldGroup, waits: Sequence[_Wait], margin: str) -> Iterator[str]:
         number = self._numbers[group.node] = next(self._next)
         scope = f"{group.node.scope}: " if group.node.scope else ""
         yield f"{margin}{number:,}. {scope}{self._described(group.node, group.size)}"
@@ -166,7 +166,7 @@ class _Story:
         for label, inner in _inner(group.node):
             yield from self._nested(label, inner, margin)
 
-    def _named(self, group: _Group) -> str:
+    def _named(self, group: _ToldGroup) -> str:
         number = self._numbers.get(group.node)  # it may be told only later
         return self._described(group.node, group.size) if number is None else f"step {number:,}"
 
@@ -217,9 +217,9 @@ class _Story:
     def _sections_of(self, plan: ir.Plan) -> list[_Section]:
         busy, reads, levels, late = _reads(plan)
         sections: dict[tuple[_Wait, ...], tuple[int, _Section]] = {}
-        groups: dict[Hashable, _Group] = {}
-        group_of: dict[int, _Group] = {}  # by bit
-        taken = _Group(ir.Take((), (), "", 0), _LATE, 0, "")
+        groups: dict[Hashable, _ToldGroup] = {}
+        group_of: dict[int, _ToldGroup] = {}  # by bit
+        taken = _ToldGroup(ir.Take((), (), "", 0), _LATE, 0, "")
         for bit in sorted(range(len(busy)), key=levels.__getitem__):
             node = plan.nodes[busy[bit]]
             if isinstance(node, ir.Take):
@@ -230,7 +230,7 @@ class _Story:
             later = _groups(late[bit], group_of)
             index, section = sections.setdefault(waits, (len(sections), _Section(waits, [])))
             kind = (self._kind(node), *((g.section, g.place) for g in later))
-            group = groups.setdefault((index, kind), _Group(node, index, len(section.groups), kind))
+            group = groups.setdefault((index, kind), _ToldGroup(node, index, len(section.groups), kind))
             if not group.size:
                 section.groups.append(group)
             group.bits |= 1 << bit
@@ -294,7 +294,7 @@ def _purpose(node: ir.Node, operand: int, source: ir.Node) -> Purpose:
             return "itself"
 
 
-def _waits(read: Mapping[Purpose, int], group_of: Mapping[int, _Group]) -> tuple[_Wait, ...]:
+def _waits(read: Mapping[Purpose, int], group_of: Mapping[int, _ToldGroup]) -> tuple[_Wait, ...]:
     """The groups that a step waits for."""
     found: list[_Wait] = []
     waited = functools.reduce(int.__or__, read.values(), 0)
@@ -306,9 +306,9 @@ def _waits(read: Mapping[Purpose, int], group_of: Mapping[int, _Group]) -> tuple
     return tuple(sorted(found))
 
 
-def _groups(bits: int, group_of: Mapping[int, _Group]) -> list[_Group]:
+def _groups(bits: int, group_of: Mapping[int, _ToldGroup]) -> list[_ToldGroup]:
     """The groups of some steps."""
-    found: list[_Group] = []
+    found: list[_ToldGroup] = []
     while bits:
         group = group_of[(bits & -bits).bit_length() - 1]
         found.append(group)

@@ -29,7 +29,7 @@ _CORE_RANK = {TEXT: 1, TEXTS: 2, NUMBER: 0}
 
 
 @dataclass(frozen=True)
-class ElementwiseOp(_callback.HostFunction):
+class ElementwiseOp(_callback.EagerFunction):
     """One text operation, compared by value: `function(*static, *elements)` for every element.
 
     `function` must be a function of a module and `static` must be hashable. Two calls of the same operation then
@@ -72,6 +72,9 @@ class ElementwiseOp(_callback.HostFunction):
         if not results:
             return [np.zeros((), self.result)]
         return [np.asarray(results, self.result).reshape((*batch, *np.shape(results[0])))]
+
+    def call_now(self, *arrays: Any) -> Sequence[np.ndarray]:
+        return self(*arrays)
 
     def one(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
         """Runs on one element, without batch axes. A lane of a plan calls this; most runs are of this kind.

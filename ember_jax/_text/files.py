@@ -48,7 +48,7 @@ _ARRAY_TYPES = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Leaf:
+class _LeafType:
     """What a leaf is. A file fits `like` if all fields of all leaves agree but `value`, which is what is loaded."""
 
     path: str
@@ -126,25 +126,25 @@ def _is_text(node: Any) -> bool:
     return isinstance(node, Text) and isinstance(node.digests, _ARRAY_TYPES)
 
 
-def _flatten(tree: Any) -> list[tuple[_Leaf, Any]]:
+def _flatten(tree: Any) -> list[tuple[_LeafType, Any]]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_text)
     return [(_describe(jax.tree_util.keystr(path), leaf), leaf) for path, leaf in leaves]
 
 
-def _describe(path: str, leaf: Any) -> _Leaf:
+def _describe(path: str, leaf: Any) -> _LeafType:
     if isinstance(leaf, Text):
         try:
-            return _Leaf(path, "text", "Text", leaf.shape)
+            return _LeafType(path, "text", "Text", leaf.shape)
         except TextError as error:
             raise TextError(f"the leaf `{path}`: {error}") from None
     if isinstance(leaf, _ARRAY_TYPES):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return _Leaf(path, "key", str(leaf.dtype), leaf.shape)
-        return _Leaf(path, "array", _dtype_name(path, np.dtype(leaf.dtype)), leaf.shape)
+            return _LeafType(path, "key", str(leaf.dtype), leaf.shape)
+        return _LeafType(path, "array", _dtype_name(path, np.dtype(leaf.dtype)), leaf.shape)
     for kind, (write, _) in _NUMBERS.items():
         if isinstance(leaf, kind):
-            return _Leaf(path, "number", kind.__name__, value=write(leaf))
-    return _Leaf(path, "static")
+            return _LeafType(path, "number", kind.__name__, value=write(leaf))
+    return _LeafType(path, "static")
 
 
 def _dtype_name(path: str, dtype: np.dtype) -> str:
@@ -160,7 +160,7 @@ def _dtype_name(path: str, dtype: np.dtype) -> str:
     )
 
 
-def _check_same(path: Any, like: list[_Leaf], saved: list[_Leaf]) -> None:
+def _check_same(path: Any, like: list[_LeafType], saved: list[_LeafType]) -> None:
     # The numbers of leaves are compared after the leaves themselves: an error that names a leaf says more than two
     # counts do.
     for mine, theirs in zip(like, saved, strict=False):
@@ -180,7 +180,7 @@ def _check_same(path: Any, like: list[_Leaf], saved: list[_Leaf]) -> None:
 # -- writing ---------------------------------------------------------------------------------------------------------
 
 
-def _write(file: Any, leaves: list[tuple[_Leaf, Any]]) -> None:
+def _write(file: Any, leaves: list[tuple[_LeafType, Any]]) -> None:
     words: dict[bytes, bytes] = {}
     with zipfile.ZipFile(file, "w") as archive:
         described = []
@@ -198,7 +198,7 @@ def _write(file: Any, leaves: list[tuple[_Leaf, Any]]) -> None:
         _add(archive, "manifest.json", json.dumps(manifest).encode(), zipfile.ZIP_DEFLATED)
 
 
-def _array(leaf: _Leaf, value: Any) -> tuple[Any, _Leaf]:
+def _array(leaf: _LeafType, value: Any) -> tuple[Any, _LeafType]:
     """The NumPy array to write, or `None`; with it the leaf's description, completed."""
     held = value.digests if leaf.kind == "text" else value
     if is_tracer(held):
@@ -214,7 +214,7 @@ def _array(leaf: _Leaf, value: Any) -> tuple[Any, _Leaf]:
     return (np.asarray(held), leaf) if leaf.kind in ("array", "text") else (None, leaf)
 
 
-def _gather(words: dict[bytes, bytes], leaf: _Leaf, digests: np.ndarray) -> None:
+def _gather(words: dict[bytes, bytes], leaf: _LeafType, digests: np.ndarray) -> None:
     for digest in _split(digests):
         if digest not in words and not _is_reserved(digest):
             try:
@@ -277,14 +277,14 @@ def _damaged(path: Any, error: Exception) -> TextError:
     )
 
 
-def _read_manifest(path: Any, archive: zipfile.ZipFile) -> list[_Leaf]:
+def _read_manifest(path: Any, archive: zipfile.ZipFile) -> list[_LeafType]:
     manifest = json.loads(archive.read("manifest.json"))
     if (manifest["format"], manifest["version"]) != (_FORMAT, _VERSION):
         raise TextError(
             f"{os.fspath(path)} holds {manifest['format']!r} in version {manifest['version']}; this ember_jax reads "
             f"{_FORMAT!r} in version {_VERSION}. Upgrade ember_jax, or save the tree again."
         )
-    return [_Leaf(**leaf | {"shape": tuple(leaf["shape"])}) for leaf in manifest["leaves"]]
+    return [_LeafType(**leaf | {"shape": tuple(leaf["shape"])}) for leaf in manifest["leaves"]]
 
 
 def _read_words(archive: zipfile.ZipFile) -> list[str]:
@@ -294,7 +294,7 @@ def _read_words(archive: zipfile.ZipFile) -> list[str]:
     return [raw[end - length : end].decode() for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)]
 
 
-def _read_leaf(archive: zipfile.ZipFile, i: int, saved: _Leaf, like: Any, known: frozenset[bytes]) -> Any:
+def _read_leaf(archive: zipfile.ZipFile, i: int, saved: _LeafType, like: Any, known: frozenset[bytes]) -> Any:
     if saved.kind == "static":
         return like
     if saved.kind == "number":

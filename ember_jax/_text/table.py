@@ -12,10 +12,10 @@ import numpy as np
 from .._errors import TextError
 from .text import Text
 
-Column = list[Any] | np.ndarray
+ColumnValues = list[Any] | np.ndarray
 
 
-def table(results: Any, /, **axes: Any) -> dict[str, Column]:
+def table(results: Any, /, **axes: Any) -> dict[str, ColumnValues]:
     """Turns the results of nested `vmap`s into columns, one row for each lane: `pandas.DataFrame(ember.table(…))`.
 
     ```python
@@ -43,7 +43,7 @@ def table(results: Any, /, **axes: Any) -> dict[str, Column]:
     lengths = {axis: _length(axis, columns) for axis, columns in labels.items()}
     shape = tuple(lengths.values())
     rows = np.indices(shape).reshape(len(shape), math.prod(shape))
-    out: dict[str, Column] = {}
+    out: dict[str, ColumnValues] = {}
     for (axis, columns), row in zip(labels.items(), rows, strict=True):
         for name, column in columns.items():
             _add(out, name, _take(column, row), f"axis `{axis}`")
@@ -54,7 +54,7 @@ def table(results: Any, /, **axes: Any) -> dict[str, Column]:
     return out
 
 
-def _add(out: dict[str, Column], name: str, column: Column, source: str) -> None:
+def _add(out: dict[str, ColumnValues], name: str, column: ColumnValues, source: str) -> None:
     if name in out:
         raise TextError(
             f"two columns of ember.table are named `{name}`; the second is from {source}. Rename the axis, the key "
@@ -66,7 +66,7 @@ def _add(out: dict[str, Column], name: str, column: Column, source: str) -> None
 # -- labels ----------------------------------------------------------------------------------------------------------
 
 
-def _labels(axis: str, given: Any) -> dict[str, Column]:
+def _labels(axis: str, given: Any) -> dict[str, ColumnValues]:
     if isinstance(given, Mapping):
         return {str(name): _sequence(f"{axis}[{name!r}]", column) for name, column in given.items()}
     if isinstance(given, int | np.integer) and not isinstance(given, bool):
@@ -74,7 +74,7 @@ def _labels(axis: str, given: Any) -> dict[str, Column]:
     return {axis: _sequence(axis, given)}
 
 
-def _sequence(name: str, given: Any) -> Column:
+def _sequence(name: str, given: Any) -> ColumnValues:
     given = given.tolist() if isinstance(given, Text) else given
     if isinstance(given, Sequence) and not isinstance(given, str | bytes):
         return list(given)
@@ -87,7 +87,7 @@ def _sequence(name: str, given: Any) -> Column:
     )
 
 
-def _length(axis: str, columns: dict[str, Column]) -> int:
+def _length(axis: str, columns: dict[str, ColumnValues]) -> int:
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) != 1:
         raise TextError(
@@ -96,14 +96,14 @@ def _length(axis: str, columns: dict[str, Column]) -> int:
     return next(iter(lengths.values()))
 
 
-def _take(column: Column, rows: np.ndarray) -> Column:
+def _take(column: ColumnValues, rows: np.ndarray) -> ColumnValues:
     return column[rows] if isinstance(column, np.ndarray) else [column[i] for i in rows.tolist()]
 
 
 # -- results ---------------------------------------------------------------------------------------------------------
 
 
-def _column(name: str, leaf: Any, lengths: dict[str, int]) -> Column:
+def _column(name: str, leaf: Any, lengths: dict[str, int]) -> ColumnValues:
     array = _of_leaf(name, leaf)
     for i, (axis, length) in enumerate(lengths.items()):
         if array.shape[i : i + 1] != (length,):

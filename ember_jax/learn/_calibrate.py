@@ -27,14 +27,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._boundary import typed_errors
 from .._evaluate.data import as_array, asked, check_key, columns_of, gold_of
 from .._evaluate.scorer import Answered, Scored, Scorer, answered, scored, scorer
 from .._evaluate.scores import Score
 from .._evaluate.signatures import takes_key
 from .._evaluate.tried import tried
-from .._jit import jit
-from .._traced import name_of
+from .._operator.boundary import typed_errors
+from .._operator.jit import jit
+from .._operator.traced import name_of
 from .._types import Key
 
 
@@ -234,7 +234,7 @@ class _Ordered(NamedTuple):
     cost: np.ndarray
 
 
-class _Program(NamedTuple):
+class _JudgedCascade(NamedTuple):
     """What is run for every row. It is an argument of `_row` and not closed over, so equal cascades share a program.
 
     **Fields:**
@@ -257,11 +257,11 @@ class _Graded(NamedTuple):
 
 
 @jit
-def _row(program: _Program, key: Key, row: tuple[Any, Any, Key]) -> list[_Graded]:
+def _row(program: _JudgedCascade, key: Key, row: tuple[Any, Any, Key]) -> list[_Graded]:
     return [_graded(program, i, row, jax.random.fold_in(key, i)) for i in range(len(program.stages))]
 
 
-def _graded(program: _Program, i: int, row: tuple[Any, Any, Key], key: Key) -> _Graded:
+def _graded(program: _JudgedCascade, i: int, row: tuple[Any, Any, Key], key: Key) -> _Graded:
     question, _, _ = row
     stage, scorer = program.stages[i], program.scorers[i]
     keyed = {"key": key} if takes_key(stage) else {}
@@ -289,7 +289,7 @@ def _table(cascade: Staged, data: Any, score: str | Score, key: Key | None, gold
     gold_array = None if by.in_program is None else as_array(right, columns[right])
     own, count = cascade.scorer, len(cascade.stages)
     scorers = (*own, None) if isinstance(own, tuple) else (own,) * count
-    program = functools.partial(_row, _Program(cascade.stages, scorers, by.in_program))
+    program = functools.partial(_row, _JudgedCascade(cascade.stages, scorers, by.in_program))
     # As `ember.evaluate` would call the cascade: without a key every row has the key 0, which is `non.Cascade`'s
     # default.
     keys = jnp.broadcast_to(jax.random.key(0), len(columns[right])) if key is None else found.keys

@@ -35,12 +35,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
-from .._boundary import Boundary
 from .._errors import GradientError
 from .._jax import equations, jaxprs
-from .._jax.equations import Call, Checkpoint, Cond, CustomDerivative, Scan, While, host_function, jaxprs_in, view
+from .._jax.equations import Checkpoint, ClosedCall, Cond, CustomDerivative, Scan, While, host_function, jaxprs_in, view
 from .._jax.jaxprs import Environment, evaluate
 from .._jax.values import from_raw, raw_aval
+from .._operator.boundary import Boundary
 from .._plan import ir, unsplit
 from .._text.elementwise import ElementwiseOp
 from ._sample import NAME
@@ -158,7 +158,7 @@ def _body(eqn: jex.JaxprEqn) -> jex.ClosedJaxpr:
     **Raises:** `GradientError` for any other equation, since there the log-probability of a draw cannot be had.
     """
     seen, name = view(eqn), equations.name(eqn)
-    if isinstance(seen, Call | Checkpoint):
+    if isinstance(seen, ClosedCall | Checkpoint):
         return seen.body
     if isinstance(seen, While):
         raise GradientError(

@@ -22,10 +22,10 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core as jex
 
-from .._boundary import Boundary
 from .._errors import GradientError
+from .._operator.boundary import Boundary
+from .._operator.traced import explained, name_of
 from .._text.text import Text
-from .._traced import explained, name_of
 from .._types import Key, key_problem
 from ._draws import evaluated, outcomes, trace
 

@@ -28,14 +28,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._boundary import typed_errors
-from .._enclosing import attempt
 from .._errors import RepeatedSampleWarning
 from .._evaluate.data import as_array, asked, check_key, columns_of, gold_of
 from .._evaluate.scorer import Answered, Scorer, answered, of_role, scored, scorer
 from .._evaluate.scores import Score
-from .._jit import jit
-from .._llm import LLM
+from .._model.llm import LLM
+from .._operator.boundary import typed_errors
+from .._operator.enclosing import attempt
+from .._operator.jit import jit
 from .._text.text import Text, text
 from .._types import Key, is_key
 
@@ -227,7 +227,7 @@ def _distinct(count: int, budget: int, key: Key) -> list[int]:
 # -- sweeps ----------------------------------------------------------------------------------------------------------
 
 
-class _Program(NamedTuple):
+class _JudgedOperator(NamedTuple):
     """What is run for every allocation and row. It is an argument of `_row`, so equal searches share a program.
 
     **Fields:**
@@ -253,12 +253,14 @@ class _Program(NamedTuple):
 
 
 @jit
-def _row(program: _Program, allocation: jax.Array, arguments: dict[str, Any], key: Key | None, gold: Any) -> Answered:
+def _row(
+    program: _JudgedOperator, allocation: jax.Array, arguments: dict[str, Any], key: Key | None, gold: Any
+) -> Answered:
     row = arguments[program.question], gold, key
     return answered("operator", program.judge, program.allocated(allocation), (), arguments, row)
 
 
-class _Outcome(NamedTuple):
+class _AllocationResult(NamedTuple):
     """What an allocation gave for all rows: the results as arrays, the answers as Python values, and the scores."""
 
     out: Any
@@ -316,7 +318,7 @@ class _Search:
         self.paths, self.models = tuple(modules), tuple(dict.fromkeys(text(models).tolist()))
         self.first = tuple(self._place(path, llm) for path, llm in modules.items())
         self.trials: dict[Allocation, Trial] = {}
-        self._outcomes: dict[Allocation, _Outcome] = {}
+        self._outcomes: dict[Allocation, _AllocationResult] = {}
         self._merits: dict[tuple[Allocation, int], np.ndarray] = {}
         self._causes: collections.Counter[str] = collections.Counter()
         check_key(key)
@@ -326,7 +328,7 @@ class _Search:
         scorers = (self._score,) if self._diagnoser is None else (self._score, self._diagnoser)
         self._rows = _rows(op, data, gold, key, scorers)
         ids = LLM(text(self.models)).model  # `LLM` checks the ids and raises for one that is unknown
-        self._program = _Program(op, ids, self._rows.question, self._score.in_program)
+        self._program = _JudgedOperator(op, ids, self._rows.question, self._score.in_program)
 
     def _place(self, path: str, llm: LLM) -> int:
         name = llm.model.tolist()
@@ -370,7 +372,7 @@ class _Search:
         of_each = zip(scores.reshape(count, rows), np.asarray(usage.calls), np.asarray(usage.cost, float), strict=True)
         for i, (allocation, (score, calls, cost)) in enumerate(zip(allocations, of_each, strict=True)):
             out = jax.tree.map(lambda leaf, i=i: leaf[i], found.answer.out)
-            self._outcomes[allocation] = _Outcome(out, answers[i * rows : (i + 1) * rows], score)
+            self._outcomes[allocation] = _AllocationResult(out, answers[i * rows : (i + 1) * rows], score)
             failed = np.isnan(score)
             self.trials[allocation] = Trial(
                 models={path: self.models[model] for path, model in zip(self.paths, allocation, strict=True)},
@@ -399,7 +401,7 @@ class _Search:
 # -- diagnoses -------------------------------------------------------------------------------------------------------
 
 
-def _merits(by: Scorer, rows: _Rows, module: str, tried: Sequence[tuple[str, _Outcome]]) -> np.ndarray:
+def _merits(by: Scorer, rows: _Rows, module: str, tried: Sequence[tuple[str, _AllocationResult]]) -> np.ndarray:
     """The merit of a module: `float[allocations, rows]`, 1 where it is not to blame, 0 where it is, 1/2 if unknown."""
     # A row that failed has the score NaN, which is not below 1, so no diagnoser is asked about it.
     is_asked = np.stack([outcome.scores for _, outcome in tried]) < 1
@@ -408,7 +410,7 @@ def _merits(by: Scorer, rows: _Rows, module: str, tried: Sequence[tuple[str, _Ou
 
 
 def _blamed_by_function(
-    by: Scorer, rows: _Rows, module: str, tried: Sequence[tuple[str, _Outcome]], is_asked: np.ndarray
+    by: Scorer, rows: _Rows, module: str, tried: Sequence[tuple[str, _AllocationResult]], is_asked: np.ndarray
 ) -> np.ndarray:
     blame = np.zeros(is_asked.shape)
     for i, row in np.argwhere(is_asked).tolist():
@@ -418,7 +420,7 @@ def _blamed_by_function(
 
 
 def _blamed_by_operator(
-    by: Scorer, rows: _Rows, module: str, tried: Sequence[tuple[str, _Outcome]], is_asked: np.ndarray
+    by: Scorer, rows: _Rows, module: str, tried: Sequence[tuple[str, _AllocationResult]], is_asked: np.ndarray
 ) -> np.ndarray:
     models, outcomes = zip(*tried, strict=True)
     answers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(outcome.out for outcome in outcomes))

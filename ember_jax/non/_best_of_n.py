@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 from .. import Key, Operator, Text
 from ._ensemble import Ensemble, ensemble
 from ._members import Member, Members
-from ._scores import as_scorer, pool, scores
+from ._scoring import as_scorer, pool, scores
 
 
 class BestOfN(Operator):

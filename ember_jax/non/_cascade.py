@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from .. import Key, Operator, Text, learn
 from ._members import Member, Members, answer_of, as_members, for_each, for_role, numbers, shown
-from ._scores import as_scorer, score
+from ._scoring import as_scorer, score
 
 # Lower temperatures are raised to this one, at which the gate is hard. It is not 0, so that a margin divided by it or
 # by its square, as in a derivative, stays finite.

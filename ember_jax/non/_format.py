@@ -52,7 +52,7 @@ def format(op: Member, /, **components: Member) -> str:
     """
     if any(map(_is_traced, jax.tree.leaves(op))):
         raise errors.NotationError("a network that JAX traces is not known yet; write it down outside.")
-    return _Writer(components).written(op).words
+    return _NotationWriter(components).written(op).words
 
 
 def _is_traced(leaf: Any) -> bool:
@@ -65,7 +65,7 @@ def _is_traced(leaf: Any) -> bool:
     return False
 
 
-class _Writer:
+class _NotationWriter:
     """Writes operators; it knows the components, and the names of flows that may stand."""
 
     def __init__(self, components: Mapping[str, Member]):

@@ -26,7 +26,7 @@ class Reference(Operator):
         raise ValueError(f"`{self.name}` stands for answers in the network that names them; call that network.")
 
 
-class _Known(Operator):
+class _Given(Operator):
     """A member that returns answers which were asked for before."""
 
     answers: Text
@@ -54,7 +54,7 @@ class Flow(Operator):
     def forward(self, question: Text, key: Key | None = None) -> Text["..."]:
         known: dict[str, Member] = {}
         for name, flow in zip(self.names, self.flows, strict=True):
-            known[name] = _Known(ask(_resolved(flow, known), question, key=for_role(key, name)))
+            known[name] = _Given(ask(_resolved(flow, known), question, key=for_role(key, name)))
         return ask(_resolved(self.result, known), question, key=given(key))
 
     def resolved(self, known: Mapping[str, Member]) -> "Flow":

@@ -12,7 +12,7 @@ from .. import Key, Operator, Text, errors, text
 from .. import normalize as normalized
 from ._ensemble import Ensemble, ensemble
 from ._members import Members, numbers, shown
-from ._scores import pool
+from ._scoring import pool
 
 
 def votes(answers: Text, weights: Float[Array, "n"] | None = None) -> Float[Array, "n"]:

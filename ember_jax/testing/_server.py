@@ -49,7 +49,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class ReceivedRequest:
     """One request as it came: its JSON body, its headers (without the key), and `time.monotonic()` in seconds."""
 
     body: Any
@@ -102,7 +102,7 @@ class ChatServer:
         api_key: str | None = None,
         together: int = 1,
     ):
-        self.requests: list[Recorded] = []
+        self.requests: list[ReceivedRequest] = []
         self.in_flight_max = 0
         self.answered: list[int] = []
         self.input_tokens = self.output_tokens = 0
@@ -176,7 +176,7 @@ class ChatServer:
         raw = await request.read()
         number = len(self.requests)
         body = _parsed(raw)
-        self.requests.append(Recorded(body, _masked(request.headers), time.monotonic()))
+        self.requests.append(ReceivedRequest(body, _masked(request.headers), time.monotonic()))
         self._in_flight += 1
         self.in_flight_max = max(self.in_flight_max, self._in_flight)
         if self.in_flight_max >= self._together:

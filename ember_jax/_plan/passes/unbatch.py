@@ -39,7 +39,7 @@ def unbatch(plan: ir.Plan, records: frozenset[int] = frozenset()) -> ir.Plan:
         does, so on their own they are no reason to make a call.
     """
     for size in dict.fromkeys(filter(None, map(_size, plan.nodes))):
-        plan = _Axis(plan, size, records).rewritten()
+        plan = _AlongAxis(plan, size, records).rewritten()
     used = rewrite.used(plan, records)
     return dataclasses.replace(plan, nodes=tuple(_unbatched(node, used) for node in plan.nodes))
 
@@ -68,7 +68,7 @@ def _size(node: ir.Node) -> int | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Step:
+class _LaneStep:
     """A node that keeps lanes apart.
 
     **Fields:**
@@ -150,7 +150,7 @@ def _joined(before: list[_Group], after: set[_Group]) -> _Group:
     return joined
 
 
-class _Axis:
+class _AlongAxis:
     """A plan, seen along lane axes of one size.
 
     **Attributes:**
@@ -176,7 +176,7 @@ class _Axis:
 
     # -- which steps keep lanes apart --------------------------------------------------------------------------------
 
-    def _step(self, index: int, node: ir.Node) -> _Step | None:
+    def _step(self, index: int, node: ir.Node) -> _LaneStep | None:
         """The node as a step that keeps lanes apart; otherwise `None`, and the reason is noted if it reads lanes."""
         try:
             step = self._lane_wise(node)
@@ -189,7 +189,7 @@ class _Axis:
             self._reasons[index] = f"{_name(node)} takes all lanes together"
         return step
 
-    def _lane_wise(self, node: ir.Node) -> _Step | None:
+    def _lane_wise(self, node: ir.Node) -> _LaneStep | None:
         axes = {self._axis[v] for v in node.inputs if v in self._axis}
         match node:
             case ir.Call() if node.batch and node.batch[0] == self.size:
@@ -205,14 +205,14 @@ class _Axis:
                 if any(axis >= self.plan.types[v].ndim - rank for v, rank in ranks):
                     raise Crossing(f"the text operation {node.function} reads all lanes")
                 wants = dict.fromkeys(node.inputs, axis)
-                return _Step(node, wants, (axis,) * len(node.outputs))
+                return _LaneStep(node, wants, (axis,) * len(node.outputs))
             case ir.Segment() if axes and not node.calls_python:
                 return self._equation(node)
             case _:
                 return None
-        return _Step(node, wants, (0,) * len(node.outputs))
+        return _LaneStep(node, wants, (0,) * len(node.outputs))
 
-    def _equation(self, node: ir.Segment) -> _Step:
+    def _equation(self, node: ir.Segment) -> _LaneStep:
         (equation,) = node.equations
         given = [None if v is None else self._axis.get(v) for v in equation.inputs]
         lane = one_lane(equation.eqn, given, self.size)
@@ -221,11 +221,11 @@ class _Axis:
         name = equations.name(equation.eqn)
         if len(pairs) > len({v for v, _ in pairs}) or len(gives) < len(lane.outputs):
             raise Crossing(f"{name} needs a value both lane by lane and whole")
-        return _Step(node, {v: a for v, a in pairs if a is not None}, gives, lane)
+        return _LaneStep(node, {v: a for v, a in pairs if a is not None}, gives, lane)
 
     # -- which of them flow into each other --------------------------------------------------------------------------
 
-    def _flows(self, step: _Step, value: int) -> bool:
+    def _flows(self, step: _LaneStep, value: int) -> bool:
         """Whether a step takes a value by lane, along the axis on which the value has its lanes."""
         return value in self._axis and step.wants.get(value) == self._axis[value]
 
@@ -291,7 +291,7 @@ class _Body:
     """Builds the plan of what one lane of a group does. `types` are the types of the outer plan; new values that bring
     an axis to the front are added to them."""
 
-    def __init__(self, axis: _Axis, group: _Group, types: list[jax.ShapeDtypeStruct]):
+    def __init__(self, axis: _AlongAxis, group: _Group, types: list[jax.ShapeDtypeStruct]):
         self._axis, self._plan, self._types = axis, axis.plan, types
         self._inside = set(group.steps)
         self._steps = [axis.steps[i] for i in sorted(group.steps)]
@@ -352,7 +352,7 @@ class _Body:
 
     # -- one lane of each step ---------------------------------------------------------------------------------------
 
-    def _one_lane(self, step: _Step) -> list[int]:
+    def _one_lane(self, step: _LaneStep) -> list[int]:
         node = step.node
         inputs = tuple(self._read(v, step.wants.get(v)) for v in node.inputs)
         match node:

@@ -12,20 +12,20 @@ from typing import Any, Protocol, SupportsIndex, TypeAlias, overload
 import numpy as np
 
 from ..._text import store
-from .columns import EXPORTED, Call
+from .columns import EXPORTED, CallRecord
 
 
-class _Text(Protocol):
+class _HasDigests(Protocol):
     """What is needed of a Text. Its class is not imported: a process that only reads a journal does without JAX."""
 
     digests: Any
 
 
-Lane: TypeAlias = SupportsIndex | Iterable[SupportsIndex]
-Answer: TypeAlias = str | _Text
+LaneIndex: TypeAlias = SupportsIndex | Iterable[SupportsIndex]
+Answer: TypeAlias = str | _HasDigests
 
 
-class Calls(Sequence[Call]):
+class Calls(Sequence[CallRecord]):
     """Calls that were found, in the order in which they ended; each is read when it is looked at.
 
     ```python
@@ -34,7 +34,7 @@ class Calls(Sequence[Call]):
     run.forget(run.calls(lane=3))
     ```
 
-    An index gives a `Call`, a slice `Calls`. `str` is what `show` prints; `repr` holds no prompt and no answer.
+    An index gives a `CallRecord`, a slice `Calls`. `str` is what `show` prints; `repr` holds no prompt and no answer.
 
     **Arguments:**
 
@@ -44,7 +44,7 @@ class Calls(Sequence[Call]):
     """
 
     def __init__(
-        self, found: Sequence[tuple[bytes, Any]], read: Callable[[Sequence[Any]], Iterator[Call]], note: str = ""
+        self, found: Sequence[tuple[bytes, Any]], read: Callable[[Sequence[Any]], Iterator[CallRecord]], note: str = ""
     ):
         self._found = found
         self._read = read
@@ -53,14 +53,14 @@ class Calls(Sequence[Call]):
     def __len__(self) -> int:
         return len(self._found)
 
-    def __iter__(self) -> Iterator[Call]:
+    def __iter__(self) -> Iterator[CallRecord]:
         return self._read([key for _, key in self._found])
 
     @overload
-    def __getitem__(self, index: int) -> Call: ...
+    def __getitem__(self, index: int) -> CallRecord: ...
     @overload
     def __getitem__(self, index: slice) -> "Calls": ...
-    def __getitem__(self, index: int | slice) -> "Call | Calls":
+    def __getitem__(self, index: int | slice) -> "CallRecord | Calls":
         if isinstance(index, slice):
             return Calls(self._found[index], self._read, self._note)
         _, key = self._found[index]
@@ -104,16 +104,16 @@ _SHOWN = 10
 _COUNTED = 1000
 
 
-def digests(calls: Call | Iterable[Call]) -> list[bytes]:
+def digests(calls: CallRecord | Iterable[CallRecord]) -> list[bytes]:
     """The digests of what some calls asked, each once, for those who are told to `forget` them.
 
     **Raises:** `TypeError` for what is no call.
     """
     if isinstance(calls, Calls):
         return list(dict.fromkeys(calls.digests()))
-    found = [calls] if isinstance(calls, Call) else list(calls)
+    found = [calls] if isinstance(calls, CallRecord) else list(calls)
     for call in found:
-        if not isinstance(call, Call):
+        if not isinstance(call, CallRecord):
             raise TypeError(f"forget(calls) takes what `calls(…)` gives, or some of it, not {type(call).__name__}.")
     return list(dict.fromkeys(call.digest for call in found))
 
@@ -121,7 +121,7 @@ def digests(calls: Call | Iterable[Call]) -> list[bytes]:
 # -- what calls are looked for by ------------------------------------------------------------------------------------
 
 
-def lane_index(lane: Lane) -> tuple[int, ...]:
+def lane_index(lane: LaneIndex) -> tuple[int, ...]:
     """A lane as a tuple, the outermost `vmap` first.
 
     **Raises:** `TypeError` for what is no whole number, nor a sequence of them.

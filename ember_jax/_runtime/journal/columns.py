@@ -1,12 +1,13 @@
-"""What is kept of a call: the one table of columns, and the `Call` that users look at.
+"""What is kept of a call: the one table of columns, and the `CallRecord` that users look at.
 
 Design note. All that knows the columns of a call is made from `COLUMNS`, once, at import: the table in the file
-(`schema`), the statement and the values that write a row (`writer`), what a replay reads (`reader`), what a `Call` is
-read from (`queries`), its export and its lines (here), and what a session's log notes of an answer (`call_log`). So a
-new column is a line in `COLUMNS` and a field of `Call`, and one of `Response` if the provider tells it.
+(`tables`), the statement and the values that write a row (`writer`), what a replay reads (`reader`), what a
+`CallRecord` is read from (`queries`), its export and its lines (here), and what a session's log notes of an answer
+(`call_log`). So a new column is a line in `COLUMNS` and a field of `CallRecord`, and one of `Response` if the provider
+tells it.
 
-`Call` stands in this file so that the two edits are beside each other. Its fields could be made from the table too, but
-then neither an editor nor a type checker would know them.
+`CallRecord` stands in this file so that the two edits are beside each other. Its fields could be made from the table
+too, but then neither an editor nor a type checker would know them.
 """
 
 import dataclasses
@@ -32,17 +33,17 @@ class Column:
 
     **Fields:**
 
-    - `name`: the column's name. It is also that of the field of `Call` that the column is read into.
+    - `name`: the column's name. It is also that of the field of `CallRecord` that the column is read into.
     - `type`: its type in SQL.
     - `source`: where an `Entry` has the value: attributes, joined by dots. What the `response` has is read back into
         the response of a replay. Empty for the digest of what was asked, which is given beside the entry.
     - `write`, `read`: make what SQLite stores of the value, and the value of what SQLite has stored. `None` if both are
         the same.
-    - `is_read`: whether a `Call` and a replay have it. If not, it serves conditions and checks alone.
-    - `select`: the SQL expression that `Call` has it from, if that is not the column alone.
+    - `is_read`: whether a `CallRecord` and a replay have it. If not, it serves conditions and checks alone.
+    - `select`: the SQL expression that `CallRecord` has it from, if that is not the column alone.
     - `is_logged`: whether a session's log notes it too, from the response. It is for what is short.
     - `exported`: its name in an export, if that is another one.
-    - `export`: makes a value of JSON from the field of `Call`. `None` if it is one.
+    - `export`: makes a value of JSON from the field of `CallRecord`. `None` if it is one.
     - `label`: if not empty, the printed call has a line of its own for it, which begins with these words.
     """
 
@@ -173,7 +174,7 @@ class Tried(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Call:
+class CallRecord:
     """One call that was asked for. An export has its fields in this order, without `tried`.
 
     **Fields:**
@@ -280,7 +281,7 @@ def moment(seconds: float) -> str:
 
 def _exported() -> Iterator[tuple[str, tuple[str, Callable[[Any], Any] | None]]]:
     columns = {column.name: column for column in READ}
-    for field in (field.name for field in dataclasses.fields(Call)):
+    for field in (field.name for field in dataclasses.fields(CallRecord)):
         if field in columns:
             yield columns[field].exported or field, (field, columns[field].export)
         elif field == "messages":  # they have a table of their own in the file, and so no column
@@ -289,5 +290,5 @@ def _exported() -> Iterator[tuple[str, tuple[str, Callable[[Any], Any] | None]]]
             yield field, (field, None)
 
 
-# The names of an export, in order; for each the field of `Call`, and what makes a value of JSON from it.
+# The names of an export, in order; for each the field of `CallRecord`, and what makes a value of JSON from it.
 EXPORTED = dict(_exported())

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..._errors import JournalError, JournalFileError, JournalWriteError
 from .columns import VERSION
-from .schema import APPLICATION, TABLES
+from .tables import APPLICATION, TABLES
 
 # Seconds that a write waits for another process to release the file. That process's commits take milliseconds.
 _PATIENCE = 60.0

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ..._providers.base import Message
 from .calls import answer_digests, lane_index
-from .columns import MODEL, READ, Call, lane_words
+from .columns import MODEL, READ, CallRecord, lane_words
 
 _CALL = f"select {', '.join(column.select or column.name for column in READ)} from calls where id = ?"
 _MESSAGES = "select role, words from messages join texts on texts.id = text where call = ? order by position"
@@ -103,14 +103,14 @@ def find(connection: sqlite3.Connection, where: str, values: Mapping[str, Any]) 
 # -- reading and deleting --------------------------------------------------------------------------------------------
 
 
-def read(connection: sqlite3.Connection, ids: Iterable[int]) -> Iterator[Call]:
+def read(connection: sqlite3.Connection, ids: Iterable[int]) -> Iterator[CallRecord]:
     """Calls by their ids; one that was deleted is left out."""
     for i in ids:
         row = connection.execute(_CALL, (i,)).fetchone()
         if row is not None:  # else another process, or `forget`, has deleted it since it was found
             known = {c.name: v if c.read is None else c.read(v) for c, v in zip(READ, row, strict=True)}
             messages = tuple(Message(*message) for message in connection.execute(_MESSAGES, (i,)))
-            yield Call(messages=messages, how="answered", **known)
+            yield CallRecord(messages=messages, how="answered", **known)
 
 
 def delete(connection: sqlite3.Connection, digests: Iterable[bytes]) -> int:

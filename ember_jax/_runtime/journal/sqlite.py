@@ -41,8 +41,8 @@ from .. import log
 from ..loop import get_loop
 from . import queries
 from .base import AbstractJournal, Entry
-from .calls import Answer, Calls, Lane, digests
-from .columns import Call
+from .calls import Answer, Calls, LaneIndex, digests
+from .columns import CallRecord
 from .file import connect, damaged, failure, size, transaction, translated
 from .reader import Reader, response
 from .stats import Stats, read_stats
@@ -146,7 +146,7 @@ class Journal(AbstractJournal):
         since: datetime.datetime | str | None = None,
         before: datetime.datetime | str | None = None,
         contains: str | None = None,
-        lane: Lane | None = None,
+        lane: LaneIndex | None = None,
         op: str | None = None,
         digest: str | None = None,
     ) -> Calls:
@@ -167,7 +167,7 @@ class Journal(AbstractJournal):
             one row, and no call that failed.
         - `digest`: the first digits of the digest.
 
-        **Returns:** one `Call` for each answer.
+        **Returns:** one `CallRecord` for each answer.
 
         **Raises:** `JournalError` if there is no file, or it is no journal; `TypeError` or `ValueError` for an argument
         that cannot be read.
@@ -186,7 +186,7 @@ class Journal(AbstractJournal):
         with self._connection() as connection:
             return Calls(queries.find(connection, where, values), self._read)
 
-    def forget(self, calls: Call | Iterable[Call]) -> int:
+    def forget(self, calls: CallRecord | Iterable[CallRecord]) -> int:
         """Deletes calls, with the words that are then no other call's, so that they are asked again.
 
         **Returns:** how many there were.
@@ -204,7 +204,7 @@ class Journal(AbstractJournal):
             connection.execute("vacuum")
             connection.execute("pragma wal_checkpoint(truncate)").fetchone()
 
-    def _read(self, ids: Sequence[int]) -> Iterator[Call]:
+    def _read(self, ids: Sequence[int]) -> Iterator[CallRecord]:
         with self._connection() as connection:
             yield from queries.read(connection, ids)
 

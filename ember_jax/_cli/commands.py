@@ -7,9 +7,10 @@ from pathlib import Path
 
 import jax
 
-from . import __version__, _journal_cli
-from ._demo import demo
-from ._errors import JournalError
+from .. import __version__
+from .._errors import JournalError
+from . import journal
+from .demo import demo
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--out", type=Path, default=Path("ember-demo"), metavar="FOLDER", help="where pictures are written (ember-demo)"
     )
     shown.set_defaults(run=lambda given: demo(given.questions, given.seed, folder=given.out))
-    _journal_cli.add(commands)
+    journal.add(commands)
     given = parser.parse_args(arguments)
     try:
         given.run(given)

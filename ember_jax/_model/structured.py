@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from ._asking import ModelCall, Operands, of_same_sample
-from ._errors import MalformedResponseError
-from ._providers.base import Request, Response
-from ._schema import Misfit, Record, read, response_format
+from .._errors import MalformedResponseError
+from .._providers.base import Request, Response
+from .asking import ModelCall, Operands, of_same_sample
+from .schema import Misfit, Record, read, response_format
 
 
 @dataclasses.dataclass(frozen=True)

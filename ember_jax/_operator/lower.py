@@ -5,28 +5,28 @@ from typing import Any
 
 import jax
 
-from ._asking import ModelCall
-from ._boundary import Boundary, no_mesh, split
-from ._callback import all_concrete
-from ._errors import UnknownDigestError
-from ._estimate import Estimate, estimate
-from ._jax.refuse import refuse
-from ._jit import boundary_for
-from ._operator import Operator, boundary_of
-from ._plan import ir
-from ._plan.counts import count
-from ._plan.operators import Program
-from ._plan.passes import arrange
-from ._plan.recording import Recording
-from ._runtime import session as sessions
-from ._runtime.garbage import calm
-from ._runtime.limits import Limit
-from ._tell.explain import explain
-from ._tell.known import Known, first_operands, known
-from ._tell.mermaid import mermaid
-from ._tell.show import show
-from ._text import store
-from ._types import is_key
+from .._callback import all_concrete
+from .._errors import UnknownDigestError
+from .._jax.refuse import refuse
+from .._model.asking import ModelCall
+from .._plan import ir
+from .._plan.counts import count
+from .._plan.operators import Program
+from .._plan.passes import arrange
+from .._plan.recording import Recording
+from .._runtime import session as sessions
+from .._runtime.garbage import calm
+from .._runtime.limits import Limit
+from .._tell.estimate import Estimate, estimate
+from .._tell.explain import explain
+from .._tell.known import Known, first_operands, known
+from .._tell.mermaid import mermaid
+from .._tell.show import show
+from .._text import store
+from .._types import is_key
+from .boundary import Boundary, no_mesh, split
+from .jit import boundary_for
+from .operator import Operator, boundary_of
 
 # So many models are named where a call asks one of several.
 _NAMED = 4
@@ -98,9 +98,9 @@ def lower(fn: Callable[..., Any]) -> Callable[..., Plan]:
     def lowered(*args: Any, **kwargs: Any) -> Plan:
         with calm():  # all that is allocated here is kept
             if isinstance(fn, Operator):
-                boundary = boundary_of(fn)
-                args, kwargs = boundary.specification.bind(args, kwargs)
-                return Plan(*_program(boundary, (fn, *args), kwargs), fn)
+                through = boundary_of(fn)
+                args, kwargs = through.specification.bind(args, kwargs)
+                return Plan(*_program(through.boundary, (fn, *args), kwargs), fn)
             boundary = boundary_for(fn)
             return Plan(*_program(boundary, args, kwargs), boundary)
 

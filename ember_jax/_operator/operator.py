@@ -9,11 +9,12 @@ from typing import Any
 
 import equinox as eqx
 
-from . import _annotations, _callback, _traced
-from ._boundary import Boundary
+from .. import _annotations, _callback
+from .boundary import Boundary
+from .traced import explained
 
 
-class _Signature:
+class _ForwardSignature:
     """What `inspect.signature` says of an operator; of its class, it says how one is made, as it does without this."""
 
     def __get__(self, operator: "Operator | None", cls: type) -> inspect.Signature:
@@ -48,7 +49,7 @@ class Operator(eqx.Module):
     for Python control flow on traced values; `SweepError` if some lanes failed.
     """
 
-    __signature__ = _Signature()
+    __signature__ = _ForwardSignature()
 
     @abc.abstractmethod
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -60,11 +61,11 @@ class Operator(eqx.Module):
             _annotations.require(cls.__dict__["forward"], f"{cls.__qualname__.rsplit('.', 1)[-1]}.forward", True)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        boundary = boundary_of(self)
-        args, kwargs = boundary.specification.bind(args, kwargs)
+        through = boundary_of(self)
+        args, kwargs = through.specification.bind(args, kwargs)
         if _callback.all_concrete((self, args, kwargs)) and _callback.is_eager():
-            return boundary.forward(self, *args, **kwargs)
-        return boundary(self, *args, **kwargs)
+            return through.forward(self, *args, **kwargs)
+        return through.boundary(self, *args, **kwargs)
 
     @property
     def __name__(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]  # JAX names what it compiles so
@@ -101,20 +102,20 @@ def operator(fn: Callable[..., Any]) -> Operator:
     return FunctionOperator(fn)
 
 
-class _OperatorBoundary(Boundary):
-    """The boundary of an operator class, with its specification."""
+class _OperatorBoundary:
+    """What an operator class is called through: its specification, and the boundary around its checked `forward`."""
 
     def __init__(self, function: Callable[..., Any], name: str, specification: _annotations.Specification):
         self.specification = specification
         self._forward = function
-        super().__init__(self._explained_forward, name)
+        self.boundary = Boundary(self._explained_forward, name)
 
     def forward(self, operator: Operator, *args: Any, **kwargs: Any) -> Any:
         """Runs `forward` with its inputs and result checked."""
         return self.specification.run(functools.partial(self._forward, operator), args, kwargs)
 
     def _explained_forward(self, operator: Operator, *args: Any, **kwargs: Any) -> Any:
-        with _traced.explained(self.name):
+        with explained(self.boundary.name):
             return self.forward(operator, *args, **kwargs)
 
 

@@ -14,14 +14,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from ._errors import TextError
-from ._host import Caller, HostCall
-from ._providers import registry
-from ._providers.base import Message, Request, Response
-from ._runtime import session as sessions
-from ._text import failed, store
-from ._text.text import Text, text
-from ._types import Key, is_key, key_problem
+from .._errors import TextError
+from .._host import Caller, HostCall
+from .._providers import registry
+from .._providers.base import Message, Request, Response
+from .._runtime import session as sessions
+from .._text import failed, store
+from .._text.text import Text, text
+from .._types import Key, is_key, key_problem
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-from ._runtime.journal.calls import Calls
-from ._runtime.journal.columns import moment
-from ._runtime.journal.place import default_path
-from ._runtime.journal.queries import CONDITIONS
-from ._runtime.journal.sqlite import Journal
+from .._runtime.journal.calls import Calls
+from .._runtime.journal.columns import moment
+from .._runtime.journal.place import default_path
+from .._runtime.journal.queries import CONDITIONS
+from .._runtime.journal.sqlite import Journal
 
 # How many characters of a prompt or an answer a list shows.
 _WIDTH = 60

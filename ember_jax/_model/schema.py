@@ -22,11 +22,11 @@ import jax
 import numpy as np
 from jaxtyping import AbstractArray
 
-from ._annotations import shown
-from ._errors import AnnotationError, TextError
-from ._regex import regex
-from ._text import store
-from ._text.text import Text, TextAnnotation
+from .._annotations import shown
+from .._errors import AnnotationError, TextError
+from .._regex import regex
+from .._text import store
+from .._text.text import Text, TextAnnotation
 
 _S = TypeVar("_S")
 

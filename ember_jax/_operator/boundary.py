@@ -18,24 +18,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
-from . import _callback
-from ._alike import Alike, structural
-from ._engine.island import record
-from ._errors import CancelledError, EmberError, InternalError, UnsupportedError, UntestedVersionWarning
-from ._jax import jaxprs, nan, versions
-from ._jax.equations import Host, calls_host
-from ._jax.internals import CALLBACK_ERRORS
-from ._jax.refuse import refuse
-from ._jax.values import from_raw, is_inexact, is_ref, raw_aval, to_raw, varying
-from ._plan import ir, unsplit
-from ._plan.lower import lower
-from ._plan.operators import Program
-from ._plan.passes import simplify
-from ._plan.recording import Recording
-from ._plan.rewrite import without_warnings
-from ._runtime import failures, interrupt
-from ._runtime.garbage import calm
-from ._runtime.loop import forbid_in_loop
+from .. import _callback
+from .._alike import Alike, structural
+from .._engine.island import record
+from .._errors import CancelledError, EmberError, InternalError, UnsupportedError, UntestedVersionWarning
+from .._jax import jaxprs, nan, versions
+from .._jax.equations import Host, calls_host
+from .._jax.internals import CALLBACK_ERRORS
+from .._jax.refuse import refuse
+from .._jax.values import from_raw, is_inexact, is_ref, raw_aval, to_raw, varying
+from .._plan import ir, unsplit
+from .._plan.lower import lower
+from .._plan.operators import Program
+from .._plan.passes import simplify
+from .._plan.recording import Recording
+from .._plan.rewrite import without_warnings
+from .._runtime import failures, interrupt
+from .._runtime.garbage import calm
+from .._runtime.loop import forbid_in_loop
 
 
 @jax.tree_util.register_pytree_node_class

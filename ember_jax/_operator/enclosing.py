@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _traced
-from ._boundary import Boundary
-from ._jax.nan import nan_is_a_value
-from ._plan import ir
-from ._text import failed
-from ._text.text import Text
-from ._types import is_key
+from .._jax.nan import nan_is_a_value
+from .._plan import ir
+from .._text import failed
+from .._text.text import Text
+from .._types import is_key
+from .boundary import Boundary
+from .traced import explained, name_of
 
 
 class Usage(NamedTuple):
@@ -110,7 +110,7 @@ def _of_modules(how: ir.How) -> Boundary:
 
 
 def _called(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    with _traced.explained(_traced.name_of(fn)):
+    with explained(name_of(fn)):
         return fn(*args, **kwargs)
 
 

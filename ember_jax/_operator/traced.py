@@ -14,12 +14,12 @@ import jaxlib
 import jaxtyping
 import numpy
 
-from ._errors import TracedControlFlowError
+from .._errors import TracedControlFlowError
 
 # Whose lines are not the user's.
 _LIBRARIES = (
     *(os.path.dirname(m.__file__ or "") + os.sep for m in (jax, jaxlib, equinox, jaxtyping, numpy)),
-    os.path.dirname(__file__) + os.sep,
+    os.path.dirname(os.path.dirname(__file__)) + os.sep,
 )
 
 # `if` and `float`, `np.asarray`, `range`.

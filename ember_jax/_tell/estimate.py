@@ -8,19 +8,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._asking import ModelCall
-from ._choose import ChoiceCall
-from ._host import HostCall
-from ._plan import ir
-from ._providers import tokens
-from ._providers.base import Request
-from ._runtime.limits import MOST_IN_FLIGHT, Limit, pool_of, seconds_of
-from ._runtime.session import Session
-from ._tell.bounds import Bounds, Tally, either, is_text
-from ._tell.chain import chain
-from ._tell.known import Known
-from ._text import store
-from ._text.lengths import UNKNOWN, Span
+from .._host import HostCall
+from .._model.asking import ModelCall
+from .._model.choose import ChoiceCall
+from .._plan import ir
+from .._providers import tokens
+from .._providers.base import Request
+from .._runtime.limits import MOST_IN_FLIGHT, Limit, pool_of, seconds_of
+from .._runtime.session import Session
+from .._text import store
+from .._text.lengths import UNKNOWN, Span
+from .bounds import Bounds, Tally, either, is_text
+from .known import Known
+from .longest import chain
 
 # The model id that stands in a request for a model that is not known, and the name of such a model in an estimate.
 _NOBODY, _UNKNOWN = "unknown/unknown", "an unknown model"
@@ -74,7 +74,7 @@ class Amounts:
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate(Amounts):
+class Estimate:
     """Bounds of what a plan will ask for, cost and take; `str` shows a table.
 
     These are bounds for one run in which nothing fails and nothing is replayed. Calls that are known to be equal count
@@ -86,8 +86,16 @@ class Estimate(Amounts):
     - `models`: `Amounts` by model.
     """
 
+    calls: Range
+    input_tokens: Range
+    output_tokens: Range
+    cost_usd: Range
     seconds: float
     models: Mapping[str, Amounts]
+
+    def row(self) -> list[str]:
+        """All models together, as cells of a table."""
+        return Amounts(self.calls, self.input_tokens, self.output_tokens, self.cost_usd).row()
 
     def __str__(self) -> str:
         rows = [["", "calls", "input tokens", "output tokens", "US dollars"]]
@@ -121,7 +129,7 @@ def estimate(
     if not 0 <= latency < math.inf:
         raise ValueError(f"estimate(latency={latency!r}): give the seconds that a call takes, at least 0.")
     limits = session.limits if limits is None else session.checked(limits)
-    asked = _Asked(session)
+    asked = _Estimator(session)
     tally = asked.bounds.of(plan, given)
     models = {name: _amounts(rows) for name, rows in tally.items() if name}
     total = _amounts(tally.get("", np.zeros((5, 2))))
@@ -130,7 +138,7 @@ def estimate(
     return Estimate(**vars(total), seconds=max(waits, paced), models=models)
 
 
-class _Asked:
+class _Estimator:
     """Tallies the calls of one plan, by the prices of a session."""
 
     def __init__(self, session: Session):

@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 
-from . import _callback, _traced
-from ._boundary import Boundary
-from ._jax.internals import jit_is_disabled, mapped
+from .. import _callback
+from .._jax.internals import jit_is_disabled, mapped
+from .boundary import Boundary
+from .traced import explained, name_of
 
 
 def jit(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,10 +43,10 @@ def jit(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 def boundary_for(fn: Callable[..., Any]) -> Boundary:
     """A boundary of its own for a function."""
-    name = _traced.name_of(fn)
+    name = name_of(fn)
 
     def traced(*args: Any, **kwargs: Any) -> Any:
-        with _traced.explained(name):
+        with explained(name):
             return fn(*args, **kwargs)
 
     return Boundary(traced, name)

@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import non
-from ._evaluate import picture
-from ._llm import LLM
-from ._lower import lower
-from ._runtime.session import session
-from ._text.text import Text, text
-from .learn import Frontier, pareto, scaling
-from .testing import Sim, SimModel
+from .. import non
+from .._evaluate import picture
+from .._model.llm import LLM
+from .._operator.lower import lower
+from .._runtime.session import session
+from .._text.text import Text, text
+from ..learn import Frontier, pareto, scaling
+from ..testing import Sim, SimModel
 
 # How many questions are shown with their answers.
 _SHOWN = 3

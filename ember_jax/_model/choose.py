@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ._asking import ModelCall, Operands, of_same_sample
-from ._errors import MalformedResponseError, TextError
-from ._providers.base import Message, Request, Response
-from ._regex import regex
-from ._text import store
-from ._text.operations import stack
-from ._text.text import Text, text
+from .._errors import MalformedResponseError, TextError
+from .._providers.base import Message, Request, Response
+from .._regex import regex
+from .._text import store
+from .._text.operations import stack
+from .._text.text import Text, text
+from .asking import ModelCall, Operands, of_same_sample
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

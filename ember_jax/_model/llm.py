@@ -12,18 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _callback
-from ._asking import ModelCall, Operands, operands, prompt_text, setting
-from ._choose import Choice, ChoiceCall, options_text
-from ._errors import ModelError, TextError
-from ._providers.base import Request, Response
-from ._runtime import session as sessions
-from ._schema import build, schema_of
-from ._structured import StructuredCall
-from ._text import store
-from ._text.elementwise import NUMBER, TEXT, elementwise
-from ._text.text import Text, text
-from ._types import Key
+from .. import _callback
+from .._errors import ModelError, TextError
+from .._providers.base import Request, Response
+from .._runtime import session as sessions
+from .._text import store
+from .._text.elementwise import NUMBER, TEXT, elementwise
+from .._text.text import Text, text
+from .._types import Key
+from .asking import ModelCall, Operands, operands, prompt_text, setting
+from .choose import Choice, ChoiceCall, options_text
+from .schema import build, schema_of
+from .structured import StructuredCall
 
 _S = TypeVar("_S")
 

@@ -1,0 +1,116 @@
+"""Classes are abstract or final, and one name means one thing.
+
+The first is Equinox's pattern: a class is abstract, and then its subclasses fill in what it leaves open, or final. What
+a method does is read in one place, and no caller has to know which of several runs. What a class does is changed by
+wrapping it.
+"""
+
+import ast
+import collections
+import re
+from pathlib import Path
+
+import ember_jax
+
+PACKAGE = Path(ember_jax.__file__).parent
+TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+
+# What may override a concrete method, and why.
+OVERRIDING = {
+    # Users write providers: they say what they know of the service, and a default tells that nothing is known.
+    "Callable": {"Provider.endpoint"},
+    "HTTPProvider": {"Provider.endpoint", "Provider.cost", "Provider.most_output"},
+    "Sim": {"Provider.endpoint", "Provider.cost"},
+    "Vendor": {"Provider.endpoint", "Provider.cost", "Provider.most_output"},
+    # Not yet: a sweep that has been launched is waited for like work that has not; a part of a lane runs like a lane.
+    "Flight": {"Work.__init__", "Work.result"},
+    "Part": {"Lane.__init__", "Lane.whole"},
+}
+
+# What may have a name that something else has, and why.
+SHARED = {
+    # What a service answers, named as its protocol names it.
+    "Choice": {"_model/choose.py", "_providers/openai.py"},
+    "Completion": {"_model/llm.py", "_providers/openai.py"},
+    "Message": {"_providers/base.py", "_providers/openai.py"},
+    "Usage": {"_operator/enclosing.py", "_providers/openai.py"},
+    # The same thing, as users have it and as the package does; as JAX writes it and as the plan does.
+    "Plan": {"_operator/lower.py", "_plan/ir.py"},
+    "Scan": {"_jax/equations.py", "_plan/ir.py"},
+    # Not yet: a plan's `while_loop` and the event loop; the calls of a sweep and what those of an estimate come to.
+    "Loop": {"_plan/ir.py", "_runtime/loop.py"},
+    "Tally": {"_runtime/progress.py", "_tell/bounds.py"},
+}
+
+
+CLASSES = collections.defaultdict(list)  # by name
+for _tree in TREES.values():
+    for _node in ast.walk(_tree):
+        if isinstance(_node, ast.ClassDef):
+            CLASSES[_node.name].append(_node)
+
+
+def bases(node):
+    """The package's own classes that a class derives from, nearest first."""
+    for base in node.bases:
+        name = ast.unparse(base.value if isinstance(base, ast.Subscript) else base).rpartition(".")[2]
+        for found in CLASSES.get(name, ()):
+            yield found
+            yield from bases(found)
+
+
+def methods(node):
+    """The methods that a class has written in it: names -> whether they are abstract."""
+    functions = [member for member in node.body if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return {f.name: any("abstract" in ast.unparse(d) for d in f.decorator_list) for f in functions}
+
+
+def written(node):
+    """All names that a class has written in it: a value may stand for a method of its bases, too."""
+    values = [target for member in node.body if isinstance(member, ast.Assign) for target in member.targets]
+    values += [member.target for member in node.body if isinstance(member, ast.AnnAssign)]
+    return {value.id for value in values if isinstance(value, ast.Name)} | methods(node).keys()
+
+
+def overridden(node):
+    """The concrete methods of its bases that a class overrides."""
+    own = written(node)
+    for base in bases(node):
+        yield from (f"{base.name}.{name}" for name, abstract in methods(base).items() if name in own and not abstract)
+
+
+def test_no_class_overrides_a_concrete_method():
+    found = {name: {method for node in nodes for method in overridden(node)} for name, nodes in CLASSES.items()}
+    assert {name: overriding for name, overriding in found.items() if overriding} == OVERRIDING
+
+
+def test_what_is_to_be_filled_in_is_abstract():
+    """A method of a base that only raises `NotImplementedError` is found when it is called; an abstract one before."""
+    raising = [
+        f"{name}.{member.name}"
+        for name, nodes in CLASSES.items()
+        for node in nodes
+        for member in node.body
+        if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef)
+        if ast.unparse(member.body[-1]).startswith("raise NotImplementedError")
+    ]
+    assert not raising
+
+
+def named(tree):
+    """The classes and aliases of types at the top of a module, private ones too; constants are in capitals."""
+    for node in tree.body:
+        match node:
+            case ast.ClassDef(name=name):
+                yield name.lstrip("_")
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                if re.fullmatch("_*([A-Z][a-z]+)+", name):
+                    yield name.lstrip("_")
+
+
+def test_a_name_of_a_class_means_one_thing():
+    places = collections.defaultdict(set)
+    for path, tree in TREES.items():
+        for name in named(tree):
+            places[name].add(path)
+    assert {name: paths for name, paths in places.items() if len(paths) > 1} == SHARED
