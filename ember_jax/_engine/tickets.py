@@ -54,34 +54,32 @@ def later(ticket: Any) -> Any:
     return deepened(ticket, _DEPTH)
 
 
-class Flight(Work):
-    """A sweep that has been launched, and may be waited for as any other work.
+class Flight:
+    """A sweep that has been launched, and that nobody waits for yet.
 
     **Arguments:**
 
     - `sweep`: the coroutine.
     - `loop`: where it runs, from now on.
+
+    **Attributes:**
+
+    - `work`: what is waited for.
+    - `thread`: that which launched it.
     """
 
     def __init__(self, sweep: Coroutine[Any, Any, Any], loop: Loop):
-        super().__init__(sweep, loop)
+        self.work = loop.work(sweep)
         self.thread = threading.get_ident()
-        interrupt.watch(self)
-        self._outcome = loop.submit(self._run())
-        self._outcome.add_done_callback(lambda _: interrupt.forget(self))
-
-    def result(self) -> Any:
-        self._loop.works.add(self)
-        try:
-            return self._outcome.result()
-        finally:
-            self._loop.works.discard(self)
+        interrupt.watch(self.work)
+        self._outcome = self.work.start()
+        self._outcome.add_done_callback(lambda _: interrupt.forget(self.work))
 
     def abandon(self) -> None:
         """Stops it, and waits until it has ended, but not for ever."""
-        self.cancel()
+        self.work.cancel()
         if not self._outcome.done():
-            self.wait_for_end(_END_SECONDS)
+            self.work.wait_for_end(_END_SECONDS)
 
 
 _lock = threading.Lock()
@@ -101,10 +99,11 @@ def launch(sweep: Coroutine[Any, Any, Any], loop: Loop) -> np.ndarray:
     return np.full(TICKET.shape, number, TICKET.dtype)
 
 
-def take(ticket: Any) -> Flight | None:
+def take(ticket: Any) -> Work | None:
     """The sweep of a ticket, for whoever comes first."""
     with _lock:
-        return _flights.pop(int(np.asarray(ticket).item()), None)
+        flight = _flights.pop(int(np.asarray(ticket).item()), None)
+    return None if flight is None else flight.work
 
 
 def abandon() -> None:

@@ -22,21 +22,31 @@ _EXIT_SECONDS = 2.0
 
 
 class Work:
-    """A coroutine that is to run on the loop for another thread, and may be cancelled before it has begun."""
+    """A coroutine that is to run on the loop for another thread, and may be cancelled before it has begun.
+
+    It begins when it is waited for, or with `start`, before anybody waits.
+    """
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], loop: "Loop"):
         self._coroutine = coroutine
         self._loop = loop
         self._waiting = current_result()
+        self._outcome: concurrent.futures.Future[Any] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._cancelled = False
         self._ended = threading.Event()
 
+    def start(self) -> "concurrent.futures.Future[Any]":
+        """Begins it, unless it has begun; returns its outcome to come."""
+        if self._outcome is None:
+            self._outcome = self._loop.submit(self._run())
+        return self._outcome
+
     def result(self) -> Any:
-        """Runs it; returns or raises its outcome."""
+        """Waits for it; returns or raises its outcome."""
         self._loop.works.add(self)
         try:
-            return self._loop.submit(self._run()).result()
+            return self.start().result()
         finally:
             self._loop.works.discard(self)
 
