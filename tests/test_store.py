@@ -342,14 +342,14 @@ SWEEP = """
 
     most, ended = {}, lanes._lane_ended
 
-    def counted(engine, lane, outputs):
-        ended(engine, lane, outputs)
+    def counted(machine, lane, outputs):
+        ended(machine, lane, outputs)
         counts = {
             "words": store.in_memory(),
             "answers": run._passing._answers.in_memory(),
             "flights": len(run._flights._flights),
-            "repeats": len(engine.repeats._by_lane),
-            "steps": len(engine.tasks._steps),
+            "repeats": len(machine.repeats._by_lane),
+            "steps": len(machine.tasks._steps),
         }
         most.update({k: max(v, most.get(k, 0)) for k, v in counts.items()})
 

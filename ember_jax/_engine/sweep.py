@@ -1,13 +1,14 @@
 """The lane engine: every lane goes through the plan at its own pace.
 
-Design note. A sweep works steps off on the event loop's thread until none is ready: a step of a lane is taken from the
-stack (`stack`) and started as the kind of its node says (`steps`). It ends at once, or is collected to be computed
-with other lanes' (`collected`), or takes time, and only then is it a task of the event loop (`tasks`). Where nothing is
-ready, collected or in flight, the sweep has ended.
+Design note. A sweep works off steps, on the event loop's thread, until none is ready. Each step is taken from the stack
+(`stack`) and started as the kind of its node says (`steps`). It ends at once; or it is collected, to be computed with
+other lanes' (`collected`); or it takes time, and only then is it a task of the event loop (`tasks`). The sweep ends
+when nothing is ready, collected or in flight.
 
-Each part of that is an object of its own; `Engine` holds them together. This file orders them: in one turn of the event
-loop all steps that are ready start, then one block of lanes if the window has room (`window`), then what was collected
-is run, until there is nothing more. A second block waits for the next turn, so that the calls of the first go out.
+Each of these is an object of its own, and `Machine` holds them all. This file says in which order they come. In one
+turn of the event loop all ready steps start; then one block of lanes, if the window has room (`window`); then what was
+collected is run; and so on until there is nothing more. A second block waits for the next turn, so that the calls of
+the first go out before it.
 """
 
 import asyncio
@@ -19,9 +20,9 @@ from .._runtime.progress import Tally
 from .._runtime.session import Session
 from .._runtime.threads import Threads
 from .collected import Collected
-from .engine import Engine
 from .failures import Failures
 from .lane import Lane
+from .machine import Machine
 from .repeats import Repeats
 from .runners import Runners
 from .stack import Stack
@@ -63,7 +64,7 @@ class Sweep:
         stack, places, repeats = Stack(name), Window(window), Repeats(name)
         failures = Failures(stack, places)
         tasks = Tasks(stack, failures, tally, self._ended, self._schedule)
-        self._engine = Engine(
+        self._machine = Machine(
             stack=stack,
             window=places,
             failures=failures,
@@ -86,21 +87,21 @@ class Sweep:
         """
         outputs: list[Any] = []
         try:
-            self._engine.stack.enter(self._plan, args, Lane(()), outputs.extend)
+            self._machine.stack.enter(self._plan, args, Lane(()), outputs.extend)
         except Exception as error:
-            self._engine.failures.note_fault(error)
+            self._machine.failures.note_fault(error)
         self._schedule()
         try:
             await self._ended
         except asyncio.CancelledError:
-            await self._engine.tasks.cancel()
+            await self._machine.tasks.cancel()
             raise
-        self._engine.failures.raise_any()
+        self._machine.failures.raise_any()
         return outputs
 
     def warning(self) -> str | None:
         """What the user should know of a sweep that ended well."""
-        return self._engine.repeats.warning(self._engine.window.total)
+        return self._machine.repeats.warning(self._machine.window.total)
 
     def _schedule(self) -> None:
         """Works steps off soon: what completes in the same turn of the loop is then run together."""
@@ -111,7 +112,7 @@ class Sweep:
     def _turn(self) -> None:
         """What is done in one turn of the event loop; after the last one the sweep has ended."""
         self._is_scheduled = False
-        tasks, failures = self._engine.tasks, self._engine.failures
+        tasks, failures = self._machine.tasks, self._machine.failures
         try:
             if failures.fault is None:
                 self._work_off()
@@ -123,24 +124,24 @@ class Sweep:
             self._ended.set_result(None)
 
     def _work_off(self) -> None:
-        engine = self._engine
-        engine.tasks.settle()
+        machine = self._machine
+        machine.tasks.settle()
         has_started = False
         while True:
             self._start_ready()
-            spread = engine.window.next()
+            spread = machine.window.next()
             if spread is not None and not has_started:
-                lanes.start_block(engine, spread)
+                lanes.start_block(machine, spread)
                 has_started = True
-            elif not engine.collected.run():
+            elif not machine.collected.run():
                 break
         if spread is not None:  # its next block starts when the calls of this one have gone out
             self._schedule()
 
     def _start_ready(self) -> None:
-        engine, ready = self._engine, self._engine.stack.ready
+        machine, ready = self._machine, self._machine.stack.ready
         while ready:
             frame, index = ready.pop()
             if not frame.lane.failed:
                 node = frame.plan.nodes[index]
-                START[type(node)](engine, frame, index, node)
+                START[type(node)](machine, frame, index, node)

@@ -3,13 +3,13 @@
 import functools
 
 from ..._plan import ir
-from ..engine import Engine
 from ..lane import Frame, inputs_of
+from ..machine import Machine
 
 
-def start(engine: Engine, frame: Frame, index: int, node: ir.Branch) -> None:
+def start(machine: Machine, frame: Frame, index: int, node: ir.Branch) -> None:
     which, *operands = inputs_of(frame, node)
     chosen = min(max(int(which), 0), len(node.branches) - 1)  # as `lax.switch` does with an index out of range
-    engine.tally.known += engine.runners.more[node][chosen]
-    done = functools.partial(engine.stack.complete, frame, index)
-    engine.stack.enter(node.branches[chosen], operands, frame.lane, done, (frame, index))
+    machine.tally.known += machine.runners.more[node][chosen]
+    done = functools.partial(machine.stack.complete, frame, index)
+    machine.stack.enter(node.branches[chosen], operands, frame.lane, done, (frame, index))

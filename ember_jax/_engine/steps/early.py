@@ -9,21 +9,21 @@ none of them; they start without, and `ir.Take` takes such an input where it is 
 from typing import Any
 
 from ..._plan import ir
-from ..engine import Engine
 from ..lane import Frame, Lane, Runs
+from ..machine import Machine
 
 
-def give(engine: Engine, frame: Frame, index: int, node: ir.Give) -> None:
+def give(machine: Machine, frame: Frame, index: int, node: ir.Give) -> None:
     """Gives an output of the lane, or of a step of a `scan`, that a frame is the body of."""
     value = frame.values[node.inputs[0]]
     if frame.carried is not None:
         frame.carried(node.position, value)
     else:
-        _give_of_lane(engine, frame.lane, node.position, value)
-    engine.stack.complete(frame, index, ())
+        _give_of_lane(machine, frame.lane, node.position, value)
+    machine.stack.complete(frame, index, ())
 
 
-def _give_of_lane(engine: Engine, lane: Runs, position: int, value: Any) -> None:
+def _give_of_lane(machine: Machine, lane: Runs, position: int, value: Any) -> None:
     """Gives one output of a lane. With that of the last lane it is complete, and those go on that wait for it alone."""
     assert isinstance(lane, Lane) and lane.spread is not None
     spread = lane.spread
@@ -35,22 +35,22 @@ def _give_of_lane(engine: Engine, lane: Runs, position: int, value: Any) -> None
     made = outer.plan.nodes[step].outputs[position]
     outer.values[made] = spread.outputs[position]
     if step in outer.plan.takers:
-        engine.stack.hand_in(outer, step)
+        machine.stack.hand_in(outer, step)
     for follower in spread.awaited:
         if made in outer.plan.nodes[follower].inputs:
             spread.awaited[follower] -= 1
             if not spread.awaited[follower]:
-                engine.stack.go_on(outer, [follower])
+                machine.stack.go_on(outer, [follower])
 
 
-def take(engine: Engine, frame: Frame, index: int, node: ir.Take) -> None:
+def take(machine: Machine, frame: Frame, index: int, node: ir.Take) -> None:
     """Takes an input of the lanes or of the branch that a frame is in, or waits for it."""
     assert frame.inside is not None
     outer, step = frame.inside
     holder = outer.plan.nodes[step]
     value = outer.values[holder.inputs[node.position]]
     if value is None:
-        engine.stack.await_input(frame.inside, (frame, index))
+        machine.stack.await_input(frame.inside, (frame, index))
         return
     if isinstance(holder, ir.Lanes):
         lane = frame.lane
@@ -58,4 +58,4 @@ def take(engine: Engine, frame: Frame, index: int, node: ir.Take) -> None:
         places = zip(lane.spread.place(lane), holder.mapped[node.position], strict=True)
         at = tuple(i for i, mapped in places if mapped)
         value = value[at] if at else value
-    engine.stack.complete(frame, index, (value,))
+    machine.stack.complete(frame, index, (value,))

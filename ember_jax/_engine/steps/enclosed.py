@@ -6,39 +6,39 @@ from ..._errors import SweepError
 from ..._host import Used
 from ..._plan import ir
 from ..._text.failed import digest_for
-from ..engine import Engine
 from ..lane import Frame, Part, inputs_of
+from ..machine import Machine
 
 # What an attempt adds to its outputs where nothing has failed.
 _NOT_FAILED = [np.zeros(a.shape, a.dtype) for a in ir.EXTRAS["attempt"]]
 
 
-def start(engine: Engine, frame: Frame, index: int, node: ir.Enclosed) -> None:
+def start(machine: Machine, frame: Frame, index: int, node: ir.Enclosed) -> None:
     if node.how == "attempt":
-        _attempt(engine, frame, index, node)
+        _attempt(machine, frame, index, node)
     else:
-        _meter(engine, frame, index, node)
+        _meter(machine, frame, index, node)
 
 
-def _attempt(engine: Engine, frame: Frame, index: int, node: ir.Enclosed) -> None:
+def _attempt(machine: Machine, frame: Frame, index: int, node: ir.Enclosed) -> None:
     def ended(outputs: list[np.ndarray]) -> None:
-        engine.stack.complete(frame, index, [*outputs, *_NOT_FAILED])
+        machine.stack.complete(frame, index, [*outputs, *_NOT_FAILED])
 
     def failed(error: BaseException) -> None:
         outputs = [np.zeros(a.shape, a.dtype) for a in node.body.avals]
         digest = np.frombuffer(digest_for(_cause(error)), np.uint32)
-        engine.stack.complete(frame, index, [*outputs, digest])
+        machine.stack.complete(frame, index, [*outputs, digest])
 
-    engine.stack.enter(node.body, inputs_of(frame, node), Part(frame.lane, failed, None), ended, (frame, index))
+    machine.stack.enter(node.body, inputs_of(frame, node), Part(frame.lane, failed, None), ended, (frame, index))
 
 
-def _meter(engine: Engine, frame: Frame, index: int, node: ir.Enclosed) -> None:
+def _meter(machine: Machine, frame: Frame, index: int, node: ir.Enclosed) -> None:
     used = Used()
 
     def ended(outputs: list[np.ndarray]) -> None:
-        engine.stack.complete(frame, index, [*outputs, *used.arrays()])
+        machine.stack.complete(frame, index, [*outputs, *used.arrays()])
 
-    engine.stack.enter(node.body, inputs_of(frame, node), Part(frame.lane, None, used), ended, (frame, index))
+    machine.stack.enter(node.body, inputs_of(frame, node), Part(frame.lane, None, used), ended, (frame, index))
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -14,13 +14,13 @@ from ..._jax.nan import nan_is_a_value
 from ..._jax.values import from_raw, to_raw
 from ..._plan import ir
 from ..device import device
-from ..engine import Engine
 from ..lane import Frame, inputs_of
+from ..machine import Machine
 
 
-def start(engine: Engine, frame: Frame, index: int, node: ir.Foreign) -> None:
-    work = functools.partial(_evaluate, node, inputs_of(frame, node), engine.runners.x64)
-    engine.tasks.await_step(frame, index, engine.threads.run(work))
+def start(machine: Machine, frame: Frame, index: int, node: ir.Foreign) -> None:
+    work = functools.partial(_evaluate, node, inputs_of(frame, node), machine.runners.x64)
+    machine.tasks.await_step(frame, index, machine.threads.run(work))
 
 
 def _evaluate(node: ir.Foreign, raw: Sequence[Any], x64: bool) -> list[np.ndarray]:

@@ -12,40 +12,40 @@ from typing import Any
 import numpy as np
 
 from ..._plan import ir
-from ..engine import Engine
 from ..lane import Frame, Lane, Spread
+from ..machine import Machine
 
 
-def start(engine: Engine, frame: Frame, index: int, node: ir.Lanes) -> None:
-    engine.window.land(frame.lane.whole)  # which waits for its own lanes now, and must leave its place to them
+def start(machine: Machine, frame: Frame, index: int, node: ir.Lanes) -> None:
+    machine.window.land(frame.lane.whole)  # which waits for its own lanes now, and must leave its place to them
     if node.meets:
-        engine.session.count("barriers")
-    spread = Spread(node, (frame, index), functools.partial(_lane_ended, engine))
-    engine.window.add(spread)
+        machine.session.count("barriers")
+    spread = Spread(node, (frame, index), functools.partial(_lane_ended, machine))
+    machine.window.add(spread)
     if not spread.count:
-        _all_ended(engine, spread)
+        _all_ended(machine, spread)
 
 
-def start_block(engine: Engine, spread: Spread) -> None:
+def start_block(machine: Machine, spread: Spread) -> None:
     """Starts the next lanes of a spread, after the segment that is computed for them at once."""
-    node, block = spread.node, engine.window.take(spread)
+    node, block = spread.node, machine.window.take(spread)
     places = np.unravel_index(np.arange(block.start, block.stop), node.sizes)
     outer = spread.inside[0].lane.index
     lanes = [Lane(outer + at, spread) for at in zip(*(p.tolist() for p in places), strict=True)]
     rows = [_rows(spread, k, places) for k in range(len(spread.inputs))]
-    enter = functools.partial(_enter, engine, spread, lanes, rows)
+    enter = functools.partial(_enter, machine, spread, lanes, rows)
     if node.first is None:
         enter([], {})
         return
     # by the inputs that this segment reads: whether all lanes of the sweep share it, and its rows or value here
-    sharing = engine.runners.sharing[node.first]
+    sharing = machine.runners.sharing[node.first]
     given = [(once, v, rows[v]) for v, once in zip(node.first.inputs, sharing, strict=True)]
     shared = [x for once, _, x in given if once]
     # what is the same in these lanes, but not in all lanes of the sweep, is given to each
     columns = [
         x if any(node.mapped[v]) else np.broadcast_to(x, (len(block), *np.shape(x))) for once, v, x in given if not once
     ]
-    engine.collected.compute(node.first, shared, columns, len(block), enter)
+    machine.collected.compute(node.first, shared, columns, len(block), enter)
 
 
 def _rows(spread: Spread, k: int, places: tuple[np.ndarray, ...]) -> Any:
@@ -61,7 +61,7 @@ def _is_whole(node: ir.Lanes, k: int) -> bool:
 
 
 def _enter(
-    engine: Engine,
+    machine: Machine,
     spread: Spread,
     lanes: list[Lane],
     rows: list[Any],
@@ -74,28 +74,28 @@ def _enter(
     starts = list(enumerate(zip(lanes, *columns, *computed)))  # noqa: B905  (shared inputs repeat for ever)
     for i, (lane, *args) in reversed(starts):  # so that the stack gives the first lane first
         if i not in errors:
-            engine.stack.enter(node.body, args, lane, None, spread.inside)
+            machine.stack.enter(node.body, args, lane, None, spread.inside)
     for i, error in errors.items():
-        engine.failures.fail(*spread.inside, error, lanes[i])
+        machine.failures.fail(*spread.inside, error, lanes[i])
 
 
-def _lane_ended(engine: Engine, lane: Lane, outputs: list[Any]) -> None:
+def _lane_ended(machine: Machine, lane: Lane, outputs: list[Any]) -> None:
     spread = lane.spread
     assert spread is not None
     at = spread.place(lane)
     for array, output in zip(spread.outputs, outputs, strict=True):
         array[at] = output
-    engine.repeats.ended(lane)
-    engine.window.land(lane)
+    machine.repeats.ended(lane)
+    machine.window.land(lane)
     for part in lane.attempts():
         part.lanes.discard(lane)
     spread.left -= 1
     if not spread.left:
-        _all_ended(engine, spread)
+        _all_ended(machine, spread)
 
 
-def _all_ended(engine: Engine, spread: Spread) -> None:
+def _all_ended(machine: Machine, spread: Spread) -> None:
     frame, index = spread.inside
-    engine.window.fly(frame.lane.whole)
+    machine.window.fly(frame.lane.whole)
     told = {step for step, left in spread.awaited.items() if not left}
-    engine.stack.complete(frame, index, spread.outputs, told)
+    machine.stack.complete(frame, index, spread.outputs, told)

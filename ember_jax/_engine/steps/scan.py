@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from ..._plan import ir
-from ..engine import Engine
 from ..lane import Frame, inputs_of
+from ..machine import Machine
 
 
-def start(engine: Engine, frame: Frame, index: int, node: ir.Scan) -> None:
-    run = _Run(engine, frame, index, node)
+def start(machine: Machine, frame: Frame, index: int, node: ir.Scan) -> None:
+    run = _Run(machine, frame, index, node)
     if not node.body.nodes:
         run.hand_on()
     elif node.length:
@@ -27,10 +27,10 @@ def start(engine: Engine, frame: Frame, index: int, node: ir.Scan) -> None:
 class _Run:
     """One run of a `scan` by a lane: the carry that the next step starts with, and what the steps gave."""
 
-    def __init__(self, engine: Engine, frame: Frame, index: int, node: ir.Scan):
+    def __init__(self, machine: Machine, frame: Frame, index: int, node: ir.Scan):
         inputs = inputs_of(frame, node)
         first = node.constants + node.carry
-        self._engine, self._frame, self._index, self._node = engine, frame, index, node
+        self._machine, self._frame, self._index, self._node = machine, frame, index, node
         self._constants, self._carry = inputs[: node.constants], inputs[node.constants : first]
         self._xs = inputs[first:]
         self._order = iter(range(node.length)[:: -1 if node.reverse else 1])
@@ -46,7 +46,7 @@ class _Run:
         frame, inside = self._frame, (self._frame, self._index)
         ended = functools.partial(self._ended, step)
         carried = functools.partial(self._carried, {}) if self._gives else None
-        self._engine.stack.enter(self._node.body, self._args(step), frame.lane, ended, inside, carried)
+        self._machine.stack.enter(self._node.body, self._args(step), frame.lane, ended, inside, carried)
 
     def hand_on(self) -> None:
         """Does all steps of a body without nodes, which may only hand values on: no step needs a frame."""
@@ -64,7 +64,7 @@ class _Run:
             np.stack([y[k] for y in ys]) if ys else np.zeros((0, *aval.shape), aval.dtype)
             for k, aval in enumerate(self._node.body.avals[self._node.carry :])
         ]
-        self._engine.stack.complete(self._frame, self._index, [*self._carry, *stacked])
+        self._machine.stack.complete(self._frame, self._index, [*self._carry, *stacked])
 
     def _args(self, step: int) -> list[Any]:
         return [*self._constants, *self._carry, *(x[step] for x in self._xs)]

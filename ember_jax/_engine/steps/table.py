@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from ..._plan import ir
-from ..engine import Engine
 from ..lane import Frame
+from ..machine import Machine
 from . import branch, call, early, enclosed, foreign, lanes, loop, scan, segment, words
 
 # Starts the step of a frame at an index of its plan, where the node stands.
-Start: TypeAlias = Callable[[Engine, Frame, int, Any], None]
+Start: TypeAlias = Callable[[Machine, Frame, int, Any], None]
 
 START: dict[type[ir.Node], Start] = {
     ir.Segment: segment.start,

@@ -1,4 +1,4 @@
-"""The engine: what the steps of one sweep have at hand when they start."""
+"""The parts of a running sweep, for the steps that use them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from .window import Window
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Engine:
+class Machine:
     """The parts of a running sweep. A step ends with `stack.complete` or `failures.fail`, now or later.
 
     **Attributes:**
