@@ -347,7 +347,7 @@ SWEEP = """
         counts = {
             "words": store.in_memory(),
             "answers": run._passing._answers.in_memory(),
-            "flights": len(run._flights._flights),
+            "flights": len(run._answering._flights._flights),
             "repeats": len(machine.repeats._by_lane),
             "steps": len(machine.tasks._steps),
         }
