@@ -6,20 +6,20 @@ it. A power cut may lose the commits of the last moments, those since the log wa
 left is whole, as transactions are all or nothing in the order they were made. (`FULL` would sync the disk for each
 commit, milliseconds for what the next run can ask again.)
 
-Answers wait for a writer thread, which commits all that wait in one transaction (group commit, as databases do): under
-load a commit is shared by hundreds of answers. Point reads are made on the event loop, on a connection of their own;
-they see what any process had committed when the loop's round began, as a transaction for each of them would cost as
-much as they do. Several processes may use one file on one machine; on a network's file system only processes of the
-same host may.
+Answers wait for a writer thread, which commits all that wait in one transaction (group commit, as databases do). Under
+load hundreds of answers share a commit. Single answers are read on the event loop, on a connection of their own. The
+reads of one round of the loop share a transaction, as a transaction for each would cost as much as the read. So they
+see what any process had committed when the round began. Several processes may use one file on one machine; on a
+network's file system only processes of the same host may.
 
 What could not be committed, because the disk is full, stays in memory and goes first with the next attempt; until then
 no call is made, as its answer might be lost.
 
-What is sent lies once in `texts`, by its digest (see `_text.store`), however many calls it is part of. Answers, most of
-which differ, lie in their calls' rows, so that a call costs two entries in an index by digest and not three: those are
-what a commit mostly writes, a page for each. An answer is compared with its digest when it is read: it is the one that
-was given, or an error. The header names the program and the schema's version, and nothing is written before they have
-been read.
+A text that is sent lies once in `texts`, by its digest (see `_text.store`), however many calls it is part of. Answers,
+most of which differ, lie in the rows of their calls and not in `texts`. So a call makes two entries in an index by
+digest and not three. Such entries are most of what a commit writes, as each changes a page of its own. When an answer
+is read, it is compared with its digest: a reader gets the answer that was given, or an error. The file's header names
+the program and the schema's version, and nothing is written before both have been read.
 
 What is kept of a call is in `columns`, how the file is opened in `file`, how answers get in and out in `writer` and
 `reader`, how calls are searched in `queries`. Here is what ties them together.
@@ -27,6 +27,7 @@ What is kept of a call is in `columns`, how the file is opened in `file`, how an
 
 import contextlib
 import datetime
+import functools
 import os
 import sqlite3
 import threading
@@ -54,6 +55,18 @@ class _Open(NamedTuple):
 
     reader: Reader
     writer: Writer
+
+
+@contextlib.contextmanager
+def _connection(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection to a journal's file for the block alone, in whatever thread it runs."""
+    with translated(path), contextlib.closing(connect(path)) as connection:
+        yield connection
+
+
+def _read(path: Path, ids: Sequence[int]) -> Iterator[Call]:
+    with _connection(path) as connection:
+        yield from queries.read(connection, ids)
 
 
 class Journal(AbstractJournal):
@@ -107,20 +120,22 @@ class Journal(AbstractJournal):
 
     async def ready(self, digest: bytes) -> Response | None:
         open = self._open  # read once: another thread may set it to `None`
-        if open is None or not open.writer.has_failed:
+        if open is None or not open.writer.has_failed:  # nearly always: no answer was ever held back, so none is found
             return None
         if open.writer.held:
-            await self._safe(None)
+            await self._safe(None)  # raises if the held rows still cannot be committed, and no request is sent
         return self._get_now(digest)  # the answer may have been among what was held, and be committed now
 
     async def put(self, digest: bytes, entry: Entry) -> Response:
         is_new = await self._safe(row_of(digest, entry))
+        # `is_new` is about all rows of the commit, so after `False` this answer may or may not have been the first. The
+        # file says which one it keeps.
         return entry.response if is_new else self._get_now(digest) or entry.response
 
     def drop(self, digests: Iterable[bytes]) -> int:
         if not self.path.exists():
             return 0
-        with self._connection() as connection, transaction(connection):
+        with _connection(self.path) as connection, transaction(connection):
             return queries.delete(connection, digests)
 
     def close(self) -> None:
@@ -133,7 +148,7 @@ class Journal(AbstractJournal):
 
     def stats(self) -> Stats:
         """What the file holds. Raises `JournalError` if there is none, or if it is no journal."""
-        with self._connection() as connection:
+        with _connection(self.path) as connection:
             return read_stats(connection, size(self.path) + size(self.path, "-wal"))
 
     def calls(
@@ -181,8 +196,8 @@ class Journal(AbstractJournal):
             "digest": digest,
         }
         where, values = queries.conditions(asked)
-        with self._connection() as connection:
-            return Calls(queries.find(connection, where, values), self._read)
+        with _connection(self.path) as connection:
+            return Calls(queries.find(connection, where, values), functools.partial(_read, self.path))
 
     def forget(self, calls: Call | Iterable[Call]) -> int:
         """Deletes calls, with the words that are then no other call's, so that they are asked again.
@@ -194,20 +209,13 @@ class Journal(AbstractJournal):
         return self.drop(digests(calls))
 
     def compact(self) -> None:
-        """Makes the file as short as what it holds, which takes a while. Raises `JournalError` if it cannot be."""
-        with self._connection() as connection:
+        """Gives the space of what was deleted back to the file system, which rewrites the file and takes a while.
+
+        **Raises:** `JournalError` if the file cannot be written.
+        """
+        with _connection(self.path) as connection:
             connection.execute("vacuum")
             connection.execute("pragma wal_checkpoint(truncate)").fetchone()
-
-    def _read(self, ids: Sequence[int]) -> Iterator[Call]:
-        with self._connection() as connection:
-            yield from queries.read(connection, ids)
-
-    @contextlib.contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        """A connection for the block alone, in whatever thread it runs."""
-        with translated(self.path), contextlib.closing(connect(self.path)) as connection:
-            yield connection
 
     async def _safe(self, row: Row | None) -> bool:
         """Waits until a row, or with `None` what was held, is committed. Returns what `Writer.submit` tells."""
@@ -224,7 +232,7 @@ class Journal(AbstractJournal):
     def _opened(self) -> _Open:
         with self._lock:
             if self._open is None:
-                with contextlib.ExitStack() as undo:
+                with contextlib.ExitStack() as undo:  # closes the reader if the writer cannot be opened
                     reader = connect(self.path, create=True)
                     undo.callback(reader.close)
                     writer = connect(self.path)
@@ -233,11 +241,6 @@ class Journal(AbstractJournal):
                 self._open = _Open(Reader(reader, self._lock), Writer(self.path, writer))
             return self._open
 
-    def _forget(self) -> None:
-        """In a forked process: drops the connections of the parent, which SQLite allows neither to use nor to close."""
-        _inherited.append(self._open)
-        self._open, self._lock = None, threading.RLock()
-
 
 _journals: weakref.WeakSet[Journal] = weakref.WeakSet()
 # Parents' connections in a forked process. They are held for ever, as Python closes a connection that nothing holds.
@@ -245,8 +248,10 @@ _inherited: list[Any] = []
 
 
 def _after_fork() -> None:
+    """In the child: drops the connections of the parent, which SQLite allows neither to use nor to close."""
     for journal in _journals:
-        journal._forget()
+        _inherited.append(journal._open)
+        journal._open, journal._lock = None, threading.RLock()
 
 
 os.register_at_fork(after_in_child=_after_fork)
