@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import report
 
 import ember_jax as ember
-from ember_jax._engine.sweep import WINDOW
+from ember_jax._engine.window import WINDOW
 from ember_jax._providers.base import Provider, Request, Response
 from ember_jax._providers.sim import Sim, SimModel
 from ember_jax._runtime import call_log

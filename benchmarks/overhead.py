@@ -20,7 +20,7 @@ import numpy as np
 import report
 
 import ember_jax as ember
-from ember_jax._engine.sweep import WINDOW
+from ember_jax._engine.window import WINDOW
 
 STAGES, WIDTH, RUNS = 3, 8, 3
 WEIGHT = np.eye(WIDTH, dtype=np.float32)[::-1].copy()

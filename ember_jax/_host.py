@@ -314,7 +314,9 @@ class FunctionCall(HostCall):
         if not self.pure or (self.function.cache is None and not caller.remembers):
             return await self._call(session, caller, arrays)
         if self.function.cache is None:
-            return await session.remember((self, _content(arrays)), _nbytes, self._call, session, caller, arrays)
+            return await session.results.remember(
+                (self, _content(arrays)), _nbytes, self._call, session, caller, arrays
+            )
         key = hashlib.blake2b(digest_size=32)
         for array in arrays:
             key.update(f"{array.dtype}{array.shape}".encode())
@@ -326,7 +328,7 @@ class FunctionCall(HostCall):
         async def work() -> bytes:
             return self._encode(await self._call(session, caller, arrays))
 
-        return self._decode(await session.journaled(key.digest(), work, self.function.cache))
+        return self._decode(await session.results.journaled(key.digest(), work, self.function.cache))
 
     @functools.cached_property
     def _are_text(self) -> tuple[bool, ...]:

@@ -11,7 +11,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from ember_jax._engine.runners import Runners
-from ember_jax._engine.sweep import WINDOW, Sweep
+from ember_jax._engine.sweep import Sweep
+from ember_jax._engine.window import WINDOW
 from ember_jax._host import HostCall
 from ember_jax._plan import ir
 from ember_jax._plan.passes import arrange

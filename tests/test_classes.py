@@ -22,9 +22,6 @@ OVERRIDING = {
     "HTTPProvider": {"Provider.endpoint", "Provider.cost", "Provider.most_output"},
     "Sim": {"Provider.endpoint", "Provider.cost"},
     "Vendor": {"Provider.endpoint", "Provider.cost", "Provider.most_output"},
-    # Not yet: a sweep that has been launched is waited for like work that has not; a part of a lane runs like a lane.
-    "Flight": {"Work.__init__", "Work.result"},
-    "Part": {"Lane.__init__", "Lane.whole"},
 }
 
 # What may have a name that something else has, and why.

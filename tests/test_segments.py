@@ -14,7 +14,9 @@ import ember_jax as ember
 from ember_jax import errors, testing
 from ember_jax._engine import segments
 from ember_jax._engine.segments import SegmentRunner
-from ember_jax._engine.sweep import Sweep
+from ember_jax._engine.stack import Stack
+from ember_jax._engine.steps.table import START
+from ember_jax._plan import ir
 from ember_jax._plan.lower import lower
 from ember_jax._plan.passes import arrange, simplify
 
@@ -215,7 +217,7 @@ def test_a_fault_of_the_engine_stops_new_calls_and_keeps_those_in_flight(tmp_pat
 
     step = ember.host(step, FLOAT, cache="step:v1")
     sweep = jax.vmap(ember.jit(lambda x: step(step(x))))
-    complete = Sweep._complete
+    complete = Stack.complete
 
     def faulty(self, frame, index, outputs, *rest):
         if gates and not gates[0].is_set():
@@ -228,7 +230,7 @@ def test_a_fault_of_the_engine_stops_new_calls_and_keeps_those_in_flight(tmp_pat
 
     with ember.session(journal=tmp_path / "run.db"):
         gates.append(ember._runtime.session.loop().submit(gate()).result())
-        with mock.patch.object(Sweep, "_complete", faulty), pytest.raises(errors.InternalError) as raised:
+        with mock.patch.object(Stack, "complete", faulty), pytest.raises(errors.InternalError) as raised:
             sweep(jnp.arange(6.0))
         assert begun == ended == dict.fromkeys(range(6), 1)
     error = raised.value
@@ -246,7 +248,7 @@ def test_a_fault_before_the_first_step_is_told(monkeypatch):
     def faulty(self, *args, **kwargs):
         raise KeyError
 
-    monkeypatch.setattr(Sweep, "_enter", faulty)
+    monkeypatch.setattr(Stack, "enter", faulty)
     with pytest.raises(errors.InternalError, match="a fault of ember_jax itself"):
         ember.jit(lambda x: echo(x))(jnp.float32(1))
 
@@ -254,9 +256,9 @@ def test_a_fault_before_the_first_step_is_told(monkeypatch):
 def test_no_attempt_makes_a_value_of_a_fault(monkeypatch):
     echo = ember.host(lambda x: x, FLOAT)
 
-    def faulty(self, *args, **kwargs):
+    def faulty(*args):
         raise KeyError
 
-    monkeypatch.setattr(Sweep, "_branch", faulty)
+    monkeypatch.setitem(START, ir.Branch, faulty)
     with pytest.raises(errors.InternalError):
         ember.attempt(lambda x: jax.lax.cond(echo(x) > 1, lambda: echo(x + 1), lambda: x))(jnp.float32(1))

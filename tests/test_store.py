@@ -331,6 +331,7 @@ SWEEP = """
     import jax, jax.numpy as jnp
     import ember_jax as ember
     from ember_jax._engine import lane, sweep
+    from ember_jax._engine.steps import lanes
     from ember_jax._providers.sim import Sim, SimModel
     from ember_jax._text import store
 
@@ -339,20 +340,20 @@ SWEEP = """
         def forward(self, i: jax.Array) -> ember.Text:
             return self.llm(ember.format("What is {i} + 1?", i=i))
 
-    most, ended = {}, sweep.Sweep._lane_done
+    most, ended = {}, lanes._lane_ended
 
-    def counted(sweep, lane, outputs):
-        ended(sweep, lane, outputs)
+    def counted(machine, lane, outputs):
+        ended(machine, lane, outputs)
         counts = {
             "words": store.in_memory(),
             "answers": run._passing._answers.in_memory(),
-            "flights": len(run._flights._flights),
-            "repeats": len(sweep._repeats._by_lane),
-            "steps": len(sweep._steps),
+            "flights": len(run._answering._flights._flights),
+            "repeats": len(machine.repeats._by_lane),
+            "steps": len(machine.tasks._steps),
         }
         most.update({k: max(v, most.get(k, 0)) for k, v in counts.items()})
 
-    sweep.Sweep._lane_done = counted
+    lanes._lane_ended = counted
     sweep.Sweep.__init__.__defaults__ = (64, None)  # the window
     with ember.session(providers={"sim": Sim({"now": SimModel(1.0, 0)})}) as run:
         run._passing._answers._most = 20_000

@@ -330,11 +330,11 @@ def test_a_sweep_that_is_given_up_before_it_begins_is_closed():
 
     held, sweep = threading.Event(), never()
     get_loop().call(lambda: held.wait(_HANG))
-    flight = tickets.Flight(sweep, get_loop())
-    flight.cancel()
+    work = tickets.Flight(sweep, get_loop()).work
+    work.cancel()
     held.set()
     with pytest.raises(concurrent.futures.CancelledError):
-        flight.result()
+        work.result()
     assert inspect.getcoroutinestate(sweep) == inspect.CORO_CLOSED
 
 

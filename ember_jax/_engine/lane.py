@@ -1,9 +1,16 @@
-"""What a lane is while it runs: its own failures, the plan it is in, the step that it is one of many of."""
+"""What runs plans: lanes, and the parts of lanes that may fail alone or are metered; and what they run: frames.
+
+Design note. A `Frame` is one run of one plan. A lane starts with a frame of the plan that its spread holds; each
+control node pushes a frame of its own plan, inside the step that it is. Who runs a frame is a `Lane`, or a `Part` of
+one: the engine asks either whether it has failed, where it stands, and what counts its calls. A `Part` wraps the lane
+or part that it belongs to and is no `Lane` itself: it starts and ends with its step, is never counted as in flight, and
+fails with what it wraps.
+"""
 
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -12,9 +19,17 @@ from .._plan import ir
 
 
 class Lane:
-    """One lane: its index (outermost `vmap` first), what it is one of, whether it failed or is in flight.
+    """One element of a `vmap`, or the whole program outside any.
 
-    `used` are the counts of plans around it; `attempt` is the innermost part around it that may fail alone.
+    **Attributes:**
+
+    - `index`: its place along the axes of lanes, the outermost `vmap` first.
+    - `spread`: the lanes it is one of; `None` for the whole program.
+    - `parent`: the lane or part that its spread is a step of.
+    - `used`: the counts of the metered parts around it.
+    - `attempt`: the innermost part around it that may fail alone.
+    - `failed`: whether it is to stop.
+    - `flying`: whether the window counts it as in flight.
     """
 
     __slots__ = ("attempt", "failed", "flying", "index", "parent", "spread", "used")
@@ -37,58 +52,82 @@ class Lane:
             yield part
             part = part.outer
 
-    def is_in(self, part: "Part") -> bool:
-        """Whether this is something that a part of a lane does."""
-        lane: Lane | None = self
-        while lane is not None and lane is not part:
-            lane = lane.parent
-        return lane is part
-
     @property
     def whole(self) -> "Lane":
-        """The lane that this is, or is a part of."""
+        """The lane that this is."""
         return self
 
 
-class Part(Lane):
-    """What a lane does in an enclosed plan: it may fail without the lane, and what it uses is counted.
+class Part:
+    """What a lane does in an enclosed plan, which may fail without the lane, or whose calls are counted.
 
-    `caught` is told why it failed, or is `None` where that is the lane's failure; `used` counts, or is `None`. `lanes`
-    are those in it that have not ended, if it may fail alone, and `outer` is the next part around it that may.
+    **Arguments:**
+
+    - `parent`: the lane, or the part of one, that the enclosed plan is a step of.
+    - `caught`: told why this failed; `None` where its failure is its parent's.
+    - `used`: counts its calls; `None` where nothing does.
+
+    **Attributes:**
+
+    - `index`, `used`, `attempt`: as a lane's.
+    - `lanes`: if it may fail alone, the lanes inside it that have not ended.
+    - `outer`: the next part around it that may fail alone.
+    - `whole`: the lane that it is a part of.
     """
 
-    __slots__ = ("_failed", "caught", "lanes", "outer")
+    __slots__ = ("_failed", "attempt", "caught", "index", "lanes", "outer", "parent", "used", "whole")
 
-    def __init__(self, lane: Lane, caught: Callable[[BaseException], object] | None, used: Used | None):
+    def __init__(self, parent: "Lane | Part", caught: Callable[[BaseException], object] | None, used: Used | None):
         self._failed = False
-        super().__init__(lane.index)
-        self.parent = lane
+        self.parent = parent
         self.caught = caught
+        self.index = parent.index
+        self.whole: Lane = parent.whole
         self.lanes: set[Lane] = set()
-        self.outer = lane.attempt
-        self.attempt = lane.attempt if caught is None else self
-        self.used = lane.used if used is None else (*lane.used, used)
+        self.outer = parent.attempt
+        self.attempt = parent.attempt if caught is None else self
+        self.used = parent.used if used is None else (*parent.used, used)
 
     @property
-    def failed(self) -> bool:  # type: ignore[override]
+    def failed(self) -> bool:
         """Whether it is to stop: it has failed, or what it is part of."""
-        return self._failed or (self.parent is not None and self.parent.failed)
+        return self._failed or self.parent.failed
 
     @failed.setter
     def failed(self, value: bool) -> None:
         self._failed = value
 
-    @property
-    def whole(self) -> Lane:
-        assert self.parent is not None
-        return self.parent.whole
+
+# Who runs a frame.
+Runs: TypeAlias = Lane | Part
+
+
+def is_within(runs: Runs, part: Part) -> bool:
+    """Whether a lane or a part is a given part, or is something that happens in it."""
+    around: Runs | None = runs
+    while around is not None and around is not part:
+        around = around.parent
+    return around is part
 
 
 class Frame:
-    """One run of a plan by a lane.
+    """One run of a plan.
 
-    `inside` is the frame and step that hold it; `done` is told its outputs, and is `None` for that of a whole lane;
-    `carried` is told what a step of a `scan` carries on; `scope` is the operators that it stands in.
+    **Arguments:**
+
+    - `plan`: what is run.
+    - `args`: the plan's inputs.
+    - `lane`: the lane, or the part of one, that runs it.
+    - `done`: told its outputs; `None` for the body of a whole lane, whose spread is told.
+    - `inside`: the step that holds the plan; `None` for the plan of the whole program.
+
+    **Attributes:**
+
+    - `values`: the plan's values; `None` for what is not known yet.
+    - `waits`: for each node how many others it still waits for.
+    - `left`: how many nodes have not ended.
+    - `scope`: the operators that it stands in, outermost first.
+    - `carried`: of a step of a `scan`, told each carry that is given before the step has ended.
     """
 
     __slots__ = ("carried", "done", "inside", "lane", "left", "plan", "scope", "values", "waits")
@@ -97,9 +136,9 @@ class Frame:
         self,
         plan: ir.Plan,
         args: Sequence[Any],
-        lane: Lane,
+        lane: Runs,
         done: Callable[[list[Any]], None] | None,
-        inside: "tuple[Frame, int] | None",
+        inside: "FrameStep | None",
     ):
         self.plan = plan
         self.lane = lane
@@ -114,34 +153,55 @@ class Frame:
         self.left = len(plan.nodes)
 
 
+# A step: a frame, and the index of a node in its plan. It is a pair and no class, as one is made for every step of
+# every lane.
+FrameStep: TypeAlias = tuple[Frame, int]
+
+
 class Spread:
     """A step that spreads into lanes: which of them have started, and what they gave.
 
-    `early` counts, for outputs that are given before lanes end, the lanes that are yet to give; `awaited`, for steps
-    that wait for such outputs only, how many.
+    **Arguments:**
+
+    - `node`: what says how many lanes there are, and what they run.
+    - `inside`: the step that this is.
+    - `ended`: told each lane that has ended, and its outputs.
+
+    **Attributes:**
+
+    - `count`: how many lanes there are.
+    - `started`: how many of them have started.
+    - `left`: how many of them have not ended.
+    - `inputs`: the step's inputs, with the axes of lanes in front.
+    - `outputs`: the step's outputs, filled as lanes end.
+    - `early`: by the position of an output that lanes give before they end, how many lanes are yet to give it.
+    - `awaited`: by a step that needs early outputs of this one alone, how many of them are not complete.
     """
 
-    __slots__ = ("awaited", "early", "inputs", "inside", "left", "node", "outputs", "started")
+    __slots__ = ("awaited", "count", "early", "ended", "inputs", "inside", "left", "node", "outputs", "started")
 
-    def __init__(self, node: ir.Lanes, inside: tuple[Frame, int]):
+    def __init__(self, node: ir.Lanes, inside: FrameStep, ended: Callable[[Lane, list[Any]], None]):
         self.node = node
         self.inputs = inputs_of(inside[0], node)
         self.inside = inside
-        self.left = math.prod(node.sizes)
+        self.ended = ended
+        self.count = self.left = math.prod(node.sizes)
         self.started = 0
         self.outputs = [np.zeros((*node.sizes, *a.shape), a.dtype) for a in node.body.avals]
         self.early = {n.position: self.left for n in node.body.nodes if isinstance(n, ir.Give)}
-        frame, index = inside
-        given = {node.outputs[k] for k in self.early}
-        self.awaited: dict[int, int] = {}
-        if given:
-            for follower in frame.plan.followers[index]:
-                needed = set(frame.plan.nodes[follower].inputs).intersection(node.outputs)
-                if needed <= given:
-                    self.awaited[follower] = len(needed)
+        self.awaited = self._awaited()
+
+    def _awaited(self) -> dict[int, int]:
+        if not self.early:
+            return {}
+        frame, index = self.inside
+        outputs = self.node.outputs
+        early = {outputs[position] for position in self.early}
+        needed = {f: set(frame.plan.nodes[f].inputs).intersection(outputs) for f in frame.plan.followers[index]}
+        return {follower: len(values) for follower, values in needed.items() if values <= early}
 
     def place(self, lane: Lane) -> tuple[int, ...]:
-        """Where a lane's outputs stand."""
+        """Where along the spread's own axes a lane stands."""
         return lane.index[len(lane.index) - len(self.node.sizes) :]
 
 

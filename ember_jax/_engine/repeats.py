@@ -1,8 +1,8 @@
-"""Noticing samples that were meant to be independent and are not.
+"""Notices samples that were meant to be independent and are not.
 
-Without a key a call is "sample 0": equal keyless calls are one call. That is what a program wants for a question asked
-in every epoch, and not what it wants for five votes. So a sweep warns, once, when one lane asks the same keyless sample
-twice, and when a call of several lanes collapses to one.
+Without a key a call is "sample 0": equal calls without a key are one call. A program wants this for a question that it
+asks in every epoch. It does not want it for five votes. So a sweep warns, once, when a lane asks for the same sample
+twice, and when all lanes of several ask for one and the same.
 """
 
 from typing import Any
@@ -14,18 +14,27 @@ _FIX = (
 
 
 class Repeats:
-    """What a sweep's keyless calls were. Used from the event loop."""
+    """The samples without a key that a sweep has drawn. Used from the event loop.
+
+    **Arguments:**
+
+    - `operator`: what is run, named in warnings where a call stands in no operator of its own.
+    """
 
     def __init__(self, operator: str):
         self._operator = operator
+        # By lane that has not ended: the digests of its requests.
         self._by_lane: dict[Any, set[bytes]] = {}
-        # The digest that a call had, `None` once it had another, and how often: once in a lane, or it is `_twice`.
+        # By call of the plan: the digest of its requests, or `None` if they differ; and how often it was made. That is
+        # once for each lane, or there are two equal ones in a lane, and `_twice` is warned of before this.
         self._by_call: dict[Any, tuple[bytes | None, int]] = {}
+        # Where a lane asked for the same sample twice.
         self._twice: str | None = None
+        # Where the plan itself makes one call for several lanes, and for how many.
         self._everywhere: tuple[str, int] | None = None
 
     def saw(self, lane: Any, node: Any, digest: bytes) -> None:
-        """Notes that a lane made a keyless call that draws a sample."""
+        """Notes that a lane made a call without a key that draws a sample, and the digest of its request."""
         if not node.warns:
             return
         seen = self._by_lane.setdefault(lane, set())

@@ -41,16 +41,23 @@ from .._plan import equal
 from .._plan.ir import Segment
 from .device import device
 
-# Few, so that little is compiled; far apart, because an unused row costs nothing but memory.
+# How many rows the buffers of a run have: the smallest of these that is enough. For each that is used one executable is
+# compiled, so there are few. They may be far apart, as a row that no lane uses costs memory alone: the loop over lanes
+# ends with the last lane.
 CAPACITIES = (8, 128, 2048)
-# An input that all lanes share is stacked like any other unless it has more bytes than this.
+# An input that all lanes share is stacked, a copy for each lane, unless it has more bytes than this. The design note
+# says why small ones are.
 _SMALL = 2048
-# A segment leaves the event loop's thread unless it is known to take no longer than this for as many lanes.
+# How long a run may hold up the event loop, and so all calls in flight. A run that is not known to be quicker is made
+# in another thread.
 _LOOP_SECONDS = 0.002
 
 
 def given_once(segment: Segment, shared: Sequence[bool]) -> tuple[bool, ...]:
-    """Which inputs are given to `SegmentRunner` once for all lanes: of those that all lanes share, the large ones."""
+    """Which inputs `SegmentRunner` is given once for all lanes: of those that all lanes share, the large ones.
+
+    `shared` tells of each input whether all lanes share it.
+    """
     pairs = (pair for e in segment.equations for pair in zip(e.inputs, e.eqn.invars, strict=True))
     large = {v: _is_large(var.aval) for v, var in pairs}
     return tuple(s and large.get(v, True) for v, s in zip(segment.inputs, shared, strict=True))
@@ -59,7 +66,8 @@ def given_once(segment: Segment, shared: Sequence[bool]) -> tuple[bool, ...]:
 def runner_for(segment: Segment, shared: Sequence[bool], x64: bool) -> "SegmentRunner":
     """The executables of a segment: those of an equal one, if there was any.
 
-    A plan is made for each choice of lane axes, as one with ten lanes and one with eleven; their segments are equal.
+    There is a plan for each choice of lane axes, so one for ten lanes and another for eleven. Their segments are equal,
+    and are compiled once.
     """
     try:
         return _runner(_Wanted(segment, tuple(shared), x64))
@@ -68,7 +76,7 @@ def runner_for(segment: Segment, shared: Sequence[bool], x64: bool) -> "SegmentR
 
 
 class _Wanted:
-    """A segment with what its executables depend on besides; compared by what is computed."""
+    """What a runner is made of. Two are equal if the executables that they ask for would compute the same."""
 
     __slots__ = ("_key", "args")
 
@@ -107,6 +115,7 @@ class SegmentRunner:
         self._clock = clock
         # Of the last run of each capacity and each power of two of lanes: how many they were, and the seconds.
         self._took: dict[int, dict[int, tuple[int, float]]] = {capacity: {} for capacity in CAPACITIES}
+        # How often JAX has traced the segment, and so compiled it.
         self._traced = 0
         self._out = segment.avals
         self._x64 = x64
@@ -120,10 +129,11 @@ class SegmentRunner:
         return not self._segment.calls_python and self._expected(count) < _LOOP_SECONDS
 
     def _expected(self, count: int) -> float:
-        """The seconds that `count` lanes may take, by what runs took; infinite if there was none to tell by.
+        """The seconds that a run of `count` lanes may take, by the runs so far; infinite if none is known.
 
-        A run of about as many lanes tells best. More lanes take in proportion longer at most, as what is done once for
-        all of them is counted again, and fewer no longer.
+        The last run of about as many lanes tells best, else all others of the capacity are asked. From a run of fewer
+        lanes the time is scaled up in proportion, which is too much rather than too little: what is done once for all
+        lanes is scaled too. A run of more lanes is an upper bound as it is.
         """
         took = self._took[_capacity(count)]
         alike = took.get(count.bit_length())
@@ -151,25 +161,30 @@ class SegmentRunner:
                 raise FloatingPointError(
                     "a computation gives NaN or infinity, and jax_debug_nans or jax_debug_infs is set"
                 )
-        if self._traced == traced:  # else it was compiled as well, which the next run is not
+        if self._traced == traced:  # else the time is mostly that of compiling, which the next run need not
             self._took[capacity][count.bit_length()] = count, self._clock() - start
         return arrays
 
     def outcomes(
         self, shared: Sequence[Any], columns: Sequence[Any], count: int
     ) -> tuple[list[np.ndarray], dict[int, Exception]]:
-        """Like `run`, but tells which lanes failed, and why: what raises for all of them is mostly one's own fault.
+        """Like `run`, but tells which lanes failed, and why.
+
+        A run fails as a whole, though it is mostly a single lane whose numbers are at fault. So after a failure each
+        lane is run alone.
 
         **Returns:** the outputs, in which lanes that failed have zeros; the errors of these, by lane.
         """
-        if not self._segment.calls_python:  # else what one lane calls would be called again
+        # What calls Python is run lane by lane at once: after a failed run of all lanes, the Python functions that it
+        # had called already would be called a second time.
+        if not self._segment.calls_python:
             with contextlib.suppress(Exception):
                 return self.run(shared, columns, count), {}
         outputs = [np.zeros((count, *o.shape), o.dtype) for o in self._out]
         errors: dict[int, Exception] = {}
         for i in range(count):
             alone = [column[i : i + 1] for column in columns]
-            # NaN that comes in is no fault of what is computed of it
+            # A lane whose inputs have NaN already is not checked for it: the segment is not where it came from.
             is_given = is_nan_checked() and any(map(_is_refused, (*shared, *alone, *self._known)))
             try:
                 with nan_is_a_value() if is_given else contextlib.nullcontext():
@@ -200,7 +215,7 @@ class SegmentRunner:
                 some = jax.lax.sort(jnp.stack([i, count]))[0] if any(map(_is_large, values)) else 0
                 return [jnp.full(o.shape, some, o.dtype) for o in self._out]
 
-            # each border is there for the bits: see the design note
+            # `cond` and `never` keep XLA from fusing a lane's body with the loop around it: see the design note.
             results = jax.lax.cond(i < count, lambda: run_segment(self._segment, values), never)
             return [jax.lax.dynamic_update_index_in_dim(o, r, i, 0) for o, r in zip(outs, results, strict=True)]
 
@@ -213,7 +228,7 @@ def run_segment(segment: Segment, raw: Sequence[Any]) -> list[Any]:
     values: dict[int, Any] = {v: jnp.asarray(c) for v, c in segment.constants.items()}
     values.update(zip(segment.inputs, raw, strict=True))
     for equation in segment.equations:
-        # A value may be a key in one equation and its data in another, so each equation says what it reads.
+        # The same value may be read as a key by one equation and as key data by another: each says which by its types.
         pairs = zip(equation.inputs, equation.eqn.invars, strict=True)
         args = [None if v is None else from_raw(values[v], var.aval) for v, var in pairs]
         outs = map(to_raw, evaluate(equation.eqn, args))

@@ -34,18 +34,21 @@ from .._jax.internals import deepened
 from .._runtime import interrupt
 from .._runtime.loop import Loop, Work
 
-# A ticket's form: the smallest that `later` takes. A number is exact in it below 2**24.
+# The type of a ticket: a 1 x 1 matrix, as `later` solves systems with it. A float32 is exact for whole numbers below
+# 2**24.
 TICKET = jax.ShapeDtypeStruct((1, 1), jnp.float32)
-# No sweep's number.
+# The ticket of no sweep: numbers start at 1.
 NONE = np.zeros(TICKET.shape, TICKET.dtype)
 _LAST = 2**24 - 1
 
-# How much deeper than its launch a wait stands. A chain of `jax.random.split`, a key for each of many operators, goes
-# three to six instructions down for each. 32 cost 10 us a call, and 10 ms where a program is compiled.
+# How many instructions a wait stands deeper than its launch: operators overlap whose launches differ less in depth. A
+# common difference is that of a chain of `jax.random.split`, which gives each of many operators its key: each further
+# key is three to six instructions deeper. 32 cost 10 us a call, and 10 ms where a program is compiled.
 _DEPTH = 32
-# Tickets that may be out at once: those of failed programs are among them, so the oldest are given up.
+# How many tickets may be out at once. A program that failed may never come for its own, so beyond this number the
+# oldest sweep is abandoned.
 _MOST = 4096
-# How long to wait for what was cancelled to end.
+# How long `Flight.abandon` waits for a cancelled sweep to end.
 _END_SECONDS = 0.5
 
 
@@ -54,34 +57,32 @@ def later(ticket: Any) -> Any:
     return deepened(ticket, _DEPTH)
 
 
-class Flight(Work):
-    """A sweep that has been launched, and may be waited for as any other work.
+class Flight:
+    """A sweep that has been launched, and that nobody waits for yet.
 
     **Arguments:**
 
     - `sweep`: the coroutine.
     - `loop`: where it runs, from now on.
+
+    **Attributes:**
+
+    - `work`: what is waited for.
+    - `thread`: that which launched it.
     """
 
     def __init__(self, sweep: Coroutine[Any, Any, Any], loop: Loop):
-        super().__init__(sweep, loop)
+        self.work = loop.work(sweep)
         self.thread = threading.get_ident()
-        interrupt.watch(self)
-        self._outcome = loop.submit(self._run())
-        self._outcome.add_done_callback(lambda _: interrupt.forget(self))
-
-    def result(self) -> Any:
-        self._loop.works.add(self)
-        try:
-            return self._outcome.result()
-        finally:
-            self._loop.works.discard(self)
+        interrupt.watch(self.work)
+        self._outcome = self.work.start()
+        self._outcome.add_done_callback(lambda _: interrupt.forget(self.work))
 
     def abandon(self) -> None:
         """Stops it, and waits until it has ended, but not for ever."""
-        self.cancel()
+        self.work.cancel()
         if not self._outcome.done():
-            self.wait_for_end(_END_SECONDS)
+            self.work.wait_for_end(_END_SECONDS)
 
 
 _lock = threading.Lock()
@@ -101,10 +102,11 @@ def launch(sweep: Coroutine[Any, Any, Any], loop: Loop) -> np.ndarray:
     return np.full(TICKET.shape, number, TICKET.dtype)
 
 
-def take(ticket: Any) -> Flight | None:
+def take(ticket: Any) -> Work | None:
     """The sweep of a ticket, for whoever comes first."""
     with _lock:
-        return _flights.pop(int(np.asarray(ticket).item()), None)
+        flight = _flights.pop(int(np.asarray(ticket).item()), None)
+    return None if flight is None else flight.work
 
 
 def abandon() -> None:

@@ -107,6 +107,53 @@ class Vendor(Provider):
         await self._http.close()
 
 
+# What looks like a key, in case it is another one than the key that we know.
+_SECRET = regex(r"\bsk-[^\s\"'<>,;)]+|\bBearer\s+[^\s\"'<>,;)]+")
+
+
+class _Access:
+    """Where a service is asked, and with which key: as the arguments of `HTTPProvider` say, or else the environment."""
+
+    def __init__(self, service: Service, base_url: str | None, api_key: str | None):
+        self._service = service
+        self._base_url = base_url
+        self._api_key = api_key
+
+    def base(self) -> str:
+        """The base URL. Raises `RefusedRequestError` if an environment variable holds one that is no URL."""
+        base = self._base_url
+        if base is None:
+            service = self._service
+            name, base = _first_set(service.base_variables)
+            base = base or service.base_url
+            if fault := _fault_in(base):
+                raise RefusedRequestError(f"The environment variable {name}: {fault}")
+        return base.rstrip("/")
+
+    def key(self) -> str:
+        """The key, or an empty string. Raises `AuthenticationError` for one that cannot be any."""
+        # Stripped, as a key that was read from a file ends with a newline.
+        key = _first_set(self._service.key_variables)[1] if self._api_key is None else self._api_key.strip()
+        if not all("!" <= c <= "~" for c in key):
+            service = self._service
+            raise AuthenticationError(
+                f"The API key ({service.key_variables[0]}, or {service.maker}(api_key=…)) has a character that no key "
+                "has; copy it again."
+            )
+        return key
+
+    def scrubbed(self, words: str) -> str:
+        """A service's own words on one line, shortened, with `[key]` for whatever is or looks like a key.
+
+        The words are scrubbed before they are shortened: a key that is cut in two would not be found.
+        """
+        key = self.key()
+        if key:
+            words = words.replace(key, "[key]")
+        words = " ".join(_SECRET.sub("[key]", words).split())
+        return words if len(words) <= _QUOTED else words[: _QUOTED - 1] + "…"
+
+
 class HTTPProvider(Provider):
     """A service over HTTP.
 
@@ -137,6 +184,7 @@ class HTTPProvider(Provider):
         self._dialect = dialect
         # The vendor's own host, which is never asked without a key. Other servers may need none.
         self._host = urllib.parse.urlsplit(dialect.service.base_url).hostname
+        self._access = _Access(dialect.service, base_url, api_key)
         self._base_url = base_url
         self._api_key = api_key
         self._client = client
@@ -160,7 +208,7 @@ class HTTPProvider(Provider):
     @property
     def endpoint(self) -> str:
         """The base URL. Raises `RefusedRequestError` if an environment variable holds one that is no URL."""
-        return self._base()
+        return self._access.base()
 
     def check(self, model: str) -> None:
         """Every name may be a model: only the server knows, and asking it would be IO."""
@@ -178,8 +226,8 @@ class HTTPProvider(Provider):
         `RefusedRequestError` if an environment variable holds a base URL that is no URL, or if the dialect refuses the
         request.
         """
-        base = self._base()
-        key = self._key()
+        base = self._access.base()
+        key = self._access.key()
         if not key and urllib.parse.urlsplit(base).hostname == self._host:
             service = self._dialect.service
             raise AuthenticationError(
@@ -207,7 +255,7 @@ class HTTPProvider(Provider):
         response = self._dialect.read(answer, request)
         if isinstance(response, Failure):
             raise self._raised(response, request, status)
-        left = self._quota(answer)
+        left = _quota(answer, self._dialect)
         return response if left is None else response._replace(quota=left)
 
     async def complete(self, request: Request) -> Response:
@@ -232,7 +280,7 @@ class HTTPProvider(Provider):
         except (httpx.TransportError, aiohttp.ClientError, OSError) as error:
             # The transport maps most of aiohttp's errors to httpx's, but not the error for an answer that is not HTTP.
             # So aiohttp's errors are caught too.
-            words = self._scrubbed(str(error)) or type(error).__name__
+            words = self._access.scrubbed(str(error)) or type(error).__name__
             timed_out = isinstance(error, httpx.ReadTimeout)
             hint = f" Give {self._dialect.service.maker}(timeout=…) more seconds." if timed_out else ""
             # A failure to connect is the only error that is sure to come before anything was sent, so only after it the
@@ -264,59 +312,20 @@ class HTTPProvider(Provider):
             await _retire(*old)
         return client
 
-    def _base(self) -> str:
-        base = self._base_url
-        if base is None:
-            service = self._dialect.service
-            name, base = _first_set(service.base_variables)
-            base = base or service.base_url
-            if fault := _fault_in(base):
-                raise RefusedRequestError(f"The environment variable {name}: {fault}")
-        return base.rstrip("/")
-
-    def _key(self) -> str:
-        # Stripped, as a key that was read from a file ends with a newline.
-        key = _first_set(self._dialect.service.key_variables)[1] if self._api_key is None else self._api_key.strip()
-        if not all("!" <= c <= "~" for c in key):
-            service = self._dialect.service
-            raise AuthenticationError(
-                f"The API key ({service.key_variables[0]}, or {service.maker}(api_key=…)) has a character that no key "
-                "has; copy it again."
-            )
-        return key
-
     def _failure(self, answer: HTTPAnswer, request: Request) -> ProviderError:
         """The exception for an answer with a status of failure. The dialect is asked first for what it means."""
         kind, advice = self._dialect.meaning(answer) or _meaning(answer.status, self._dialect.service)
-        words = self._scrubbed(stated(answer.body) or readable(answer.body)) or "(no message)"
+        words = self._access.scrubbed(stated(answer.body) or readable(answer.body)) or "(no message)"
         return kind(
             f"{_id(request)}: HTTP {answer.status}: {words}{advice}",
             status=answer.status,
             retry_after=_retry_after(answer.headers),
-            quota=self._quota(answer),
+            quota=_quota(answer, self._dialect),
         )
 
     def _raised(self, failure: Failure, request: Request, status: int | None) -> ProviderError:
-        words = failure.words.format(*map(self._scrubbed, failure.said))
+        words = failure.words.format(*map(self._access.scrubbed, failure.said))
         return failure.kind(f"{_id(request)}: {words}", status=status)
-
-    def _quota(self, answer: HTTPAnswer) -> quota.Quota | None:
-        return quota.read(answer.headers, lambda: _now(answer.headers), self._dialect.quota_headers)
-
-    def _scrubbed(self, words: str) -> str:
-        """A service's own words on one line, shortened, with `[key]` for whatever is or looks like a key.
-
-        The words are scrubbed before they are shortened: a key that is cut in two would not be found.
-        """
-        key = self._key()
-        if key:
-            words = words.replace(key, "[key]")
-        words = " ".join(_SECRET.sub("[key]", words).split())
-        return words if len(words) <= _QUOTED else words[: _QUOTED - 1] + "…"
-
-
-# What looks like a key, in case it is another one than the key that we know.
-_SECRET = regex(r"\bsk-[^\s\"'<>,;)]+|\bBearer\s+[^\s\"'<>,;)]+")
 
 
 def _id(request: Request) -> str:
@@ -428,6 +437,10 @@ def _meaning(status: int, service: Service) -> Meaning:
     if 300 <= status < 400:
         return Meaning(RefusedRequestError, " The server redirects; give its final address as base_url.")
     return Meaning(MalformedResponseError)
+
+
+def _quota(answer: HTTPAnswer, dialect: Dialect) -> quota.Quota | None:
+    return quota.read(answer.headers, lambda: _now(answer.headers), dialect.quota_headers)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

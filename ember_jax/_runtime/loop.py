@@ -25,7 +25,10 @@ _EXIT_SECONDS = 2.0
 
 
 class Work:
-    """A coroutine that is to run on the loop for another thread. It may be cancelled before it has begun."""
+    """A coroutine that is to run on the loop for another thread. It may be cancelled before it has begun.
+
+    It begins when it is waited for, or with `start`, before anybody waits.
+    """
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], loop: "Loop"):
         self._coroutine = coroutine
@@ -33,15 +36,22 @@ class Work:
         # What is awaited from the thread that makes this work, if that is one of the loop's own pool: an operator that
         # is called in a host function. That thread then waits for the loop, see `Threads.waiting`.
         self._waiting = current_result()
+        self._outcome: concurrent.futures.Future[Any] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._cancelled = False
         self._ended = threading.Event()
 
+    def start(self) -> "concurrent.futures.Future[Any]":
+        """Begins it, unless it has begun; returns its outcome to come."""
+        if self._outcome is None:
+            self._outcome = self._loop.submit(self._run())
+        return self._outcome
+
     def result(self) -> Any:
-        """Runs the coroutine on the loop, blocks until it has ended, and returns or raises its outcome."""
+        """Waits for the coroutine on the loop, blocks until it has ended, and returns or raises its outcome."""
         self._loop.works.add(self)
         try:
-            return self._loop.submit(self._run()).result()
+            return self.start().result()
         finally:
             self._loop.works.discard(self)
 

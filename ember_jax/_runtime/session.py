@@ -13,32 +13,31 @@ import math
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import jax
 
-from .._errors import RefusedRequestError
 from .._jax.internals import CALLBACK_ERRORS
 from .._providers import registry
 from .._providers.base import Provider, Request, Response
 from .._providers.prices import Price
 from . import failures, log, progress
+from .answering import Answering, Asking
 from .budget import Budget, Funds
 from .call_log import Log
-from .events import Attempt, CallEnded, Ending, Watcher
-from .flight import SingleFlight
-from .journal.base import AbstractJournal, Entry
+from .events import CallEnded, Ending, Watcher
+from .host_results import HostResults
+from .journal.base import AbstractJournal
 from .journal.calls import Answer, Calls, LaneIndex, digests
 from .journal.columns import CallRecord
 from .journal.place import UNSET, places
 from .limits import Limit, Statistics
 from .loop import Loop, get_loop
-from .memo import Memo
 from .pricing import Pricing
 from .progress import Tally
 from .retry import Retry
-from .scheduler import NOWHERE, Path, Scheduler, Task
+from .scheduler import NOWHERE, Path, Scheduler
 from .sending import Sender
 from .trace import Trace
 from .turns import Turns
@@ -103,32 +102,6 @@ def _shown(name: str, value: float) -> str:
 _CLOSE_SECONDS = 2.0
 
 
-class _Pending(NamedTuple):
-    """A call on its way.
-
-    **Fields:**
-
-    - `digest`: of what is asked.
-    - `journal`, `endpoint`: where its answer is kept, and the provider's address that it is kept under.
-    - `lane`, `scope`: who asks, outermost first.
-    - `attempts`: the requests that were sent for it so far.
-    - `task`: what a scheduler sees of it; `None` without a scheduler.
-    """
-
-    digest: bytes
-    journal: AbstractJournal
-    endpoint: str
-    lane: tuple[int, ...]
-    scope: str
-    attempts: list[Attempt]
-    task: Task | None
-
-    def entry(self, request: Request, response: Response) -> Entry:
-        """What the journal keeps of the call."""
-        began, ended = self.attempts[0].began, self.attempts[-1].ended
-        return Entry(request, response, self.endpoint, began, ended, len(self.attempts), self.lane, self.scope)
-
-
 class Session:
     """The state behind `ember.session`; calls reach it from the event loop.
 
@@ -139,6 +112,7 @@ class Session:
     - `trace`: when each call was made; `trace.save("run.json")` writes it for Perfetto, `trace.plot()` draws it.
     - `limits`: a `Limit` by provider or by model, as they were given.
     - `pricing`: what its calls cost.
+    - `results`: results of host functions.
     """
 
     def __init__(
@@ -170,10 +144,7 @@ class Session:
         )  # a journal that the caller made is the caller's to close
         self._providers = dict(providers)
         self._counts: dict[str, float] = dataclasses.asdict(Report())
-        self._flights = SingleFlight()
-        self._host_flights = SingleFlight()
-        self._memo = Memo()
-        self._declining: set[tuple[str, str]] = set()
+        self.results = HostResults(self._lasting)
         self._progress = progress
         self._log, self.trace = Log(), Trace()
         self.watchers: list[Watcher] = []
@@ -182,6 +153,7 @@ class Session:
         self.limits = self.checked(limits or {})
         self.pricing = Pricing(prices or {}, self.provider, self._budget)
         self._sender = Sender(self.provider, self.count, self.limits, retry or Retry(), self.pricing, turns=self.turns)
+        self._answering = Answering(self._sender, self._counts)
 
     def watch(self) -> None:
         """From now on remembers each call, for `calls` and `trace`.
@@ -243,7 +215,7 @@ class Session:
         **Raises:** `TypeError` for what is no call; `JournalError` if the journal cannot be written.
         """
         asked = digests(calls)
-        self._memo.clear()
+        self.results.clear()
         kept = {id(journal): journal for journal in (self._lasting, self._passing)}
         return sum(journal.drop(asked) for journal in kept.values())
 
@@ -329,13 +301,13 @@ class Session:
         journal = self._passing if endpoint is None else self._lasting
         digest = request.digest(endpoint or "")
         task = None if self.turns is None else self._sender.task(request, self.turns, lane, scope, path)
-        asked = _Pending(digest, journal, endpoint or "", lane, scope, [], task)
+        asked = Asking(digest, journal, endpoint or "", lane, scope, [], task)
         began = time.time()
         response: Response | None = None
         error: BaseException | None = None
         how: Ending = "failed"
         try:
-            response, how = await self._answered(request, asked)
+            response, how = await self._answering.answer(request, asked)
             # Of equal calls that were sent as one, one was paid for; of replayed and merged ones none was.
             if saved := stands_for - (how == "answered"):
                 self.count("saved_usd", saved * response.cost)
@@ -350,79 +322,6 @@ class Session:
                 for watch in self.watchers:
                     watch(ended)
 
-    async def _answered(self, request: Request, asked: _Pending) -> tuple[Response, Ending]:
-        """The answer from the journal, from an equal call in flight, or from the provider; and which it was."""
-        response, how = asked.journal.get(asked.digest), "replayed"
-        if response is None:
-            response, shared = await self._flights.do(asked.digest, self._send, request, asked)
-            how = "merged" if shared else "answered" if asked.attempts else "replayed"
-        if how != "answered":
-            self.count(how)
-        return response, how
-
-    async def _send(self, request: Request, asked: _Pending) -> Response:
-        """Asks the provider, counts what the answer used, and returns when the journal has kept it."""
-        # Asked before the request is sent: an answer that cannot be kept would be paid for and lost.
-        known = await asked.journal.ready(asked.digest)
-        if known is not None:
-            return known
-        response = await self._complete(request, asked)
-        counts = self._counts
-        counts["input_tokens"] += response.input_tokens
-        counts["output_tokens"] += response.output_tokens
-        counts["cost_usd"] += response.cost
-        return await asked.journal.put(asked.digest, asked.entry(request, response))
-
-    async def _complete(self, request: Request, asked: _Pending) -> Response:
-        """Sends a request; and once more without its optional parameters, if these may be why it was refused."""
-        model = request.provider, request.model
-        if model in self._declining:
-            request = request.without_optional()
-        try:
-            return await self._sender.send(request, asked.attempts, asked.task)
-        except RefusedRequestError as error:
-            if not request.optional or error.status not in _AT_FAULT:
-                raise
-        response = await self._complete(request.without_optional(), asked)
-        # Without them the request was answered, so they were why. This model's later calls leave them out at once. (Had
-        # this call failed too, something else would be at fault, and nothing would be known of them.)
-        self._declining.add(model)
-        return response
-
-    async def remember(
-        self, key: Any, size: Callable[[Any], int], work: Callable[..., Awaitable[Any]], *args: Any
-    ) -> Any:
-        """The result of a pure host call: from memory, from an equal call in flight, or by `work(*args)`.
-
-        `key` is equal for equal calls. `size` gives the bytes of a result. A session that is told to forget answers
-        while the work runs does not keep the result.
-        """
-        known = self._memo.get(key)
-        if known is not None:
-            return known
-        since = self._memo.cleared
-        result, shared = await self._host_flights.do(key, work, *args)
-        if not shared:
-            self._memo.put(key, result, size(result), since)
-        return result
-
-    async def journaled(self, digest: bytes, work: Callable[[], Awaitable[bytes]], name: str = "") -> bytes:
-        """The results that the journal has under `digest`. If it has none, does the work and keeps its results.
-
-        They are kept as an answer of the model `host/name`. The bytes must be UTF-8, as the journal keeps text.
-        """
-
-        async def do() -> Response:
-            known = await self._lasting.ready(digest)
-            if known is not None:
-                return known
-            began = time.time()
-            response = Response((await work()).decode())
-            return await self._lasting.put(digest, Entry(Request("host", name, ()), response, "", began, time.time()))
-
-        known = self._lasting.get(digest) or (await self._host_flights.do(digest, do))[0]
-        return known.text.encode()
-
 
 def _turns(scheduler: Scheduler | None) -> Turns | None:
     if scheduler is None or isinstance(scheduler, Scheduler):
@@ -430,11 +329,6 @@ def _turns(scheduler: Scheduler | None) -> Turns | None:
     if isinstance(scheduler, type):
         raise TypeError(f"session(scheduler={scheduler.__name__}) is given a class; make one: {scheduler.__name__}().")
     raise TypeError(f"session(scheduler=…) takes an ember.Scheduler, not {type(scheduler).__name__}.")
-
-
-# The statuses of a refusal that may be about a parameter that the service does not know. `None` is that of a provider
-# that is not HTTP. A refusal with status 200 is not among them: the model declined to answer, and would do so again.
-_AT_FAULT = (None, 400, 422)
 
 
 # The sessions that are open, innermost last. The stack is the process's. A stack for each thread, or a context

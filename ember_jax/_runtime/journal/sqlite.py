@@ -27,6 +27,7 @@ What is kept of a call is in `columns`, how the file is opened in `file`, how an
 
 import contextlib
 import datetime
+import functools
 import os
 import sqlite3
 import threading
@@ -54,6 +55,18 @@ class _Open(NamedTuple):
 
     reader: Reader
     writer: Writer
+
+
+@contextlib.contextmanager
+def _connection(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection to a journal's file for the block alone, in whatever thread it runs."""
+    with translated(path), contextlib.closing(connect(path)) as connection:
+        yield connection
+
+
+def _read(path: Path, ids: Sequence[int]) -> Iterator[CallRecord]:
+    with _connection(path) as connection:
+        yield from queries.read(connection, ids)
 
 
 class Journal(AbstractJournal):
@@ -122,7 +135,7 @@ class Journal(AbstractJournal):
     def drop(self, digests: Iterable[bytes]) -> int:
         if not self.path.exists():
             return 0
-        with self._connection() as connection, transaction(connection):
+        with _connection(self.path) as connection, transaction(connection):
             return queries.delete(connection, digests)
 
     def close(self) -> None:
@@ -135,7 +148,7 @@ class Journal(AbstractJournal):
 
     def stats(self) -> Stats:
         """What the file holds. Raises `JournalError` if there is none, or if it is no journal."""
-        with self._connection() as connection:
+        with _connection(self.path) as connection:
             return read_stats(connection, size(self.path) + size(self.path, "-wal"))
 
     def calls(
@@ -183,8 +196,8 @@ class Journal(AbstractJournal):
             "digest": digest,
         }
         where, values = queries.conditions(asked)
-        with self._connection() as connection:
-            return Calls(queries.find(connection, where, values), self._read)
+        with _connection(self.path) as connection:
+            return Calls(queries.find(connection, where, values), functools.partial(_read, self.path))
 
     def forget(self, calls: CallRecord | Iterable[CallRecord]) -> int:
         """Deletes calls, with the words that are then no other call's, so that they are asked again.
@@ -200,19 +213,9 @@ class Journal(AbstractJournal):
 
         **Raises:** `JournalError` if the file cannot be written.
         """
-        with self._connection() as connection:
+        with _connection(self.path) as connection:
             connection.execute("vacuum")
             connection.execute("pragma wal_checkpoint(truncate)").fetchone()
-
-    def _read(self, ids: Sequence[int]) -> Iterator[CallRecord]:
-        with self._connection() as connection:
-            yield from queries.read(connection, ids)
-
-    @contextlib.contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        """A connection for the block alone, in whatever thread it runs."""
-        with translated(self.path), contextlib.closing(connect(self.path)) as connection:
-            yield connection
 
     async def _safe(self, row: Row | None) -> bool:
         """Waits until a row, or with `None` what was held, is committed. Returns what `Writer.submit` tells."""
@@ -238,11 +241,6 @@ class Journal(AbstractJournal):
                 self._open = _Open(Reader(reader, self._lock), Writer(self.path, writer))
             return self._open
 
-    def _forget(self) -> None:
-        """In a forked process: drops the connections of the parent, which SQLite allows neither to use nor to close."""
-        _inherited.append(self._open)
-        self._open, self._lock = None, threading.RLock()
-
 
 _journals: weakref.WeakSet[Journal] = weakref.WeakSet()
 # Parents' connections in a forked process. They are held for ever, as Python closes a connection that nothing holds.
@@ -250,8 +248,10 @@ _inherited: list[Any] = []
 
 
 def _after_fork() -> None:
+    """In the child: drops the connections of the parent, which SQLite allows neither to use nor to close."""
     for journal in _journals:
-        journal._forget()
+        _inherited.append(journal._open)
+        journal._open, journal._lock = None, threading.RLock()
 
 
 os.register_at_fork(after_in_child=_after_fork)
