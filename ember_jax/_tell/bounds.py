@@ -11,17 +11,19 @@ import functools
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 import jax
 import numpy as np
 
 from .._host import HostCall
-from .._plan import ir, rewrite
+from .._plan import ir
+from .._plan.walk import Walk
 from .._text import lengths, store
 from .._text.elementwise import NUMBER, TEXT, TEXTS, Kind
 from .._text.lengths import UNKNOWN, Span
-from .known import Known, known, move, one_of
+from .known import Known, constants, move, one_of
 
 # What calls come to, a row for each quantity with its least and most, by what is asked; under `""` all together.
 Tally = Mapping[str, np.ndarray]
@@ -51,12 +53,12 @@ def either(tallies: Sequence[Tally]) -> Tally:
     return found
 
 
-def _endless(tally: Tally) -> Tally:
-    """What any number of times comes to, from none on."""
-    return {n: np.stack([0 * a[:, 0], np.where(a[:, 1] > 0, math.inf, 0.0)], -1) for n, a in tally.items()}
+def _repeated(tally: Tally, least: int) -> Tally:
+    """What so many times come to, or any number more."""
+    return {n: np.stack([least * a[:, 0], np.where(a[:, 1] > 0, math.inf, 0.0)], -1) for n, a in tally.items()}
 
 
-class Bounds:
+class Bounds(Walk[Known | None, Tally]):
     """Goes through plans.
 
     **Arguments:**
@@ -104,46 +106,54 @@ class Bounds:
 
     def of(self, plan: ir.Plan, inputs: Sequence[Known | None]) -> Tally:
         """What one run of a plan comes to."""
-        return self._run(plan, inputs, ())[1]
+        return self.through(plan, inputs, None, {})[1]
 
-    def _run(
-        self, plan: ir.Plan, inputs: Sequence[Known | None], late: Sequence[Known | None]
-    ) -> tuple[list[Known | None], Tally]:
-        """A plan's outputs, and what it comes to; `late` is all that is given to the step that holds it."""
-        values = {v: k for v, k in enumerate(inputs) if k is not None}
-        values.update(_constants(plan))
+    def constants(self, plan: ir.Plan) -> Mapping[int, Known | None]:
+        return _constants(plan)
+
+    def together(self, runs: Sequence[Tally], begin: Known | None) -> Tally:
+        return added(runs)
+
+    def carried(self, value: Known | None, is_kept: bool) -> Known | None:
+        return value if is_kept else None
+
+    def step(self, plan: ir.Plan, node: ir.Node, given: Sequence[Known | None], begin: Known | None) -> Any:
+        match node:
+            case ir.Segment():
+                return move(node, given), {}
+            case ir.Words():
+                return [self._words(node, given, [plan.types[v] for v in node.inputs])], {}
+            case ir.Call():
+                return self._call(node, given, plan)
+            case ir.Take():
+                return given, {}
+        return (), {}
+
+    def control(self, node: ir.Node, given: Sequence[Known | None], begin: Known | None) -> Any:
+        outs, tallies = zip(*(self._runs(held, given) for held in node.held), strict=True)
+        if node.runs == "one":
+            return [_same(ways) for ways in zip(*outs, strict=True)], either(tallies)
+        # nothing fails here, and what stands for a failure is no words
+        extras = [Known(self.digest(Span(0, 0))) if is_text(aval) else None for aval in node.extras]
+        return [*outs[-1], *extras], added(tallies)
+
+    def _runs(self, held: ir.Held, given: Sequence[Known | None]) -> tuple[list[Known | None], Tally]:
+        """All runs of a plan that a step holds, one by one if it is known how many they are."""
+        if held.least is not None:
+            any_run = self.any_run(held, given)
+            return [any_run[i] for i in held.carried], _repeated(self.enter(held, any_run, None)[1], held.least)
+        carry = [given[held.inputs[i]] for i in held.carried]
+        places = list(np.ndindex(held.sizes))
+        made: dict[tuple[int, ...], list[Known | None]] = {}
         tallies: list[Tally] = []
-        for node in _ordered(plan):
-            mine = [values.get(v) for v in node.inputs]
-            outs: Sequence[Known | None] = ()
-            match node:
-                case ir.Segment():
-                    move(node, values)
-                case ir.Words():
-                    outs = [self._words(node, mine, [plan.types[v] for v in node.inputs])]
-                case ir.Take():
-                    outs = [late[node.position]]
-                case ir.Call():
-                    outs, tally = self._call(node, mine, plan)
-                    tallies.append(tally)
-                case ir.Branch():
-                    ways = [self._run(branch, mine[1:], mine) for branch in node.branches]
-                    outs = [_same(ks) for ks in zip(*(w[0] for w in ways), strict=True)]
-                    tallies.append(either([w[1] for w in ways]))
-                case ir.Loop():
-                    outs, tally = self._loop(node, mine)
-                    tallies.append(tally)
-                case ir.Scan():
-                    outs, tally = self._scan(node, mine)
-                    tallies.append(tally)
-                case ir.Enclosed():
-                    outs, tally = self._enclosed(node, mine)
-                    tallies.append(tally)
-                case ir.Lanes():
-                    outs, tally = self._lanes(node, mine)
-                    tallies.append(tally)
-            values.update({v: k for v, k in zip(node.outputs, outs, strict=False) if k is not None})
-        return [values.get(v) for v in plan.outputs], added(tallies)
+        for place in reversed(places) if held.reverse else places:
+            mine = [_at(given[k], tuple(compress(place, held.parts.get(i, ())))) for i, k in enumerate(held.inputs)]
+            for i, value in zip(held.carried, carry, strict=True):
+                mine[i] = value
+            outs, tally = self.enter(held, mine, None)
+            carry, made[place] = outs[: len(carry)], outs[len(carry) :]
+            tallies.append(tally)
+        return [*carry, *_stacked([made[place] for place in places], held.sizes)], added(tallies)
 
     def _call(self, node: ir.Call, mine: Sequence[Known | None], plan: ir.Plan) -> Any:
         """Makes each call of a batch."""
@@ -184,56 +194,10 @@ class Bounds:
             return [self.text(row.tobytes()) for row in array[lane]]
         return self.text(array[lane].tobytes())
 
-    def _loop(self, node: ir.Loop, mine: Sequence[Known | None]) -> Any:
-        first = node.condition_constants + node.body_constants
-        at = node.body_constants
-        # what the body hands on as it is; of all else nothing is known
-        carry = [k if node.body.outputs[i] == at + i else None for i, k in enumerate(mine[first:])]
-        _, test = self._run(node.condition, [*mine[: node.condition_constants], *carry], ())
-        _, body = self._run(node.body, [*mine[node.condition_constants : first], *carry], ())
-        return carry, added([test, _endless(added([test, body]))])
-
-    def _scan(self, node: ir.Scan, mine: Sequence[Known | None]) -> Any:
-        constants, carry = mine[: node.constants], list(mine[node.constants : node.constants + node.carry])
-        xs, tallies = mine[node.constants + node.carry :], []
-        made: dict[int, list[Known | None]] = {}
-        steps = range(node.length)
-        for step in reversed(steps) if node.reverse else steps:
-            outs, tally = self._run(node.body, [*constants, *carry, *(_at(x, (step,)) for x in xs)], ())
-            carry, made[step] = outs[: node.carry], outs[node.carry :]
-            tallies.append(tally)
-        return [*carry, *_stacked([made[s] for s in steps], (node.length,))], added(tallies)
-
-    def _enclosed(self, node: ir.Enclosed, mine: Sequence[Known | None]) -> Any:
-        outs, tally = self._run(node.body, mine, ())
-        # nothing fails here, and what stands for a failure is no words
-        extras = [Known(self.digest(Span(0, 0))) if is_text(aval) else None for aval in ir.EXTRAS[node.how]]
-        return [*outs, *extras], tally
-
-    def _lanes(self, node: ir.Lanes, mine: Sequence[Known | None]) -> Any:
-        rows, tallies = [], []
-        for lane in np.ndindex(*node.sizes):
-            places = [tuple(i for i, m in zip(lane, mapped, strict=True) if m) for mapped in node.mapped]
-            given = list(map(_at, mine, places))
-            if node.first is not None:
-                values = {v: k for v, k in enumerate(given) if k is not None}
-                move(node.first, values)
-                given += [values.get(v) for v in node.first.outputs]
-            outs, tally = self._run(node.body, given, given)
-            rows.append(outs)
-            tallies.append(tally)
-        return _stacked(rows, node.sizes), added(tallies)
-
 
 @functools.lru_cache(maxsize=256)
-def _ordered(plan: ir.Plan) -> list[ir.Node]:
-    """A plan's steps, each after all that it needs, also what it can start without."""
-    return rewrite.in_order(plan.nodes)
-
-
-@functools.lru_cache(maxsize=256)
-def _constants(plan: ir.Plan) -> dict[int, Known]:
-    return {v: k for v, c in plan.constants.items() if (k := known(c))}
+def _constants(plan: ir.Plan) -> dict[int, Known | None]:
+    return constants(plan)
 
 
 def _without(axes: int, aval: Any) -> jax.ShapeDtypeStruct:
