@@ -34,8 +34,8 @@ class Node:
     """One step. `inputs` and `outputs` are values; `scope` is the operator it stands in, outermost first.
 
     It starts without the inputs at the positions `late`. `holds` names the fields in which a kind of step has plans of
-    its own: one, or a tuple of them. `runs` says how these are run, and `is_whole` that they are a program of their
-    own, which was simplified when it was made.
+    its own: one, or a tuple of them. `runs` says how these are run, `is_whole` that they are a program of their own,
+    which was simplified when it was made, and `title` what such a step is called.
     """
 
     inputs: tuple[int, ...]
@@ -45,6 +45,7 @@ class Node:
     holds: ClassVar[tuple[str, ...]] = ()
     runs: ClassVar[Runs] = "all"
     is_whole: ClassVar[bool] = False
+    title: ClassVar[str] = ""
 
     @property
     def held(self) -> "Sequence[Held]":
@@ -169,6 +170,7 @@ class Branch(Node):
     """A `cond` or `switch`: the first input is the index, the others go to the branch."""
 
     holds = ("branches",)
+    title = "a branch"
     runs = "one"
     branches: "tuple[Plan, ...]"
 
@@ -183,6 +185,7 @@ class Loop(Node):
     """A `while_loop`; inputs are the condition's constants, the body's, and the first carry."""
 
     holds = ("condition", "body")
+    title = "a while loop"
     runs = "in turn"
     condition: "Plan"
     body: "Plan"
@@ -210,6 +213,7 @@ class Scan(Node):
     """A `scan` that carries something; inputs are constants, the first carry, and what is scanned over."""
 
     holds = ("body",)
+    title = "a scan"
     runs = "in turn"
     body: "Plan"
     constants: int
@@ -237,6 +241,7 @@ class Lanes(Node):
     """
 
     holds = ("body",)
+    title = "another vmap"
     body: "Plan"
     sizes: tuple[int, ...]
     mapped: tuple[tuple[bool, ...], ...]
@@ -261,6 +266,7 @@ class Enclosed(Node):
     """
 
     holds = ("body",)
+    title = "an attempt or a meter"
     is_whole = True
     body: "Plan"
     how: "How"

@@ -45,12 +45,10 @@ def unbatch(plan: ir.Plan, records: frozenset[int] = frozenset()) -> ir.Plan:
 
 def _unbatched(node: ir.Node, used: set[int]) -> ir.Node:
     """A node whose own plans are unbatched. Their outputs are records where its outputs are."""
-    if isinstance(node, ir.Branch | ir.Lanes):
-        records = frozenset(i for i, v in enumerate(node.outputs) if v not in used)
-    elif isinstance(node, ir.Scan):
-        records = frozenset(i for i, v in enumerate(node.outputs) if v not in used and i >= node.carry)
-    else:
-        records = frozenset()
+    if node.is_whole or not node.holds:
+        return node.with_plans(unbatch)
+    carry = len(node.held[-1].carried)
+    records = frozenset(i for i, v in enumerate(node.outputs) if v not in used and i >= carry)
     return node.with_plans(functools.partial(unbatch, records=records))
 
 
@@ -429,4 +427,4 @@ def _name(node: ir.Node) -> str:
         case ir.Foreign():
             return equations.name(node.seen.eqn)
         case _:
-            return {ir.Branch: "a branch", ir.Loop: "a while loop", ir.Scan: "a scan"}.get(type(node), "another vmap")
+            return node.title
