@@ -173,7 +173,7 @@ def a_loop(draw, builder, taken, depth):
     body.nodes, body.types = list(turn.nodes), list(turn.types)
     body = body.plan([body.words(lambda count: count + 1, len(taken)), *turn.outputs])
     carry = (zero, taken[-1])
-    return builder.add(ir.Loop, (limit, *taken, *carry), [INT, INT], condition, body, 1, len(taken))
+    return builder.add(ir.While, (limit, *taken, *carry), [INT, INT], condition, body, 1, len(taken))
 
 
 def a_scan(draw, builder, taken, depth):
@@ -239,7 +239,7 @@ def one_step(node, given, when, start, lane, calls):
         case ir.Branch():
             which = min(max(given[0], 0), len(node.branches) - 1)
             outputs, _, end = critical(node.branches[which], given[1:], when[1:], when[0], lane, calls)
-        case ir.Loop():
+        case ir.While():
             outputs, end = whole_loop(node, given, begin, lane, calls)
         case ir.Scan():
             outputs, end = whole_scan(node, given, begin, lane, calls)

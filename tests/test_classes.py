@@ -22,6 +22,19 @@ OVERRIDING = {
     "HTTPProvider": {"Provider.endpoint", "Provider.cost", "Provider.most_output"},
     "Sim": {"Provider.endpoint", "Provider.cost"},
     "Vendor": {"Provider.endpoint", "Provider.cost", "Provider.most_output"},
+    # Most kinds of node hold no plan and have nothing to say of one; a kind that does says which it holds, what it
+    # gives besides, and how it loses inputs.
+    "Branch": {"Node.held"},
+    "Enclosed": {"Node.held", "Node.extras"},
+    "Lanes": {"Node.held", "Node.narrowed"},
+    "Scan": {"Node.held", "Node.narrowed"},
+    "While": {"Node.held", "Node.narrowed"},
+    # A domain says where its own idea is more than that of any walk: of a value's parts, of constants, of steps that
+    # hold plans.
+    "Bounds": {"Walk.carried", "Walk.constants", "Walk.control"},
+    "Time": {"Walk.control"},
+    "_FirstOperands": {"Walk.carried", "Walk.constants", "Walk.part"},
+    "_Sharing": {"Walk.carried", "Walk.part"},
 }
 
 # What may have a name that something else has, and why.
@@ -34,9 +47,7 @@ SHARED = {
     # The same thing, as users have it and as the package does; as JAX writes it and as the plan does.
     "Plan": {"_operator/lower.py", "_plan/ir.py"},
     "Scan": {"_jax/equations.py", "_plan/ir.py"},
-    # Not yet: a plan's `while_loop` and the event loop; the calls of a sweep and what those of an estimate come to.
-    "Loop": {"_plan/ir.py", "_runtime/loop.py"},
-    "Tally": {"_runtime/progress.py", "_tell/bounds.py"},
+    "While": {"_jax/equations.py", "_plan/ir.py"},
 }
 
 

@@ -251,7 +251,7 @@ def kinds(plan):
         match node:
             case ir.Branch():
                 inner = node.branches
-            case ir.Loop():
+            case ir.While():
                 inner = (node.condition, node.body)
             case ir.Scan() | ir.Lanes():
                 inner = (node.body,)
@@ -301,7 +301,7 @@ V = jnp.arange(3.0)
         pytest.param(
             lambda x: jax.lax.while_loop(lambda c: c < 3, lambda c: echo(c) + 1, x),
             (X,),
-            ["Call", "Loop", "Segment", "Segment"],
+            ["Call", "Segment", "Segment", "While"],
             id="while",
         ),
         pytest.param(

@@ -228,7 +228,7 @@ def nodes(plan):
                 within = node.branches
             case ir.Scan() | ir.Lanes() | ir.Enclosed():
                 within = (node.body,)
-            case ir.Loop():
+            case ir.While():
                 within = node.condition, node.body
             case _:
                 within = ()
@@ -243,7 +243,7 @@ def is_fixed(node):
         case ir.Scan():
             return node.length == 1
         case _:
-            return not isinstance(node, ir.Loop)
+            return not isinstance(node, ir.While)
 
 
 def one_call(inputs, outputs):
@@ -266,7 +266,7 @@ def test_of_a_scan_a_call_stands_in_the_first_step():
 
 def test_a_while_loop_makes_one_turn_and_asks_twice():
     condition, body, builder = one_call(1, 1), one_call(1, 1), Builder(INT)
-    (out,) = builder.add(ir.Loop, [builder.call(0)], [INT], condition, body, 0, 0)
+    (out,) = builder.add(ir.While, [builder.call(0)], [INT], condition, body, 0, 0)
     plan = builder.plan([builder.call(out)])
     assert of_calls(plan) == [Path(1, 3), Path(2, 2), Path(0, 4), Path(4, 0)]
 

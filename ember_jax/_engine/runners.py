@@ -9,6 +9,7 @@ import numpy as np
 from .._plan import ir
 from .._plan.counts import count
 from .._plan.paths import paths
+from .._plan.walk import Walk
 from .._runtime.scheduler import Path
 from .segments import SegmentRunner, given_once, runner_for
 
@@ -28,9 +29,9 @@ class Runners(dict[ir.Segment, SegmentRunner]):
         super().__init__()
         self._plan = plan
         self.x64 = jax.dtypes.canonicalize_dtype(np.int64) == np.int64
-        shared: dict[ir.Segment, tuple[bool, ...]] = {}
-        _find_sharing(plan, [True] * plan.inputs, shared)
-        self.sharing = {segment: given_once(segment, inputs) for segment, inputs in shared.items()}
+        shared = _Sharing()
+        shared.through(plan, [True] * plan.inputs, False, {})
+        self.sharing = {segment: given_once(segment, inputs) for segment, inputs in shared.found.items()}
         self.more = _More()
 
     @functools.cached_property
@@ -43,10 +44,10 @@ class Runners(dict[ir.Segment, SegmentRunner]):
         return runner
 
 
-class _More(dict[ir.Branch | ir.Loop, tuple[int, ...]]):
+class _More(dict[ir.Branch | ir.While, tuple[int, ...]]):
     """How many calls more than the least a decision makes."""
 
-    def __missing__(self, node: ir.Branch | ir.Loop) -> tuple[int, ...]:
+    def __missing__(self, node: ir.Branch | ir.While) -> tuple[int, ...]:
         if isinstance(node, ir.Branch):
             least = [count(branch).least for branch in node.branches]
             more = tuple(n - min(least) for n in least)
@@ -56,30 +57,23 @@ class _More(dict[ir.Branch | ir.Loop, tuple[int, ...]]):
         return more
 
 
-def _find_sharing(plan: ir.Plan, shared: Sequence[bool], found: dict[ir.Segment, tuple[bool, ...]]) -> None:
-    is_shared = dict(enumerate(shared))
-    for node in plan.nodes:
-        mine = [is_shared.get(v, False) for v in node.inputs]
-        match node:
-            case ir.Segment():
-                # A plan that stands in two places is given two different "shared" inputs.
-                found[node] = (False,) * len(mine) if node in found else tuple(mine)
-            case ir.Branch():
-                for branch in node.branches:
-                    _find_sharing(branch, mine[1:], found)
-            case ir.Loop():
-                first = node.condition_constants + node.body_constants
-                varying = [False] * (len(mine) - first)
-                _find_sharing(node.condition, mine[: node.condition_constants] + varying, found)
-                _find_sharing(node.body, mine[node.condition_constants : first] + varying, found)
-            case ir.Scan():
-                varying = [False] * (len(mine) - node.constants)
-                _find_sharing(node.body, mine[: node.constants] + varying, found)
-            case ir.Enclosed():
-                _find_sharing(node.body, mine, found)
-            case ir.Lanes():
-                inner = [s and not any(m) for s, m in zip(mine, node.mapped, strict=True)]
-                if node.first is not None:
-                    found[node.first] = tuple(inner[v] for v in node.first.inputs)
-                    inner += [False] * len(node.first.outputs)
-                _find_sharing(node.body, inner, found)
+class _Sharing(Walk[bool, None]):
+    """Which values are given once for all lanes, and what segments are given in these terms."""
+
+    def __init__(self) -> None:
+        self.found: dict[ir.Segment, tuple[bool, ...]] = {}
+
+    def part(self, value: bool) -> bool:
+        return False
+
+    def carried(self, value: bool, is_kept: bool) -> bool:
+        return False
+
+    def together(self, runs: Sequence[None], begin: bool) -> None:
+        return None
+
+    def step(self, plan: ir.Plan, node: ir.Node, given: Sequence[bool], begin: bool) -> tuple[Sequence[bool], None]:
+        if isinstance(node, ir.Segment):
+            # A plan that stands in two places is given two different "shared" inputs.
+            self.found[node] = (False,) * len(given) if node in self.found else tuple(given)
+        return (False,) * len(node.outputs), None

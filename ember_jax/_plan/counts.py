@@ -16,9 +16,10 @@ class Count:
     def __add__(self, other: "Count") -> "Count":
         return Count(self.least + other.least, self.most + other.most)
 
-    def times(self, n: int) -> "Count":
-        """As many for each of n."""
-        return Count(self.least * n, self.most * n if n else 0)
+    def times(self, least: int, most: float | None = None) -> "Count":
+        """As many for each of so many, or of a number between two."""
+        most = least if most is None else most
+        return Count(self.least * least, self.most * most if self.most and most else 0)
 
     def __str__(self) -> str:
         if not self.most:
@@ -38,24 +39,13 @@ def count(plan: ir.Plan) -> Count:
 
 def count_of(node: ir.Node) -> Count:
     """How many calls one run of a step makes."""
-    match node:
-        case ir.Call():
-            n = math.prod(node.batch)
-            return Count(n, n)
-        case ir.Branch():
-            return _either([count(b) for b in node.branches])
-        case ir.Loop():
-            test, body = count(node.condition), count(node.body)
-            return Count(test.least, math.inf if test.most or body.most else 0)
-        case ir.Scan():
-            return count(node.body).times(node.length)
-        case ir.Lanes():
-            return count(node.body).times(math.prod(node.sizes))
-        case ir.Enclosed():
-            return count(node.body)
-        case _:
-            return Count()
+    if isinstance(node, ir.Call):
+        calls = math.prod(node.batch)
+        return Count(calls, calls)
+    counts = [count(held.plan).times(*held.times) for held in node.held]
+    return either(counts) if node.runs == "one" else sum(counts, Count())
 
 
-def _either(counts: list[Count]) -> Count:
+def either(counts: list[Count]) -> Count:
+    """How many calls one of several makes."""
     return Count(min(c.least for c in counts), max(c.most for c in counts))

@@ -4,10 +4,16 @@ Design note. A `Plan` is what a jaxpr becomes when calls are its purpose and num
 small integers, so that a lane is a list; every node is one kind of thing that can be waited for. Lowering makes a node
 of each equation, `passes/` rewrite plans to plans, and the lane engine runs what comes out. Nodes come in an order in
 which they could run.
+
+A kind of node that holds plans says once how it runs them, in `held`. What only goes through plans (`walk.py`: counts,
+paths, what is known and what it comes to) asks for that, and need not name the kind. (The alternative, a `match` over
+all kinds in each of these, named a kind in a dozen files.)
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -19,18 +25,37 @@ from .._host import HostCall
 from .._jax.equations import Host, Print
 from .._text.elementwise import ElementwiseOp
 
+# What a step does with the plans that it holds: all are run, one is chosen, or they are run in turn, again and again.
+Manner = Literal["all", "one", "in turn"]
+
 
 @dataclass(frozen=True, eq=False)
 class Node:
     """One step. `inputs` and `outputs` are values; `scope` is the operator it stands in, outermost first.
 
-    `holds` names the fields in which a kind of step has plans of its own: one, or a tuple of them.
+    It starts without the inputs at the positions `late`. `holds` names the fields in which a kind of step has plans of
+    its own: one, or a tuple of them. `runs` says how these are run, `is_whole` that they are a program of their own,
+    which was simplified when it was made, and `title` what such a step is called.
     """
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     scope: str
+    late: frozenset[int] = field(default=frozenset(), kw_only=True)
     holds: ClassVar[tuple[str, ...]] = ()
+    runs: ClassVar[Manner] = "all"
+    is_whole: ClassVar[bool] = False
+    title: ClassVar[str] = ""
+
+    @property
+    def held(self) -> "Sequence[Held]":
+        """The plans that it holds, each with how it is run; the last one's outputs are the step's own first ones."""
+        return ()
+
+    @property
+    def extras(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """The types of the outputs that it adds to those of its plans."""
+        return ()
 
     @property
     def plans(self) -> "tuple[Plan, ...]":
@@ -48,6 +73,10 @@ class Node:
         held = {name: getattr(self, name) for name in self.holds}
         changed = {n: tuple(map(change, h)) if isinstance(h, tuple) else change(h) for n, h in held.items()}
         return dataclasses.replace(self, **changed)
+
+    def narrowed(self, kept: Sequence[bool]) -> dict[str, Any]:
+        """Its own fields, other than plans, that change where only some inputs are left."""
+        return {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,26 +134,78 @@ class Segment(Node):
 
 
 @dataclass(frozen=True, eq=False)
-class Branch(Node):
-    """A `cond` or `switch`: the first input is the index, the others go to the branch.
+class Held:
+    """A plan that a step holds, how often it is run, and what each run is given.
 
-    It starts without the inputs at the positions `late`.
+    `role` is what it is there. `inputs` says which of the step's inputs the plan's are; what `first` makes of those
+    comes after them. There are as many runs as `sizes` says, along some axes; where the plans decide, `least` or more.
+    `parts` are the plan's inputs of which a run is given its part, each with whether it has each axis; `carried` those
+    that a run gives to the next, as its first outputs, each with whether it only hands them on.
     """
 
-    holds = ("branches",)
-    branches: "tuple[Plan, ...]"
-    late: frozenset[int] = frozenset()
+    plan: "Plan"
+    role: str
+    inputs: Sequence[int]
+    sizes: tuple[int, ...] = ()
+    least: int | None = None
+    parts: Mapping[int, Sequence[bool]] = field(default_factory=dict)
+    carried: Mapping[int, bool] = field(default_factory=dict)
+    reverse: bool = False
+    first: Segment | None = None
+
+    @property
+    def times(self) -> tuple[int, float]:
+        """How often it is run, at least and at most."""
+        runs = math.prod(self.sizes)
+        return (runs, runs) if self.least is None else (self.least, math.inf)
+
+
+def _handed_on(body: "Plan", at: int, carry: int) -> dict[int, bool]:
+    """What a body carries, its inputs from a position on: each with whether it only hands it on."""
+    return {at + k: body.outputs[k] == at + k for k in range(carry)}
 
 
 @dataclass(frozen=True, eq=False)
-class Loop(Node):
+class Branch(Node):
+    """A `cond` or `switch`: the first input is the index, the others go to the branch."""
+
+    holds = ("branches",)
+    title = "a branch"
+    runs = "one"
+    branches: "tuple[Plan, ...]"
+
+    @property
+    def held(self) -> Sequence[Held]:
+        given = range(1, len(self.inputs))
+        return [Held(branch, f"branch {i}", given) for i, branch in enumerate(self.branches)]
+
+
+@dataclass(frozen=True, eq=False)
+class While(Node):
     """A `while_loop`; inputs are the condition's constants, the body's, and the first carry."""
 
     holds = ("condition", "body")
+    title = "a while loop"
+    runs = "in turn"
     condition: "Plan"
     body: "Plan"
     condition_constants: int
     body_constants: int
+
+    @property
+    def held(self) -> Sequence[Held]:
+        first, every = self.condition_constants, range(len(self.inputs))
+        carry = every[first + self.body_constants :]
+        carried = _handed_on(self.body, self.body_constants, len(carry))
+        tested = dict(enumerate(carried.values(), first))
+        return (
+            Held(self.condition, "while", (*every[:first], *carry), least=1, carried=tested),
+            Held(self.body, "do", every[first:], least=0, carried=carried),
+        )
+
+    def narrowed(self, kept: Sequence[bool]) -> dict[str, Any]:
+        first, last = self.condition_constants, self.condition_constants + self.body_constants
+        return {"condition_constants": sum(kept[:first]), "body_constants": sum(kept[first:last])}
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,11 +213,22 @@ class Scan(Node):
     """A `scan` that carries something; inputs are constants, the first carry, and what is scanned over."""
 
     holds = ("body",)
+    title = "a scan"
+    runs = "in turn"
     body: "Plan"
     constants: int
     carry: int
     length: int
     reverse: bool
+
+    @property
+    def held(self) -> Sequence[Held]:
+        every, carried = range(len(self.inputs)), _handed_on(self.body, self.constants, self.carry)
+        parts = dict.fromkeys(every[self.constants + self.carry :], (True,))
+        return (Held(self.body, "each step", every, (self.length,), None, parts, carried, self.reverse),)
+
+    def narrowed(self, kept: Sequence[bool]) -> dict[str, Any]:
+        return {"constants": sum(kept[: self.constants])}
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,16 +237,24 @@ class Lanes(Node):
 
     `sizes` are the lengths of the lane axes, outermost first; `mapped[i][k]` says whether input i has axis k. `first`
     is computed for many lanes at once, before they start, from inputs alone; its outputs are the body's last inputs.
-    `meets` says why the lanes wait for each other after it. They start without the inputs at the positions `late`.
+    `meets` says why the lanes wait for each other after it.
     """
 
     holds = ("body",)
+    title = "another vmap"
     body: "Plan"
     sizes: tuple[int, ...]
     mapped: tuple[tuple[bool, ...], ...]
-    first: "Segment | None" = None
+    first: Segment | None = None
     meets: tuple[str, ...] = ()
-    late: frozenset[int] = frozenset()
+
+    @property
+    def held(self) -> Sequence[Held]:
+        parts = {i: mine for i, mine in enumerate(self.mapped) if any(mine)}
+        return (Held(self.body, "each lane", range(len(self.inputs)), self.sizes, parts=parts, first=self.first),)
+
+    def narrowed(self, kept: Sequence[bool]) -> dict[str, Any]:
+        return {"mapped": tuple(itertools.compress(self.mapped, kept))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,8 +266,18 @@ class Enclosed(Node):
     """
 
     holds = ("body",)
+    title = "an attempt or a meter"
+    is_whole = True
     body: "Plan"
     how: "How"
+
+    @property
+    def held(self) -> Sequence[Held]:
+        return (Held(self.body, "of", range(len(self.inputs))),)
+
+    @property
+    def extras(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        return EXTRAS[self.how]
 
 
 How = Literal["attempt", "metered"]
@@ -215,12 +325,11 @@ class Plan:
 
     def __post_init__(self) -> None:
         maker = {value: i for i, node in enumerate(self.nodes) for value in node.outputs}
-        late = {i: node.late for i, node in enumerate(self.nodes) if isinstance(node, Lanes | Branch)}
         takers: dict[int, list[int]] = {}
         sources: list[set[int]] = []
         for i, node in enumerate(self.nodes):
-            sources.append({maker[v] for k, v in enumerate(node.inputs) if v in maker and k not in late.get(i, ())})
-            for k in late.get(i, ()):
+            sources.append({maker[v] for k, v in enumerate(node.inputs) if v in maker and k not in node.late})
+            for k in node.late:
                 if node.inputs[k] in maker:
                     takers.setdefault(maker[node.inputs[k]], []).append(i)
         object.__setattr__(self, "takers", {i: tuple(dict.fromkeys(t)) for i, t in takers.items()})
@@ -234,3 +343,8 @@ class Plan:
         object.__setattr__(self, "followers", tuple(map(tuple, followers)))
         # Reversed, so that a stack of ready nodes gives them in program order.
         object.__setattr__(self, "first", tuple(i for i in reversed(range(len(sources))) if not sources[i]))
+
+    @property
+    def gives(self) -> tuple[int, ...]:
+        """The positions of what it gives before it has ended."""
+        return tuple(node.position for node in self.nodes if isinstance(node, Give))

@@ -96,7 +96,7 @@ def _operator(operator: OperatorCall, **where: Any) -> ir.Node:
 
 def _loop(loop: While) -> Any:
     return functools.partial(
-        ir.Loop,
+        ir.While,
         condition=lower(loop.condition),
         body=lower(loop.body),
         condition_constants=loop.condition_constants,

@@ -11,26 +11,28 @@ import functools
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 import jax
 import numpy as np
 
 from .._host import HostCall
-from .._plan import ir, rewrite
+from .._plan import ir
+from .._plan.walk import Walk
 from .._text import lengths, store
 from .._text.elementwise import NUMBER, TEXT, TEXTS, Kind
 from .._text.lengths import UNKNOWN, Span
-from .known import Known, known, move, one_of
+from .known import Known, constants, move, one_of
 
 # What calls come to, a row for each quantity with its least and most, by what is asked; under `""` all together.
-Tally = Mapping[str, np.ndarray]
+ByModel = Mapping[str, np.ndarray]
 # One call: its function, its operands, and the types of its results. What it comes to, and its results. Operands and
 # results are digests, or `None`; only a single text may be one of several.
-Ask = Callable[[HostCall, Sequence[Known | None], Sequence[Any]], tuple[Tally, Sequence["np.ndarray | None"]]]
+Ask = Callable[[HostCall, Sequence[Known | None], Sequence[Any]], tuple[ByModel, Sequence["np.ndarray | None"]]]
 
 
-def added(tallies: Sequence[Tally]) -> Tally:
+def added(tallies: Sequence[ByModel]) -> ByModel:
     """What several come to together."""
     total: dict[str, np.ndarray] = {}
     for tally in tallies:
@@ -39,7 +41,7 @@ def added(tallies: Sequence[Tally]) -> Tally:
     return total
 
 
-def either(tallies: Sequence[Tally]) -> Tally:
+def either(tallies: Sequence[ByModel]) -> ByModel:
     """What one of several comes to."""
     if len(tallies) == 1:
         return tallies[0]
@@ -51,25 +53,16 @@ def either(tallies: Sequence[Tally]) -> Tally:
     return found
 
 
-def _endless(tally: Tally) -> Tally:
-    """What any number of times comes to, from none on."""
-    return {n: np.stack([0 * a[:, 0], np.where(a[:, 1] > 0, math.inf, 0.0)], -1) for n, a in tally.items()}
+def _repeated(tally: ByModel, least: int) -> ByModel:
+    """What so many times come to, or any number more."""
+    return {n: np.stack([least * a[:, 0], np.where(a[:, 1] > 0, math.inf, 0.0)], -1) for n, a in tally.items()}
 
 
-class Bounds:
-    """Goes through plans.
+class Texts:
+    """Words by their digests; of text that is not known yet, bounds by digests that are made up for them."""
 
-    **Arguments:**
-
-    - `ask`: what one call comes to.
-    """
-
-    def __init__(self, ask: Ask):
-        self._ask = ask
+    def __init__(self) -> None:
         self._spans: dict[bytes, Span] = {}
-        self._parts: list[Tally] = []
-
-    # -- texts -------------------------------------------------------------------------------------------------------
 
     def text(self, digest: bytes) -> str | Span:
         """The words of a digest, or their bounds."""
@@ -100,50 +93,73 @@ class Bounds:
             return what.digests
         return np.broadcast_to(self.digest(UNKNOWN if what is None else self.one(what.rows())), shape)
 
-    # -- plans -------------------------------------------------------------------------------------------------------
 
-    def of(self, plan: ir.Plan, inputs: Sequence[Known | None]) -> Tally:
+class Bounds(Walk[Known | None, ByModel]):
+    """Goes through plans.
+
+    **Arguments:**
+
+    - `ask`: what one call comes to.
+
+    **Attributes:**
+
+    - `texts`: what is known of the words.
+    """
+
+    def __init__(self, ask: Ask):
+        self._ask = ask
+        self.texts = Texts()
+
+    def of(self, plan: ir.Plan, inputs: Sequence[Known | None]) -> ByModel:
         """What one run of a plan comes to."""
-        return self._run(plan, inputs, ())[1]
+        return self.through(plan, inputs, None, {})[1]
 
-    def _run(
-        self, plan: ir.Plan, inputs: Sequence[Known | None], late: Sequence[Known | None]
-    ) -> tuple[list[Known | None], Tally]:
-        """A plan's outputs, and what it comes to; `late` is all that is given to the step that holds it."""
-        values = {v: k for v, k in enumerate(inputs) if k is not None}
-        values.update(_constants(plan))
-        tallies: list[Tally] = []
-        for node in _ordered(plan):
-            mine = [values.get(v) for v in node.inputs]
-            outs: Sequence[Known | None] = ()
-            match node:
-                case ir.Segment():
-                    move(node, values)
-                case ir.Words():
-                    outs = [self._words(node, mine, [plan.types[v] for v in node.inputs])]
-                case ir.Take():
-                    outs = [late[node.position]]
-                case ir.Call():
-                    outs, tally = self._call(node, mine, plan)
-                    tallies.append(tally)
-                case ir.Branch():
-                    ways = [self._run(branch, mine[1:], mine) for branch in node.branches]
-                    outs = [_same(ks) for ks in zip(*(w[0] for w in ways), strict=True)]
-                    tallies.append(either([w[1] for w in ways]))
-                case ir.Loop():
-                    outs, tally = self._loop(node, mine)
-                    tallies.append(tally)
-                case ir.Scan():
-                    outs, tally = self._scan(node, mine)
-                    tallies.append(tally)
-                case ir.Enclosed():
-                    outs, tally = self._enclosed(node, mine)
-                    tallies.append(tally)
-                case ir.Lanes():
-                    outs, tally = self._lanes(node, mine)
-                    tallies.append(tally)
-            values.update({v: k for v, k in zip(node.outputs, outs, strict=False) if k is not None})
-        return [values.get(v) for v in plan.outputs], added(tallies)
+    def constants(self, plan: ir.Plan) -> Mapping[int, Known | None]:
+        return _constants(plan)
+
+    def together(self, runs: Sequence[ByModel], begin: Known | None) -> ByModel:
+        return added(runs)
+
+    def carried(self, value: Known | None, is_kept: bool) -> Known | None:
+        return value if is_kept else None
+
+    def step(self, plan: ir.Plan, node: ir.Node, given: Sequence[Known | None], begin: Known | None) -> Any:
+        match node:
+            case ir.Segment():
+                return move(node, given), {}
+            case ir.Words():
+                return [self._words(node, given, [plan.types[v] for v in node.inputs])], {}
+            case ir.Call():
+                return self._call(node, given, plan)
+            case ir.Take():
+                return given, {}
+        return (), {}
+
+    def control(self, node: ir.Node, given: Sequence[Known | None], begin: Known | None) -> Any:
+        outs, tallies = zip(*(self._runs(held, given) for held in node.held), strict=True)
+        if node.runs == "one":
+            return [_same(ways) for ways in zip(*outs, strict=True)], either(tallies)
+        # nothing fails here, and what stands for a failure is no words
+        extras = [Known(self.texts.digest(Span(0, 0))) if is_text(aval) else None for aval in node.extras]
+        return [*outs[-1], *extras], added(tallies)
+
+    def _runs(self, held: ir.Held, given: Sequence[Known | None]) -> tuple[list[Known | None], ByModel]:
+        """All runs of a plan that a step holds, one by one if it is known how many they are."""
+        if held.least is not None:
+            any_run = self.any_run(held, given)
+            return [any_run[i] for i in held.carried], _repeated(self.enter(held, any_run, None)[1], held.least)
+        carry = [given[held.inputs[i]] for i in held.carried]
+        places = list(np.ndindex(held.sizes))
+        made: dict[tuple[int, ...], list[Known | None]] = {}
+        tallies: list[ByModel] = []
+        for place in reversed(places) if held.reverse else places:
+            mine = [_at(given[k], tuple(compress(place, held.parts.get(i, ())))) for i, k in enumerate(held.inputs)]
+            for i, value in zip(held.carried, carry, strict=True):
+                mine[i] = value
+            outs, tally = self.enter(held, mine, None)
+            carry, made[place] = outs[: len(carry)], outs[len(carry) :]
+            tallies.append(tally)
+        return [*carry, *_stacked([made[place] for place in places], held.sizes)], added(tallies)
 
     def _call(self, node: ir.Call, mine: Sequence[Known | None], plan: ir.Plan) -> Any:
         """Makes each call of a batch."""
@@ -158,7 +174,7 @@ class Bounds:
         """What is known of a call's operand; a single text may be one of several."""
         if not is_text(aval) or (what is not None and what.chosen and len(aval.shape) == 1):
             return what
-        return Known(self.array(what, aval.shape))
+        return Known(self.texts.array(what, aval.shape))
 
     def _words(self, node: ir.Words, mine: Sequence[Known | None], types: Sequence[Any]) -> Known | None:
         op = node.function
@@ -167,11 +183,11 @@ class Bounds:
         core = op.ranks[0]
         batch = types[0].shape[: len(types[0].shape) - core]
         operands: list[tuple[Kind, Any]] = [
-            (kind, np.dtype(t.dtype) if kind == NUMBER else self.array(k, t.shape))
+            (kind, np.dtype(t.dtype) if kind == NUMBER else self.texts.array(k, t.shape))
             for k, t, kind in zip(mine, types, op.operands, strict=True)
         ]
         made = [
-            self.digest(lengths.result(op, [self._element(kind, array, lane) for kind, array in operands]))
+            self.texts.digest(lengths.result(op, [self._element(kind, array, lane) for kind, array in operands]))
             for lane in np.ndindex(*batch)
         ]
         return Known(np.array(made, np.uint32).reshape(*batch, store.DIGEST_WORDS))
@@ -181,59 +197,13 @@ class Bounds:
         if kind == NUMBER:
             return array
         if kind == TEXTS:
-            return [self.text(row.tobytes()) for row in array[lane]]
-        return self.text(array[lane].tobytes())
-
-    def _loop(self, node: ir.Loop, mine: Sequence[Known | None]) -> Any:
-        first = node.condition_constants + node.body_constants
-        at = node.body_constants
-        # what the body hands on as it is; of all else nothing is known
-        carry = [k if node.body.outputs[i] == at + i else None for i, k in enumerate(mine[first:])]
-        _, test = self._run(node.condition, [*mine[: node.condition_constants], *carry], ())
-        _, body = self._run(node.body, [*mine[node.condition_constants : first], *carry], ())
-        return carry, added([test, _endless(added([test, body]))])
-
-    def _scan(self, node: ir.Scan, mine: Sequence[Known | None]) -> Any:
-        constants, carry = mine[: node.constants], list(mine[node.constants : node.constants + node.carry])
-        xs, tallies = mine[node.constants + node.carry :], []
-        made: dict[int, list[Known | None]] = {}
-        steps = range(node.length)
-        for step in reversed(steps) if node.reverse else steps:
-            outs, tally = self._run(node.body, [*constants, *carry, *(_at(x, (step,)) for x in xs)], ())
-            carry, made[step] = outs[: node.carry], outs[node.carry :]
-            tallies.append(tally)
-        return [*carry, *_stacked([made[s] for s in steps], (node.length,))], added(tallies)
-
-    def _enclosed(self, node: ir.Enclosed, mine: Sequence[Known | None]) -> Any:
-        outs, tally = self._run(node.body, mine, ())
-        # nothing fails here, and what stands for a failure is no words
-        extras = [Known(self.digest(Span(0, 0))) if is_text(aval) else None for aval in ir.EXTRAS[node.how]]
-        return [*outs, *extras], tally
-
-    def _lanes(self, node: ir.Lanes, mine: Sequence[Known | None]) -> Any:
-        rows, tallies = [], []
-        for lane in np.ndindex(*node.sizes):
-            places = [tuple(i for i, m in zip(lane, mapped, strict=True) if m) for mapped in node.mapped]
-            given = list(map(_at, mine, places))
-            if node.first is not None:
-                values = {v: k for v, k in enumerate(given) if k is not None}
-                move(node.first, values)
-                given += [values.get(v) for v in node.first.outputs]
-            outs, tally = self._run(node.body, given, given)
-            rows.append(outs)
-            tallies.append(tally)
-        return _stacked(rows, node.sizes), added(tallies)
+            return [self.texts.text(row.tobytes()) for row in array[lane]]
+        return self.texts.text(array[lane].tobytes())
 
 
 @functools.lru_cache(maxsize=256)
-def _ordered(plan: ir.Plan) -> list[ir.Node]:
-    """A plan's steps, each after all that it needs, also what it can start without."""
-    return rewrite.in_order(plan.nodes)
-
-
-@functools.lru_cache(maxsize=256)
-def _constants(plan: ir.Plan) -> dict[int, Known]:
-    return {v: k for v, c in plan.constants.items() if (k := known(c))}
+def _constants(plan: ir.Plan) -> dict[int, Known | None]:
+    return constants(plan)
 
 
 def _without(axes: int, aval: Any) -> jax.ShapeDtypeStruct:

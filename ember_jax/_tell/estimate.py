@@ -18,7 +18,7 @@ from .._runtime.limits import MOST_IN_FLIGHT, Limit, pool_of, seconds_of
 from .._runtime.session import Session
 from .._text import store
 from .._text.lengths import UNKNOWN, Span
-from .bounds import Bounds, Tally, either, is_text
+from .bounds import Bounds, ByModel, either, is_text
 from .known import Known
 from .longest import chain
 
@@ -147,7 +147,7 @@ class _Estimator:
         self._largest = 0.0  # the lower bound of the tokens of the call for which it is highest
         self.bounds = Bounds(self._ask)
 
-    def _ask(self, function: HostCall, given: Sequence[Known | None], outs: Sequence[Any]) -> tuple[Tally, list[Any]]:
+    def _ask(self, function: HostCall, given: Sequence[Known | None], outs: Sequence[Any]) -> tuple[ByModel, list[Any]]:
         if not isinstance(function, ModelCall):
             return {}, [self._result(UNKNOWN, out) for out in outs]
         # The model and each setting may be one of several, and each combination is tried, if they are few. The words of
@@ -157,14 +157,14 @@ class _Estimator:
         heads = [0, *range(first, first + len(static.names))]
         ways = [k.rows() for h in heads if (k := given[h]) is not None]
         if math.prod(map(len, ways)) > _WAYS:
-            ways = [[self.bounds.digest(self.bounds.one(rows)).tobytes()] for rows in ways]
+            ways = [[self.bounds.texts.digest(self.bounds.texts.one(rows)).tobytes()] for rows in ways]
         tallies = [self._one(function, given, dict(zip(heads, way, strict=True))) for way in itertools.product(*ways)]
         answer = Span(0, max(tally[""][_OUTPUT, 1] for tally in tallies))
         if isinstance(function, ChoiceCall) and (options := given[-1 - static.has_key]) is not None:
-            answer = self.bounds.one(options.rows())
+            answer = self.bounds.texts.one(options.rows())
         return either(tallies), [self._result(answer, out) for out in outs]
 
-    def _one(self, function: ModelCall, given: Sequence[Known | None], heads: Mapping[int, bytes]) -> Tally:
+    def _one(self, function: ModelCall, given: Sequence[Known | None], heads: Mapping[int, bytes]) -> ByModel:
         """The tally of one call, whose model and settings are certain: `heads`, by the operand's index."""
         has_key, count = function.operands.has_key, len(given)
         arrays, unknown = [], []
@@ -173,7 +173,11 @@ class _Estimator:
                 arrays.append(np.zeros(2, np.uint32))  # a key
                 continue
             rows = [heads[i]] if i in heads else [row.tobytes() for row in k.digests.reshape(-1, 4)]
-            texts = [self.bounds.one(k.rows())] if k.chosen and i not in heads else list(map(self.bounds.text, rows))
+            texts = (
+                [self.bounds.texts.one(k.rows())]
+                if k.chosen and i not in heads
+                else list(map(self.bounds.texts.text, rows))
+            )
             unknown += [t for t in texts if isinstance(t, Span) and i not in heads]
             filled = [t if isinstance(t, str) else _NOBODY if i == 0 else "" for t in texts]
             shape = (4,) if k.chosen else k.digests.shape
@@ -209,9 +213,9 @@ class _Estimator:
 
     def _result(self, text: Span | str, out: Any) -> np.ndarray | None:
         """The digests of a call's result, if it is text; else `None`."""
-        return np.broadcast_to(self.bounds.digest(text), out.shape) if is_text(out) else None
+        return np.broadcast_to(self.bounds.texts.digest(text), out.shape) if is_text(out) else None
 
-    def paced(self, tally: Tally, limits: Mapping[str, Limit], latency: float) -> float:
+    def paced(self, tally: ByModel, limits: Mapping[str, Limit], latency: float) -> float:
         """The seconds that the calls take at least under the limits, which several models may share."""
         pools: dict[str, np.ndarray] = {}
         slots: dict[str, float] = {}

@@ -28,6 +28,8 @@ _PURPOSES: dict[Purpose, str] = {
     "choice": "to choose the branch",
     "itself": "to hand its answer on",
 }
+# What plans are in the steps that hold them, where it is not said as in the plan.
+_ROLES = {"while": "to decide whether to go on", "do": "each turn", "of": "of it"}
 # How many of a group one step waits for.
 _SHARE = {"all": "", "one": "one of the {} in ", "some": "some of the {} in "}
 # Sections, and groups of one, that are told at most; of more the middle is left out.
@@ -161,10 +163,10 @@ class _Story:
         yield from (margin + remark for remark in _remarks(group.node))
         if late := self._late.get(group.node):
             yield f"{margin}does not wait for {_listed(shortened(list(map(self._named, late))))}; what needs it does"
-        if isinstance(group.node, ir.Branch) and not any("choice" in w.purposes for w in waits):
+        if group.node.runs == "one" and not any("choice" in w.purposes for w in waits):
             yield f"{margin}which one is known from the start"
-        for label, inner in _inner(group.node):
-            yield from self._nested(label, inner, margin)
+        for held in group.node.held:
+            yield from self._nested(_role(held), held.plan, margin)
 
     def _named(self, group: _ToldGroup) -> str:
         number = self._numbers.get(group.node)  # it may be told only later
@@ -199,10 +201,10 @@ class _Story:
         for step, inside, _ in [*links(path)][::-1]:
             group = self._group_of.get(step)
             number = self._numbers.get(group.node) if group else None  # what was left out has none
-            times = "n" if isinstance(step, ir.Loop) else f"{step.length:,}" if isinstance(step, ir.Scan) else ""
-            repeated = isinstance(step, ir.Loop | ir.Scan)
-            inner = self._path(inside)
-            word = f"{times} × ({inner})" if inner and repeated else inner or ("…" if number is None else f"{number:,}")
+            word = "…" if number is None else f"{number:,}"
+            if inside is not None:  # of what is run in turn
+                least, most = step.held[-1].times
+                word = f"{least:,} × ({self._path(inside)})" if least == most else f"n × ({self._path(inside)})"
             if word != "…" or words[-1:] != ["…"]:
                 words.append(word)
         return " → ".join(shortened(words))
@@ -242,7 +244,7 @@ class _Story:
 
     def _kind(self, node: ir.Node) -> Hashable:
         """Equal for steps that are told in the same words."""
-        inner = tuple(tuple(s.shape(i) for i, s in enumerate(self._of(p))) for _, p in _inner(node))
+        inner = tuple(tuple(s.shape(i) for i, s in enumerate(self._of(p))) for p in node.plans)
         return self._described(node, 1), node.scope, *_remarks(node), inner
 
 
@@ -259,7 +261,6 @@ def _reads(plan: ir.Plan) -> tuple[list[int], list[dict[Purpose, int]], list[int
     later: list[int] = []
     for index in order(plan):
         node = plan.nodes[index]
-        late = node.late if isinstance(node, ir.Branch | ir.Lanes) else ()
         sources = [(k, maker[v]) for k, v in enumerate(node.inputs) if v in maker]
         level[index] = max((level[s] for _, s in sources), default=0)
         if not count_of(node).most and not isinstance(node, ir.Take):
@@ -270,7 +271,7 @@ def _reads(plan: ir.Plan) -> tuple[list[int], list[dict[Purpose, int]], list[int
         read: dict[Purpose, int] = {}
         missing = 0
         for k, source in sources:
-            if k in late:
+            if k in node.late:
                 missing |= behind[source]
             elif behind[source]:
                 purpose = _purpose(node, k, plan.nodes[source])
@@ -283,7 +284,7 @@ def _reads(plan: ir.Plan) -> tuple[list[int], list[dict[Purpose, int]], list[int
 
 
 def _purpose(node: ir.Node, operand: int, source: ir.Node) -> Purpose:
-    if isinstance(node, ir.Branch) and operand == 0:
+    if node.runs == "one" and operand == 0:
         return "choice"
     match source:
         case ir.Words():
@@ -339,39 +340,27 @@ def _remarks(node: ir.Node) -> Iterator[str]:
             yield f"the same in all {node.lanes:,} lanes, so it is made once, before they start"
         if node.asked > 1:
             yield f"stands {node.asked:,} times in the program with the same arguments, and is made once"
-    if isinstance(node, ir.Lanes) and any(isinstance(n, ir.Give) for n in node.body.nodes):
+    gives = any(plan.gives for plan in node.plans)
+    if node.runs == "all" and gives:
         yield "gives some results before its lanes end, to steps that wait for these alone"
     match node:
         case ir.Call() | ir.Lanes() if node.meets:
             yield f"barrier: what comes after waits for the slowest, as {_listed(node.meets)}"
-        case ir.Scan() if any(isinstance(n, ir.Give) for n in node.body.nodes):
-            yield "barrier: each step waits for what the one before carried, and for nothing else of it"
-        case ir.Scan():
-            yield "barrier: each step is given what the one before carried, so it waits for all of that one's calls"
         case ir.Enclosed() if node.how == "attempt":
             yield "barrier: what comes after waits for all of it, as it may fail until it has ended"
         case ir.Enclosed():
             yield "barrier: what comes after waits for all of it, as all of it is counted"
-        case ir.Loop():
-            yield "barrier: each turn is given what the one before carried, so it waits for all of that one's calls"
-        case _:
-            pass
+    if node.runs == "in turn":
+        each = _role(node.held[-1])
+        if gives:
+            yield f"barrier: {each} waits for what the one before carried, and for nothing else of it"
+        else:
+            yield f"barrier: {each} is given what the one before carried, so it waits for all of that one's calls"
 
 
-def _inner(node: ir.Node) -> list[tuple[str, ir.Plan]]:
-    match node:
-        case ir.Branch():
-            return [(f"branch {i}", b) for i, b in enumerate(node.branches)]
-        case ir.Loop():
-            return [("to decide whether to go on", node.condition), ("each turn", node.body)]
-        case ir.Scan():
-            return [("each step", node.body)]
-        case ir.Lanes():
-            return [("each lane", node.body)]
-        case ir.Enclosed():
-            return [("of it", node.body)]
-        case _:
-            return []
+def _role(held: ir.Held) -> str:
+    """What a plan is in the step that holds it, in a sentence."""
+    return _ROLES.get(held.role, held.role)
 
 
 def _listed(words: Sequence[str]) -> str:

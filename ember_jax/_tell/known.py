@@ -7,7 +7,7 @@ looked at.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from jax.extend import core as jex
 from .._jax.equations import called
 from .._jax.moves import is_move, moved, picks_from
 from .._plan import ir
+from .._plan.walk import Walk
 
 _DIGEST = (np.dtype(np.uint32), (4,))
 
@@ -38,62 +39,45 @@ def known(array: Any) -> Known | None:
     return Known(np.ascontiguousarray(found)) if (found.dtype, found.shape[-1:]) == _DIGEST else None
 
 
+def constants(of: ir.Plan | ir.Segment) -> dict[int, Known | None]:
+    """What is known of the constants."""
+    return {value: known(constant) for value, constant in of.constants.items()}
+
+
 def first_operands(plan: ir.Plan, inputs: Sequence[Known | None]) -> dict[ir.Call, Known | None]:
     """What is known of the first operand of each call in a plan."""
-    found: dict[ir.Call, Known | None] = {}
-    _follow(plan, inputs, (), found)
-    return found
+    operands = _FirstOperands()
+    operands.through(plan, inputs, None, {})
+    return operands.found
 
 
-def _follow(
-    plan: ir.Plan, inputs: Sequence[Known | None], late: Sequence[Known | None], found: dict[ir.Call, Known | None]
-) -> None:
-    """Follows what is given to a plan; `late` is all that is given to the step that holds it."""
-    values = {v: k for v, k in enumerate(inputs) if k is not None}
-    values.update({v: k for v, c in plan.constants.items() if (k := known(c))})
-    for node in plan.nodes:
-        mine = [values.get(v) for v in node.inputs]
+class _FirstOperands(Walk[Known | None, None]):
+    """The domain of digests; `found` is what calls are given first."""
+
+    def __init__(self) -> None:
+        self.found: dict[ir.Call, Known | None] = {}
+
+    def constants(self, plan: ir.Plan) -> Mapping[int, Known | None]:
+        return constants(plan)
+
+    def part(self, value: Known | None) -> Known | None:
+        return _row(value)
+
+    def carried(self, value: Known | None, is_kept: bool) -> Known | None:
+        return value if is_kept else None
+
+    def together(self, runs: Sequence[None], begin: Known | None) -> None:
+        return None
+
+    def step(self, plan: ir.Plan, node: ir.Node, given: Sequence[Known | None], begin: Known | None) -> Any:
         match node:
             case ir.Call():
-                found[node] = mine[0] if node not in found else one_of([found[node], mine[0]])
+                self.found[node] = given[0] if node not in self.found else one_of([self.found[node], given[0]])
             case ir.Segment():
-                move(node, values)
+                return move(node, given), None
             case ir.Take():
-                if (taken := late[node.position]) is not None:
-                    values[node.outputs[0]] = taken
-            case ir.Branch():
-                for branch in node.branches:
-                    _follow(branch, mine[1:], mine, found)
-            case ir.Loop():
-                first = node.condition_constants + node.body_constants
-                carry = _carried(node.body, mine[first:], node.body_constants)
-                _follow(node.condition, [*mine[: node.condition_constants], *carry], (), found)
-                _follow(node.body, [*mine[node.condition_constants : first], *carry], (), found)
-            case ir.Scan():
-                xs = node.constants + node.carry
-                carry = _carried(node.body, mine[node.constants : xs], node.constants)
-                _follow(node.body, [*mine[: node.constants], *carry, *map(_row, mine[xs:])], (), found)
-            case ir.Enclosed():
-                _follow(node.body, mine, (), found)
-            case ir.Lanes():
-                lane = _lane(node, mine)
-                _follow(node.body, lane, lane, found)
-
-
-def _lane(node: ir.Lanes, inputs: Sequence[Known | None]) -> list[Known | None]:
-    """What one lane's body is given."""
-    lane = [_row(k) if any(m) else k for k, m in zip(inputs, node.mapped, strict=True)]
-    if node.first is None:
-        return lane
-    values = {v: k for v, k in enumerate(lane) if k is not None}
-    move(node.first, values)
-    return [*lane, *(values.get(v) for v in node.first.outputs)]
-
-
-def _carried(body: ir.Plan, first: Sequence[Known | None], at: int) -> list[Known | None]:
-    """A loop's carry: where the body hands on what it was given, it is what it was at first."""
-    outputs = body.outputs[: len(first)]
-    return [k if out == at + i else None for i, (k, out) in enumerate(zip(first, outputs, strict=True))]
+                return given, None
+        return (), None
 
 
 def _row(whole: Known | None) -> Known | None:
@@ -113,13 +97,13 @@ def one_of(parts: Iterable[Known | None]) -> Known | None:
 # -- equations that move digests -------------------------------------------------------------------------------------
 
 
-def move(segment: ir.Segment, values: dict[int, Known]) -> None:
-    """Adds what a segment's outputs are, where its equations only move what is known."""
-    values.update({v: k for v, c in segment.constants.items() if (k := known(c))})
+def move(segment: ir.Segment, given: Sequence[Known | None]) -> list[Known | None]:
+    """What a segment's outputs are, where its equations only move what is known."""
+    values = {**constants(segment), **dict(zip(segment.inputs, given, strict=True))}
     for equation in segment.equations:
         inputs = [None if v is None else values.get(v) for v in equation.inputs]
-        outs = _moved(equation.eqn, inputs)
-        values.update({v: k for v, k in zip(equation.outputs, outs, strict=True) if k is not None})
+        values.update(zip(equation.outputs, _moved(equation.eqn, inputs), strict=True))
+    return [values.get(v) for v in segment.outputs]
 
 
 def _moved(eqn: jex.JaxprEqn, inputs: Sequence[Known | None]) -> list[Known | None]:

@@ -1,11 +1,11 @@
 """The longest chain of calls in a plan that wait for one another, and which they are."""
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from .._plan import ir
-from .._plan.counts import Count
+from .._plan.counts import Count, either
+from .._plan.walk import Time
 
 
 class Link(NamedTuple):
@@ -29,71 +29,32 @@ class End(NamedTuple):
 
 def chain(plan: ir.Plan) -> End:
     """The longest chain of calls that wait for one another."""
-    return _latest(_ends(plan, End(), {}))
+    return _Chains().through(plan, (), End(), {})[1]
 
 
-def _ends(plan: ir.Plan, begin: End, late: Mapping[int, End]) -> list[End]:
-    """When each node of a plan ends that begins at some time; `late` is when inputs of the step around it are there."""
-    ends: list[End] = []
-    values: dict[int, End] = {}
-    for node in plan.nodes:
-        missing = node.late if isinstance(node, ir.Branch | ir.Lanes) else ()
-        given = [values.get(v, begin) for v in node.inputs]
-        start = _latest([begin, *(end for k, end in enumerate(given) if k not in missing)])
-        if isinstance(node, ir.Take):
-            end, early = _latest([begin, late[node.position]]), {}
-        else:
-            end, early = _end(node, start, given)
-        ends.append(end)
-        values.update({v: early.get(k, end) for k, v in enumerate(node.outputs)})
-    return ends
+class _Chains(Time[End]):
+    """The longest chains of a plan."""
 
+    def latest(self, moments: Sequence[End]) -> End:
+        last = max(moments, key=lambda end: end.calls.most)  # the first of equals
+        return End(Count(max(end.calls.least for end in moments), last.calls.most), last.path)
 
-def _end(node: ir.Node, start: End, given: Sequence[End]) -> tuple[End, dict[int, End]]:
-    """When a node ends, and when those of its outputs are there that it gives earlier."""
-    late = dict(enumerate(given))
-    match node:
-        case ir.Call():
-            n = int(0 not in node.batch)
-            return start.then(node, Count(n, n)), {}
-        case ir.Branch():
-            ends = [_latest([start, *_ends(b, start, late)]) for b in node.branches]
-            least = min(end.calls.least for end in ends)
-            end = _latest(ends)
-            return End(Count(least, end.calls.most), end.path), {}
-        case ir.Loop():
-            test, body = chain(node.condition), chain(node.body)
-            inside = _joined(test.path, body.path)
-            most = math.inf if inside else 0
-            return start.then(node, Count(test.calls.least, most), inside), {}
-        case ir.Scan():
-            return _scanned(node, start), {}
-        case ir.Enclosed():
-            return _latest([start, *_ends(node.body, start, {})]), {}
-        case ir.Lanes() if 0 not in node.sizes:
-            ends = _ends(node.body, start, late)
-            given_early = {n.position: e for n, e in zip(node.body.nodes, ends, strict=True) if isinstance(n, ir.Give)}
-            return _latest([start, *ends]), given_early
-        case _:
-            return start, {}
+    def either(self, ends: Sequence[End]) -> End:
+        return End(either([end.calls for end in ends]), self.latest(ends).path)
 
+    def called(self, node: ir.Call, start: End) -> End:
+        n = int(0 not in node.batch)
+        return start.then(node, Count(n, n))
 
-def _scanned(node: ir.Scan, start: End) -> End:
-    ends = _ends(node.body, End(), {})
-    step = _latest(ends)
-    gives = [e for n, e in zip(node.body.nodes, ends, strict=True) if isinstance(n, ir.Give)]
-    if not node.length:
-        return start
-    # the next step waits for the carry; where it is given early, not for all of the step
-    carried = _latest(gives).calls if gives else step.calls
-    return start.then(node, carried.times(node.length - 1) + step.calls, step.path)
-
-
-def _latest(ends: Sequence[End]) -> End:
-    if not ends:
-        return End()
-    last = max(ends, key=lambda end: end.calls.most)  # the first of equals
-    return End(Count(max(end.calls.least for end in ends), last.calls.most), last.path)
+    def in_turn(self, node: ir.Node, start: End) -> End:
+        calls, inside = Count(), None
+        for held in node.held:
+            outs, end = self.through(held.plan, (), End(), {})
+            carried = self.carry(held, outs, end).calls
+            least, most = held.times
+            calls += carried.times(max(least - 1, 0), max(most - 1, 0)) + end.calls.times(min(least, 1), min(most, 1))
+            inside = _joined(inside, end.path)
+        return start.then(node, calls, inside)
 
 
 def _joined(first: Link | None, then: Link | None) -> Link | None:

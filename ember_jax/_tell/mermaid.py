@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from .._plan import ir
 from .order import order
-from .show import Models, ends, labelled, more, what
+from .show import Models, ends, more, what
 
 _SHAPES = {ir.Call: ("[[", "]]"), ir.Foreign: ("[[", "]]"), ir.Segment: ("(", ")"), ir.Words: ("[/", "/]")}
 # Characters that mean something to Mermaid, or to the HTML that it makes, even in quotes.
@@ -36,15 +36,14 @@ def _lines(plan: ir.Plan, prefix: str, margin: str, models: Models) -> Iterator[
 
 def _node(node: ir.Node, name: str, margin: str, models: Models) -> Iterator[str]:
     title = _escaped(what(node, models)) + (f"<br/>{_escaped(node.scope)}" if node.scope else "")
-    inner = labelled(node)
-    if not inner:
+    if not node.holds:
         left, right = _SHAPES.get(type(node), ("[", "]"))
         yield f'{margin}{name}{left}"{title}"{right}'
         return
     yield f'{margin}subgraph {name}["{title}"]'
-    for place, (label, body) in enumerate(inner):
-        yield f'{margin}  subgraph {name}_{place}["{_escaped(label)}"]'
-        lines = list(_lines(body, f"{name}_{place}_", margin + "    ", models))
+    for place, held in enumerate(node.held):
+        yield f'{margin}  subgraph {name}_{place}["{_escaped(held.role)}:"]'
+        lines = list(_lines(held.plan, f"{name}_{place}_", margin + "    ", models))
         yield from lines or [f'{margin}    {name}_{place}_none("nothing to do")']
         yield f"{margin}  end"
     yield f"{margin}end"

@@ -43,9 +43,9 @@ def _step(
     after += f"  takes {ranges(late)} later" if late else ""
     scope = f"  [{node.scope}]" if node.scope else ""
     yield f"{number:>{width}}  {what(node, models)}{after}{scope}"
-    for label, inner in labelled(node):
-        yield f"{_INDENT}{label}"
-        lines = list(_lines(inner, models))
+    for held in node.held:
+        yield f"{_INDENT}{held.role}:"
+        lines = list(_lines(held.plan, models))
         yield from (f"{_INDENT}{_INDENT}{line}" for line in lines or ["nothing to do"])
 
 
@@ -93,7 +93,7 @@ def what(node: ir.Node, models: Models) -> str:
             return f"numbers, {count} equation{'s' * (count != 1)}"
         case ir.Branch():
             return f"one of {len(node.branches)} branches"
-        case ir.Loop():
+        case ir.While():
             return "while loop"
         case ir.Scan():
             steps = f"{node.length:,} step{'s' * (node.length != 1)}"
@@ -115,20 +115,3 @@ def asked(node: ir.Call, times: int | None, models: Models) -> str:
     if times is None:
         return f"ask {models[node]}" if node in models else f"call {node.function}"
     return f"{times:,} call{'s' * (times != 1)} of {models.get(node, node.function)}, at once"
-
-
-def labelled(node: ir.Node) -> list[tuple[str, ir.Plan]]:
-    """The plans that a control node holds, each with what it is there."""
-    match node:
-        case ir.Branch():
-            return [(f"branch {i}:", branch) for i, branch in enumerate(node.branches)]
-        case ir.Loop():
-            return [("while:", node.condition), ("do:", node.body)]
-        case ir.Scan():
-            return [("each step:", node.body)]
-        case ir.Lanes():
-            return [("each lane:", node.body)]
-        case ir.Enclosed():
-            return [("of:", node.body)]
-        case _:
-            return []

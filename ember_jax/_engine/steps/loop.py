@@ -8,7 +8,7 @@ from ..lane import Frame, inputs_of
 from ..machine import Machine
 
 
-def start(machine: Machine, frame: Frame, index: int, node: ir.Loop) -> None:
+def start(machine: Machine, frame: Frame, index: int, node: ir.While) -> None:
     inputs, inside = inputs_of(frame, node), (frame, index)
     first = node.condition_constants + node.body_constants
     of_condition, of_body = inputs[: node.condition_constants], inputs[node.condition_constants : first]

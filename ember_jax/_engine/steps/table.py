@@ -21,7 +21,7 @@ START: dict[type[ir.Node], Start] = {
     ir.Call: call.start,
     ir.Foreign: foreign.start,
     ir.Branch: branch.start,
-    ir.Loop: loop.start,
+    ir.While: loop.start,
     ir.Scan: scan.start,
     ir.Lanes: lanes.start,
     ir.Enclosed: enclosed.start,

@@ -116,7 +116,7 @@ def _branch(plan: ir.Plan, uses: Uses, index: int, records: frozenset[int]) -> i
     chosen = [n for n in chosen if len(_arms(n)) == arms and None not in _arms(n)]
     sunk = {node: side for node, sides in uses.sides.items() for i, side in sides if i == index}
     chosen = _kept_together(plan, chosen, sunk)
-    if not any(isinstance(n, ir.Call | ir.Lanes | ir.Branch | ir.Loop | ir.Scan | ir.Enclosed) for n in sunk):
+    if not any(isinstance(n, ir.Call) or n.holds for n in sunk):
         return None
     chosen = [node for node in chosen if node not in sunk]
     if not chosen:

@@ -66,8 +66,7 @@ def _needed_by_all(body: ir.Plan) -> set[int]:
     inputs = {v: 1 << v for v in range(body.inputs)}  # value -> the inputs it depends on, as bits
     common = (1 << body.inputs) - 1
     for node in body.nodes:
-        late = node.late if isinstance(node, ir.Lanes | ir.Branch) else ()
-        to_start = _union(inputs.get(v, 0) for k, v in enumerate(node.inputs) if k not in late)
+        to_start = _union(inputs.get(v, 0) for k, v in enumerate(node.inputs) if k not in node.late)
         inputs.update(dict.fromkeys(node.outputs, to_start | _union(inputs.get(v, 0) for v in node.inputs)))
         if rewrite.takes_time(node):
             common &= to_start

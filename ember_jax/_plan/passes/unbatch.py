@@ -45,14 +45,15 @@ def unbatch(plan: ir.Plan, records: frozenset[int] = frozenset()) -> ir.Plan:
 
 
 def _unbatched(node: ir.Node, used: set[int]) -> ir.Node:
-    """A node with its inner plans unbatched. An inner output is a record if the node's own output is used by nothing;
-    but a carry of a `scan` is not, since the next step may read it."""
-    if isinstance(node, ir.Branch | ir.Lanes):
-        records = frozenset(i for i, v in enumerate(node.outputs) if v not in used)
-    elif isinstance(node, ir.Scan):
-        records = frozenset(i for i, v in enumerate(node.outputs) if v not in used and i >= node.carry)
-    else:
-        records = frozenset()
+    """A node with its inner plans unbatched.
+
+    An inner output is a record if the node's own output is used by nothing; but a carry of a `scan` is not, since the
+    next step may read it.
+    """
+    if node.is_whole or not node.holds:
+        return node.with_plans(unbatch)
+    carry = len(node.held[-1].carried)
+    records = frozenset(i for i, v in enumerate(node.outputs) if v not in used and i >= carry)
     return node.with_plans(functools.partial(unbatch, records=records))
 
 
@@ -462,4 +463,4 @@ def _name(node: ir.Node) -> str:
         case ir.Foreign():
             return equations.name(node.seen.eqn)
         case _:
-            return {ir.Branch: "a branch", ir.Loop: "a while loop", ir.Scan: "a scan"}.get(type(node), "another vmap")
+            return node.title

@@ -27,63 +27,23 @@ def unused(plan: ir.Plan) -> ir.Plan:
 def _narrowed(node: ir.Node, wanted: Sequence[bool]) -> ir.Node:
     """A node that computes only those of its outputs that are wanted, and is given only the inputs that these need.
     Nodes that hold no plan stay as they are."""
-    match node:
-        case ir.Branch():
-            branches = [unused(_selected(b, wanted)) for b in node.branches]
-            read = _read(*branches)
-            return dataclasses.replace(
-                node,
-                inputs=(node.inputs[0], *_take(node.inputs[1:], read)),
-                outputs=_take(node.outputs, wanted),
-                branches=tuple(_given(b, read) for b in branches),
-            )
-        case ir.Lanes():
-            body = unused(_selected(node.body, wanted))
-            read = _read(body)
-            return dataclasses.replace(
-                node,
-                inputs=_take(node.inputs, read),
-                outputs=_take(node.outputs, wanted),
-                mapped=_take(node.mapped, read),
-                body=_given(body, read),
-            )
-        case ir.Scan():
-            wanted = [True] * node.carry + list(wanted[node.carry :])
-            body = unused(_selected(node.body, wanted))
-            first, last = node.constants, node.constants + node.carry
-            read = [r or first <= i < last for i, r in enumerate(_read(body))]
-            return dataclasses.replace(
-                node,
-                inputs=_take(node.inputs, read),
-                outputs=_take(node.outputs, wanted),
-                body=_given(body, read),
-                constants=sum(read[:first]),
-            )
-        case ir.Loop():
-            return _narrowed_loop(node)
-        case _:
-            return node
-
-
-def _narrowed_loop(node: ir.Loop) -> ir.Loop:
-    condition, body = unused(node.condition), unused(node.body)
-    first, last = node.condition_constants, node.condition_constants + node.body_constants
-    carry = [True] * (len(node.inputs) - last)
-    of_condition, of_body = _read(condition)[:first], _read(body)[: node.body_constants]
+    if node.is_whole or not node.holds:
+        return node
+    held = node.held
+    wanted = [w or i < len(held[-1].carried) for i, w in enumerate(wanted)]
+    plans = [unused(h.plan if all(wanted) else _selected(h.plan, wanted)) for h in held]
+    given, needed = set[int](), set[int]()
+    for h, used in zip(held, map(rewrite.used, plans), strict=True):
+        given.update(h.inputs)
+        needed.update(k for i, k in enumerate(h.inputs) if i in used or i in h.carried)
+    kept = [k in needed or k not in given for k in range(len(node.inputs))]
+    narrowed = iter([_given(plan, [kept[k] for k in h.inputs]) for h, plan in zip(held, plans, strict=True)])
     return dataclasses.replace(
-        node,
-        inputs=_take(node.inputs, [*of_condition, *of_body, *carry]),
-        condition=_given(condition, [*of_condition, *carry]),
-        body=_given(body, [*of_body, *carry]),
-        condition_constants=sum(of_condition),
-        body_constants=sum(of_body),
+        node.with_plans(lambda _: next(narrowed)),
+        inputs=_take(node.inputs, kept),
+        outputs=_take(node.outputs, wanted),
+        **node.narrowed(kept),
     )
-
-
-def _read(*plans: ir.Plan) -> list[bool]:
-    """For each input of plans that are given the same inputs, whether any of them reads it."""
-    used = set[int]().union(*map(rewrite.used, plans))
-    return [v in used for v in range(plans[0].inputs)]
 
 
 def _given(plan: ir.Plan, keep: Sequence[bool]) -> ir.Plan:
