@@ -1,4 +1,4 @@
-"""The lane engine as a whole: an operator in, its outputs out."""
+"""The lane engine as a runner: an operator and its inputs in, its outputs out."""
 
 import weakref
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ import numpy as np
 from .._plan.arranged import Arranged
 from .._runtime.loop import get_loop
 from .._runtime.progress import Tally
-from .._runtime.session import Session
+from .._runtime.session import Runner, Session
 from .runners import Runners
 from .sweep import Sweep
 
 
-class LaneEngine:
-    """Runs operators in this process, every lane at its own pace; see `sweep`."""
+class LaneEngine(Runner[Arranged]):
+    """Runs operators in this process, every lane at its own pace; see `sweep`. One serves all sessions."""
 
     def __init__(self) -> None:
         self._runners: weakref.WeakKeyDictionary[Arranged, Runners] = weakref.WeakKeyDictionary()

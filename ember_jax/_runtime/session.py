@@ -3,6 +3,7 @@
 One call's life, always the same: journal, single flight, budget, rate, provider, retry, price, journal, lane.
 """
 
+import abc
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -10,10 +11,11 @@ import math
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
+import numpy as np
 
 from .._errors import RefusedRequestError
 from .._jax.internals import CALLBACK_ERRORS
@@ -95,6 +97,38 @@ def _shown(name: str, value: float) -> str:
     return "unknown" if math.isnan(value) else f"${value:,.6f}"
 
 
+_Operator = TypeVar("_Operator", contravariant=True)
+
+
+class Runner(abc.ABC, Generic[_Operator]):
+    """Where a session's operators run: the seam between their plans and what carries them out.
+
+    It stands on this floor because a session names its own; plans stand above, so their type is a parameter. An
+    operator as it runs is an `Arranged` (see `_plan/arranged.py`). The runner that sessions use unless they name
+    another is the lane engine (see `_engine/engine.py`); one that spreads lanes over machines would be another.
+    """
+
+    @abc.abstractmethod
+    async def run(
+        self, operator: _Operator, inputs: Sequence[Any], session: "Session", tally: Tally
+    ) -> tuple[list[np.ndarray], str | None]:
+        """Runs an operator, on the event loop, where others may run at the same time.
+
+        **Arguments:**
+
+        - `operator`: its name and plan. It is the same object whenever the same is run, so what is made for it can be
+            kept by it, weakly.
+        - `inputs`: those of its plan, as arrays; keys are key data. What `vmap` maps has the lane axes in front.
+        - `session`: whom calls are made through.
+        - `tally`: counts the calls; it knows already how many there are at least.
+
+        **Returns:** the outputs of the plan, as arrays; what the user should be warned of, or `None`.
+
+        **Raises:** what the only lane that failed raised, or a `SweepError` of several. When it is cancelled nothing
+        that it has begun goes on.
+        """
+
+
 _CLOSE_SECONDS = 2.0
 
 
@@ -128,6 +162,7 @@ class Session:
     - `trace`: when each call was made; `trace.save("run.json")` writes it for Perfetto, `trace.plot()` draws it.
     - `limits`: a `Limit` by provider or by model, as they were given.
     - `pricing`: what its calls cost.
+    - `runner`: where its operators run. May be set; `None` stands for the lane engine, which is not known down here.
     """
 
     def __init__(
@@ -163,6 +198,7 @@ class Session:
         self._progress = progress
         self._log, self.trace = Log(), Trace()
         self.watchers: list[Watcher] = []
+        self.runner: Runner[Any] | None = None
         self.turns = _turns(scheduler)
         self._budget = Budget(math.inf if budget_usd is None else budget_usd)
         self.limits = self.checked(limits or {})
