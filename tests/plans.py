@@ -87,7 +87,7 @@ def run(plan, args=(), *, slots=None, scheduler=None, window=WINDOW):
 
     async def sweep():
         witness = Witness(slots, scheduler)
-        outputs = await Sweep(plan, Runners(plan), witness, get_loop().threads, "test", window).run(args)
+        outputs = await Sweep(plan, Runners(plan, False), witness, get_loop().threads, "test", window).run(args)
         return outputs, ticks(), witness
 
     with VirtualClock():

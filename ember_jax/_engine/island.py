@@ -4,15 +4,18 @@ Design note. An operator is bound as `custom_vmap(pure_callback(island))`: `vmap
 makes another island with one more lane axis, so that every lane keeps its own branches and loops. JAX keys its caches
 by the callback, so islands are kept by (program, lane axes): the second call makes none.
 
+An island's plan is arranged when it first runs. One that stands in another operator only is lowered into that one's
+plan and never runs; nor does the one that `vmap` has made another of.
+
 In somebody's program an operator is two callbacks, one that launches the island's sweep and one that waits for it (see
-`tickets`). To whoever lowers that program the second is an island around the first one's, which does not use its
-ticket; so the launch is a call whose answer nobody needs, and is dropped.
+`tickets`). To whoever lowers that program the second is the operator, which does not use its ticket; so the launch is
+a call whose answer nobody needs, and is dropped.
 """
 
 import functools
+import threading
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import jax
@@ -21,21 +24,22 @@ from jax.custom_batching import custom_vmap
 
 from .. import _callback
 from .._errors import EmberError, RepeatedSampleWarning
-from .._plan.counts import count
+from .._plan.arranged import Arranged, arrange
 from .._plan.operators import LaneAxis, OperatorCall, Program, mapped_plan
-from .._plan.passes import arrange
 from .._runtime import failures, interrupt
 from .._runtime import session as sessions
 from .._runtime.garbage import calm
-from .._runtime.loop import Loop, Work, forbid_in_loop
+from .._runtime.loop import Work, forbid_in_loop
 from .._runtime.progress import Tally
 from .._runtime.session import Session
 from . import tickets
-from .runners import Runners
-from .sweep import Sweep
+from .engine import LaneEngine
 
-# Counts islands made, for tests: the second call with new data must make none.
-made = 0
+# Count islands, for tests: the second call with new data must make none, and only those that run are arranged.
+made, arranged = 0, 0
+
+# Runs what no session's own runner does.
+_LANES = LaneEngine()
 
 
 class Island(OperatorCall):
@@ -46,9 +50,9 @@ class Island(OperatorCall):
         made += 1
         self._program = program
         self._lanes = lanes
-        self._plan = arrange(mapped_plan(program.plan, lanes))
-        self._runners = Runners(self._plan)
-        self._least = count(self._plan).least
+        self._x64 = jax.dtypes.canonicalize_dtype(np.int64) == np.int64
+        self._lock = threading.Lock()  # callbacks of several devices come at once
+        self._arranged: Arranged | None = None
 
     @property
     def program(self) -> Program:
@@ -64,15 +68,22 @@ class Island(OperatorCall):
     def __call__(self, *arrays: Any) -> list[np.ndarray]:
         forbid_in_loop(self.program.name)  # also here: a compiled program comes by no boundary
         loop = sessions.loop()
-        return _wait(loop.work(self.sweep([np.asarray(a) for a in arrays], loop, sessions.current())))
+        return _wait(loop.work(self.sweep([np.asarray(a) for a in arrays], sessions.current())))
 
-    async def sweep(self, values: Sequence[Any], loop: Loop, session: Session) -> tuple[list[np.ndarray], str | None]:
-        """Runs all lanes; returns what is recorded, with the lane axes in front, and what the user should know."""
-        session.count("islands")
-        tally = Tally(self._least)
-        running = Sweep(self._plan, self._runners, session, loop.threads, self.program.name, tally=tally)
-        with calm(), session.sweeping(self.program.name, tally):
-            return await running.run(values), running.warning()
+    def sweep(self, values: Sequence[Any], session: Session) -> Coroutine[Any, Any, "_Ran"]:
+        """What runs all lanes, on the event loop. They are arranged here and now if they have not run before."""
+        return _sweep(self.as_it_runs(), values, session)
+
+    def as_it_runs(self) -> Arranged:
+        """Its program with all its lanes, arranged when this is first asked for."""
+        global arranged
+        with self._lock:
+            if self._arranged is None:
+                arranged += 1
+                with calm():  # what is allocated for it is kept
+                    plan = mapped_plan(self._program.plan, self._lanes)
+                    self._arranged = arrange(self._program.name, plan, self._x64)
+            return self._arranged
 
 
 class Launch(_callback.HostFunction):
@@ -91,31 +102,26 @@ class Launch(_callback.HostFunction):
         except EmberError:  # which the wait will raise
             return [tickets.NONE]
         # copies: when this callback has returned, XLA uses its buffers for something else
-        sweep = self._island.sweep([np.array(a) for a in arrays], loop, sessions.current())
+        sweep = self._island.sweep([np.array(a) for a in arrays], sessions.current())
         return [tickets.launch(sweep, loop)]
 
 
 class Awaited(OperatorCall):
     """Waits for an island's sweep by its ticket, which is the last input; without one it runs the island.
 
-    To whoever lowers it, it is a program around the island, which does not use its ticket.
+    To whoever lowers it, it is the operator, which does not use its ticket.
     """
 
-    def __init__(self, island: Island, out: Sequence[jax.ShapeDtypeStruct]):
-        def without_ticket(*arrays: Any) -> Any:
-            return _callback.bind(island, out, *arrays[:-1])
-
-        jaxpr = jax.make_jaxpr(without_ticket)(*_inputs(island), tickets.TICKET)
-        self._program = replace(island.program, jaxpr=jaxpr, whole=False)
+    def __init__(self, island: Island):
         self._island = island
 
     @property
     def program(self) -> Program:
-        return self._program
+        return self._island.program
 
     @property
     def lanes(self) -> tuple[LaneAxis, ...]:
-        return ()
+        return self._island.lanes
 
     def __str__(self) -> str:
         return str(self._island)
@@ -123,6 +129,18 @@ class Awaited(OperatorCall):
     def __call__(self, *arrays: Any) -> list[np.ndarray]:
         work = tickets.take(arrays[-1])
         return self._island(*arrays[:-1]) if work is None else _wait(work)
+
+
+# What is recorded, with the lane axes in front, and what the user should know.
+_Ran = tuple[list[np.ndarray], str | None]
+
+
+async def _sweep(operator: Arranged, values: Sequence[Any], session: Session) -> _Ran:
+    session.count("islands")
+    tally = Tally(operator.least)
+    runner = _LANES if session.runner is None else session.runner
+    with calm(), session.sweeping(operator.name, tally):
+        return await runner.run(operator, values, session, tally)
 
 
 def _wait(work: Work) -> list[np.ndarray]:
@@ -134,14 +152,6 @@ def _wait(work: Work) -> list[np.ndarray]:
     if warning:
         warnings.warn(warning, RepeatedSampleWarning, stacklevel=2)
     return outputs
-
-
-def _inputs(island: Island) -> list[jax.ShapeDtypeStruct]:
-    """The types of an island's inputs, with the lane axes in front."""
-    return [
-        jax.ShapeDtypeStruct((*(size for size, mapped in island.lanes[::-1] if mapped[i]), *aval.shape), aval.dtype)
-        for i, aval in enumerate(island.program.jaxpr.in_avals)
-    ]
 
 
 def record(program: Program, arrays: Sequence[Any], lanes: tuple[LaneAxis, ...] = ()) -> list[Any]:
@@ -172,7 +182,7 @@ def _recorder(program: Program, lanes: tuple[LaneAxis, ...]) -> Any:
 
 def _launched(island: Island, out: Sequence[jax.ShapeDtypeStruct]) -> Callable[..., Any]:
     """Binds an island as two callbacks, side by side in one jaxpr."""
-    launch, awaited = Launch(island), Awaited(island, out)
+    launch, awaited = Launch(island), Awaited(island)
 
     def bound(*arrays: Any) -> Any:
         (ticket,) = _callback.bind(launch, [tickets.TICKET], *arrays)

@@ -3,9 +3,6 @@
 import functools
 from collections.abc import Sequence
 
-import jax
-import numpy as np
-
 from .._plan import ir
 from .._plan.counts import count
 from .._plan.paths import paths
@@ -22,13 +19,13 @@ class Runners(dict[ir.Segment, SegmentRunner]):
     - `sharing`: for each segment, which inputs are given once for all lanes.
     - `more`: how many calls more than the least there are by a decision: for a branch by which one is taken, for a
         loop by each further turn.
-    - `x64`: the configuration under which the program was traced; the loop's thread knows nothing of it.
+    - `x64`: whether 64-bit types were enabled where the program was traced; the loop's thread knows nothing of it.
     """
 
-    def __init__(self, plan: ir.Plan):
+    def __init__(self, plan: ir.Plan, x64: bool):
         super().__init__()
         self._plan = plan
-        self.x64 = jax.dtypes.canonicalize_dtype(np.int64) == np.int64
+        self.x64 = x64
         shared = _Sharing()
         shared.through(plan, [True] * plan.inputs, False, {})
         self.sharing = {segment: given_once(segment, inputs) for segment, inputs in shared.found.items()}

@@ -79,15 +79,6 @@ def new_jaxpr(invars: list[Any], outvars: list[Any], eqns: list[Any]) -> jex.Jax
     return _empty().replace(invars=invars, outvars=outvars, eqns=eqns, effects=effects)
 
 
-def with_outputs(closed: jex.ClosedJaxpr, outvars: list[Any]) -> jex.ClosedJaxpr:
-    """A closed jaxpr that returns other variables.
-
-    Until JAX 0.10 a closed jaxpr holds an open one and its constants. Since 0.11 both are one class: `closed.jaxpr` is
-    `closed`, with its constants attached, and the class still takes the old arguments.
-    """
-    return jex.ClosedJaxpr(closed.jaxpr.replace(outvars=outvars), closed.consts)
-
-
 @contextlib.contextmanager
 def same_nan_hook() -> Iterator[None]:
     """A context that leaves a thread's check for NaN after compiled functions as it was before.

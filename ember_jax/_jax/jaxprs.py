@@ -7,7 +7,7 @@ import numpy as np
 from jax.extend import core as jex
 
 from .._types import is_key
-from .internals import evaluate_jaxpr, is_tracer, new_jaxpr, with_outputs
+from .internals import evaluate_jaxpr, is_tracer, new_jaxpr
 from .values import vary
 
 
@@ -20,11 +20,6 @@ def lifted(closed: jex.ClosedJaxpr) -> tuple[jex.ClosedJaxpr, list[Any]]:
     """A jaxpr that takes its constants as its first inputs; and the constants."""
     jaxpr = closed.jaxpr
     return assemble([*jaxpr.constvars, *jaxpr.invars], jaxpr.outvars, jaxpr.eqns), list(closed.consts)
-
-
-def first_outputs(closed: jex.ClosedJaxpr, count: int) -> jex.ClosedJaxpr:
-    """A jaxpr that returns the first `count` of its results."""
-    return with_outputs(closed, closed.jaxpr.outvars[:count])
 
 
 def evaluated(closed: jex.ClosedJaxpr, *args: Any) -> list[Any]:

@@ -151,16 +151,15 @@ class Boundary:
         with no_mesh():
             closed = jax.make_jaxpr(recorded)(*(raw_aval(v.aval) for v in recording.closed.jaxpr.invars))
             slots = len(recording.slots)
-            plan = simplify(lower(closed), slots)
+            lowered = lower(closed)
+            plan = simplify(lowered, slots)
             if self._how is not None:
                 plan = _enclosed(plan, self._how)
             if not self._warns:
                 plan = without_warnings(plan)
-        # what only the outputs need is dead code here
-        jaxpr = jaxprs.first_outputs(closed, slots)
         # JAX drops a pure callback without results, and with it what the plan prints.
         effectful = not plan.outputs or _has_impure_call(plan)
-        return Program(self.name, jaxpr, plan, effectful, launched and not effectful, self._how is not None)
+        return Program(self.name, lowered, plan, effectful, launched and not effectful, self._how is not None)
 
     def _record_and_replay(self, signature: Signature, launched: bool, arrays: list[Any]) -> Any:
         extras = ir.EXTRAS[self._how] if self._how else ()

@@ -77,6 +77,14 @@ class Builder:
             values[var] = self.constant(const, var.aval)
         return values
 
+    def names(self, plan: ir.Plan, args: Sequence[int]) -> dict[int, int]:
+        """The values of a plan that is to stand in this one, by what they are there; its inputs are `args`."""
+        name = dict(enumerate(args))
+        for value in range(plan.inputs, plan.size):
+            constant, aval = plan.constants.get(value), plan.types[value]
+            name[value] = self.new(aval) if constant is None else self.constant(constant, aval)
+        return name
+
     def finish(self, inputs: int, outputs: Sequence[int]) -> ir.Plan:
         """The plan; its first `inputs` values are given."""
         return ir.Plan(

@@ -1,7 +1,8 @@
 """From a jaxpr to a plan.
 
-Call-like equations that hold calls are inlined, a nested operator's program too. Every other equation becomes a node,
-and one that is not known a numeric one; the passes do the rest.
+Call-like equations that hold calls are inlined. A nested operator has been lowered when it was traced, once for all the
+places where it stands: its plan is taken over, node by node. Every other equation becomes a node, and one that is not
+known a numeric one; the passes do the rest.
 """
 
 import dataclasses
@@ -16,13 +17,22 @@ from .._jax import equations
 from .._jax.equations import Checkpoint, ClosedCall, Cond, CustomDerivative, Host, Print, Scan, View, While, leaves_xla
 from .._jax.values import raw_aval
 from .._text.elementwise import ElementwiseOp
-from . import ir
+from . import ir, rewrite
 from .builder import Builder
-from .operators import OperatorCall, mapped_plan
+from .operators import OperatorCall, Program, mapped_plan
+
+# Counts programs lowered, for tests: one that stands in another is lowered no second time.
+lowered = 0
 
 
 def lower(closed: jex.ClosedJaxpr) -> ir.Plan:
-    """Lowers a jaxpr whose constants are concrete."""
+    """Lowers a program: a jaxpr whose constants are concrete."""
+    global lowered
+    lowered += 1
+    return _lower(closed)
+
+
+def _lower(closed: jex.ClosedJaxpr) -> ir.Plan:
     builder = Builder()
     args = [builder.new(v.aval) for v in closed.jaxpr.invars]
     outputs = _walk(builder, closed, args, "")
@@ -48,8 +58,10 @@ def _outside(builder: Builder, eqn: jex.JaxprEqn, values: dict[Any, int], scope:
             return _walk(builder, seen.body, inputs, _join(scope, seen.name))
         case Checkpoint() | CustomDerivative():
             return _walk(builder, seen.body, inputs, scope)
-        case Host(function=OperatorCall() as operator) if not operator.lanes and not operator.program.whole:
-            return _walk(builder, operator.program.jaxpr, inputs, scope)
+        case Host(function=OperatorCall() as operator):
+            inputs = inputs[: operator.program.plan.inputs]
+            if not operator.lanes and not operator.program.whole:
+                return _inlined(builder, operator.program, inputs, scope)
     make = _maker(seen)
     if make is None:
         return builder.numeric(eqn, values)
@@ -62,7 +74,7 @@ def _maker(seen: View | None) -> Any:
     """What makes the node of an equation from its place; `None` for what only XLA can run."""
     match seen:
         case Cond():
-            return functools.partial(ir.Branch, branches=tuple(map(lower, seen.branches)))
+            return functools.partial(ir.Branch, branches=tuple(map(_lower, seen.branches)))
         case While():
             return _loop(seen)
         case Scan():
@@ -73,6 +85,18 @@ def _maker(seen: View | None) -> Any:
             return functools.partial(_host_node, seen)
         case _:
             return None
+
+
+def _inlined(builder: Builder, program: Program, inputs: Sequence[int], scope: str) -> list[int]:
+    """Adds the nodes of a nested operator; returns the values of its outputs."""
+    plan = program.lowered
+    name = builder.names(plan, inputs)
+    for node in plan.nodes:
+        inner = rewrite.renamed(node, name)
+        if not isinstance(inner, ir.Segment):  # numbers are nobody's
+            inner = dataclasses.replace(inner, scope=_join(scope, inner.scope))
+        builder.add(inner)
+    return [name[v] for v in plan.outputs[: len(program.plan.outputs)]]
 
 
 # -- one equation to one node ----------------------------------------------------------------------------------------
@@ -97,15 +121,15 @@ def _operator(operator: OperatorCall, **where: Any) -> ir.Node:
 def _loop(loop: While) -> Any:
     return functools.partial(
         ir.While,
-        condition=lower(loop.condition),
-        body=lower(loop.body),
+        condition=_lower(loop.condition),
+        body=_lower(loop.body),
         condition_constants=loop.condition_constants,
         body_constants=loop.body_constants,
     )
 
 
 def _scan(scan: Scan) -> Any:
-    body, operands = lower(scan.body), len(scan.eqn.invars)
+    body, operands = _lower(scan.body), len(scan.eqn.invars)
     if not scan.carry:  # `lax.map`, or `vmap` of a call with an effect: steps that do not depend on each other
         varies = ((False,),) * scan.constants + ((True,),) * (operands - scan.constants)
         return functools.partial(ir.Lanes, body=body, sizes=(scan.length,), mapped=varies)

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jax.extend import core as jex
-
 from .. import _callback
 from . import ir
 from .rewrite import lane_types
@@ -24,12 +22,15 @@ LaneAxis = tuple[int, tuple[bool, ...]]
 class Program:
     """An operator's recorded half, traced and lowered; its outputs are what is recorded.
 
-    `effectful` says that it makes calls for their effect, so that JAX must not drop it; `launched`, that it may
-    begin before anybody waits for it; `whole`, that it is a step of its own in what it stands in.
+    `plan` is what is run, simplified. `lowered` is the plan as lowered, for an outer operator to take over into its own
+    and to simplify together with what stands around; its first outputs are those of `plan`, and the others show how
+    the replay uses them. `effectful` says that it makes calls for their effect, so that JAX must not drop it;
+    `launched`, that it may begin before anybody waits for it; `whole`, that it is a step of its own in what it stands
+    in.
     """
 
     name: str
-    jaxpr: jex.ClosedJaxpr
+    lowered: ir.Plan
     plan: ir.Plan
     effectful: bool
     launched: bool = False
@@ -38,7 +39,10 @@ class Program:
 
 
 class OperatorCall(_callback.HostFunction):
-    """A callback that stands for an operator."""
+    """A callback that stands for an operator.
+
+    Its first arguments are the inputs of the program's plan. What comes after them only running it needs.
+    """
 
     @property
     @abc.abstractmethod

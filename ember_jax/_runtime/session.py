@@ -37,6 +37,7 @@ from .loop import Loop, get_loop
 from .pricing import Pricing
 from .progress import Tally
 from .retry import Retry
+from .runner import Runner
 from .scheduler import NOWHERE, Path, Scheduler
 from .sending import Sender
 from .trace import Trace
@@ -112,6 +113,7 @@ class Session:
     - `trace`: when each call was made; `trace.save("run.json")` writes it for Perfetto, `trace.plot()` draws it.
     - `limits`: a `Limit` by provider or by model, as they were given.
     - `pricing`: what its calls cost.
+    - `runner`: where its operators run. May be set; `None` stands for the lane engine, which is not known down here.
     - `results`: results of host functions.
     """
 
@@ -148,6 +150,7 @@ class Session:
         self._progress = progress
         self._log, self.trace = Log(), Trace()
         self.watchers: list[Watcher] = []
+        self.runner: Runner[Any, Session] | None = None
         self.turns = _turns(scheduler)
         self._budget = Budget(math.inf if budget_usd is None else budget_usd)
         self.limits = self.checked(limits or {})

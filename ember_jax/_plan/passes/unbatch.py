@@ -389,11 +389,7 @@ class _Body:
     def _inlined(self, node: ir.Lanes, inputs: tuple[int, ...]) -> list[int]:
         """Adds the body of lanes as it stands, since it is one lane's already; returns its outputs."""
         body = node.body
-        name = dict(enumerate(inputs))
-        for value in range(body.inputs, body.size):
-            constant = body.constants.get(value)
-            aval = body.types[value]
-            name[value] = self._builder.new(aval) if constant is None else self._builder.constant(constant, aval)
+        name = self._builder.names(body, inputs)
         for step in body.nodes:
             scope = "/".join(filter(None, (node.scope, step.scope)))
             self._builder.add(dataclasses.replace(rewrite.renamed(step, name), scope=scope))
