@@ -130,7 +130,7 @@ class Spread:
         self.left = math.prod(node.sizes)
         self.started = 0
         self.outputs = [np.zeros((*node.sizes, *a.shape), a.dtype) for a in node.body.avals]
-        self.early = {n.position: self.left for n in node.body.nodes if isinstance(n, ir.Give)}
+        self.early = dict.fromkeys(node.body.gives, self.left)
         frame, index = inside
         given = {node.outputs[k] for k in self.early}
         self.awaited: dict[int, int] = {}
