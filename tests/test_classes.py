@@ -31,10 +31,10 @@ OVERRIDING = {
     "While": {"Node.held", "Node.narrowed"},
     # A domain says where its own idea is more than that of any walk: of a value's parts, of constants, of steps that
     # hold plans.
-    "Bounds": {"Walk.carried", "Walk.constants", "Walk.control"},
+    "Bounds": {"Walk.constants", "Walk.control"},
     "Time": {"Walk.control"},
-    "_FirstOperands": {"Walk.carried", "Walk.constants", "Walk.part"},
-    "_Sharing": {"Walk.carried", "Walk.part"},
+    "_FirstOperands": {"Walk.constants", "Walk.part"},
+    "_Sharing": {"Walk.carried"},
 }
 
 # What may have a name that something else has, and why.

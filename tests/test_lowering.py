@@ -13,7 +13,6 @@ from jaxtyping import Array, Float
 
 import ember_jax as ember
 from ember_jax._errors import UnsupportedError
-from ember_jax._plan import ir
 from ember_jax._plan.lower import lower
 from ember_jax._plan.passes import arrange, simplify
 
@@ -248,16 +247,7 @@ def kinds(plan):
     found = []
     for node in plan.nodes:
         found.append(type(node).__name__)
-        match node:
-            case ir.Branch():
-                inner = node.branches
-            case ir.While():
-                inner = (node.condition, node.body)
-            case ir.Scan() | ir.Lanes():
-                inner = (node.body,)
-            case _:
-                inner = ()
-        for body in inner:
+        for body in node.plans:
             found += kinds(body)
     return sorted(found)
 

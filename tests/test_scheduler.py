@@ -223,16 +223,7 @@ def nodes(plan):
     """All nodes, those within others too."""
     for node in plan.nodes:
         yield node
-        match node:
-            case ir.Branch():
-                within = node.branches
-            case ir.Scan() | ir.Lanes() | ir.Enclosed():
-                within = (node.body,)
-            case ir.While():
-                within = node.condition, node.body
-            case _:
-                within = ()
-        for inner in within:
+        for inner in node.plans:
             yield from nodes(inner)
 
 

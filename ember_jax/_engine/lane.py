@@ -188,7 +188,7 @@ class Spread:
         self.count = self.left = math.prod(node.sizes)
         self.started = 0
         self.outputs = [np.zeros((*node.sizes, *a.shape), a.dtype) for a in node.body.avals]
-        self.early = {n.position: self.left for n in node.body.nodes if isinstance(n, ir.Give)}
+        self.early = dict.fromkeys(node.body.gives, self.left)
         self.awaited = self._awaited()
 
     def _awaited(self) -> dict[int, int]:

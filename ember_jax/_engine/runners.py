@@ -60,10 +60,7 @@ class _Sharing(Walk[bool, None]):
     def __init__(self) -> None:
         self.found: dict[ir.Segment, tuple[bool, ...]] = {}
 
-    def part(self, value: bool) -> bool:
-        return False
-
-    def carried(self, value: bool, is_kept: bool) -> bool:
+    def carried(self, value: bool, is_kept: bool, begin: bool) -> bool:
         return False
 
     def together(self, runs: Sequence[None], begin: bool) -> None:

@@ -1,4 +1,4 @@
-"""How many calls a plan makes."""
+"""How many calls a plan makes. No value matters to that, so it is summed up over what steps hold, without a walk."""
 
 import dataclasses
 import math

@@ -5,9 +5,9 @@ small integers, so that a lane is a list; every node is one kind of thing that c
 of each equation, `passes/` rewrite plans to plans, and the lane engine runs what comes out. Nodes come in an order in
 which they could run.
 
-A kind of node that holds plans says once how it runs them, in `held`. What only goes through plans (`walk.py`: counts,
-paths, what is known and what it comes to) asks for that, and need not name the kind. (The alternative, a `match` over
-all kinds in each of these, named a kind in a dozen files.)
+A kind of node that holds plans says once how it runs them, in `held`. What only goes through plans (counts, and
+`walk.py`: paths, chains, what is known and what it comes to) asks for that, and need not name the kind. (The
+alternative, a `match` over all kinds in each of these, named a kind in a dozen files.)
 """
 
 import dataclasses

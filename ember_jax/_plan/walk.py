@@ -34,25 +34,25 @@ class Walk(abc.ABC, Generic[Value, Total]):
         """What is said of a plan's constants."""
         return {}
 
-    def part(self, value: Value) -> Value:
+    def part(self, value: Value, begin: Value) -> Value:
         """Any part of a value."""
-        return value
+        return begin
 
-    def carried(self, value: Value, is_kept: bool) -> Value:
-        """What one of several runs in turn is given in place of the first one; `is_kept` if that is handed on."""
-        return value
+    def carried(self, value: Value, is_kept: bool, begin: Value) -> Value:
+        """What any of several runs in turn is given, where the first is given a value; `is_kept` if they hand it on."""
+        return value if is_kept else begin
 
     def control(self, node: ir.Node, given: Sequence[Value], begin: Value) -> tuple[Sequence[Value], Total]:
         """The same of a step that holds plans. By default of each plan any one run is walked."""
-        return (), self.together([self.enter(h, self.any_run(h, given), begin)[1] for h in node.held], begin)
+        return (), self.together([self.enter(h, self.any_run(h, given, begin), begin)[1] for h in node.held], begin)
 
-    def any_run(self, held: ir.Held, given: Sequence[Value]) -> list[Value]:
+    def any_run(self, held: ir.Held, given: Sequence[Value], begin: Value) -> list[Value]:
         """What any run of a plan is given, by the step that holds it."""
         values = [given[k] for k in held.inputs]
         for i in held.parts:
-            values[i] = self.part(values[i])
+            values[i] = self.part(values[i], begin)
         for i, is_kept in held.carried.items():
-            values[i] = self.carried(values[i], is_kept)
+            values[i] = self.carried(values[i], is_kept, begin)
         return values
 
     def enter(self, held: ir.Held, given: Sequence[Value], begin: Value) -> tuple[list[Value], Total]:

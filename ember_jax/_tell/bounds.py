@@ -120,9 +120,6 @@ class Bounds(Walk[Known | None, ByModel]):
     def together(self, runs: Sequence[ByModel], begin: Known | None) -> ByModel:
         return added(runs)
 
-    def carried(self, value: Known | None, is_kept: bool) -> Known | None:
-        return value if is_kept else None
-
     def step(self, plan: ir.Plan, node: ir.Node, given: Sequence[Known | None], begin: Known | None) -> Any:
         match node:
             case ir.Segment():
@@ -146,7 +143,7 @@ class Bounds(Walk[Known | None, ByModel]):
     def _runs(self, held: ir.Held, given: Sequence[Known | None]) -> tuple[list[Known | None], ByModel]:
         """All runs of a plan that a step holds, one by one if it is known how many they are."""
         if held.least is not None:
-            any_run = self.any_run(held, given)
+            any_run = self.any_run(held, given, None)
             return [any_run[i] for i in held.carried], _repeated(self.enter(held, any_run, None)[1], held.least)
         carry = [given[held.inputs[i]] for i in held.carried]
         places = list(np.ndindex(held.sizes))

@@ -60,11 +60,8 @@ class _FirstOperands(Walk[Known | None, None]):
     def constants(self, plan: ir.Plan) -> Mapping[int, Known | None]:
         return constants(plan)
 
-    def part(self, value: Known | None) -> Known | None:
-        return _row(value)
-
-    def carried(self, value: Known | None, is_kept: bool) -> Known | None:
-        return value if is_kept else None
+    def part(self, value: Known | None, begin: Known | None) -> Known | None:
+        return one_of([value])  # some row, it is not known which
 
     def together(self, runs: Sequence[None], begin: Known | None) -> None:
         return None
@@ -78,11 +75,6 @@ class _FirstOperands(Walk[Known | None, None]):
             case ir.Take():
                 return given, None
         return (), None
-
-
-def _row(whole: Known | None) -> Known | None:
-    """One row of an array, it is not known which."""
-    return None if whole is None else one_of([whole])
 
 
 def one_of(parts: Iterable[Known | None]) -> Known | None:
