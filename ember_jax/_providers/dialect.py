@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from .._errors import MalformedResponseError, ProviderError
-from .base import Request, Response
+from .base import Request, Response, Tokens
 
 _Form = TypeVar("_Form")
 
@@ -75,11 +75,13 @@ class Failure(NamedTuple):
     - `kind`: what it is raised as.
     - `words`: ours, with a `{}` for each of the service's; the model id is put before them.
     - `said`: the service's. They are scrubbed, put on one line and trimmed before they are filled in.
+    - `tokens`: what the service says that it bills all the same.
     """
 
     kind: type[ProviderError]
     words: str
     said: tuple[str, ...] = ()
+    tokens: Tokens | None = None
 
 
 class Meaning(NamedTuple):
@@ -135,15 +137,49 @@ def decoded(answer: HTTPAnswer, form: type[_Form], noun: str, hint: str) -> _For
     # Imported on the first answer, so that `import ember_jax` stays cheap.
     import msgspec
 
+    fault: ValueError | RecursionError
     try:
         return msgspec.json.decode(answer.body, type=form)
     except (ValueError, RecursionError) as error:
+        fault = error
+        # Answers that were paid for are read as far as they can be. Most are strict JSON, which msgspec reads in a
+        # tenth of the time, so leniency is tried second.
         # Some gateways state an error with status 200.
-        words, said = f"the answer is not {noun}: {{}}.", stated(answer.body) or _fault(answer.body, error)
+        said = stated(answer.body)
+        if not said and (tree := tree_of(answer.body)) is not None:
+            try:
+                return lenient(tree, form)
+            except ValueError as error:
+                fault = error
+        words, said = f"the answer is not {noun}: {{}}.", said or _fault(answer.body, fault)
     content_type = answer.headers.get("content-type", "")
     if "json" in content_type:
         return Failure(MalformedResponseError, words, (said,))
     return Failure(MalformedResponseError, f"{words} It is {{!r}}; {hint}", (said, content_type))
+
+
+def lenient(tree: Any, form: type[_Form]) -> _Form:
+    """A tree of JSON as a value of a dataclass. Raises `ValueError` where it has another form.
+
+    What services send although it is no JSON, or of another type than it should be, is read as what it means: the
+    constants `NaN` and `-Infinity`, whole numbers with a point, numbers in quotes; half of a surrogate pair is U+FFFD.
+    """
+    import msgspec
+
+    return msgspec.convert(_unicode(tree), form, strict=False)
+
+
+def _unicode(tree: Any) -> Any:
+    match tree:
+        case str():
+            # Half of a pair that two escapes spell is whole after the first step, if its other half is there.
+            return tree.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        case list():
+            return [_unicode(inner) for inner in tree]
+        case dict():
+            return {_unicode(name): _unicode(inner) for name, inner in tree.items()}
+        case _:
+            return tree
 
 
 def stated(body: bytes) -> str:
@@ -152,7 +188,7 @@ def stated(body: bytes) -> str:
     The places are those of all vendors together, and not of one dialect: gateways, which stand before any of them, have
     a form of their own.
     """
-    tree = _tree(body)
+    tree = tree_of(body)
     error = tree.get("error", tree) if isinstance(tree, dict) else None
     if isinstance(error, dict):
         error = error.get("message") or error.get("detail")
@@ -161,13 +197,14 @@ def stated(body: bytes) -> str:
 
 def readable(body: bytes) -> str:
     """A body as text. JSON is written anew, because a key in it might be hidden from the eye by escapes."""
-    tree = _tree(body)
+    tree = tree_of(body)
     return body.decode("utf-8", "replace") if tree is None else json.dumps(tree, ensure_ascii=False)
 
 
-def _tree(body: bytes) -> Any:
+def tree_of(body: bytes) -> Any:
+    """A body as a tree of JSON, also with constants and a byte order mark that JSON has not; `None` if it is none."""
     try:
-        return json.loads(body)
+        return json.loads(body.removeprefix(b"\xef\xbb\xbf"))
     except (ValueError, RecursionError):
         return None
 

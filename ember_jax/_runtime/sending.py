@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from .._errors import ConnectionFailedError, ProviderError, RateLimitError
-from .._providers.base import Provider, Request, Response
+from .._providers.base import Provider, Request, Response, Tokens
 from .._providers.quota import Quota
 from . import log, retry
 from .budget import Hold
@@ -28,7 +28,7 @@ class Sender:
     **Arguments:**
 
     - `provider`: finds a provider by name.
-    - `count`: adds one to a count of the session's report.
+    - `count`: adds one, or so much, to a count of the session's report.
     - `limits`: by provider, or by `provider/model`.
     - `policy`: what is tried again.
     - `pricing`: what calls cost, and what that is taken from.
@@ -39,7 +39,7 @@ class Sender:
     def __init__(
         self,
         provider: Callable[[str], Provider],
-        count: Callable[[str], None],
+        count: Callable[..., None],
         limits: Mapping[str, Limit],
         policy: Retry,
         pricing: Pricing,
@@ -168,14 +168,19 @@ class Sender:
                 self._count("throttled")
             quota = error.quota if isinstance(error.quota, Quota) else None
             gate.failed(ticket, is_refused, error.retry_after, quota)
-            if retry.may_be_billed(error):
-                hold.lose()
+            if isinstance(error.tokens, Tokens):  # billed, although it is no answer
+                cost = self._pricing.cost(request, error.tokens)
+                self._bill(error.tokens, cost)
+                hold.settle(cost)
+            elif retry.may_be_billed(error):
+                self._lose(request, hold)
             raise
         except BaseException:
-            hold.lose()
+            self._lose(request, hold)
             if ticket is not None:
                 gate.abandoned(ticket)
             raise
+        self._bill(response.tokens, response.cost)
         hold.settle(response.cost)
         attempts.append(Attempt(began, time.time()))
         if ticket is not None:
@@ -183,6 +188,17 @@ class Sender:
             gate.succeeded(ticket, used or None, response.quota)
             self._sizes_of(request).learn(request, response, count=gate.limits_tokens)
         return response if response.quota is None else response._replace(quota=None)
+
+    def _bill(self, tokens: Tokens, cost: float) -> None:
+        self._count("input_tokens", int(tokens.input))
+        self._count("output_tokens", int(tokens.output))
+        self._count("cost_usd", cost)
+
+    def _lose(self, request: Request, hold: Hold) -> None:
+        """A request was sent, and nobody knows whether it is billed."""
+        hold.lose()
+        self._count("lost")
+        self._count("lost_usd", self._pricing.worst(request))
 
     def _sizes_of(self, request: Request) -> Sizes:
         found = self._sizes.get(request.model)

@@ -10,7 +10,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,12 +18,12 @@ import jax
 from .._errors import RefusedRequestError
 from .._jax.internals import CALLBACK_ERRORS
 from .._providers import registry
-from .._providers.base import Provider, Request, Response
+from .._providers.base import Provider, Request, Response, Tokens
 from .._providers.prices import Price
 from . import failures, log, progress
 from .budget import Budget, Funds
 from .call_log import Log
-from .events import Attempt, CallEnded, How, Watcher
+from .events import Attempt, CallEnded, How, Meter, Watcher
 from .flight import SingleFlight
 from .journal.base import AbstractJournal, Entry
 from .journal.calls import Answer, Calls, Lane, digests
@@ -32,6 +32,7 @@ from .journal.place import UNSET, places
 from .limits import Limit, Statistics
 from .loop import Loop, get_loop
 from .memo import Memo
+from .oddities import Oddities, no_answer
 from .pricing import Pricing
 from .progress import Tally
 from .retry import Retry
@@ -54,8 +55,11 @@ class Report:
     - `retries`: requests among them that a failed one was tried again by.
     - `throttled`: requests refused as one too many (429).
     - `failed`: requests that a provider did not answer.
-    - `input_tokens`, `output_tokens`: of the requests sent.
-    - `cost_usd`: of the requests sent; NaN if the price of one is unknown.
+    - `cut`: calls whose answer ended before all was said, by a limit or a filter.
+    - `input_tokens`, `output_tokens`: of the requests sent, those that were billed without an answer among them.
+    - `cost_usd`: of the same requests; NaN if the price of one is unknown.
+    - `lost`: requests that were sent and are possibly billed, as their answers were lost.
+    - `lost_usd`: what these may come to at most. It is no part of `cost_usd`.
     - `saved_usd`: what the calls replayed and merged would have cost; NaN likewise.
     - `islands`: operators run as a plan.
     - `barriers`: how often lanes inside an operator waited for each other, as `explain` names it.
@@ -68,9 +72,12 @@ class Report:
     retries: int = 0
     throttled: int = 0
     failed: int = 0
+    cut: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float = 0.0
+    lost: int = 0
+    lost_usd: float = 0.0
     saved_usd: float = 0.0
     islands: int = 0
     barriers: int = 0
@@ -161,7 +168,7 @@ class Session:
         self._memo = Memo()
         self._declining: set[tuple[str, str]] = set()
         self._progress = progress
-        self._log, self.trace = Log(), Trace()
+        self._log, self.trace, self._odd = Log(), Trace(), Oddities()
         self.watchers: list[Watcher] = []
         self.turns = _turns(scheduler)
         self._budget = Budget(math.inf if budget_usd is None else budget_usd)
@@ -288,8 +295,12 @@ class Session:
         scope: str = "",
         stands_for: int = 1,
         path: Path = NOWHERE,
+        used: Sequence[Meter] = (),
     ) -> Response:
-        """Answers one LLM call, or so many equal ones that a plan has made one of."""
+        """Answers one LLM call, or so many equal ones that a plan has made one of; tells meters what it used.
+
+        Raises `NoAnswerError` for an answer that is kept and paid for, and that nobody can go on with.
+        """
         self._counts["calls"] += stands_for
         self._counts["merged"] += stands_for - 1
         endpoint = self.provider(request.provider).endpoint
@@ -305,16 +316,38 @@ class Session:
             response, how = await self._answered(request, asked)
             if saved := stands_for - (how == "answered"):
                 self.count("saved_usd", saved * response.cost)
+            for meter in used:
+                meter.add(response)
+            self._look_at(request, response, stands_for)
             return response
         except BaseException as caught:
             error = caught
             raise
         finally:
+            if used:
+                self._bill(request, asked.attempts, used)
             if self.watchers:
                 now, attempts = time.time(), asked.attempts
                 ended = CallEnded(digest, request, lane, scope, how, began, now, response, error, attempts, stands_for)
                 for watch in self.watchers:
                     watch(ended)
+
+    def _look_at(self, request: Request, response: Response, stands_for: int) -> None:
+        """Counts and tells what is odd about an answer; raises `NoAnswerError` if there is nothing in it."""
+        if response.is_cut:
+            self._counts["cut"] += stands_for
+            self._odd.cut(request, response)
+        self._odd.other_model(request, response)
+        if not response.is_answer:
+            raise no_answer(request, response)
+
+    def _bill(self, request: Request, attempts: Sequence[Attempt], used: Sequence[Meter]) -> None:
+        """Tells meters what was billed for the attempts that gave no answer."""
+        billed = [a.error.tokens for a in attempts if a.error is not None and isinstance(a.error.tokens, Tokens)]
+        for tokens in billed:
+            cost = self.pricing.cost(request, tokens)
+            for meter in used:
+                meter.bill(tokens, cost)
 
     async def _answered(self, request: Request, asked: _Asked) -> tuple[Response, How]:
         response, how = asked.journal.get(asked.digest), "replayed"
@@ -330,10 +363,6 @@ class Session:
         if known is not None:
             return known
         response = await self._complete(request, asked)
-        counts = self._counts
-        counts["input_tokens"] += response.input_tokens
-        counts["output_tokens"] += response.output_tokens
-        counts["cost_usd"] += response.cost
         return await asked.journal.put(asked.digest, asked.entry(request, response))
 
     async def _complete(self, request: Request, asked: _Asked) -> Response:
