@@ -1,4 +1,4 @@
-"""The main job on simulated models: what a network of small models is worth, and how many calls are best."""
+"""`python -m ember_jax demo`: what a network of simulated models is worth, and how many calls of a vote are best."""
 
 import sys
 from collections.abc import Callable
@@ -18,10 +18,12 @@ from ._text.text import Text, text
 from .learn import Frontier, pareto, scaling
 from .testing import Sim, SimModel
 
+# How many questions are shown with their answers.
 _SHOWN = 3
-# The shares of questions, and how often a model is right on them, for which votes get better and then worse.
+# The share of easy questions, and how often a model is right on an easy and on a hard question. With these numbers a
+# vote first gets better with more calls, and then worse.
 _EASY, _RIGHT_IF_EASY, _RIGHT_IF_HARD = 0.6, 0.85, 0.35
-# Samples of each question; the first of them are what the best number of calls is predicted from.
+# How many samples of each question are drawn, and from how many of these the best number of calls is predicted.
 _SAMPLES, _FEW = 41, 20
 
 Write = Callable[..., None]
@@ -32,8 +34,8 @@ def demo(questions: int, seed: int, out: TextIO | None = None, folder: Path | No
 
     **Arguments:**
 
-    - `questions`: how many.
-    - `seed`: draws the questions and the samples.
+    - `questions`: how many questions are asked.
+    - `seed`: seeds the draws of the questions and of the samples.
     - `out`: where text is written; standard output by default.
     - `folder`: where pictures are written, if matplotlib is there: accuracy against cost, the timeline, and accuracy
         against the number of calls; by default nowhere.
@@ -77,7 +79,10 @@ def _worth(questions: int, seed: int, write: Write, pictures: dict[str, Path]) -
 
 
 def _more_calls(questions: int, seed: int, write: Write, pictures: dict[str, Path]) -> None:
-    """Votes with more and more calls, where some questions are harder than a coin; Chen et al., arXiv 2403.02419."""
+    """Votes with more and more calls, on questions of which some are answered worse than by a coin.
+
+    More calls then make a vote worse on these questions and better on the others. Chen et al., arXiv 2403.02419.
+    """
     asked, gold, accuracy = _uneven(questions, seed)
     model = SimModel(accuracy=accuracy, wrong_answers=1, latency=0.02, sigma=0.3)
     with session(providers={"sim": Sim({"uneven": model})}):
@@ -107,7 +112,7 @@ def _more_calls(questions: int, seed: int, write: Write, pictures: dict[str, Pat
 
 @jax.jit
 def _winners(answers: Text, counts: jax.Array) -> Text:
-    """What votes of the first samples choose: for each question, for each number of samples."""
+    """The winners of votes among the first `count` samples: a Text of shape `[questions, counts]`."""
 
     def winner(answers: Text, count: jax.Array) -> Text:
         counted = jnp.where(jnp.arange(len(answers)) < count, 1.0, 0.0)
@@ -117,7 +122,10 @@ def _winners(answers: Text, counts: jax.Array) -> Text:
 
 
 def _uneven(questions: int, seed: int) -> tuple[Text, Text, Callable[[str], float]]:
-    """Easy questions and hard ones, their answers, and how often a model is right on each: sums are easy."""
+    """Questions, their right answers, and a function that says how often a model is right on one.
+
+    Sums are easy, and products are hard.
+    """
     draw = np.random.default_rng(seed)
     easy = np.arange(questions) < round(_EASY * questions)
     numbers = draw.integers(100, 1000, (questions, 2)).tolist()

@@ -46,8 +46,9 @@ from typing import Any
 class EmberError(Exception):
     """The base of every error that ember_jax raises."""
 
-    # By its words and attributes, and not by making it again: an exception whose `__init__` takes something else than
-    # its message can be pickled by default, but not be unpickled, and a pool of processes then waits for ever.
+    # An error is unpickled from its message and attributes, without a call of `__init__`. Python's default would call
+    # `__init__` with the message. If that takes other arguments, the error can be pickled but not unpickled, and a pool
+    # of processes then waits for ever.
     def __reduce__(self) -> tuple[Any, ...]:
         portable = lambda held: _portable(held) if isinstance(held, BaseException) else held
         return _made, (type(self), self.args), {name: portable(held) for name, held in vars(self).items()} or None
@@ -107,7 +108,7 @@ class NotationError(EmberError, ValueError):
 
 
 def _pointed(text: str, position: int) -> str:
-    """The line of a character, or what of it is near, and a caret below the character."""
+    """The line that a character is in, or the part of it near the character, and a caret below the character."""
     begin = text.rfind("\n", 0, position) + 1
     end = text.find("\n", position)
     end = len(text) if end < 0 else end
@@ -192,9 +193,9 @@ class BudgetError(EmberError):
     **Attributes:** in US dollars
 
     - `cap`: the session's `budget_usd`.
-    - `spent`: what was paid, and what may have been, for answers that were lost.
-    - `reserved`: what calls in flight may come to.
-    - `worst`: what this call may come to; infinite if nothing bounds its answer.
+    - `spent`: what was paid, and the most that answers which were lost may have cost.
+    - `reserved`: the most that calls in flight may cost.
+    - `worst`: the most that this call may cost; infinite if nothing bounds its answer.
     """
 
     def __init__(self, message: str, *, cap: float, spent: float, reserved: float, worst: float):
@@ -223,7 +224,7 @@ class InternalError(EmberError):
 
     **Attributes:**
 
-    - `cause`: the exception that nothing has expected.
+    - `cause`: the exception that was not expected, or `None`.
     """
 
     def __init__(self, message: str, cause: BaseException | None = None):
@@ -257,18 +258,21 @@ class LaneFailure:
         return LaneFailure, (self.lane, self.scope, _portable(self.cause))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "LaneFailure":
-        return self  # nothing changes it, and not every cause can be copied
+        return self  # it is never changed, so it can be shared; and some causes cannot be copied
 
 
 class ForeignError(EmberError):
-    """Stands, in another process, for an exception that cannot get there: it has its words."""
+    """Stands in another process for an exception that cannot be pickled: its message names that one, and its words."""
 
 
 def _portable(cause: BaseException) -> BaseException:
-    """An exception that can be unpickled; most can, and no one knows of others before it is tried."""
+    """The exception itself if it can be pickled and unpickled, else a `ForeignError` for it.
+
+    Only trying shows which: an exception may be pickled without an error and fail when it is unpickled.
+    """
     try:
         pickle.loads(pickle.dumps(cause))
-    except Exception:  # whatever somebody's `__reduce__` or `__init__` raises
+    except Exception:  # a `__reduce__` or `__init__` of somebody's may raise anything
         return ForeignError(f"{type(cause).__name__}: {cause}")
     return cause
 
@@ -288,6 +292,7 @@ class SweepError(EmberError):
         self.failures = tuple(failures)
         self.lanes = lanes
         told: dict[str, list[LaneFailure]] = {}
+        # A spent budget is told first, as it is why the sweep did not go on, and its message says how to.
         for failure in sorted(self.failures, key=lambda f: not isinstance(f.cause, BudgetError)):
             told.setdefault(failure.why, []).append(failure)
         groups = list(told.values())[: self._SHOWN]
@@ -298,7 +303,7 @@ class SweepError(EmberError):
             "\nTo resume, run the same program again, here or in another session with the same journal: only what "
             "failed is asked again. (Simulated models' answers outlive a session only in a journal that you name.)"
         )
-        is_broke = any(isinstance(f.cause, BudgetError) for f in self.failures)  # which says how to go on
+        is_broke = any(isinstance(f.cause, BudgetError) for f in self.failures)
         super().__init__(
             f"{len(self.failures)} of {lanes} lanes failed; the other {lanes - len(self.failures)} finished, "
             f"and what they were answered is kept in the journal:{shown}{rest}{'' if is_broke else resume}"
@@ -310,7 +315,7 @@ class CancelledError(EmberError):
 
 
 def can_be_caught(error: BaseException) -> bool:
-    """Whether `ember.attempt` makes a value of an error: not of what stops everything."""
+    """Whether `ember.attempt` turns an error into a value. It does not for errors that stop all calls."""
     stops = CancelledError | JournalError | SchedulerError | BudgetError | InternalError
     return isinstance(error, Exception) and not isinstance(error, stops)
 
@@ -320,7 +325,7 @@ class RepeatedSampleWarning(UserWarning):
 
 
 class UnknownPriceWarning(UserWarning):
-    """A model has no known price: nobody counts what its calls cost."""
+    """A model has no known price, so what its calls cost is not counted."""
 
 
 class CutAnswerWarning(UserWarning):

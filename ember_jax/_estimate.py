@@ -22,16 +22,16 @@ from ._tell.known import Known
 from ._text import store
 from ._text.lengths import UNKNOWN, Span
 
-# Stands for a model that is not known, and how it is told.
+# The model id that stands in a request for a model that is not known, and the name of such a model in an estimate.
 _NOBODY, _UNKNOWN = "unknown/unknown", "an unknown model"
-# So many models and settings are tried where a call asks one of several.
+# How many combinations of models and settings are tried at most, where a call may ask one of several.
 _WAYS = 64
-# The rows of a tally.
+# The rows of a tally. Each is two numbers, the least and the most.
 _CALLS, _REQUESTS, _INPUT, _OUTPUT, _COST = range(5)
 
 
 class Range(NamedTuple):
-    """Bounds: `least` and `most`, which is infinite where nothing bounds it."""
+    """Bounds of a number: `least`, and `most`, which is infinite if nothing bounds the number."""
 
     least: float
     most: float
@@ -40,7 +40,7 @@ class Range(NamedTuple):
         return self.written("{:,.0f}")
 
     def written(self, how: str) -> str:
-        """In words, its numbers by a format."""
+        """The bounds in words, with numbers in the format `how`."""
         least = how.format(self.least)
         if math.isinf(self.most):
             return f"{least} or more"
@@ -50,14 +50,15 @@ class Range(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Amounts:
-    """What calls come to.
+    """Bounds of what calls ask for and cost.
 
     **Fields:**
 
-    - `calls`: how many are made.
-    - `input_tokens`: from the words of their prompts to the bytes, and an allowance for what a service adds. An answer
-        in a later prompt counts from none to the most tokens that it can have.
-    - `output_tokens`: from one for each to its `max_tokens`, or the model's own limit where that is known.
+    - `calls`: how many calls are made.
+    - `input_tokens`: at least the number of words in their prompts, and at most the number of bytes, with an allowance
+        for what a service adds. An answer that stands in a later prompt counts from no token to the most that it can
+        have.
+    - `output_tokens`: at least one for each call, and at most its `max_tokens`, or the model's own limit if known.
     - `cost_usd`: US dollars, by the prices of the session in force.
     """
 
@@ -67,21 +68,21 @@ class Amounts:
     cost_usd: Range
 
     def row(self) -> list[str]:
-        """As cells of a table."""
+        """The fields as cells of a table."""
         numbers = [str(r) for r in (self.calls, self.input_tokens, self.output_tokens)]
         return [*numbers, self.cost_usd.written("${:,.6f}")]
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate(Amounts):
-    """What a plan will come to; `str` shows a table.
+    """Bounds of what a plan will ask for, cost and take; `str` shows a table.
 
-    These are bounds for one run in which nothing fails and nothing is replayed. Calls that are known to be equal are in
-    the leasts once; those that depend on answers, and those with keys, are taken to differ.
+    These are bounds for one run in which nothing fails and nothing is replayed. Calls that are known to be equal count
+    once in the lower bounds. Calls that depend on answers, and calls with keys, are taken to differ.
 
     **Fields:** those of `Amounts`, of all models together, and
 
-    - `seconds`: what the run takes at least, under the limits, with the latency that was given.
+    - `seconds`: how many seconds the run takes at least, under the limits, with the latency that was given.
     - `models`: `Amounts` by model.
     """
 
@@ -105,7 +106,18 @@ def estimate(
     limits: Mapping[str, Limit] | None,
     latency: float,
 ) -> Estimate:
-    """What a plan comes to, on what is known of its inputs."""
+    """Bounds of what a plan asks for, costs and takes, from what is known of its inputs.
+
+    **Arguments:**
+
+    - `given`: what is known of each input; `None` for what is not text.
+    - `session`: whose prices and providers count.
+    - `limits`: as of `session`; `None` for those of the session.
+    - `latency`: the seconds that one call takes.
+
+    **Raises:** `ValueError` for a latency that is negative or infinite; `TypeError` and `ModelError` for limits as
+    `session` does.
+    """
     if not 0 <= latency < math.inf:
         raise ValueError(f"estimate(latency={latency!r}): give the seconds that a call takes, at least 0.")
     limits = session.limits if limits is None else session.checked(limits)
@@ -119,18 +131,19 @@ def estimate(
 
 
 class _Asked:
-    """What the calls of one plan come to, in a session."""
+    """Tallies the calls of one plan, by the prices of a session."""
 
     def __init__(self, session: Session):
         self._session = session
         self._seen: set[bytes] = set()
-        self._largest = 0.0  # the tokens, at least, of the largest call
+        self._largest = 0.0  # the lower bound of the tokens of the call for which it is highest
         self.bounds = Bounds(self._ask)
 
     def _ask(self, function: HostCall, given: Sequence[Known | None], outs: Sequence[Any]) -> tuple[Tally, list[Any]]:
         if not isinstance(function, ModelCall):
             return {}, [self._result(UNKNOWN, out) for out in outs]
-        # The model and each setting may be one of several: each is tried. Words are bounded.
+        # The model and each setting may be one of several, and each combination is tried, if they are few. The words of
+        # a prompt are not tried one by one: only their length counts, which is bounded.
         static = function.operands
         first = 2 + static.has_system
         heads = [0, *range(first, first + len(static.names))]
@@ -144,7 +157,7 @@ class _Asked:
         return either(tallies), [self._result(answer, out) for out in outs]
 
     def _one(self, function: ModelCall, given: Sequence[Known | None], heads: Mapping[int, bytes]) -> Tally:
-        """What a call of one model with certain settings comes to."""
+        """The tally of one call, whose model and settings are certain: `heads`, by the operand's index."""
         has_key, count = function.operands.has_key, len(given)
         arrays, unknown = [], []
         for i, k in enumerate(given):
@@ -166,7 +179,11 @@ class _Asked:
         return {_UNKNOWN if name == _NOBODY else name: amounts, "": amounts}
 
     def _amounts(self, request: Request, unknown: Sequence[Span], is_known: bool) -> np.ndarray:
-        """The rows of a tally; `unknown` are those of its words that are left out of the request."""
+        """The rows of a call's tally, as `float64[5, 2]`.
+
+        `unknown` are the lengths of those words that are not known and so not in the request. `is_known` says whether
+        the model is known.
+        """
         least, most = tokens.bounds(request)
         inputs = least + sum(s.least for s in unknown), most + sum(s.most for s in unknown)
         pricing, limit = self._session.pricing, tokens.output_limit(request)
@@ -176,18 +193,18 @@ class _Asked:
         return np.array([(1, 1), (1, 1), inputs, outputs, prices], float)
 
     def _count_once(self, request: Request, amounts: np.ndarray) -> None:
-        """Takes a call that was seen before, and will be answered as then, out of the leasts."""
+        """Takes a call out of the lower bounds if an equal one was counted before: both will share one answer."""
         digest = request.digest()
         if digest in self._seen:
             amounts[_REQUESTS:, 0] = 0
         self._seen.add(digest)
 
     def _result(self, text: Span | str, out: Any) -> np.ndarray | None:
-        """A result's digests, if it is words."""
+        """The digests of a call's result, if it is text; else `None`."""
         return np.broadcast_to(self.bounds.digest(text), out.shape) if is_text(out) else None
 
     def paced(self, tally: Tally, limits: Mapping[str, Limit], latency: float) -> float:
-        """The seconds that the calls take at least, under limits that models may share."""
+        """The seconds that the calls take at least under the limits, which several models may share."""
         pools: dict[str, np.ndarray] = {}
         slots: dict[str, float] = {}
         for name, rows in tally.items():
@@ -202,6 +219,8 @@ class _Asked:
         for pool, rows in pools.items():
             requests, used = rows[_REQUESTS, 0], rows[_INPUT, 0] + rows[_OUTPUT, 0]
             if requests:
+                # The last request begins when the limits have let all tokens before it through. Which call is the last
+                # is not known, so the largest one is taken, with which the bound is lowest.
                 before = seconds_of(limits.get(pool, Limit()), requests, max(used - self._largest, 0.0))
                 times += [before + latency, math.ceil(requests / slots[pool]) * latency]
         return max(times)

@@ -16,14 +16,15 @@ from ._runtime.journal.place import default_path
 from ._runtime.journal.queries import CONDITIONS
 from ._runtime.journal.sqlite import Journal
 
+# How many characters of a prompt or an answer a list shows.
 _WIDTH = 60
-# The options that calls are looked for by, and the commands that take all of them.
+# The options that calls are searched by, and the commands that take all of these options.
 _ASKED = {condition.name: condition for condition in CONDITIONS if condition.option}
 _SEARCHING = ("list", "export", "forget")
 
 
 def add(commands: Any) -> None:
-    """Adds the command `journal` to those of a parser."""
+    """Adds the command `journal` to the commands of a parser, which are what `add_subparsers` gave."""
     journal = commands.add_parser("journal", help="look into the file where answers are kept, or shorten it")
     actions = journal.add_subparsers(dest="action", required=True)
     for action, run, words in (
@@ -84,7 +85,7 @@ def _prefix(words: str) -> str:
     return words.lower()
 
 
-# The options that are no plain words.
+# The functions that read the options whose values are other than plain words.
 _PARSED = {"since": _date, "lane": _lane, "digest": _prefix}
 
 
@@ -135,7 +136,8 @@ def _export(given: argparse.Namespace) -> None:
         out: TextIO = sys.stdout
         calls = _calls(given)
         if given.out is not None:
-            # "x": no other file is overwritten
+            # Mode "x" overwrites no file. The opener makes the file readable by its owner alone from the beginning, as
+            # it holds prompts; a change of its mode afterwards would leave a moment in which others can open it.
             private = lambda path, flags: os.open(path, flags, 0o600)
             out = open_files.enter_context(open(given.out, "x", encoding="utf-8", opener=private))
         for call in calls:

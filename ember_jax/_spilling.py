@@ -1,17 +1,20 @@
-"""A mapping within a bound of memory: what was used of late lies in memory, the rest in a file.
+"""A mapping within a bound of memory: values that were used lately lie in memory, the others in a file.
 
-Design note. Values lie in two generations. What is put or asked for becomes young, and is found without a lock. Beyond
-the bound the old ones go to the file, first those that came first, about a megabyte at a time (some milliseconds);
-when no old one is left, the young ones are old. So a lookup need not note anything; the price is that what is always
-in use may be read back once in a generation.
+Design note. The values in memory are in two generations, young and old. A value that is put or asked for becomes young;
+young values are found without a lock. When the bound is exceeded, old values go to the file, the first that came first,
+about a megabyte at a time (which takes some milliseconds). When no old value is left, all young values become old. So a
+lookup of a young value need not note that the value was used, as a strict order by last use would demand. The price is
+that a value which is always in use may be written and read back once in a generation.
 
-The file is only appended to, by the process that made it, and has no name: it is gone when the process ends, however it
-ends. A forked process reads what its parent had written before, by the descriptor that it inherits, and writes to a
-file of its own. A database would do neither: its connections do not survive a fork, and its file must be cleaned up.
+The file has no name, so it is gone when the process ends, however it ends. It is only appended to, and only by the
+process that made it. A forked process reads what its parent had written before the fork, by the descriptor that it
+inherits, and writes to a file of its own. A database was rejected: its connections do not survive a fork, and its file
+would have to be cleaned up.
 
-Where a value lies in the file is known in memory, in records of 11 bytes and the rest of the key after its first two
-bytes, by which they are gathered: with a million keys of 16 bytes 40 bytes for each, 30 with ten million. Records are
-only appended, so that nobody waits until a table is built anew, and one is found by searching some hundred bytes.
+Where a value lies in the file is known in memory, by records. A record is the key without its first two bytes, and a
+place of 11 bytes. Records are gathered by the first two bytes of their keys, and are only appended. So nobody ever
+waits until a hash table is built anew, as with a `dict`. A record is found by a search through some hundred bytes. With
+a million keys of 16 bytes this takes 40 bytes for each, and 30 with ten million.
 """
 
 import errno
@@ -26,6 +29,7 @@ from typing import Any, Generic, TypeVar
 
 V = TypeVar("V")
 
+# How many bytes are moved to the file at a time.
 _BATCH_BYTES = 1 << 20
 # A place in a file: an offset of 6 bytes, a length of 5.
 _PLACE_BYTES, _LENGTH_BITS = 11, 40
@@ -36,11 +40,12 @@ class Spilling(Generic[V]):
 
     **Arguments:**
 
-    - `most_bytes`: how much may lie in memory.
-    - `size`: the bytes that a value takes there, with its key and its share of the mapping; always the same ones.
-    - `encode`, `decode`: to bytes, and back to an equal value.
+    - `most_bytes`: how many bytes of values may lie in memory.
+    - `size`: gives the bytes that a value takes in memory, with its key and its share of the mapping. It must give the
+        same number each time: the number is added when the value comes and subtracted when it goes.
+    - `encode`, `decode`: turn a value into bytes, and these into an equal value.
 
-    What cannot be written stays in memory, with a `RuntimeWarning`.
+    If the file cannot be written, values stay in memory beyond the bound, and there is a `RuntimeWarning`.
     """
 
     def __init__(
@@ -51,13 +56,14 @@ class Spilling(Generic[V]):
         self._bytes = 0
         self._young: dict[bytes, V] = {}
         self._old: dict[bytes, V] = {}
-        self._order: Iterator[bytes] = iter(())  # of the old ones, with some that are young again
+        # The keys of the old values, in the order in which they came. Some of these values may be young again by now.
+        self._order: Iterator[bytes] = iter(())
         self._file: _File | None = None
         self._inherited: list[_File] = []
         _all.add(self)
 
     def get(self, key: bytes) -> V | None:
-        """The value of a key, or `None`."""
+        """The value of a key, or `None`. Raises `OSError` if the file cannot be read."""
         value = self._young.get(key)
         if value is None:
             with _lock:
@@ -77,8 +83,9 @@ class Spilling(Generic[V]):
         with _lock:
             return len(self._young) + len(self._old)
 
-    # Ctrl-C may end each of these between two steps. So a value is taken from one place when it lies in the next, and
-    # never counted when it lies in none.
+    # Ctrl-C may end each of these methods between any two steps. So a value is put into its new place before it is
+    # taken from the old one, and its bytes are subtracted before it is deleted: no value is lost, and none that is in
+    # no place stays counted.
 
     def _use(self, key: bytes, value: V) -> None:
         if key in self._young:
@@ -90,7 +97,7 @@ class Spilling(Generic[V]):
                 self._spill()
 
     def _spill(self) -> None:
-        """Makes room for a batch."""
+        """Moves old values to the file until there is room for a batch more."""
         least = self._most - min(_BATCH_BYTES, self._most // 16)
         while self._bytes > least:
             batch = self._oldest(self._bytes - least)
@@ -101,7 +108,9 @@ class Spilling(Generic[V]):
             try:
                 self._write(batch)
             except OSError as error:
-                self._most = 2 * self._bytes  # seldom tried again
+                # The next attempt is when twice as much lies in memory. To try at each value would make all of them
+                # slow.
+                self._most = 2 * self._bytes
                 _warn(error)
                 return
             for key, value in batch.items():
@@ -111,7 +120,7 @@ class Spilling(Generic[V]):
                     del self._old[key]
 
     def _oldest(self, size: int) -> dict[bytes, V]:
-        """The old values that came first, of so many bytes, as far as there are."""
+        """The old values that came first, until they make up `size` bytes or no more are left."""
         batch: dict[bytes, V] = {}
         for key in self._order:
             value = self._old.get(key)
@@ -123,6 +132,7 @@ class Spilling(Generic[V]):
         return batch
 
     def _write(self, batch: dict[bytes, V]) -> None:
+        # A value that was read back from the file is in it already, and need not be written again: it never changes.
         for file in self._files():
             batch = {key: value for key, value in batch.items() if file.find(key) is None}
         if batch:
@@ -151,7 +161,7 @@ class _File:
 
     def __init__(self) -> None:
         self._descriptor = _open()
-        # not at exit: other threads may still read
+        # Closed when this object is collected, but not at the interpreter's exit, when other threads may still read.
         weakref.finalize(self, os.close, self._descriptor).atexit = False
         self._end = 0
         self._places: defaultdict[bytes, bytearray] = defaultdict(bytearray)
@@ -167,9 +177,10 @@ class _File:
             at += len(value)
 
     def find(self, key: bytes) -> int | None:
-        """The place of a value, or `None`."""
+        """The place of a value: its offset and its length in one integer; or `None`."""
         records, rest = self._places.get(key[:2], b""), key[2:]
         width = len(rest) + _PLACE_BYTES
+        # The bytes of the key may also occur across two records, or in a place. Only a multiple of the width is a hit.
         at = records.find(rest)
         while at > 0 and at % width:
             at = records.find(rest, at + 1)
@@ -196,7 +207,8 @@ def _warn(error: OSError) -> None:
 
 
 def _open() -> int:
-    # Where nobody has named a folder: /tmp is often kept in memory, /var/tmp never is.
+    # If no environment variable names a folder, /var/tmp is taken and not /tmp: /tmp is often kept in memory, which is
+    # what the file is to save, and /var/tmp never is.
     is_named = any(name in os.environ for name in ("TMPDIR", "TEMP", "TMP"))
     folder = "/var/tmp" if not is_named and os.access("/var/tmp", os.W_OK) else None
     descriptor, path = tempfile.mkstemp(prefix="ember_jax-", dir=folder)
@@ -204,8 +216,8 @@ def _open() -> int:
     return descriptor
 
 
-# One lock for all, held over a fork, so that a forked process finds none half changed. The same thread may enter again:
-# a garbage collection within may run anybody's code.
+# One lock serves all these mappings. It is held over a fork, so that a forked process finds no mapping half changed. It
+# is reentrant: while a thread holds it, a garbage collection may run anybody's code, which may use a mapping.
 _lock = threading.RLock()
 _all: weakref.WeakSet[Spilling[Any]] = weakref.WeakSet()
 

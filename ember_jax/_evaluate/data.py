@@ -1,8 +1,8 @@
 """Data sets as columns, and columns as the arguments of operators.
 
-Nothing is imported to know a kind of data set by: a data frame, or a data set of Hugging Face, is met by the names of
-its columns, anything else by its length and its rows. One rule tells rows from columns: two columns, the questions and
-the right answers, are a tuple of two; any other sequence is one of rows.
+No library is imported to recognise a kind of data set. A data frame, or a data set of Hugging Face, is recognised by
+having names of columns, and anything else is read by its length and its rows. One rule tells rows from columns: a tuple
+of two is two columns, the questions and the right answers; any other sequence is a sequence of rows.
 """
 
 import inspect
@@ -21,7 +21,8 @@ from .signatures import parameters_of, takes_key
 
 Columns = dict[str, list[Any]]
 
-# What columns are called that hold the right answer, and that hold the question; of pairs, the first of each.
+# The usual names of the column of right answers, and of that of questions. The two columns of pairs get the first of
+# each.
 _GOLD = ("gold", "answer", "target", "label")
 _QUESTION = ("question", "prompt", "input", "query", "problem", "text")
 
@@ -31,9 +32,10 @@ class Asked(NamedTuple):
 
     **Fields:**
 
-    - `names`: the column of each argument, by the argument's name.
-    - `arguments`: the columns as arrays and Texts, by the argument's name, and `key` if the operator is called with it.
-    - `keys`: one for each row, `None` if nobody is called with one.
+    - `names`: the name of the column of each argument, by the argument's name.
+    - `arguments`: the columns as arrays and Texts, with one row for each row of the data, by the argument's name; and
+        `key` if the operator is called with one.
+    - `keys`: a key for each row; `None` if neither the operator nor a score is called with one.
     """
 
     names: Mapping[str, str]
@@ -42,7 +44,7 @@ class Asked(NamedTuple):
 
     @property
     def question(self) -> str:
-        """The name of the operator's first argument: what scores are told as the question."""
+        """The name of the operator's first argument, which is what a score gets as the question."""
         return next(iter(self.names))
 
 
@@ -84,7 +86,10 @@ def _columns(data: Any) -> Columns:
 
 
 def _names(data: Any) -> Sequence[Any] | None:
-    """The names of the columns of data that has them by name."""
+    """The names of the columns of data, if it has columns by name; else `None`.
+
+    **Raises:** `TypeError` for a data set of several splits.
+    """
     names = getattr(data, "column_names", None)  # Hugging Face
     names = getattr(data, "columns", None) if names is None else names  # pandas, polars
     if isinstance(names, Mapping):
@@ -97,7 +102,8 @@ def _names(data: Any) -> Sequence[Any] | None:
 def _is_two_columns(data: Any) -> bool:
     """Whether data is the tuple `(questions, golds)`.
 
-    **Raises:** `ValueError` for a tuple of two pairs, which may be two columns of two, or two rows.
+    **Raises:** `ValueError` for a tuple of two pairs, which may be meant as two columns of length two or as two rows.
+        To take either for the other would score answers against questions.
     """
     if not isinstance(data, tuple) or len(data) != 2 or all(isinstance(part, Mapping) for part in data):
         return False
@@ -140,7 +146,10 @@ def _list(name: str, column: Any) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Without NumPy and pandas: what is written out, and so a row's key, must not depend on what held the data."""
+    """A value as one of Python's own types.
+
+    A row's key is made of its values in words, which must not depend on whether NumPy, pandas or a list held the data.
+    """
     if _has(value, "tolist"):
         return value.tolist()
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
@@ -154,9 +163,11 @@ def _has(value: Any, method: str) -> bool:
 
 
 def gold_of(columns: Columns, given: str | None, operators: Mapping[str, Callable[..., Any]]) -> str:
-    """The name of the column with the right answers: the one given, or one of the usual names.
+    """The name of the column with the right answers: `given`, or else the first usual name that is there.
 
-    **Raises:** `ValueError` if it is not there.
+    A usual name that is an argument of an operator is not taken.
+
+    **Raises:** `ValueError` if no such column is there.
     """
     taken = {argument for name, op in operators.items() for argument in _parameters(name, op)}
     found = [given] if given is not None else [name for name in _GOLD if name not in taken]
@@ -174,6 +185,10 @@ def asked(
 
     **Arguments:**
 
+    - `name`, `op`: the operator's name, for errors, and the operator.
+    - `columns`: the data.
+    - `gold`: the name of the column of right answers, which is no argument.
+    - `key`: the key that the rows' keys are folded from; `None` for none.
     - `is_keyed`: whether anybody else, such as a score, is called with a row's key.
 
     **Raises:** `ValueError` where an argument has no column; `TypeError` for a column that is no array.
@@ -186,6 +201,10 @@ def asked(
 
 
 def _matched(name: str, op: Callable[..., Any], columns: Columns, gold: str) -> dict[str, str]:
+    """The column of each argument: the one of its name.
+
+    If one argument has none, it gets the one column that is left, or the one that is left with a usual name.
+    """
     parameters = _parameters(name, op)
     found = {argument: argument for argument in parameters if argument in columns and argument != gold}
     missing = [a for a, p in parameters.items() if p.default is inspect.Parameter.empty and a not in found]
@@ -206,19 +225,21 @@ def _matched(name: str, op: Callable[..., Any], columns: Columns, gold: str) -> 
 
 
 def _parameters(name: str, op: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """What an operator takes besides its key."""
+    """The parameters of an operator that can be given by name, without its key."""
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = parameters_of(op, f"the operator {name!r}")
     return {argument: p for argument, p in parameters.items() if argument != "key" and p.kind in named}
 
 
 def as_array(name: str, column: Sequence[Any]) -> Any:
-    """A column as a Text or an array.
+    """A column as a Text or an array, with a row for each row of the data.
 
-    **Raises:** `TypeError` for values that are neither, or of unequal shapes.
+    **Raises:** `TypeError` for values that are neither text nor numbers, for unequal shapes, and for integers that do
+    not fit into JAX's own.
     """
     try:
-        if _is_text(column):  # not through NumPy, which makes each string as long as the longest
+        if _is_text(column):
+            # Not by way of a NumPy array of strings, each of which takes as many bytes as the longest.
             return text(list(column))
         array = np.asarray(column)
         if array.dtype.kind not in "biufc":
@@ -239,13 +260,17 @@ def _is_text(value: Any) -> bool:
 
 
 def check_key(key: Key | None) -> None:
-    """Raises `TypeError` for what is given as a key and is none."""
+    """Raises `TypeError` if `key` is neither a key nor `None`."""
     if key is not None and (problem := key_problem(key)):
         raise TypeError(f"`key` is {problem}.")
 
 
 def row_keys(columns: Sequence[Sequence[Any]], key: Key | None) -> Key:
-    """A key for each row, folded from what is asked, so that rows may come and go."""
+    """A key for each row, folded from the row's own values.
+
+    Keys that were split by the row's number would change when a row is added or moved, and what the journal has of the
+    other rows would be of no use.
+    """
     key = jax.random.key(0) if key is None else key
     keys = jnp.broadcast_to(key, (len(columns[0]), *key.shape))
     for column in columns:

@@ -1,12 +1,16 @@
 """`evaluate`: an operator on a data set, scored.
 
-Design note. All rows are lanes of one `jax.vmap`, and all operators steps of one program, so every call starts as soon
-as it can, equal ones are paid once, and the program is traced once for each kind of operator. In a row each operator is
-`metered(attempt(op))`: what it used is its own, whoever else asked for the same, and a row that fails is told apart
-from one that is wrong. A score that is an operator stands in the same program, behind the answer that it scores, in a
-meter of its own; one that is a Python function is called afterwards. Nothing is kept here: a second run is answered by
-the journal, and a row's key depends on its own words alone, so that rows may be added, dropped and put in another
-order.
+Design note. All rows are lanes of one `jax.vmap`, and all operators are steps of one program. So every call starts as
+soon as it can, equal calls are paid once, and the program is traced once for each kind of operator.
+
+In each row an operator runs as `metered(attempt(op))`. `metered` counts what the operator has used by itself, also if
+another operator asked for the same. `attempt` tells a row that fails apart from a row that is wrong.
+
+A score that is an operator stands in the same program, behind the answer that it scores, in a meter of its own. A score
+that is a Python function is called afterwards.
+
+Nothing is kept here. A second run is answered by the journal. A row's key depends on the row's own words alone, so that
+rows may be added, dropped and put in another order.
 """
 
 import functools
@@ -46,8 +50,9 @@ def evaluate(
     result.to_pandas()
     ```
 
-    A row that fails, also while it is scored, is left out and counted, never scored as wrong. What was answered is in
-    the journal: after Ctrl-C, a spent budget, or failures, the same call pays for the rest alone.
+    A row that fails, in the operator or in the score, is counted as failed and left out of the accuracy. It is never
+    scored as wrong. What was answered is in the journal: after Ctrl-C, a spent budget or failures, the same call of
+    `evaluate` pays only for the rest.
 
     **Arguments:**
 
@@ -62,8 +67,8 @@ def evaluate(
         gold)`, which gets the gold answer as it is in the data, and as the question the operator's first argument; or
         an operator of the same arguments, and `key` if it takes one, such as a judge, or `@ember.operator` over
         arithmetic of JAX. It gives a number, or true and false.
-    - `key`: a PRNG key, of which each row gets one that is folded from its question: `ember.fold_in(key, question)`.
-        Equal rows are one sample. Without it operators that may do without are called so.
+    - `key`: a PRNG key. Each row gets a key that is folded from its question, `ember.fold_in(key, question)`, so equal
+        rows are one sample. Without it an operator whose `key` may be `None` is called without a key.
     - `gold`: the column of right answers; by default `gold`, `answer`, `target` or `label`, whichever is there first
         and is no argument of `op`.
 
@@ -84,7 +89,7 @@ def evaluate_all(
     key: Key | None = None,
     gold: str | None = None,
 ) -> dict[str, Result]:
-    """Evaluates several operators, by name, in one sweep; as `evaluate` otherwise."""
+    """Evaluates several operators in one sweep, and returns their results by name; else as `evaluate`."""
     check_key(key)
     by = scorer(score, key)
     columns = columns_of(data)
@@ -113,7 +118,7 @@ def _row(
     return found
 
 
-_row.__name__ = _PROGRAM
+_row.__name__ = _PROGRAM  # the first part of the scope of its calls
 _row = jit(_row)
 
 

@@ -13,7 +13,10 @@ from .._runtime.session import Session
 
 @dataclasses.dataclass
 class _Span:
-    """When a row's calls began and ended, and what was asked; `whole` if no answer was there before."""
+    """When a row's first call began and its last one ended, in seconds since 1970.
+
+    `asked` are the digests of its calls. `whole` says that no answer was in the journal before the row asked for it.
+    """
 
     began: float = math.inf
     ended: float = -math.inf
@@ -22,10 +25,10 @@ class _Span:
 
 
 class Spans:
-    """Watches a session's calls that stand in a scope, while the context lasts.
+    """While its context lasts, watches the calls of a session that stand in a scope.
 
-    A call that the journal answers takes no time, so a row with one has no latency; unless the row itself asked for it
-    before.
+    A call that the journal answers takes no time. A row with such a call has no latency, as its time would be too
+    short; unless the row itself asked for the same before, as it then took its time within the row.
     """
 
     def __init__(self, session: Session, scope: str):
@@ -34,14 +37,15 @@ class Spans:
         self._spans: dict[tuple[str, int], _Span] = {}
 
     def __enter__(self) -> Self:
-        self._session.watchers = [*self._session.watchers, self.saw]  # another list: the loop may be going through it
+        # The list is replaced and not changed, as the event loop may be going through it.
+        self._session.watchers = [*self._session.watchers, self.saw]
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._session.watchers = [watch for watch in self._session.watchers if watch != self.saw]
 
     def saw(self, call: CallEnded) -> None:
-        """Takes note of a call; on the event loop."""
+        """Takes note of a call that has ended. Called on the event loop."""
         if not call.lane or not call.scope.startswith(self._scope):
             return
         part = call.scope[len(self._scope) :].partition("/")[0]
@@ -52,6 +56,9 @@ class Spans:
         span.asked.add(call.digest)
 
     def seconds(self, part: str, rows: int) -> np.ndarray:
-        """`float64[rows]` of a part of the scope; NaN for a row without calls, or with answers from before."""
+        """The seconds of each row in a part of the scope, as `float64[rows]`.
+
+        NaN for a row without calls, and for one with an answer that was in the journal before.
+        """
         spans = [self._spans.get((part, row), _Span(whole=False)) for row in range(rows)]
         return np.array([span.ended - span.began if span.whole else math.nan for span in spans])

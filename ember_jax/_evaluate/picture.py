@@ -1,19 +1,21 @@
-"""The axes that pictures are drawn in."""
+"""The axes that pictures are drawn in, and their colours."""
 
 import contextlib
 import os
 from collections.abc import Iterator
 from typing import Any
 
-# Okabe and Ito's colours, which are told apart by everybody.
+# Okabe and Ito's colours, which colour-blind people tell apart too.
 RIGHT, WRONG, FAILED = "#0072b2", "#d55e00", "#999999"
 
 
 @contextlib.contextmanager
 def axes(to: Any, what: str) -> Iterator[Any]:
-    """Axes that were given, or those of a new figure, which is written afterwards if a file was given.
+    """The axes to draw in. If `to` is axes, they are those; else they are those of a new figure.
 
-    **Raises:** `ImportError` without matplotlib; `what` says who needs it.
+    If `to` is a file, the figure is written to it and closed when the block ends. `what` names the caller in errors.
+
+    **Raises:** `ImportError` without matplotlib.
     """
     try:  # imported where somebody wants a picture: it is heavy, and optional
         import matplotlib.pyplot as plt

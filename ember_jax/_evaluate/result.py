@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _RESAMPLES = 1000
-# Causes of failures that are told one by one.
+# How many causes of failures `str` tells one by one.
 _TOLD = 3
 
 
@@ -29,12 +29,13 @@ class Result:
     - `data`: the columns of the data set, by name; `gold` names the one with the right answers.
     - `answers`: a `str` for Text; `None` where the operator failed.
     - `scores`: `float64[rows]`; NaN where the operator or its score failed.
-    - `causes`: why, in words; empty where nothing failed.
-    - `seconds`: `float64[rows]`, from when the first call was asked for to the last answer, waits for limits with it.
-        NaN for a row without calls, and for one with an answer that was in the journal before: that took no time.
-    - `calls`, `input_tokens`, `output_tokens`, `costs`: of the operator's calls; what failed rows have used, too. Costs
-        are US dollars when they were paid, NaN where the price of a call is unknown.
-    - `score_costs`: of the calls of a score that is an operator.
+    - `causes`: why the row failed, in words; empty where nothing failed.
+    - `seconds`: `float64[rows]`, from when the row's first call was asked for to its last answer, waits for limits
+        included. NaN for a row without calls, and for a row with an answer that was in the journal before, which took
+        no time.
+    - `calls`, `input_tokens`, `output_tokens`, `costs`: what the operator's calls have used, also in rows that failed.
+        Costs are US dollars as they were when the calls were paid, NaN where the cost of a call is unknown.
+    - `score_costs`: US dollars of the score's calls, if the score is an operator; else 0.
     """
 
     data: Mapping[str, Sequence[Any]]
@@ -59,7 +60,7 @@ class Result:
 
     @property
     def failed(self) -> int:
-        """How many rows have none."""
+        """How many rows have no score."""
         return int(np.sum(~self.ok))
 
     @property
@@ -80,10 +81,13 @@ class Result:
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """A confidence interval of `accuracy`, as if the rows were drawn from all that could be asked.
 
-        Wilson's if every score is 0 or 1, else the percentiles of 1,000 bootstrap means, which are too narrow for few
-        rows (say, below 30). Of several samples of one question it knows nothing.
+        If every score is 0 or 1 it is Wilson's interval. Else it is between percentiles of 1,000 bootstrap means, which
+        are too close to each other for few rows (say, below 30). Rows are taken to be independent, which several
+        samples of one question are not.
 
-        **Returns:** its ends; NaN where no row has a score, and for a bootstrap of one row.
+        **Returns:** the interval's two ends; NaN if no row has a score, and for the bootstrap of a single row.
+
+        **Raises:** `ValueError` for a level that is not between 0 and 1.
         """
         intervals.check_level(level)
         scores = self.scores[self.ok]
@@ -99,7 +103,7 @@ class Result:
         return bool(np.isin(self.scores[self.ok], (0, 1)).all())
 
     def failures(self) -> dict[str, list[int]]:
-        """The rows that failed, by why, the most common cause first."""
+        """The indices of the rows that failed, by their cause, the most common cause first."""
         rows: dict[str, list[int]] = {}
         for i in np.flatnonzero(~self.ok).tolist():
             rows.setdefault(self.causes[i], []).append(i)
@@ -139,9 +143,11 @@ class Result:
         return rows
 
     def to_pandas(self) -> Any:
-        """A `pandas.DataFrame` with one row for each row: the data's columns, and what was found.
+        """A `pandas.DataFrame` with a row for each row: the data's columns, and behind them what was found.
 
-        A column of the data whose name is taken, as `answer` is, has `data_` before it.
+        A column of the data with the name of a column that was found, such as `answer`, is renamed to `data_answer`.
+
+        **Raises:** `ImportError` without pandas.
         """
         import pandas  # an optional package, which takes a second
 
@@ -161,7 +167,7 @@ class Result:
         return pandas.DataFrame({**named, **found})
 
     def plot(self, to: "Axes | str | os.PathLike[str] | None" = None) -> "Axes":
-        """Draws how many rows are right, wrong and failed, or how the scores of others are distributed.
+        """Draws how many rows are right, wrong and failed; or a histogram, if scores are other than 0 and 1.
 
         **Arguments:**
 
@@ -186,7 +192,7 @@ class Result:
 
 
 def dollars(amount: float) -> str:
-    """US dollars with three digits that say something."""
+    """US dollars in words, with three significant digits, or cents from a hundred dollars on."""
     if math.isnan(amount):
         return "unknown cost"
     return f"${amount:,.2f}" if amount >= 100 else f"${amount:.3g}"

@@ -1,8 +1,9 @@
 """How the answers of a data set are scored: by a name, by a function of Python's values, or by an operator.
 
-Design note. A score that is an operator is part of the program, behind the answer that it scores. A function is called
-afterwards, in the calling thread, row by row: it gets strings, and the right answer as it is in the data, and may do
-what Python may. So it need not be traceable, nor safe for threads, and another lambda compiles nothing.
+Design note. A score that is an operator is part of the program, behind the answer that it scores. A score that is a
+function is called afterwards, in the calling thread, row by row. It gets strings, and the right answer as it is in the
+data. So the function need be neither traceable nor safe for threads, and a new lambda causes no compilation, which it
+would as a part of the program.
 """
 
 import difflib
@@ -22,19 +23,20 @@ from .scores import NAMED
 from .signatures import parameters_of, takes_key
 from .tried import Tried, causes_of, told, tried, values_of
 
-# What a score is called with; one of fewer arguments gets the last of them.
+# The arguments that a score may take. One that takes two is called with the last two.
 _SCORED = (("answer", "gold"), ("question", "answer", "gold"))
 
 
 class Scorer(eqx.Module):
-    """What gives a number for a row.
+    """A function or an operator that gives a number for a row.
 
     **Fields:**
 
-    - `fn`: a function, or an operator.
-    - `role`: what it is, such as `"score"`; also what an operator's key is folded from.
-    - `count`: how many arguments it takes.
-    - `is_keyed`: whether it takes a key besides.
+    - `fn`: the function or operator.
+    - `role`: what it is called in errors, such as `"score"`. An operator's key is folded from it too, so that it draws
+        independently of the operator that it scores.
+    - `count`: how many arguments it takes, without a key.
+    - `is_keyed`: whether it is called with a key.
     """
 
     fn: Any
@@ -44,11 +46,14 @@ class Scorer(eqx.Module):
 
     @property
     def in_program(self) -> "Scorer | None":
-        """Itself if it is an operator, which a program asks; nothing if it is a function."""
+        """Itself if it is an operator, which is called in the program; `None` if it is a function."""
         return self if isinstance(self.fn, eqx.Module) else None
 
     def __call__(self, row: Sequence[Any], key: Key | None) -> jax.Array:
-        """What an operator gives for a row, with the row's key."""
+        """The number that an operator gives for a row, as `float32[]`; `key` is the row's key.
+
+        **Raises:** `TypeError` if it gives what is no single number.
+        """
         keyed = {"key": fold_in(key, self.role)} if self.is_keyed and key is not None else {}
         value = self.fn(*row[-self.count :], **keyed)
         if not eqx.is_array_like(value) or jnp.ndim(value):
@@ -59,21 +64,26 @@ class Scorer(eqx.Module):
         return jnp.asarray(value, jnp.float32)
 
     def of_rows(self, rows: Iterable[Sequence[Any]], causes: list[str]) -> np.ndarray:
-        """What a function gives for each row that has not failed; where it raises, `causes` is told."""
+        """The number that a function gives for each row, as `float64[rows]`; NaN for a row that has failed.
+
+        A row with an entry in `causes` is skipped. If the function raises, its error is entered there.
+        """
         scores = np.full(len(causes), np.nan)
         for i, row in enumerate(rows):
             if not causes[i]:
                 try:
                     scores[i] = self.fn(*row[-self.count :])
-                except Exception as error:  # whatever it is: the other rows are answered, and paid
+                except Exception as error:  # any exception: the other rows are answered and paid, and must be kept
                     causes[i] = f"{told(error)} (raised by the {self.role} {name_of(self.fn)})"
         return scores
 
 
 def scorer(score: Any, key: Key | None) -> Scorer:
-    """A score by its name, or as it was given; `key` is the one that rows have theirs of.
+    """The scorer of a score, which is given by its name or as a function or operator.
 
-    **Raises:** `ValueError` for a name that there is none of, `TypeError` for what is no score.
+    `key` is the key that the rows' keys are folded from, or `None`.
+
+    **Raises:** `ValueError` for an unknown name, `TypeError` for what is no score.
     """
     if isinstance(score, str):
         if score not in NAMED:
@@ -87,9 +97,9 @@ def scorer(score: Any, key: Key | None) -> Scorer:
 
 
 def of_role(role: str, fn: Any, forms: Sequence[tuple[str, ...]], key: Key | None) -> Scorer:
-    """A function or an operator whose arguments are those of one of several forms, and its key.
+    """The scorer of a function or an operator, which must take as many arguments as one of `forms`, besides a key.
 
-    **Raises:** `TypeError` for one that takes others.
+    **Raises:** `TypeError` for a function that takes another number of arguments.
     """
     parameters = parameters_of(fn, f"the {role}").values()
     is_operator = isinstance(fn, eqx.Module)
@@ -107,14 +117,17 @@ def of_role(role: str, fn: Any, forms: Sequence[tuple[str, ...]], key: Key | Non
 
 
 class Answered(NamedTuple):
-    """An answer, and its score if that is the program's to give."""
+    """An answer, and its score if the score is an operator; else `None`, as a function is called afterwards."""
 
     answer: Tried
     score: Tried | None
 
 
 class Scored(NamedTuple):
-    """Of each row the answer in Python's values, its score, and why there is none; in words, empty if there is."""
+    """The answers of all rows as Python's values, their scores, and their causes.
+
+    A cause says in words why the row has no score (then NaN); it is empty if the row has one.
+    """
 
     answers: list[Any]
     scores: np.ndarray
@@ -129,14 +142,16 @@ def answered(
     kwargs: Mapping[str, Any],
     row: tuple[Any, Any, Key | None],
 ) -> Answered:
-    """Asks an operator, in a program, and scores its answer if an operator does so, in a meter of its own.
+    """Calls an operator in a program, and scores its answer there if the score is an operator.
+
+    The score has a meter of its own, so that what it costs is not counted as the operator's.
 
     **Arguments:**
 
     - `name`: the scope of the operator's calls.
-    - `judge`: the score, if it is an operator.
-    - `op`, `args`, `kwargs`: what is called, with what.
-    - `row`: what the score needs besides the answer: the question, what is right, the row's key.
+    - `judge`: the score if it is an operator, else `None`.
+    - `op`, `args`, `kwargs`: the operator and its arguments.
+    - `row`: what the score needs besides the answer: the question, the right answer, the row's key.
     """
     answer = tried(name, op, *args, **kwargs)
     if judge is None:

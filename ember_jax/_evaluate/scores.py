@@ -1,7 +1,8 @@
 """Scores of an answer against what is right, from 0 to 1; `ember.evaluate` takes each by its name.
 
-They are plain functions of strings, to be called, and to be given arguments: `functools.partial(ember.scores.number,
-tolerance=0.01)`. What is right may be a list of accepted answers: the best score counts.
+They are plain functions of strings, which can be called, and given arguments by `functools.partial`, as in
+`functools.partial(ember.scores.number, tolerance=0.01)`. The right answer (`gold`) may be a list of accepted answers:
+the best score counts.
 """
 
 import functools
@@ -22,7 +23,10 @@ Score: TypeAlias = Callable[..., Any]
 
 
 def _of_accepted(score: Callable[..., float]) -> Callable[..., float]:
-    """A score against one of several accepted answers: the best."""
+    """Makes a score that accepts several right answers of one that takes a single one: the best score counts.
+
+    The score raises `ValueError` for an empty list, and for a right answer that is NaN.
+    """
 
     @functools.wraps(score)
     def best(answer: Any, gold: Any, **settings: Any) -> float:
@@ -36,9 +40,11 @@ def _of_accepted(score: Callable[..., float]) -> Callable[..., float]:
 
 
 def _forms(gold: Any) -> list[Any]:
-    """How an accepted answer may be written: where a value is missing, a data frame's whole numbers are floats.
+    """The values that an accepted answer may stand for: of a whole float, the integer too.
 
-    **Raises:** `ValueError` for the NaN of one that is missing.
+    A data frame turns a column of whole numbers into floats if one value is missing, and the missing one into NaN.
+
+    **Raises:** `ValueError` for NaN.
     """
     if not isinstance(gold, float):
         return [gold]
@@ -48,7 +54,10 @@ def _forms(gold: Any) -> list[Any]:
 
 
 def _words(value: Any) -> str:
-    """An answer, or what is right, in words: a string, or a number as it is written."""
+    """An answer or a right answer in words: a string as it is, a number as Python writes it.
+
+    **Raises:** `TypeError` for what is neither.
+    """
     if isinstance(value, str | bool | int | float | np.generic):
         return str(value)
     raise TypeError(
@@ -59,26 +68,31 @@ def _words(value: Any) -> str:
 
 @_of_accepted
 def exact(answer: str, gold: Any) -> float:
-    """Whether the words are the same, white space around them aside."""
+    """1 if the words are the same, apart from white space around them; else 0."""
     return float(answer.strip() == _words(gold).strip())
 
 
 @_of_accepted
 def normalized(answer: str, gold: Any) -> float:
-    """Whether the words are the same after `ember.normalize(…, "answer")`: case, articles, punctuation at word ends."""
+    """1 if the words are the same after `ember.normalize(…, "answer")`; else 0.
+
+    It removes case, articles, and punctuation at the ends of words.
+    """
     bare = NORMALIZERS["answer"]
     return float(bare(answer) == bare(_words(gold)))
 
 
 @_of_accepted
 def number(answer: str, gold: Any, *, tolerance: float = 1e-6) -> float:
-    """Whether the last number of each is the same, as `ember.parse_number` reads it; 0 for an answer without one.
+    """1 if the last number of the answer is that of the right answer, as `ember.parse_number` reads them; else 0.
+
+    An answer without a number scores 0.
 
     **Arguments:**
 
     - `tolerance`: the difference that is allowed, relative to the larger of the two.
 
-    **Raises:** `ValueError` where there is no number in what is right.
+    **Raises:** `ValueError` if there is no number in the right answer.
     """
     right = grammar.last_number(_words(gold))
     if right is None:
@@ -89,11 +103,11 @@ def number(answer: str, gold: Any, *, tolerance: float = 1e-6) -> float:
 
 @_of_accepted
 def choice(answer: str, gold: Any) -> float:
-    """Whether an answer names the right letter (`B`, `(b)`, `B. Paris`, `The answer is B`); 0 if it names none.
+    """1 if the answer names the right letter (`B`, `(b)`, `B. Paris`, `The answer is B`); 0 if another one or none.
 
-    What is right is a letter, or the option's place as an integer, from 0.
+    The right answer is a letter, or the option's index as an integer, from 0.
 
-    **Raises:** `ValueError` for what is no letter.
+    **Raises:** `ValueError` for a right answer that is no letter.
     """
     letter = LETTERS[gold : gold + 1] if isinstance(gold, int | np.integer) else str(gold).strip().upper()
     if len(letter) != 1 or letter not in LETTERS:
@@ -103,7 +117,10 @@ def choice(answer: str, gold: Any) -> float:
 
 @_of_accepted
 def regex(answer: str, gold: Any) -> float:
-    """Whether a regular expression, the gold answer, is found in the answer; `^(?:…)$` for the whole of it."""
+    """1 if the right answer, a regular expression, is found in the answer; else 0. `^(?:…)$` matches the whole of it.
+
+    **Raises:** `re.error` for what is no regular expression.
+    """
     return float(re.search(_words(gold), answer) is not None)
 
 
@@ -111,8 +128,8 @@ def regex(answer: str, gold: Any) -> float:
 def f1(answer: str, gold: Any) -> float:
     """The harmonic mean of precision and recall of the answer's words: the F1 of SQuAD.
 
-    Words are compared without case, punctuation and articles, each as often as it stands there. Two answers without
-    words are the same. Rajpurkar et al., 2016, arXiv 1606.05250.
+    Words are compared without case, punctuation and articles. A word that stands there twice counts twice. Two answers
+    without any words score 1. Rajpurkar et al., 2016, arXiv 1606.05250.
     """
     found, right = _squad_tokens(answer), _squad_tokens(_words(gold))
     if not found or not right:
@@ -122,7 +139,8 @@ def f1(answer: str, gold: Any) -> float:
     return 2 * both / (len(found) + len(right))
 
 
-# SQuAD's normalisation and not `ember.normalize`, which keeps punctuation inside words: figures are to be comparable.
+# This is SQuAD's normalisation, so that figures can be compared with published ones. `ember.normalize` differs: it
+# keeps punctuation inside words.
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 

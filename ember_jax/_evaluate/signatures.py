@@ -1,4 +1,4 @@
-"""What a function is called with, as its signature says."""
+"""Which arguments a function takes, by its signature."""
 
 import inspect
 from collections.abc import Mapping
@@ -8,7 +8,10 @@ from typing import Any
 def parameters_of(fn: Any, what: str) -> Mapping[str, inspect.Parameter]:
     """A function's parameters, by name.
 
-    **Raises:** `TypeError` for what cannot be called, and for what Python does not know the parameters of.
+    `what` names the function in errors.
+
+    **Raises:** `TypeError` for what cannot be called, and for a function whose parameters Python does not know, such as
+    some that are written in C.
     """
     if not callable(fn):
         model = f"; for a model id, `ember.LLM({fn!r:.60})`" if isinstance(fn, str) else ""
@@ -23,10 +26,10 @@ def parameters_of(fn: Any, what: str) -> Mapping[str, inspect.Parameter]:
 
 
 def takes_key(fn: Any, is_given: bool = True) -> bool:
-    """Whether a function is called with a key: if it has an argument `key` that is not bound to one already.
+    """Whether a function is to be called with a key: if it has an argument `key` without a default.
 
-    Without a key that was given (`is_given`), one that may do without is called so. `non` has the same rule, and a test
-    compares them.
+    If the default is `None`, it is called with a key only if the user has given one (`is_given`). Any other default is
+    a key that is bound already. `non` has the same rule, and a test compares the two.
     """
     parameter = parameters_of(fn, "what is called").get("key")
     if parameter is None:

@@ -13,7 +13,15 @@ from .._text.text import Text, text
 
 
 class Tried(NamedTuple):
-    """What a part of a row gave, whether it failed, and what it used; `why` is failed text if it did."""
+    """The outcome of a part of a row.
+
+    **Fields:**
+
+    - `out`: what it gave.
+    - `why`: failed text if it failed, whose cause is the error; else the empty text.
+    - `ok`: whether it did not fail.
+    - `usage`: what its calls have used.
+    """
 
     out: Any
     why: Text
@@ -22,11 +30,13 @@ class Tried(NamedTuple):
 
 
 def tried(name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Tried:
-    """Calls a function or an operator; inside a program, where its calls stand in the scope `name`."""
+    """Calls a function or an operator inside a program. Its calls stand in the scope `name`."""
 
     def part(*args: Any, **kwargs: Any) -> Any:
         out = jax.tree.map(lambda leaf: text(leaf) if isinstance(leaf, str) else leaf, fn(*args, **kwargs))
-        return out, text("")  # which says why if what failed are numbers
+        # The text is there for its cause. If the part fails, all texts that it gives are failed texts, which have the
+        # cause; but it may give numbers only, and those have none.
+        return out, text("")
 
     part.__name__ = name
     ((out, why), ok), usage = metered(attempt(jit(part)))(*args, **kwargs)
@@ -34,7 +44,10 @@ def tried(name: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Tried
 
 
 def causes_of(tried: Tried) -> list[str]:
-    """Why each row failed; empty where it did not. An answer may be failed text though nothing was raised."""
+    """Why each row failed, in words; empty if it did not.
+
+    The answers are looked at too: a part that did not fail may still give failed text.
+    """
     texts = [leaf for leaf in jax.tree.leaves((tried.why, tried.out), is_leaf=_is_text) if _is_text(leaf)]
     digests = np.concatenate([np.asarray(t.digests).reshape(len(tried.ok), -1) for t in texts], axis=1)
     if failed.among(digests) is None:
@@ -48,10 +61,10 @@ def told(error: BaseException) -> str:
 
 
 def values_of(out: Any, causes: Sequence[str]) -> list[Any]:
-    """What each row gave in Python's values, strings for Texts; `None` where it failed."""
+    """What each row gave, as Python's values, with strings for Texts; `None` for a row with a cause."""
     kept = np.array([not cause for cause in causes])
     leaves, tree = jax.tree.flatten(out, is_leaf=_is_text)
-    # Masked in NumPy: JAX would compile for every number of rows that are kept.
+    # The failed rows are left out with NumPy. JAX would compile anew for every number of rows that are left.
     columns = [
         np.asarray(Text(np.asarray(leaf.digests)[kept])) if _is_text(leaf) else np.asarray(leaf)[kept]
         for leaf in leaves

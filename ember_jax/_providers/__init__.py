@@ -9,6 +9,6 @@ from .openai import OpenAI as OpenAI
 from .sim import Sim as Sim
 from .sim import SimModel as SimModel
 
-# What model ids may begin with when nothing was registered.  It stands here and not in the registry, so that a vendor
-# is its own file and its lines in this one.
+# The provider names that a model id may begin with when nothing was registered. The table stands here and not in the
+# registry: to add a vendor, one writes the vendor's own file and its lines in this one, and edits nothing else.
 _BUILT_IN: dict[str, type[Provider]] = {"sim": Sim, "openai": OpenAI}

@@ -1,7 +1,7 @@
 """What a provider is: requests in, responses out, as data.
 
-A provider knows one service's protocol and nothing of JAX, lanes or journals. It never retries, paces or
-caches: the runtime does, the same way for all of them.
+A provider knows one service's protocol and nothing of JAX, lanes or journals. It never retries, paces or caches. The
+runtime does these, in the same way for all providers.
 """
 
 import abc
@@ -27,17 +27,17 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """One call, complete: two equal requests have the same answer.
+    """One call, with all that its answer depends on: equal requests to one endpoint share one answer.
 
     **Fields:**
 
     - `provider`, `model`: the two halves of the model id `provider/model`.
     - `messages`: the conversation.
     - `parameters`: JSON values by name, as the user set them (`temperature`, `max_tokens`, …).
-    - `sample`: the bits of the caller's key in hex, or `None` for "sample 0". Providers do not send it, but a
-        simulated one may draw from it.
-    - `optional`: the names of parameters that the call can do without where a service refuses them. They are no part
-        of what is asked, and not of the digest.
+    - `sample`: the bits of the caller's key in hex, or `None` without a key. It tells several samples of one prompt
+        apart. No provider sends it, but a simulated one draws from it.
+    - `optional`: the names of those `parameters` that the call can do without where a service refuses them. The digest
+        contains these parameters, but not that they are optional.
     """
 
     provider: str
@@ -48,14 +48,14 @@ class Request:
     optional: frozenset[str] = frozenset()
 
     def without_optional(self) -> "Request":
-        """The same request without the parameters that it can do without."""
+        """The same request without its optional parameters."""
         parameters = {k: v for k, v in self.parameters.items() if k not in self.optional}
         return dataclasses.replace(self, parameters=parameters, optional=frozenset())
 
     def digest(self, endpoint: str = "") -> bytes:
         """32 bytes that are equal exactly for equal requests to one endpoint, on every machine."""
-        # The canonical JSON of all these in a list. Each call has a digest: one call of `json.dumps` takes five times
-        # as long as to write down what mostly are strings alone.
+        # The hash of a JSON list, in canonical form, of all that is asked. The list is put together by hand, because
+        # every call needs a digest, nearly all values are strings, and `json.dumps` takes five times as long.
         messages = _canonical_messages(self.messages)
         parameters = _canonical(dict(self.parameters)) if self.parameters else "{}"
         sample = "null" if self.sample is None else _quoted(self.sample)
@@ -64,7 +64,7 @@ class Request:
         return hashlib.blake2b(canonical.encode("ascii"), digest_size=32).digest()
 
 
-@functools.lru_cache(maxsize=16)  # samples of a prompt mostly are asked for one after another
+@functools.lru_cache(maxsize=16)  # mostly the samples of one prompt are asked for one after another
 def _canonical_messages(messages: tuple[Message, ...]) -> str:
     return ",".join([f"[{_quoted(role)},{_quoted(content)}]" for role, content in messages])
 
@@ -179,18 +179,19 @@ class Provider(abc.ABC):
 
     **Attributes:**
 
-    - `is_local`: whether answers come from this process. Nothing is then paced but by a limit that is given, and
-        otherwise as the service is found to allow.
+    - `is_local`: whether answers come from this process. If so, its calls are paced only where the user gives a limit.
+        If not, they are paced as well by what the service says of its limits, or is found to allow.
     """
 
     is_local: ClassVar[bool] = False
 
     @property
     def endpoint(self) -> str | None:
-        """Where it asks, such as a base URL; answers are kept under it. Never a credential.
+        """The address that it asks, such as a base URL. It is part of the digest that answers are kept under.
 
-        `None` if its answers are for this process: they are kept in a journal that the user names, and not in the
-        user's own.
+        It must not hold a credential, as journals keep it. `None` says that its answers may change without notice, as
+        those of a Python function do when it is edited. Such answers are kept in a journal that a session names, but
+        not in the user's own.
         """
         return ""
 
@@ -206,12 +207,12 @@ class Provider(abc.ABC):
         return math.nan
 
     def most_output(self, request: Request) -> float:
-        """The most tokens that an answer can have if `request` does not say; infinite where that is not known."""
+        """The most tokens that an answer can have if `request` sets no limit; infinite if that is not known."""
         return math.inf
 
     @abc.abstractmethod
     async def complete(self, request: Request) -> Response:
-        """Answers one request, or raises a `ProviderError`."""
+        """Sends the request once and returns its answer, or raises a `ProviderError`."""
 
     @abc.abstractmethod
     async def close(self) -> None:

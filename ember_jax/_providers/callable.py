@@ -20,8 +20,10 @@ class Callable(Provider):
 
     - `fn`: the function.
     - `cache`: a name with a version, such as `"search:v1"`, under which the user's own journal keeps the answers. Give
-        a changed function another. Without it they are kept as long as the session, as nobody knows when a function
-        changes, or in the journal that a session names.
+        a changed function another name. Without a name the answers are kept in the journal that the session names, or
+        else only as long as the session: nobody could tell when the function was changed.
+
+    **Raises:** `TypeError` if `fn` cannot be called.
 
     **Example:**
 
@@ -40,7 +42,7 @@ class Callable(Provider):
             raise TypeError(f"Callable() takes a function of one Request, not {fn!r}.")
         self._fn = fn
         self._cache = cache
-        # An object may have an `async def __call__`.
+        # `iscoroutinefunction` is false for an object with an `async def __call__`, so its class is asked too.
         self._is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
 
     def __repr__(self) -> str:
@@ -48,7 +50,7 @@ class Callable(Provider):
 
     @property
     def endpoint(self) -> str | None:
-        """The name that answers are kept under."""
+        """The name that answers are kept under; `None` without one."""
         return self._cache
 
     def check(self, model: str) -> None:

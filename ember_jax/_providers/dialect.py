@@ -12,12 +12,13 @@ typed errors. So a dialect can be tested with data alone, and a vendor is one fi
 `__init__.py` then names the vendor: for users of `ember.providers`, and as the beginning of model ids. `openai.py` is
 the example to copy.
 
-A dialect raises nothing. Its failures are data too, in which the service's own words stand apart from ours: they may
-hold a key, and where the key is known they are scrubbed, all of them, in one place. (A dialect that raised would have
-to scrub by itself, and the one place that forgets to would show a key.)
+A dialect raises nothing. Its failures are data too, in which the service's own words stand apart from ours. A service's
+words may quote the key, so all of them are scrubbed in one place, where the key is known. (If dialects raised errors,
+each would have to scrub by itself, and the one that forgets to would show a key.)
 
-The body of a request is a tree and not bytes, as each protocol sends JSON: it is encoded, and what is no JSON refused,
-once for all; and a batch of requests is made of such trees. The method is POST in all of them.
+The body of a request is a tree of JSON values and not bytes, as every protocol sends JSON. So one place encodes the
+tree for all dialects, and refuses what is not JSON; and a batch of requests can be made of such trees. The method is
+POST in all protocols.
 """
 
 import abc
@@ -52,7 +53,7 @@ class Service:
 
 
 class HTTPRequest(NamedTuple):
-    """What to POST: a path below the base URL, headers besides the key's, and JSON."""
+    """What to POST: a path below the base URL, the headers besides those of the key, and a body of JSON values."""
 
     path: str
     headers: Mapping[str, str]
@@ -60,7 +61,7 @@ class HTTPRequest(NamedTuple):
 
 
 class HTTPAnswer(NamedTuple):
-    """What came back, whole; the headers' names are in lower case."""
+    """A whole answer: its status, its headers by their names in lower case, and its body."""
 
     status: int
     headers: Mapping[str, str]
@@ -72,10 +73,10 @@ class Failure(NamedTuple):
 
     **Fields:**
 
-    - `kind`: what it is raised as.
-    - `words`: ours, with a `{}` for each of the service's; the model id is put before them.
-    - `said`: the service's. They are scrubbed, put on one line and trimmed before they are filled in.
-    - `tokens`: what the service says that it bills all the same.
+    - `kind`: the exception that it is raised as.
+    - `words`: our message, with a `{}` for each item of `said`. The model id is put before it.
+    - `said`: the service's own words. Each is scrubbed, put on one line and shortened before it is filled in.
+    - `tokens`: what the service says that it bills although this is no answer, or `None`.
     """
 
     kind: type[ProviderError]
@@ -85,19 +86,20 @@ class Failure(NamedTuple):
 
 
 class Meaning(NamedTuple):
-    """What a status is raised as, and advice that is put behind the service's own words."""
+    """What an HTTP status means: the exception that it is raised as, and advice to put behind the service's words."""
 
     kind: type[ProviderError]
     advice: str = ""
 
 
 class Dialect(abc.ABC):
-    """One protocol, abstract. Dialects are values: they have no state, and one may serve any number of providers.
+    """One protocol, abstract. A dialect has no state that changes, and may serve any number of providers.
 
     **Attributes:**
 
     - `service`: the service that is asked.
-    - `quota_headers`: the headers that tell its limits, as families of `quota`.
+    - `quota_headers`: the families of headers, see `quota`, that may tell the service's limits. The first counts for
+        which all headers are there.
     """
 
     service: Service
@@ -105,34 +107,36 @@ class Dialect(abc.ABC):
 
     @abc.abstractmethod
     def authorization(self, key: str) -> Mapping[str, str]:
-        """The headers that a key is sent in; it is never empty."""
+        """The headers that a key is sent in. It is not called with an empty key."""
 
     @abc.abstractmethod
     def build(self, request: Request) -> HTTPRequest | Failure:
-        """What to send for a request, or why nothing can be sent."""
+        """What to send for a request, or why it cannot be sent."""
 
     @abc.abstractmethod
     def read(self, answer: HTTPAnswer, request: Request) -> Response | Failure:
-        """What an answer with a status of success says.
+        """What an answer with a status of success (2xx) says.
 
-        Its quota is not the dialect's to fill in, and neither are statuses of failure its to read.
+        The `HTTPProvider` fills in the quota afterwards, and reads answers with any other status itself.
         """
 
     @abc.abstractmethod
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:
-        """What a status of failure means where the body shows that it is not what it seems to be, else `None`.
+        """What an answer with a status of failure means, if its body shows that it is not what the status says.
 
-        The service's own words are found without a dialect, see `stated`.
+        Else `None`, and the status counts. The message of the error is found without a dialect, see `stated`.
         """
 
 
 def decoded(answer: HTTPAnswer, form: type[_Form], noun: str, hint: str) -> _Form | Failure:
-    """The body as a value of a dataclass. Fields that are not the form's are ignored.
+    """The body as a value of a dataclass, or why it is none. Fields that the dataclass does not have are ignored.
 
     **Arguments:**
 
+    - `answer`: whose body is read.
+    - `form`: the dataclass.
     - `noun`: what the body should be, such as `"a chat completion"`.
-    - `hint`: what to look at where the body is not even said to be JSON, as that of a web page.
+    - `hint`: what the user should look at if the answer does not even claim to be JSON, as a web page does not.
     """
     # Imported on the first answer, so that `import ember_jax` stays cheap.
     import msgspec
@@ -143,8 +147,7 @@ def decoded(answer: HTTPAnswer, form: type[_Form], noun: str, hint: str) -> _For
     except (ValueError, RecursionError) as error:
         fault = error
         # Answers that were paid for are read as far as they can be. Most are strict JSON, which msgspec reads in a
-        # tenth of the time, so leniency is tried second.
-        # Some gateways state an error with status 200.
+        # tenth of the time, so leniency is tried second. But some gateways send an error message with status 200.
         said = stated(answer.body)
         if not said and (tree := tree_of(answer.body)) is not None:
             try:
@@ -183,10 +186,10 @@ def _unicode(tree: Any) -> Any:
 
 
 def stated(body: bytes) -> str:
-    """The service's own error message, where the body is JSON that has one in a usual place.
+    """The service's own error message, if the body is JSON that has one in a usual place; else empty.
 
-    The places are those of all vendors together, and not of one dialect: gateways, which stand before any of them, have
-    a form of their own.
+    The places of all vendors are looked at, whatever the dialect: a gateway may stand before any vendor's service, and
+    sends errors in a form of its own.
     """
     tree = tree_of(body)
     error = tree.get("error", tree) if isinstance(tree, dict) else None
@@ -212,8 +215,8 @@ def tree_of(body: bytes) -> Any:
 def _fault(body: bytes, error: ValueError | RecursionError) -> str:
     """Why a body does not have the form that was asked for.
 
-    The reader's own words are only added to ours: they change from one release to the next. They say where the fault
-    is, and quote nothing of the body, which may be a completion.
+    The JSON reader's own words are only added to ours in brackets, because they change from one of its releases to the
+    next. They say where the fault is, and quote nothing of the body, which may be a completion.
     """
     import msgspec
 
@@ -223,7 +226,8 @@ def _fault(body: bytes, error: ValueError | RecursionError) -> str:
         return "its JSON is nested too deeply"
     if isinstance(error, msgspec.ValidationError):
         return f"its JSON has another form ({error})"
-    # The reader looks at the bytes of a string only when it decodes it, and has no type of error for what it finds.
+    # The reader checks the bytes of a string only when it decodes that string, and has no type of error of its own for
+    # bytes that are not UTF-8. So the whole body is decoded here to find out.
     try:
         body.decode()
     except UnicodeDecodeError as where:

@@ -1,12 +1,12 @@
 """The one place that does IO for vendors: HTTP, and what is the same in all protocols over it.
 
 It finds the base URL and the key, owns the client, sends, waits, reads the headers that ask to wait or tell a quota,
-scrubs credentials from a service's words, and raises the typed errors. What a protocol says is its `Dialect`'s; how a
-vendor is added stands there.
+scrubs credentials from a service's words, and raises the typed errors. What differs between protocols is in a
+`Dialect`; `dialect.py` says how a vendor is added.
 
-`HTTPProvider` is final and holds a dialect, and a vendor's public class holds an `HTTPProvider`: nothing overrides
-anything. (With a base class, whose hooks vendors override, none of the two halves could be read or tested without the
-other.)
+`HTTPProvider` is final and holds a dialect, and a vendor's public class holds an `HTTPProvider`. Nothing overrides a
+method. (The alternative was a base class with hooks that vendors override. Then neither the base class nor a vendor
+could be read or tested without the other.)
 """
 
 import abc
@@ -39,14 +39,17 @@ from .dialect import Dialect, Failure, HTTPAnswer, Meaning, Service, readable, s
 if TYPE_CHECKING:
     import httpx
 
-# uvicorn, and with it vLLM, closes a connection after 5 idle seconds.  Ours must let go first: a request sent just as
-# the server closes is lost, and a POST is not sent again by the client.
+# How many seconds an idle connection is kept. uvicorn, and with it vLLM, closes a connection after 5 idle seconds. The
+# client must close it first: a request that is sent just as the server closes is lost, and the client does not send a
+# POST again by itself.
 _KEEPALIVE = 4.0
 
+# How many characters of a service's words an error quotes.
 _QUOTED = 300
 
 
-# A body from this size on is sent in pieces: in one it would hold up the event loop, and aiohttp warns of it.
+# A body of this many bytes or more is sent in pieces of `_PIECE` bytes. Sent as a whole it would hold up the event
+# loop, and aiohttp warns of it.
 _LARGE = 1 << 20
 _PIECE = 1 << 16
 
@@ -76,7 +79,7 @@ class Vendor(Provider):
 
     @property
     def endpoint(self) -> str:
-        """The base URL. Raises `RefusedRequestError` where the environment has one that is none."""
+        """The base URL. Raises `RefusedRequestError` if an environment variable holds one that is no URL."""
         return self._http.endpoint
 
     def check(self, model: str) -> None:
@@ -115,7 +118,9 @@ class HTTPProvider(Provider):
     - `client`: an `httpx.AsyncClient` to use as it is. It is not closed here.
     - `timeout`: seconds to wait for the connection, again for the answer to begin, and for each further piece of it.
 
-    The environment is read at each call. Raises `ValueError` for a `base_url` that is not one.
+    The environment is read at each call, so that a variable may be set after the provider was made.
+
+    **Raises:** `ValueError` for a `base_url` that is no whole URL.
     """
 
     def __init__(
@@ -130,11 +135,13 @@ class HTTPProvider(Provider):
         if fault:
             raise ValueError(f"{dialect.service.maker}(base_url=…): {fault}")
         self._dialect = dialect
+        # The vendor's own host, which is never asked without a key. Other servers may need none.
         self._host = urllib.parse.urlsplit(dialect.service.base_url).hostname
         self._base_url = base_url
         self._api_key = api_key
         self._client = client
         self._timeout = timeout
+        # A client of our own, with the loop that its connections belong to; made at the first request.
         self._own: tuple[asyncio.AbstractEventLoop, httpx.AsyncClient] | None = None
 
     def __repr__(self) -> str:
@@ -152,7 +159,7 @@ class HTTPProvider(Provider):
 
     @property
     def endpoint(self) -> str:
-        """The base URL. Raises `RefusedRequestError` where the environment has one that is none."""
+        """The base URL. Raises `RefusedRequestError` if an environment variable holds one that is no URL."""
         return self._base()
 
     def check(self, model: str) -> None:
@@ -167,8 +174,9 @@ class HTTPProvider(Provider):
     def build(self, request: Request) -> tuple[str, dict[str, str], dict[str, Any]]:
         """The URL, the headers and the JSON body to send.
 
-        Raises `AuthenticationError` where the service itself is asked without a key, `RefusedRequestError` for a base
-        URL of the environment that is not one, and what the dialect refuses to send.
+        **Raises:** `AuthenticationError` if the vendor's own host would be asked without a key;
+        `RefusedRequestError` if an environment variable holds a base URL that is no URL, or if the dialect refuses the
+        request.
         """
         base = self._base()
         key = self._key()
@@ -224,12 +232,14 @@ class HTTPProvider(Provider):
         except httpx.DecodingError as error:
             failure = MalformedResponseError(f"{_id(request)}: the answer cannot be decompressed: {error}")
         except (httpx.TransportError, aiohttp.ClientError, OSError) as error:
-            # The transport maps most of aiohttp's errors to httpx's, but not that of an answer that is not HTTP.
+            # The transport maps most of aiohttp's errors to httpx's, but not the error for an answer that is not HTTP.
+            # So aiohttp's errors are caught too.
             words = self._scrubbed(str(error)) or type(error).__name__
             timed_out = isinstance(error, httpx.ReadTimeout)
             hint = f" Give {self._dialect.service.maker}(timeout=…) more seconds." if timed_out else ""
-            # Of the errors of a connection only this one is sure to come before anything is sent; the transport calls
-            # it a timeout, and names the cause.
+            # A failure to connect is the only error that is sure to come before anything was sent, so only after it the
+            # budget need not count the request. The transport may raise it as a timeout, whose cause is the error to
+            # look for.
             unconnected = httpx.ConnectError | aiohttp.ClientConnectorError
             was_sent = not isinstance(error, unconnected) and not isinstance(error.__cause__, unconnected)
             failure = ConnectionFailedError(
@@ -237,8 +247,8 @@ class HTTPProvider(Provider):
             )
         else:
             return self.read(answer.status_code, answer.headers, answer.content, request)
-        # Raised here, not above: the transport's error holds the request's headers, and with them the key, and must
-        # not travel along as the cause.
+        # Raised here and not in the `except` blocks. There Python would attach the transport's error as the context,
+        # and that error holds the request's headers, and with them the key.
         raise failure
 
     async def close(self) -> None:
@@ -247,7 +257,7 @@ class HTTPProvider(Provider):
             await _retire(*own)
 
     async def _own_client(self) -> "httpx.AsyncClient":
-        """The client of the running loop; connections cannot outlive the loop that opened them."""
+        """The client of the running loop. A new loop gets a new client: connections belong to the loop they are of."""
         loop = asyncio.get_running_loop()
         if self._own is not None and self._own[0] is loop:
             return self._own[1]
@@ -267,7 +277,7 @@ class HTTPProvider(Provider):
         return base.rstrip("/")
 
     def _key(self) -> str:
-        # A key read from a file ends with a newline.
+        # Stripped, as a key that was read from a file ends with a newline.
         key = _first_set(self._dialect.service.key_variables)[1] if self._api_key is None else self._api_key.strip()
         if not all("!" <= c <= "~" for c in key):
             service = self._dialect.service
@@ -278,6 +288,7 @@ class HTTPProvider(Provider):
         return key
 
     def _failure(self, answer: HTTPAnswer, request: Request) -> ProviderError:
+        """The exception for an answer with a status of failure. The dialect is asked first for what it means."""
         kind, advice = self._dialect.meaning(answer) or _meaning(answer.status, self._dialect.service)
         words = self._scrubbed(stated(answer.body) or readable(answer.body)) or "(no message)"
         return kind(
@@ -295,7 +306,10 @@ class HTTPProvider(Provider):
         return quota.read(answer.headers, lambda: _now(answer.headers), self._dialect.quota_headers)
 
     def _scrubbed(self, words: str) -> str:
-        """A service's own words on one line, without anything that is or looks like a key, and not too long."""
+        """A service's own words on one line, shortened, with `[key]` for whatever is or looks like a key.
+
+        The words are scrubbed before they are shortened: a key that is cut in two would not be found.
+        """
         key = self._key()
         if key:
             words = words.replace(key, "[key]")
@@ -303,6 +317,7 @@ class HTTPProvider(Provider):
         return words if len(words) <= _QUOTED else words[: _QUOTED - 1] + "…"
 
 
+# What looks like a key, in case it is another one than the key that we know.
 _SECRET = regex(r"\bsk-[^\s\"'<>,;)]+|\bBearer\s+[^\s\"'<>,;)]+")
 
 
@@ -311,7 +326,7 @@ def _id(request: Request) -> str:
 
 
 def _first_set(variables: tuple[str, ...]) -> tuple[str, str]:
-    """The name and the value of the first environment variable that holds something, else empty."""
+    """The name and the value of the first of some environment variables that is not empty; else two empty strings."""
     for name in variables:
         if value := os.environ.get(name, "").strip():
             return name, value
@@ -319,22 +334,23 @@ def _first_set(variables: tuple[str, ...]) -> tuple[str, str]:
 
 
 def _fault_in(base_url: str) -> str:
-    """Why a base URL cannot be used, or nothing."""
+    """Why a base URL cannot be used; empty if it can."""
     try:
         parts = urllib.parse.urlsplit(base_url)
-        # Reading the port is what checks it.
+        # `parts.port` raises ValueError for a port that is no number.
         is_whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         parts, is_whole = None, False
     if parts is None or not is_whole:
         return "give a whole URL, such as 'http://localhost:8000/v1'."
-    # A password in a URL would be shown wherever the URL is.
+    # A password in the URL would be shown wherever the URL is: in errors, in a repr, in the journal.
     if parts.username or parts.password or parts.query or parts.fragment:
         return "give the URL without user, password, query and fragment; the key is an argument of its own."
     return ""
 
 
-@functools.lru_cache(maxsize=64)  # parsing takes as long as the rest of a request's building, and all go to one address
+# Parsing a URL takes as long as building the rest of a request, and mostly all requests go to one address.
+@functools.lru_cache(maxsize=64)
 def _parsed(url: str) -> "httpx.URL":
     import httpx
 
@@ -351,9 +367,9 @@ def _open_client(timeout: float) -> "httpx.AsyncClient":
     tls = httpx.create_ssl_context()
 
     def session() -> aiohttp.ClientSession:
-        # The session is ours because limits of httpx reach the transport's own session only as far as they are
-        # numbers: `None`, which to httpx is "no limit", leaves aiohttp's default of 100.  How many requests are in
-        # flight is the runtime's to decide, so `limit=0`: none.
+        # How many requests are in flight is for the runtime to decide, so connections must not be limited, which to
+        # aiohttp is `limit=0`. The transport would make a session by itself from httpx's limits. But it takes over only
+        # limits that are numbers: httpx's `None` for "no limit" leaves aiohttp's default of 100 in place.
         connector = aiohttp.TCPConnector(limit=0, ssl=tls, keepalive_timeout=_KEEPALIVE)
         return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
@@ -362,9 +378,10 @@ def _open_client(timeout: float) -> "httpx.AsyncClient":
             pass
 
     class Client(httpx.AsyncClient):
-        """Neither it nor its transport keeps cookies: calls must not depend on each other.
+        """A client that keeps no cookies, and neither does its transport: calls must not depend on each other.
 
-        httpx would look for them in each answer, by way of urllib, also where a policy lets none through: 30 µs.
+        The alternative, a cookie policy that lets none through, was rejected: httpx would still look for cookies in
+        each answer, by way of urllib, which takes 30 µs.
         """
 
         @property
@@ -377,18 +394,22 @@ def _open_client(timeout: float) -> "httpx.AsyncClient":
 
 
 async def _retire(loop: asyncio.AbstractEventLoop, client: "httpx.AsyncClient") -> None:
-    """Closes a client, on its own loop where that still lives."""
+    """Closes a client, on the loop that its connections belong to if that loop still lives, else on this one."""
     if loop is asyncio.get_running_loop() or loop.is_closed():
         await client.aclose()
     else:
         asyncio.run_coroutine_threadsafe(client.aclose(), loop)
 
 
-_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode  # `json.dumps` would make one for each call
+# An encoder is kept, as `json.dumps` would make one for each call.
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def _encoded(body: Mapping[str, Any], request: Request) -> bytes:
-    """The JSON to send; half of a surrogate pair in a prompt is escaped, as JSON can."""
+    """The JSON to send, in ASCII. JSON's escapes can write half of a surrogate pair in a prompt, and UTF-8 cannot.
+
+    **Raises:** `RefusedRequestError` for a parameter that is no JSON value, such as NaN.
+    """
     try:
         return _encode(body).encode("ascii")
     except (TypeError, ValueError) as error:
@@ -396,7 +417,7 @@ def _encoded(body: Mapping[str, Any], request: Request) -> bytes:
 
 
 def _meaning(status: int, service: Service) -> Meaning:
-    """What a status of failure is raised as, in every dialect, and the advice that goes with it."""
+    """What a status of failure means, whatever the dialect."""
     if status in (401, 403):
         advice = f" Check {service.key_variables[0]}, or the argument api_key of {service.maker}(api_key=…)."
         return Meaning(AuthenticationError, advice)
@@ -412,7 +433,11 @@ def _meaning(status: int, service: Service) -> Meaning:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds that a provider asks to wait, in any of the three forms that are in use."""
+    """The seconds that a service asks to wait; `None` if it does not.
+
+    There are three forms in use: `retry-after-ms` in milliseconds, `retry-after` in seconds, and `retry-after` as a
+    date.
+    """
     seconds = _number(headers.get("retry-after-ms"), 1e-3)
     if seconds is None:
         seconds = _number(headers.get("retry-after"), 1.0)
@@ -422,21 +447,25 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _now(headers: Mapping[str, str]) -> float:
-    """The time by the server's clock where it says, because ours may be off by more than what it is asked for."""
+    """The time in seconds since 1970, by the server's clock if the headers tell it.
+
+    It is compared with times that the server names. Our own clock may be off by more than the seconds asked for.
+    """
     said = _timestamp(headers.get("date"))
     return time.time() if said is None else said
 
 
 def _number(value: str | None, unit: float) -> float | None:
     try:
-        number = float((value or "").partition(",")[0])  # a header that came twice is one, with commas between
+        # A header that came twice is one value here, with a comma between the two. The first one counts.
+        number = float((value or "").partition(",")[0])
     except ValueError:
         return None
     return number * unit if math.isfinite(number) else None
 
 
 def _timestamp(value: str | None) -> float | None:
-    """The seconds since 1970 of an HTTP date, which is in GMT where it names no zone."""
+    """The seconds since 1970 of an HTTP date, which is in GMT if it names no zone; `None` for what is no date."""
     try:
         date = email.utils.parsedate_to_datetime(value or "")
         return (date if date.tzinfo else date.replace(tzinfo=datetime.UTC)).timestamp()

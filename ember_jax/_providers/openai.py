@@ -23,15 +23,17 @@ class OpenAI(Vendor):
 
     **Arguments:**
 
-    - `base_url`: up to and with `/v1`. By default the environment's `OPENAI_BASE_URL`, else OpenAI itself.
+    - `base_url`: the server's URL up to and with `/v1`. By default the environment's `OPENAI_BASE_URL`, else OpenAI
+        itself.
     - `api_key`: by default the environment's `OPENAI_API_KEY`, whatever the `base_url`; `""` sends none.
-    - `client`: an `httpx.AsyncClient` of your own, for a proxy or another TLS setup (the environment's proxies are not
-        used otherwise). It is used as it is, its timeouts included, and never closed here.
+    - `client`: an `httpx.AsyncClient` of your own, for a proxy or another TLS setup. (Without it, proxies of the
+        environment are not used.) It is used as it is, its timeouts included, and never closed here.
     - `timeout`: seconds to wait for the connection, again for the answer to begin, and for each further piece of it.
-        An answer that comes in pieces without end is `Retry(deadline=…)`'s to stop.
+        It does not stop an answer that comes in pieces without end; `Retry(deadline=…)` does.
 
-    The environment is read at each call. Prices are those of the provider name that it is registered under. Raises
-    `ValueError` for a `base_url` that is not one.
+    The environment is read at each call. Prices are looked up by the provider name that it is registered under.
+
+    **Raises:** `ValueError` for a `base_url` that is no whole URL.
     """
 
     def __init__(
@@ -46,10 +48,10 @@ class OpenAI(Vendor):
 
 @dataclass(frozen=True)
 class ChatCompletions(Dialect):
-    """The dialect. Servers that imitate it are services of their own."""
+    """The dialect of chat completions. A server that imitates OpenAI has a `Service` of its own."""
 
     service: Service
-    # Anthropic's family is that of gateways which stand before it.
+    # Gateways that speak this protocol to us, and stand before Anthropic's models, pass Anthropic's headers on.
     quota_headers: ClassVar[tuple[str, ...]] = (quota.OPENAI, quota.ANTHROPIC)
 
     def authorization(self, key: str) -> dict[str, str]:
@@ -104,7 +106,9 @@ class ChatCompletions(Dialect):
         )
 
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:
-        if answer.status == 429 and b"insufficient_quota" in answer.body:  # its word for an account without credit
+        # OpenAI answers 429 as well for an account without credit. As a refusal for too many requests it would be tried
+        # again, and never succeed.
+        if answer.status == 429 and b"insufficient_quota" in answer.body:
             return Meaning(RefusedRequestError, " The account has no credit; waiting does not help.")
         return None
 

@@ -17,10 +17,10 @@ class Price:
 
     **Arguments:**
 
-    - `input`: of the prompt.
-    - `output`: of the answer.
+    - `input`: the price of the prompt's tokens.
+    - `output`: the price of the answer's tokens.
 
-    **Raises:** `ValueError` for what is not a finite number of at least 0.
+    **Raises:** `ValueError` for a price that is not a finite number of at least 0.
     """
 
     input: float
@@ -32,25 +32,26 @@ class Price:
                 raise ValueError(f"Price({name}={value!r}): give US dollars for a million tokens, such as 0.15.")
 
     def of(self, input_tokens: float, output_tokens: float) -> float:
-        """The US dollars of so many tokens; they may be infinite."""
-        # what is free is free in any amount
+        """The US dollars of so many tokens; the numbers of tokens may be infinite."""
+        # A product of 0 and infinity would be NaN, but tokens without a price are free in any number.
         read = self.input * input_tokens if self.input and input_tokens else 0.0
         written = self.output * output_tokens if self.output and output_tokens else 0.0
         return (read + written) / 1e6
 
 
 def cost(provider: str, model: str, input_tokens: float, output_tokens: float) -> float:
-    """The US dollars of one call, or NaN where the table has no price for the model; tokens may be infinite.
+    """The US dollars of one call; NaN if the table has no price for the model. The tokens may be infinite.
 
-    The table is the installed package's own; it is never fetched. Cached input is priced as any other, so the result
-    is an upper bound for providers that give a discount on it.
+    The table is the one in the installed package, and is never fetched. Input that the provider has cached is priced as
+    any other input, so the result is an upper bound for providers that give a discount on it.
     """
     found = _find(provider, model)
     if found is None:
         return math.nan
     price = found.get_prices(datetime.datetime.now(tz=datetime.UTC))
     rates = price.input_mtok, price.output_mtok
-    # The table's own sum takes a tenth of a millisecond, which the event loop has not; most prices are two numbers.
+    # The table's own calculation takes a tenth of a millisecond, which is too long for the event loop. Most prices are
+    # two numbers, and their sum is made here. Prices in steps, or by request, are left to the table.
     if isinstance(rates[0], Decimal) and isinstance(rates[1], Decimal) and price.requests_kcount is None:
         return Price(float(rates[0]), float(rates[1])).of(input_tokens, output_tokens)
     if math.isinf(input_tokens) or math.isinf(output_tokens):
@@ -62,13 +63,13 @@ def cost(provider: str, model: str, input_tokens: float, output_tokens: float) -
 
 
 def of_answer(provider: str, asked: str, answered: str, input_tokens: float, output_tokens: float) -> float:
-    """As `cost`, by the model that answered, else by the one that was asked for, as a dated name may have no price."""
+    """As `cost`, by the model that answered. If it has no price, as a dated name may not, by the one asked for."""
     dollars = cost(provider, answered, input_tokens, output_tokens)
     return cost(provider, asked, input_tokens, output_tokens) if math.isnan(dollars) else dollars
 
 
 def context_window(provider: str, model: str) -> float:
-    """The most tokens that a model reads and writes in one call, by the table; infinite where it does not say."""
+    """The most tokens that a model reads and writes in one call, by the table; infinite if the table does not say."""
     found = _find(provider, model)
     return (found.context_window if found is not None else None) or math.inf
 

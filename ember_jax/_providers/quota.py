@@ -1,11 +1,12 @@
 """What a service says of its own limits, in the headers of its answers.
 
-Two families of names are in use: `x-ratelimit-…`, of OpenAI and of what imitates it, whose resets are durations such
-as `6m0s`, `1s` or `17ms`; and `anthropic-ratelimit-…`, whose resets are RFC 3339 times. In both a reset is when the
-quota will be whole again, so `(limit - left) / reset_s` is the rate at which it is filled, whatever its period is.
+Two families of names are in use. Those of `x-ratelimit-…` are OpenAI's and its imitators', and their resets are
+durations such as `6m0s`, `1s` or `17ms`. Those of `anthropic-ratelimit-…` have RFC 3339 times as resets. In both, a
+reset is when the quota will be whole again. So `(limit - left) / reset_s` is the rate at which the quota is filled,
+whatever its period is.
 
-A family is the form of its names, in lower case: `{field}` is `limit`, `remaining` or `reset`, and `{what}` is
-`requests` or `tokens`.
+A family is written as the form of its names, in lower case: `{field}` is `limit`, `remaining` or `reset`, and `{what}`
+is `requests` or `tokens`.
 """
 
 import datetime
@@ -22,7 +23,7 @@ ANTHROPIC = "anthropic-ratelimit-{what}-{field}"
 
 @dataclass(frozen=True)
 class Allowance:
-    """One quota: of `limit`, `left` were left, and it is whole again after `reset_s` seconds without a request."""
+    """One quota: `left` of `limit` were left, and it would be whole again after `reset_s` seconds without a request."""
 
     limit: float
     left: float
@@ -40,7 +41,14 @@ class Quota:
 def read(
     headers: Mapping[str, str], now: Callable[[], float], families: tuple[str, ...] = (OPENAI, ANTHROPIC)
 ) -> Quota | None:
-    """What an answer's headers, with names in lower case, say; `now` tells the server's time in seconds since 1970."""
+    """What an answer's headers say of the service's limits; `None` if they say nothing.
+
+    **Arguments:**
+
+    - `headers`: by their names in lower case.
+    - `now`: gives the server's time in seconds since 1970. It is called only where a reset is a time.
+    - `families`: the families of names to look for, in order.
+    """
     requests, tokens = _allowance(headers, "requests", now, families), _allowance(headers, "tokens", now, families)
     return Quota(requests, tokens) if requests or tokens else None
 
@@ -52,7 +60,7 @@ def _allowance(
     for family in families:
         said = [headers.get(name) for name in _names(family, what)]
         if None not in said:
-            # A header that came twice is one, with commas between its values.
+            # A header that came twice is one value here, with a comma between the two. The first one counts.
             said = [words and words.partition(",")[0] for words in said]
             limit, left, reset = _number(said[0]), _number(said[1]), _seconds(said[2], now)
             if limit >= 1 and left >= 0 and reset >= 0:  # false for NaN
@@ -60,7 +68,8 @@ def _allowance(
     return None
 
 
-@functools.lru_cache(maxsize=64)  # each answer is looked through, and writing the names takes longer than looking
+# Every answer is searched for these names, and to write a name takes longer than to look for it.
+@functools.lru_cache(maxsize=64)
 def _names(family: str, what: str) -> tuple[str, ...]:
     return tuple(family.format(field=field, what=what) for field in ("limit", "remaining", "reset"))
 

@@ -1,4 +1,4 @@
-"""Providers by name: what the part of a model id before the first `/` stands for."""
+"""Providers by name. The name is the part of a model id before the first `/`."""
 
 import asyncio
 import difflib
@@ -18,8 +18,9 @@ _providers: dict[str, Provider] = {}
 def register(name: str, provider: Provider) -> None:
     """Lets model ids that begin with `name/` be answered by `provider`, from the next call on.
 
-    A name that was registered before is replaced; the provider it stood for is not closed. Raises `ModelError` for a
-    name that cannot stand in a model id, and `TypeError` for what is not a `Provider`.
+    A name that was registered before is replaced; the provider that it stood for is not closed.
+
+    **Raises:** `ModelError` for a name that cannot stand in a model id; `TypeError` for what is not a `Provider`.
     """
     if not name or "/" in name or name != name.strip():
         raise ModelError(f"{name!r} cannot name a provider: give a word without '/', such as 'local'.")
@@ -48,7 +49,7 @@ def get(name: str) -> Provider:
     )
 
 
-@functools.lru_cache(maxsize=4096)  # each call asks, and a sweep has few models
+@functools.lru_cache(maxsize=4096)  # every call splits its model id, and a sweep has few models
 def split(model_id: str) -> tuple[str, str]:
     """`provider/model` as its two halves; a model's own name may hold more slashes. Raises `ModelError`."""
     provider, slash, model = model_id.partition("/")
@@ -61,7 +62,7 @@ def split(model_id: str) -> tuple[str, str]:
 
 
 def _guess(name: str) -> str:
-    """The built-in simulated model that a bare name most likely stands for, as a hint."""
+    """A hint, if a name without a provider is that of a built-in simulated model; else empty."""
     if "/" in name:
         return ""
     try:
@@ -74,7 +75,7 @@ def _guess(name: str) -> str:
 def check(model_id: str, instead: Mapping[str, Provider] | None = None) -> None:
     """Raises `ModelError` if a model id is malformed, or names a provider or model known not to exist.
 
-    `instead` are providers that are used in place of the registered ones of their names.
+    `instead` are providers by name, such as a session's own, that are used in place of the registered ones.
     """
     provider, model = split(model_id)
     ((instead or {}).get(provider) or get(provider)).check(model)

@@ -56,11 +56,13 @@ class SimModel:
     - `sigma`: the standard deviation of the latency's logarithm; 0 is the same latency for every request.
     - `input_price`, `output_price`: US dollars for a million tokens.
     - `verbosity`: the number of filler words before an arithmetic answer.
-    - `judge_accuracy`, `verify_accuracy`: the same probability for the other two tasks; `accuracy` where `None`.
-    - `false_accept`: the probability that a wrong answer is said to be correct; `1 - verify_accuracy` where `None`.
+    - `judge_accuracy`: the probability that a right candidate is chosen; `accuracy` if `None`.
+    - `verify_accuracy`: the probability that an answer is judged rightly, as correct or wrong; `accuracy` if `None`.
+    - `false_accept`: the probability that a wrong answer is said to be correct; `1 - verify_accuracy` if `None`.
     - `wrong_answers`: how many different wrong answers a question has, all equally likely; 1 makes it binary.
 
-    Raises `ValueError` for a probability outside [0, 1] and for a negative or infinite number.
+    **Raises:** `ValueError` for a probability outside [0, 1], a negative or infinite number, and a `verbosity` or
+    `wrong_answers` that is not whole.
     """
 
     accuracy: float | Callable[[str], float] = 0.8
@@ -90,11 +92,11 @@ class SimModel:
 
     @functools.cached_property
     def price(self) -> Price:
-        """What it costs."""
+        """The model's price."""
         return Price(self.input_price, self.output_price)
 
     def at(self, prompt: str) -> "_Skill":
-        """How good it is at a prompt. Raises `ValueError` if its `accuracy` gives what is no probability."""
+        """How good the model is at a prompt. Raises `ValueError` if `accuracy` returns what is no probability."""
         if not callable(self.accuracy):
             return self._skill
         accuracy = self.accuracy(prompt)
@@ -121,7 +123,15 @@ class SimModel:
 
 
 class _Skill(NamedTuple):
-    """The probabilities with which a model is right at one prompt; `accept` and `reject` are those of verifying."""
+    """How good a model is at one prompt.
+
+    **Fields:**
+
+    - `accuracy`, `judge`: the probabilities that an arithmetic answer, and a choice among candidates, is right.
+    - `accept`, `reject`: the probabilities that a right answer is verified as right, and a wrong one as wrong.
+    - `wrong`: how many different wrong answers there are.
+    - `verbosity`: the number of filler words before an answer.
+    """
 
     accuracy: float
     judge: float
@@ -131,8 +141,8 @@ class _Skill(NamedTuple):
     verbosity: int
 
 
-# A ladder as real ones are: the dear model costs a hundred times the cheap one and is seldom wrong.  The latencies
-# are a tenth of real ones, so that a demonstration of some hundred questions takes seconds.
+# Three models that differ as real ones do: the dear model costs a hundred times as much as the cheap one, and is seldom
+# wrong. The latencies are a tenth of real ones, so that a demonstration of some hundred questions takes seconds.
 _BUILT_IN = {
     "small": SimModel(accuracy=0.70, latency=0.02, sigma=0.3, input_price=0.15, output_price=0.60),
     "medium": SimModel(accuracy=0.85, latency=0.05, sigma=0.3, input_price=1.50, output_price=6.00),
@@ -158,7 +168,7 @@ class Sim(Provider):
 
     @property
     def endpoint(self) -> None:
-        """They cost nothing, and change with this library."""
+        """`None`: the answers cost nothing to make again, and may change with a release of this library."""
 
     def check(self, model: str) -> None:
         if model not in self._models:
@@ -167,16 +177,16 @@ class Sim(Provider):
             raise ModelError(f"There is no simulated model {model!r}; there are {', '.join(self._models)}.{hint}")
 
     def answer(self, request: Request) -> Response:
-        """The answer, at once.
+        """The answer, without the model's latency.
 
-        Raises `ModelError` for an unknown model, and `RefusedRequestError` for a `max_tokens` that is no count.
+        **Raises:** `ModelError` for an unknown model; `RefusedRequestError` as `reply`.
         """
         self.check(request.model)
         return reply(self._models[request.model], request)
 
     def cost(self, request: Request, tokens: Tokens) -> float:
         self.check(request.model)
-        return self._models[request.model].price.of(input_tokens, output_tokens)
+        return self._models[request.model].price.of(tokens.input, tokens.output)
 
     async def complete(self, request: Request) -> Response:
         response = self.answer(request)
@@ -194,7 +204,8 @@ def delay(model: SimModel, request: Request) -> float:
     if not (model.latency and model.sigma):
         return model.latency
     draws = _Draws(request)
-    # Box and Muller: one standard normal from two uniforms, of which the first must not be 0.
+    # Box and Muller's method: one standard normal number from two uniform ones. The logarithm needs a number above 0,
+    # and `uniform` is from [0, 1), so it is subtracted from 1.
     radius = math.sqrt(-2 * math.log(1 - draws.uniform("radius")))
     return model.latency * math.exp(model.sigma * radius * math.cos(2 * math.pi * draws.uniform("angle")))
 
@@ -202,7 +213,8 @@ def delay(model: SimModel, request: Request) -> float:
 def reply(model: SimModel, request: Request) -> Response:
     """The answer of `model`, whatever name the request gives it: a pure function, without delay.
 
-    Raises `RefusedRequestError` for a `max_tokens` that is no count, and for a JSON schema that it cannot fill in.
+    **Raises:** `RefusedRequestError` for a `max_tokens` that is not a whole number of at least 1, and for a JSON schema
+    that it cannot fill in.
     """
     prompt = next((m.content for m in reversed(request.messages) if m.role == "user"), "")
     said = _said(model.at(prompt), prompt, request.parameters, _Draws(request))
@@ -234,17 +246,22 @@ def _reported(parameters: Mapping[str, Any]) -> int:
     return top if parameters.get("logprobs") is True and isinstance(top, int) and top > 0 else 0
 
 
-# These change how much of the answer is returned, not which answer it is.
+# These parameters change how much of the answer is returned, and not which answer it is. So they must not change what
+# is drawn.
 _IMMATERIAL = frozenset({"max_tokens", "max_completion_tokens", "logprobs", "top_logprobs"})
 
 
 class _Draws:
-    """The random numbers of one request: hashes of it and of what each number is for."""
+    """The random numbers of one request. Each is a hash of the request and of the purpose of the number.
+
+    So a reply depends on nothing but its request. A generator with a state would make it depend on the order in which
+    numbers are drawn.
+    """
 
     def __init__(self, request: Request):
         material = {k: v for k, v in request.parameters.items() if k not in _IMMATERIAL}
         sample = None if material.get("temperature") == 0 else request.sample
-        # The name under which the provider is registered is no part of a model.
+        # The provider's name is left out: the same model under another name must answer the same.
         self._seed = Request("", request.model, request.messages, material, sample).digest()
 
     def uniform(self, purpose: str) -> float:
@@ -264,7 +281,7 @@ class _Draws:
 
 
 class _Said(NamedTuple):
-    """A whole reply, its log-probability, and the likeliest alternatives to its first token, where it has some."""
+    """A whole reply, its log-probability, and the alternatives to its first token, likeliest first, if it has some."""
 
     text: str
     logprob: float
@@ -291,7 +308,7 @@ def _said(skill: _Skill, prompt: str, parameters: Mapping[str, Any], draws: _Dra
 
 
 class _Choice(NamedTuple):
-    """So many options, those that are right, and which skill sees it."""
+    """A choice: how many options there are, which are right, and the name of the skill that sees which."""
 
     options: int
     right: tuple[int, ...]
@@ -299,20 +316,20 @@ class _Choice(NamedTuple):
 
 
 class _Verification(NamedTuple):
-    """Whether the proposed answer is right; `None` where no question is known."""
+    """A verification: whether the proposed answer is right; `None` if there is no question to compare it with."""
 
     is_right: bool | None
 
 
 class _Candidates(NamedTuple):
-    """What is judged."""
+    """The candidates that a judge chooses from, the right ones and the wrong ones."""
 
     right: tuple[str, ...]
     wrong: tuple[str, ...]
 
 
 class _Number(NamedTuple):
-    """The right answer, as it is shown."""
+    """Arithmetic: the right answer, as digits."""
 
     right: str
 
@@ -323,7 +340,8 @@ class _Fault(NamedTuple):
     reason: str
 
 
-# Samples of a prompt, which mostly are drawn one after another, read it once. Few are kept: a prompt may be long.
+# The samples of a prompt are mostly drawn one after another, so only the first one reads the prompt. Few prompts are
+# kept, as a prompt may be long.
 @functools.lru_cache(maxsize=256)
 def _read(prompt: str) -> _Choice | _Verification | _Candidates | _Number | _Fault | None:
     """What a prompt asks for, whoever is asked; `None` for anything else."""
@@ -427,16 +445,16 @@ def _verification(lines: Sequence[str]) -> tuple[str, list[str]] | None:
 
 
 def _is_right(proposed: str, question: Sequence[str]) -> bool | None:
-    """Whether a proposed answer is right; `None` where no question is known."""
+    """Whether a proposed answer is right; `None` if there is no question."""
     try:
         truth = first_value(question)
-    except CannotCompute:
+    except CannotCompute:  # the question has no value, so no number answers it
         return False
     return None if truth is None else _claims(proposed, truth)
 
 
 def _verifying(is_right: bool | None) -> str:
-    """The skill of taking an answer for what it is."""
+    """The name of the skill that says what an answer is: `accept` for a right one, `reject` for a wrong one."""
     return "accept" if is_right else "reject"
 
 
@@ -547,10 +565,11 @@ _PREDICATES = (
 
 
 class CannotCompute(Exception):
-    """The question is an expression that has no value, or too large a one. It never leaves `reply`."""
+    """The question is an expression without a value, or with too large a one. It is never raised out of `reply`."""
 
 
-# Far beyond what a question asks, and small enough that a hostile prompt costs nothing.
+# The bounds of arithmetic: digits of a number, depth of parentheses, and numerators and denominators. They are far
+# beyond what a question asks, and small enough that a hostile prompt costs nothing.
 _MAX_DIGITS = 30
 _MAX_DEPTH = 50
 _LARGEST = 10 ** (2 * _MAX_DIGITS)
@@ -573,7 +592,7 @@ def first_value(lines: Sequence[str]) -> Fraction | None:
         bullet = _BULLET.match(text)
         text = text[bullet.end() :] if bullet else text
         for run in _RUN.finditer(text):
-            if _DIGIT.search(text, *run.span()) is None:  # so are most: a space between words
+            if _DIGIT.search(text, *run.span()) is None:  # most runs are just a space between words
                 continue
             for start in _starts(text, run):
                 expression = _Expression(text, start)
@@ -588,8 +607,8 @@ def first_value(lines: Sequence[str]) -> Fraction | None:
 def _starts(text: str, run: re.Match[str]) -> Iterator[int]:
     """Where in a run of arithmetic characters an expression may begin.
 
-    Not inside a number or a word, and not after an operator or a parenthesis: the `3 + 4` of `2 ** 3 + 4` and of
-    `f(3 + 4)` is not what is asked.
+    It does not begin inside a number or a word, nor after an operator or an opening parenthesis. In `2 ** 3 + 4` and
+    `f(3 + 4)` the part `3 + 4` is not what is asked.
     """
     before = " "
     for at in range(run.start(), run.end()):
@@ -601,10 +620,14 @@ def _starts(text: str, run: re.Match[str]) -> Iterator[int]:
 
 
 class _Expression:
-    """Recursive descent with exact fractions.
+    """Reads one expression by recursive descent, with exact fractions.
 
-    `at` is where the reading has come to, `operators` how many it saw. `fault` is why the value is not to be had:
-    that is known before it is known whether what stands here is an expression at all, so reading goes on.
+    **Attributes:**
+
+    - `at`: where the reading has come to.
+    - `operators`: how many operators it has read.
+    - `fault`: why the value cannot be computed, such as a division by zero; else empty. Reading goes on after a fault,
+        as only at the end it is known whether this is an expression at all.
     """
 
     def __init__(self, text: str, at: int):
@@ -637,7 +660,7 @@ class _Expression:
         first = self._skip()
         if first == "-" and not self.text[self.at + 1 : self.at + 2].isspace():
             self.at += 1
-            # A second sign would make `--` an operator and recursion unbounded.
+            # No second sign is read: `--` is no operator here, and a long row of signs would recurse without a bound.
             value = None if self.text.startswith("-", self.at) else self._factor()
             return None if value is None else -value
         if first == "(":
@@ -649,7 +672,8 @@ class _Expression:
         if len(number[0]) > _MAX_DIGITS:
             return self._bounded(Fraction(_LARGEST + 1))
         digits = number[0].replace(",", "")
-        return Fraction(digits if "." in digits else int(digits))  # of an `int` it is made four times as fast
+        # `Fraction` takes an `int` four times as fast as a string.
+        return Fraction(digits if "." in digits else int(digits))
 
     def _parenthesised(self) -> Fraction | None:
         if self._depth == _MAX_DEPTH:
@@ -680,7 +704,7 @@ class _Expression:
         return Fraction(1)
 
     def _skip(self) -> str:
-        """Goes on to what is no white space; returns it, or nothing at the end."""
+        """Moves `at` to the next character that is no white space, and returns it; empty at the end."""
         if space := _SPACE.match(self.text, self.at):
             self.at = space.end()
         return self.text[self.at : self.at + 1]
@@ -700,14 +724,15 @@ def _millionths(scaled: int) -> str:
 def _claims(text: str, truth: Fraction) -> bool:
     """Whether the last number of a text is the truth, to six decimals."""
     numbers = _SIGNED.findall(text.translate(_LOOK_ALIKES))
-    # Longer than any answer can be shown, and Python refuses to read a number of many thousand digits.
+    # A number that is longer than any answer can be is wrong. It is not even read: Python refuses to read a number of
+    # many thousand digits.
     if not numbers or len(numbers[-1]) > 4 * _MAX_DIGITS:
         return False
     return shown(Fraction(numbers[-1].replace(",", ""))) == shown(truth)
 
 
 def _near(right: str, count: int, draws: _Draws) -> str:
-    """A wrong number of as many decimals; one of `count`: 1 above, 1 below, 2 above, … by the last place."""
+    """One of `count` wrong numbers: the right one plus 1, minus 1, plus 2, … in its last decimal place."""
     chosen = draws.below(count, "wrong")
     whole, _, decimals = right.partition(".")
     near = int(whole + decimals) + (-1 if chosen % 2 else 1) * (1 + chosen // 2)

@@ -1,7 +1,8 @@
 """How a simulated model fills in a JSON schema.
 
-Known are objects, arrays (of `minItems`, else one), strings, numbers, integers, booleans and `enum`. What stands in
-each place is for the `Guesses` to say; a place is named by its path, such as `.steps[0].score`.
+It knows objects, arrays (with `minItems` items, else one), strings, numbers, integers, booleans and `enum`. This file
+only walks through the schema; a `Guesses` says what stands in each place. A place is named by its path, such as
+`.steps[0].score`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,10 @@ class Guesses(Protocol):
 
 
 def fill(schema: Any, guesses: Guesses, path: str = "") -> Any:
-    """A JSON value that fits `schema`. Raises `RefusedRequestError` for a schema with anything else in it."""
+    """A JSON value that fits `schema`.
+
+    **Raises:** `RefusedRequestError` for a schema with anything in it that is not in the list above.
+    """
     match schema:
         case {"enum": [_, *_] as members}:
             return guesses.member(members, path)

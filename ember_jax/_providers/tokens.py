@@ -1,7 +1,8 @@
 """How many tokens a request can have.
 
-Design note. The bounds are those of its texts, see `_text/lengths.py`, and an allowance for what a service adds of its
-own: the marks of each message, and the system prompt that some chat templates begin with.
+Design note. The bounds of a request are the sums of the bounds of its texts, see `_text/lengths.py`. To the upper bound
+an allowance is added for what a service adds: the marks of each message, and the system prompt that some chat templates
+begin with.
 """
 
 import json
@@ -9,8 +10,8 @@ import json
 from .._text.lengths import span
 from .base import Request
 
-# OpenAI counts 3 or 4 tokens for a message's marks; templates of open models up to 10. Their own system prompts, such
-# as Llama 3.1's date or that of gpt-oss, have up to 60.
+# The allowance in tokens, rounded up. OpenAI counts 3 or 4 tokens for a message's marks, and templates of open models
+# have up to 10. The system prompts of such templates, as the date of Llama 3.1 or that of gpt-oss, have up to 60.
 _PER_MESSAGE, _PER_REQUEST = 16, 64
 
 
@@ -19,12 +20,14 @@ def bounds(request: Request) -> tuple[int, int]:
     words = [span(message.content) for message in request.messages]
     added = _PER_MESSAGE * len(words) + _PER_REQUEST
     if schema := request.parameters.get("response_format"):
-        added += len(json.dumps(schema))  # the model reads it
+        added += len(json.dumps(schema))  # the model reads the schema too; a token of ASCII has a character at least
     return sum(w.least for w in words), int(sum(w.most for w in words)) + added
 
 
 def output_limit(request: Request) -> int | None:
-    """The most tokens that a request allows for its answer, if it says."""
+    """The most tokens that a request allows for its answer; `None` if it does not say."""
     given = [request.parameters.get(name) for name in ("max_tokens", "max_completion_tokens")]
     numbers = [n for n in given if type(n) is int and n > 0]
-    return max(numbers, default=None)  # of two, services differ in which they heed
+    # A request may give both parameters, and services differ in which one they heed. The larger bounds the answer of
+    # any service.
+    return max(numbers, default=None)

@@ -1,20 +1,27 @@
 """A hard cap on what calls may cost, under any concurrency.
 
-Design note. What a call will cost is known when it is answered, which is too late to stop it. So the most that it may
-come to is *reserved* before it is sent, and *settled* to what it did cost after. Spent and reserved together never
-exceed the cap. A call whose worst case does not fit waits, first come, first served: what those in flight have
-reserved comes back, and mostly they cost far less. Only if nothing is reserved and the first that waits still does not
-fit, the budget is spent: all that wait fail, and all that come. That smaller ones might fit is not tried: they would
-go through one at a time.
+Design note. What a call costs is known only when it is answered, which is too late to stop it. So the most that a call
+may cost (its *worst case*) is *reserved* before the call is sent. After the answer the reservation is *settled*: the
+actual cost counts as spent, and the rest can be reserved by others. Spent and reserved together never exceed the cap.
 
-An attempt that failed has cost nothing if the service said so, by an error status, and keeps its reservation for the
-next one. If it was sent, and its answer was lost, cut off or of no use, or nobody waited for it any longer, it may be
-on the bill all the same: its worst case counts as spent, and the next attempt needs another reservation. So the cap
-holds whatever of these the service bills, and what is counted as spent may be more than that. It holds by the prices
-and bounds that it is given: a service that bills by others, such as those of a faster tier, is not held to it.
+A call whose worst case does not fit waits, first come, first served. Waiting helps, because calls in flight mostly cost
+far less than they have reserved. If nothing is reserved and the first waiting call still does not fit, no waiting can
+help it: the budget is spent. Then all waiting calls fail, and so does every later call that is not free. The
+alternative, to look for a smaller call behind the first, was rejected: small calls would go through one at a time.
 
-Amounts are whole trillionths of a dollar, so that the order in which calls are settled does not matter, and all that
-was reserved is there again. Nothing here knows what a call is.
+What a failed attempt costs depends on how it failed:
+
+- The service said by an error status that it failed. The attempt has cost nothing, and its reservation is kept for the
+  next attempt.
+- The attempt was sent, and its answer was lost, cut off or of no use, or its caller was cancelled. The attempt may be
+  on the bill. Its worst case counts as spent (and as `lost`), and the next attempt needs another reservation.
+
+So the cap holds whichever of these attempts the service bills, and `spent` may be more than the bill. The cap holds by
+the prices and bounds that it is given. A service that bills by other prices, such as those of a faster tier, may bill
+more.
+
+Amounts are whole trillionths of a dollar. Floating-point sums would depend on the order in which calls are settled, and
+giving back a reservation might not restore what was left. Nothing here knows what a call is.
 """
 
 import asyncio
@@ -24,7 +31,7 @@ from dataclasses import dataclass
 
 from .._errors import BudgetError
 
-_UNITS = 10**12
+_UNITS = 10**12  # in a dollar
 
 
 @dataclass(frozen=True)
@@ -34,9 +41,9 @@ class Funds:
     **Fields:**
 
     - `cap`: what may be spent; infinite without a budget.
-    - `spent`: what was paid, and the worst cases of the answers that were lost.
-    - `lost`: these worst cases, which may be on the bill, or not.
-    - `reserved`: what calls in flight may come to.
+    - `spent`: the cost of the calls that were answered, and the worst cases of the attempts whose answers were lost.
+    - `lost`: the part of `spent` that is those worst cases. The service may have billed them, or not.
+    - `reserved`: the sum of the worst cases of the calls in flight.
     """
 
     cap: float
@@ -56,7 +63,7 @@ class Funds:
 
 
 class Budget:
-    """What may be spent, used from one event loop.
+    """What may be spent. It has no lock, and is used from one event loop only.
 
     **Arguments:**
 
@@ -64,9 +71,10 @@ class Budget:
 
     **Attributes:**
 
-    - `asks_worst`: whether it matters what is reserved.
+    - `asks_worst`: whether a call's worst case has to be worked out. It has not if the cap is 0 or infinite, as the
+        answer to `reserve` is then the same for every amount.
 
-    **Raises:** `ValueError` for what is not a number of dollars.
+    **Raises:** `ValueError` if `cap` is negative, NaN or no number.
     """
 
     def __init__(self, cap: float):
@@ -77,14 +85,18 @@ class Budget:
         self._cap = _units(cap) if cap < math.inf else math.inf
         self._spent = self._lost = self._reserved = self._holders = 0
         self._waiting: collections.deque[tuple[int, asyncio.Future[None]]] = collections.deque()
-        self._used_up: str | None = None  # once the budget is spent: what is told to all who ask
+        # The message of the error that every call gets once the budget is spent; `None` until then.
+        self._used_up: str | None = None
 
     def funds(self) -> Funds:
-        """How it stands."""
+        """How the budget stands now."""
         return Funds(self._dollars, self._spent / _UNITS, self._lost / _UNITS, self._reserved / _UNITS)
 
     async def reserve(self, amount: int) -> None:
-        """Takes from what is left, when it suffices. Raises `BudgetError` once it cannot."""
+        """Waits until `amount` (trillionths of a dollar) fits into what is left, and reserves it.
+
+        **Raises:** `BudgetError` if it can never fit: the cap is 0 or less than the amount, or the budget is spent.
+        """
         if not self._cap:
             raise self._error(amount, "budget_usd=0 allows no call to be sent: it is for replaying what was answered.")
         if not amount:  # what is free needs no budget, and waits for none
@@ -97,18 +109,24 @@ class Budget:
             return self._take(amount)
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append((amount, turn))
-        self._pump()
+        self._pump()  # if nothing is reserved, this call would wait for ever; pumping ends the budget instead
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled() and turn.exception() is None:  # served, and cancelled before it heard of it
+            # `_pump` may have reserved for this call before the task was cancelled, but after it last ran. Nobody else
+            # knows of that reservation, so it is given back here.
+            if not turn.cancelled() and turn.exception() is None:
                 self.give_back(amount)
-            else:
+            else:  # the call behind this one may fit
                 self._pump()
             raise
 
     def give_back(self, amount: int, spent: int = 0, lost: int = 0) -> None:
-        """Ends a reservation; so much of it, or more, was spent, and so much is lost."""
+        """Ends a reservation of `amount`, of which `spent` was billed and `lost` may have been.
+
+        Either may be more than the amount: a service may bill more than the worst case that was worked out. All are in
+        trillionths of a dollar.
+        """
         self._spent += spent + lost
         self._lost += lost
         if amount:
@@ -124,10 +142,10 @@ class Budget:
         self._holders += 1
 
     def _pump(self) -> None:
-        """Serves those who wait, in order; if they wait for nothing, the budget is spent."""
+        """Reserves for waiting calls, in order, while the first one fits. If nothing is reserved, ends the budget."""
         while self._waiting:
             amount, turn = self._waiting[0]
-            if not turn.done():
+            if not turn.done():  # a future that is done is a caller's who was cancelled; it is dropped below
                 if amount > self._left():
                     if not self._holders:
                         self._end(amount)
@@ -159,12 +177,12 @@ class Budget:
 
 
 class Hold:
-    """What one call takes of a budget, from its first attempt to its last.
+    """What one call reserves of a budget, from its first attempt to its last.
 
     **Arguments:**
 
-    - `budget`: whose.
-    - `worst`: the US dollars that one attempt may come to.
+    - `budget`: the budget that is reserved from.
+    - `worst`: the US dollars that one attempt may cost at most.
     """
 
     __slots__ = ("_amount", "_budget", "_holds")
@@ -175,21 +193,24 @@ class Hold:
         self._holds = False
 
     async def reserve(self) -> None:
-        """Before an attempt: waits until its worst case fits. Raises `BudgetError` if it never will."""
-        if not self._holds:
+        """To be awaited before each attempt: waits until its worst case fits, and reserves it.
+
+        **Raises:** `BudgetError` if the worst case will never fit.
+        """
+        if not self._holds:  # an attempt that cost nothing leaves its reservation to the next one
             await self._budget.reserve(self._amount)
             self._holds = True
 
     def settle(self, cost: float) -> None:
-        """It was answered for so many dollars; NaN counts as the worst case, as nobody knows better."""
+        """The attempt was answered and costs `cost` US dollars. NaN, an unknown cost, counts as the worst case."""
         self._end(spent=self._amount if math.isnan(cost) else _units(cost))
 
     def lose(self) -> None:
-        """It was sent, nobody knows what became of it."""
+        """The attempt was sent and may be billed, but its answer is lost: its worst case counts as spent."""
         self._end(lost=self._amount)
 
     def give_back(self) -> None:
-        """It costs nothing, or is settled already."""
+        """The call has ended: frees its reservation if it still has one, as after a refusal that costs nothing."""
         self._end()
 
     def _end(self, spent: int = 0, lost: int = 0) -> None:

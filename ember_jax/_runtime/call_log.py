@@ -1,11 +1,15 @@
 """What a session remembers of its calls, so that each can be looked at afterwards.
 
-Design note. A call is noted when it has ended, on the event loop, so noting it has to be cheap, in time and in memory:
-what is special to a call is packed into bytes, words are told by their digests and lie in the text store (most do
-anyway: a prompt is what a lane's Text stands for), and what many calls share (operators, model, parameters) is there
-once. That is about 300 bytes for a call, and 4 us; packed rows hold no objects for the garbage collector to walk over.
-A log that held the requests and responses themselves would take two to three kilobytes. Beyond a bound the oldest calls
-are dropped, and the `Calls` that are found say how many.
+Design note. A call is noted when it has ended, on the event loop, so noting it has to be cheap in time and memory. A
+call takes about 300 bytes and 4 us:
+
+- What differs from call to call is packed into one `bytes` object. The garbage collector does not walk over it.
+- Words are stored as digests, and lie in the text store. Most lie there anyway, as a prompt is what a lane's Text
+  stands for.
+- What many calls share (scope, model, parameters, roles), a call's *kind*, is packed once.
+
+The alternative, a log that holds the requests and responses themselves, would take two to three kilobytes for a call.
+Beyond a bound the oldest calls are dropped, and the `Calls` that a search returns say how many were.
 """
 
 import functools
@@ -22,12 +26,14 @@ from .events import CallEnded
 from .journal.calls import Answer, Calls, Lane, answer_digests, lane_index
 from .journal.columns import COLUMNS, Call, Tried
 
-# Calls that are remembered: 80 MB of them at most.
+# How many calls are remembered. At 300 bytes a call, they take 80 MB at most.
 MOST = 1 << 18
-# Kinds of calls that are looked for when there is another one of them: a sweep has few.
+# How many kinds are kept to share between calls. A sweep has few; a program that makes ever new ones (a parameter that
+# differs in every call) must not fill the memory.
 _MOST_KINDS = 4096
 
-# What is noted of an answer besides its words: fields of `Call`, and the fields of `Response` that they are read from.
+# What is noted of an answer besides its words: by the name of the field of `Call`, the field of `Response` that it is
+# read from.
 _LOGGED = {column.name: column.source.removeprefix("response.") for column in COLUMNS if column.is_logged}
 _facts_of = operator.attrgetter(*_LOGGED.values())
 
@@ -43,12 +49,12 @@ class Log:
         self._noted = 0
 
     def note(self, ended: CallEnded) -> None:
-        """Remembers a call."""
+        """Remembers a call. Called on the event loop."""
         request, response = ended.request, ended.response
         roles = [message.role for message in request.messages]
         kind = _pack((ended.scope, request.provider, request.model, dict(request.parameters), roles))
         if len(self._kinds) >= _MOST_KINDS:
-            self._kinds.clear()  # rows hold their kinds themselves; later ones share new copies
+            self._kinds.clear()  # rows that are there keep their own reference; later rows share new copies
         kind = self._kinds.setdefault(kind, kind)
         words = [_put(message.content) for message in request.messages]
         facts = None
@@ -74,7 +80,10 @@ class Log:
     def calls(
         self, lane: Lane | None = None, op: str | None = None, answer: Answer | None = None, failed: bool | None = None
     ) -> Calls:
-        """The calls that all that is given is true of."""
+        """The calls that match all arguments that are not `None`, in the order in which they ended. From any thread.
+
+        **Raises:** `TypeError` for a lane or an answer that is none.
+        """
         # `_noted` is read before the rows, as calls may end meanwhile: `note` adds a row before it counts it, so no row
         # that is there is taken for one that was dropped.
         noted = self._noted
@@ -103,12 +112,15 @@ def _stands_in(op: str, scope: str) -> bool:
 def _pack(values: tuple[Any, ...]) -> bytes:
     try:
         return _msgpack()[0](values)
-    except (TypeError, ValueError, OverflowError):  # MessagePack has no large integers and no lone surrogates
+    except (TypeError, ValueError, OverflowError):
+        # MessagePack has no integers beyond 64 bits and no lone surrogates, and a request may have either. Pickle has
+        # both, but takes longer and more bytes, so it is the fallback and not the rule.
         return pickle.dumps(values)
 
 
 def _unpack(raw: bytes) -> Any:
-    # The first byte tells a pickle from an array of MessagePack.
+    # The first byte tells which it is: a pickle begins with its `PROTO` opcode, 0x80, and an array of MessagePack never
+    # does.
     return pickle.loads(raw) if raw[0] == pickle.PROTO[0] else _msgpack()[1](raw)
 
 
@@ -123,7 +135,9 @@ def _msgpack() -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
 def _put(words: str) -> bytes:
     try:
         return store.put(words)
-    except TextError:  # words of a service that are no Unicode; a Text cannot hold them
+    except TextError:
+        # The text store holds valid Unicode only, and a service may answer with half of a surrogate pair. The log then
+        # shows a `?` in its place; it must not fail the call.
         return store.put(_unicode(words))
 
 

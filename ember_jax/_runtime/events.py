@@ -10,7 +10,7 @@ How = Literal["answered", "replayed", "merged", "failed"]
 
 
 class Attempt(NamedTuple):
-    """One request that was sent, from when to when, in seconds since 1970; and what came instead of an answer."""
+    """One request that was sent: when it began and ended, in seconds since 1970, and its error if it failed."""
 
     began: float
     ended: float
@@ -18,19 +18,20 @@ class Attempt(NamedTuple):
 
 
 class CallEnded(NamedTuple):
-    """One call that a lane has asked for and got an answer to, or an error.
+    """One call that a lane has asked for, with its answer or its error.
 
     **Fields:**
 
-    - `digest`: of what was asked; equal for equal calls.
+    - `digest`: the digest of what was asked; equal for equal calls.
     - `request`: what was asked.
-    - `lane`, `scope`: who has asked, outermost first.
+    - `lane`, `scope`: the lane and the operators that asked, outermost first.
     - `how`: `answered` by a service, `replayed` by the journal, `merged` with an equal call in flight, or `failed`.
-    - `began`, `ended`: when it was asked for and when that was, in seconds since 1970.
-    - `response`: the answer, or `None` if it failed.
-    - `error`: why it failed, or `None`.
-    - `attempts`: the requests that were sent for it; none if an equal call's were.
-    - `stands_for`: of how many equal calls of the program it was made as one.
+    - `began`, `ended`: when the lane asked, and when it had its answer or error, in seconds since 1970.
+    - `response`: the answer, or `None` if the call failed.
+    - `error`: why the call failed, or `None`.
+    - `attempts`: the requests that were sent for this call. There are none if the journal answered it, or if it shared
+        the requests of an equal call.
+    - `stands_for`: how many equal calls of the program a plan has made into this one.
     """
 
     digest: bytes

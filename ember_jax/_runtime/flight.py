@@ -8,23 +8,31 @@ from typing import Any
 class SingleFlight:
     """Shares one execution among everybody who asks for the same key while it runs. Used from one event loop.
 
-    Who comes first does the work; the others wait for its outcome, good or bad. If the first is cancelled, the next
-    one takes over, so that one sweep's Ctrl-C cannot cancel another's call.
+    The first caller does the work, and the others wait for its outcome: its result or its exception. If the first
+    caller is cancelled, another one does the work anew. So a Ctrl-C that stops one sweep cannot cancel the calls of
+    another.
     """
 
     def __init__(self) -> None:
-        # None until there is somebody to share with.
+        # The keys whose work runs. The value is `None` until a second caller asks for the key, and then the future
+        # that it waits for: most calls share with nobody, and a future for each would be time spent for nothing.
         self._flights: dict[Any, asyncio.Future[Any] | None] = {}
 
     async def do(self, key: Any, work: Callable[..., Awaitable[Any]], *args: Any) -> tuple[Any, bool]:
-        """Returns the outcome, and whether it was shared, that is another caller's."""
+        """Returns the outcome of `work(*args)`, and whether another caller's work made it.
+
+        **Raises:** what the work raised, whoever did it.
+        """
         while key in self._flights:
             flight = self._flights[key]
             if flight is None:
                 flight = self._flights[key] = asyncio.get_running_loop().create_future()
             try:
+                # Shielded: a waiting caller that is cancelled must not cancel the future that the others wait for.
                 return await asyncio.shield(flight), True
             except asyncio.CancelledError:
+                # Either the caller that did the work was cancelled, or this one. In the first case the loop goes round,
+                # and this caller does the work if no other has begun to. If both were, this one ends.
                 task = asyncio.current_task()
                 if not flight.cancelled() or (task is not None and task.cancelling()):
                     raise
@@ -38,7 +46,9 @@ class SingleFlight:
         except BaseException as error:
             if (flight := self._flights.pop(key)) is not None:
                 flight.set_exception(error)
-                flight.exception()  # marked as seen: who waited may have been cancelled
+                # Marks the exception as retrieved. All that waited may have been cancelled, and asyncio would then log
+                # that it was never retrieved.
+                flight.exception()
             raise
         if (flight := self._flights.pop(key)) is not None:
             flight.set_result(outcome)

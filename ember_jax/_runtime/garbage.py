@@ -1,10 +1,11 @@
 """Fewer garbage collections while a sweep runs.
 
 Design note. CPython looks for cycles after every few hundred allocations, and each look at the old generation walks all
-objects that are alive. A sweep keeps many alive on purpose, its lanes in flight: at 10,000 lanes of zero-latency calls
-the collector took 70 % of the time (50 µs a call; 19 µs with it off, and with these thresholds). So while a sweep runs
-collections are rarer. They are not off: a host function's own cycles must not pile up over hours. The thresholds are
-the process's; the user's come back when the last sweep ends.
+objects that are alive. A sweep keeps many objects alive on purpose, for its lanes in flight. At 10,000 lanes of
+zero-latency calls the collector took 70 % of the time: a call took 50 µs, and 19 µs either with the collector off or
+with the thresholds below. So collections are rarer while a sweep runs. The alternative, to switch the collector off,
+was rejected: cycles that a host function makes would pile up over hours. The thresholds are the whole process's, so the
+user's are restored when the last sweep ends.
 """
 
 import contextlib
@@ -15,13 +16,16 @@ from collections.abc import Iterator
 _CALM = (500_000, 20, 50)
 
 _lock = threading.Lock()
-_sweeps = 0
+_sweeps = 0  # how many run
 _users: tuple[int, int, int] = gc.get_threshold()
 
 
 @contextlib.contextmanager
 def calm() -> Iterator[None]:
-    """Collects rarely within; an interpreter that collects even more rarely, or never, is left as it is."""
+    """Within, garbage is collected rarely. An interpreter that collects even more rarely, or never, is left as it is.
+
+    May be nested, and entered from several threads.
+    """
     global _sweeps, _users
     with _lock:
         _sweeps += 1
@@ -34,5 +38,5 @@ def calm() -> Iterator[None]:
     finally:
         with _lock:
             _sweeps -= 1
-            if not _sweeps and gc.get_threshold() == _CALM:
+            if not _sweeps and gc.get_threshold() == _CALM:  # else the user has set other ones meanwhile
                 gc.set_threshold(*_users)

@@ -1,8 +1,10 @@
 """What is told to Python's `logging`, under the logger `ember_jax`; nothing is shown unless a program asks for it.
 
-The fields of a record are its attributes, so that a formatter can write them as JSON; `event` names the kind. None of
-them holds a prompt, an answer or a credential. What is handled is INFO, also a refusal: a call that fails for good is
-an exception in the end.
+The fields of a record are its attributes, so that a formatter can write them as JSON; `event` names the kind of record.
+None of them holds a prompt, an answer or a credential. Failures of requests are logged as INFO and not as WARNING: one
+that is tried again is handled here, and a call that fails for good raises an exception.
+
+Each function looks at the level before it builds its message, as most programs show none of these.
 """
 
 import logging
@@ -14,7 +16,7 @@ from typing import Any
 from .._errors import ProviderError
 
 logger = logging.getLogger("ember_jax")
-logger.addHandler(logging.NullHandler())  # else Python would print what nobody handles
+logger.addHandler(logging.NullHandler())  # without it Python prints warnings to stderr if no handler is set up
 
 
 def session_opened() -> None:
@@ -24,7 +26,7 @@ def session_opened() -> None:
 
 
 def session_closed(seconds: float, report: Mapping[str, float]) -> None:
-    """A session has ended; its report's counts are fields."""
+    """A session has ended; the counts of its report are the record's fields."""
     if logger.isEnabledFor(logging.INFO):
         told = ", ".join(f"{name} {value:g}" for name, value in report.items() if value) or "no calls"
         message = f"session closed after {seconds:.3f} s: {told}"
@@ -38,21 +40,30 @@ def journal_opened(path: Path) -> None:
 
 
 def sweep_began(operator: str, calls: int) -> None:
-    """A sweep begins, that makes so many calls at least."""
+    """A sweep begins, which makes at least `calls` calls."""
     if logger.isEnabledFor(logging.DEBUG):
         message = f"{operator}: began, {calls:,} calls or more"
         _tell(logging.DEBUG, "sweep_began", message, operator=operator, calls=calls)
 
 
 def sweep_ended(operator: str, calls: int, seconds: float) -> None:
-    """A sweep has ended, well or not, after so many calls."""
+    """A sweep has ended, by its result or an exception, after `calls` calls and `seconds`."""
     if logger.isEnabledFor(logging.DEBUG):
         message = f"{operator}: ended after {calls:,} calls in {seconds:.3f} s"
         _tell(logging.DEBUG, "sweep_ended", message, operator=operator, calls=calls, seconds=seconds)
 
 
 def retry(model: str, error: ProviderError, attempt: int, seconds: float, rate: float) -> None:
-    """A request has failed and is sent again after some seconds; the model is paced at a rate, if it is finite."""
+    """A request has failed and is sent again.
+
+    **Arguments:**
+
+    - `model`: as `provider/model`.
+    - `error`: how the request failed.
+    - `attempt`: which attempt it was, from 1.
+    - `seconds`: how long the call waits before the next one.
+    - `rate`: the pace of the model's calls in requests per second; infinite if they are not paced.
+    """
     if logger.isEnabledFor(logging.INFO):
         paced = f"; paced at {rate:.3g} requests/s" if error.status == 429 and rate < math.inf else ""
         message = f"{model}: attempt {attempt} failed, {_named(error)}; again in {seconds:.3g} s{paced}"
@@ -61,14 +72,14 @@ def retry(model: str, error: ProviderError, attempt: int, seconds: float, rate: 
 
 
 def gave_up(model: str, error: ProviderError, attempt: int) -> None:
-    """A request has failed and is not sent again."""
+    """A request has failed and is not sent again; `attempt` counts from 1."""
     if logger.isEnabledFor(logging.INFO):
         message = f"{model}: attempt {attempt} failed, {_named(error)}; it was the last"
         _tell(logging.INFO, "gave_up", message, model=model, attempt=attempt, **_fields(error))
 
 
 def not_counted(model: str, error: Exception) -> None:
-    """The tokens of a model's prompts cannot be counted, and are estimated."""
+    """The tokens of a model's prompts cannot be counted, and are estimated from characters; `error` says why."""
     if logger.isEnabledFor(logging.INFO):
         message = f"{model}: tokens are estimated from characters: {error}"
         _tell(logging.INFO, "not_counted", message, model=model, error=type(error).__name__)

@@ -7,15 +7,19 @@ from .journal.memory import lock
 
 
 class Memo:
-    """Results of pure host functions, the most recent ones, within a bound on their bytes.
+    """The most recently used results of pure host functions, within a bound on their bytes. Used from any thread.
 
-    JAX may run a program's host side twice: `jax.checkpoint` does in the backward pass, and a derivative rule may
-    call its function again. A pure function's result is then given from here instead of asked for again. It is not a
-    journal: what is old is dropped. Used from any thread.
+    JAX may run a program's host side twice: `jax.checkpoint` does so in the backward pass, and a derivative rule may
+    call its function again. The result of a pure function is then taken from here, and the function does not run again.
+    A memo is no journal: it drops what was not used for the longest time.
+
+    **Arguments:**
+
+    - `most_bytes`: the bound.
 
     **Attributes:**
 
-    - `cleared`: how often all was dropped.
+    - `cleared`: how often `clear` was called.
     """
 
     def __init__(self, most_bytes: int = 64 << 20):
@@ -36,15 +40,16 @@ class Memo:
     def put(self, key: Any, result: Any, size: int, since: int | None = None) -> None:
         """Keeps a result of `size` bytes, dropping the least recently used ones beyond the bound.
 
-        `since` is what `cleared` was when the function began. If it is more by now the result is not kept, as it may be
-        made of answers that were to be forgotten.
+        `since` is what `cleared` was when the function began; `None` to keep the result whatever was cleared. If
+        `cleared` has grown since, the result is not kept: the function may have made it of answers that the user has
+        told the session to forget.
         """
         with lock:
             if since is not None and self.cleared != since:
                 return
             _, replaced = self._rows.pop(key, (None, 0))
             self._bytes -= replaced
-            # 256 bytes are what a key and its share of the dictionary take, about.
+            # A key and its share of the dictionary take about 256 bytes.
             self._rows[key] = (result, size + 256)
             self._bytes += size + 256
             while self._bytes > self._most:

@@ -11,7 +11,8 @@ from .timeline import KINDS, Bars, Kind, Record, Timeline, level, requests
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, which are told apart by everybody.  A call as a whole is what its parts show.
+# Okabe and Ito's colours, which colour-blind people tell apart too. The kind "call" is not drawn: the bars inside it
+# show its whole time.
 _COLOURS: dict[Kind, str] = {
     "waiting": "#d9d9d9",
     "answered": "#0072b2",
@@ -20,16 +21,16 @@ _COLOURS: dict[Kind, str] = {
     "throttled": "#e69f00",
     "failed": "#d55e00",
 }
-# Rows that are named one by one at most; of more only what they belong to is.
+# Up to so many rows each row has its own label. With more only each group has one.
 _NAMED = 24
-# With so many rows there is no room between them.
+# From so many rows on there is no space between the rows.
 _APART = 64
-# What is shorter than this share of the whole is drawn so long: it could not be seen.
+# A bar is drawn at least as long as this share of the whole time. A shorter one could not be seen.
 _SHORTEST = 0.002
 
 
 def draw(record: Record, laid: Timeline, ax: "Axes | None") -> "Axes":
-    """Draws a timeline in axes, or in a new figure's.
+    """Draws a timeline in `ax`, or in the axes of a new figure, and returns the axes of the bars.
 
     **Raises:** `ImportError` without matplotlib.
     """
@@ -54,7 +55,7 @@ def draw(record: Record, laid: Timeline, ax: "Axes | None") -> "Axes":
 
 
 def _figure(record: Record, laid: Timeline, unit: float, subplots: Any) -> "list[Axes]":
-    """A figure's axes: for the bars, and below for what is counted, drawn already."""
+    """The axes of a new figure: first those of the bars, still empty; below those of the counts, already drawn."""
     counts = list(_counts(record))
     heights = [2.5 + min(len(laid.rows), 40) / 8, *(0.6 for _ in counts)]
     size = 10, sum(heights) + 0.6
@@ -68,7 +69,7 @@ def _figure(record: Record, laid: Timeline, unit: float, subplots: Any) -> "list
 
 
 def _unit(record: Record) -> tuple[float, str]:
-    """The microseconds of the unit in which times are told, and its name."""
+    """The unit of the time axis, by the longest time: its length in microseconds, and its name."""
     longest = record.micros(record.calls["ended"]).max(initial=0)
     return next(((u, n) for u, n in [(3.6e9, "h"), (6e7, "min"), (1e6, "s")] if longest > 2 * u), (1e3, "ms"))
 
@@ -80,10 +81,10 @@ def _draw_bars(ax: Any, laid: Timeline, unit: float) -> None:
     bars = laid.bars
     span = bars.end.max(initial=0) / unit
     shown: list[Any] = []
-    for kind, colour in _COLOURS.items():  # later ones, which are rarer, lie above
+    for kind, colour in _COLOURS.items():  # a later kind is drawn above an earlier one, and the later kinds are rarer
         rectangles = _rectangles(bars, bars.kind == KINDS.index(kind), unit, span)
         if len(rectangles):
-            # Edges, which keep what is thinner than a pixel visible, would make of dense rows one block.
+            # No edges. They would keep a bar visible that is thinner than a pixel, but merge dense rows into one block.
             ax.add_collection(PolyCollection(list(rectangles), facecolors=colour, linewidths=0))
             shown.append(Patch(color=colour, label=f"{kind} ({len(rectangles):,})"))
     ax.set_xlim(0, span or 1)
@@ -93,7 +94,7 @@ def _draw_bars(ax: Any, laid: Timeline, unit: float) -> None:
 
 
 def _rectangles(bars: Bars, chosen: np.ndarray, unit: float, span: float) -> np.ndarray:
-    """The corners of some bars."""
+    """The corners of the chosen bars, as an array of shape bars x 4 x 2."""
     left, row = bars.start[chosen] / unit, bars.row[chosen]
     right = np.maximum(bars.end[chosen] / unit, left + _SHORTEST * span)
     half = 0.42 if bars.row.max(initial=0) < _APART else 0.5
@@ -101,19 +102,22 @@ def _rectangles(bars: Bars, chosen: np.ndarray, unit: float, span: float) -> np.
 
 
 def _counts(record: Record) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
-    """What is counted over time, with its colour: requests in flight, and calls that wait if any do."""
+    """What is counted over time: the requests in flight, and the calls that wait, if there are any.
+
+    Each is its label, its colour, times in microseconds, and the number from each time on.
+    """
     sent = requests(record)
     yield "in flight", _COLOURS["answered"], *level(sent.start, sent.end)
     sends = record.calls["attempts"] > 0
     began, last = record.micros(record.calls["began"][sends]), (record.first + record.calls["attempts"])[sends] - 1
-    # A call waits from when it is asked for until its last request has ended, but while one is in flight.
+    # A call waits from when it is asked for until its last request has ended, except while a request is in flight.
     times, waiting = level(np.concatenate([began, sent.end]), np.concatenate([sent.end[last], sent.start]))
     if waiting.any():
         yield "waiting", _COLOURS["waiting"], times, waiting
 
 
 def _name_rows(ax: Any, laid: Timeline) -> None:
-    """Each row by its name if there are few, else each group; groups are set apart by a line."""
+    """Labels each row if there are few of them, else each group. A line stands between two groups."""
     groups = [(group, len(list(rows))) for group, rows in itertools.groupby(laid.rows, key=lambda row: row.group)]
     ends = np.cumsum([0, *(size for _, size in groups)])
     for end in ends[1:-1]:

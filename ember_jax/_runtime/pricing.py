@@ -1,4 +1,4 @@
-"""What calls cost, and may cost at most: by a session's own prices, else by their provider's."""
+"""What calls cost, and what they may cost at most: by the session's own prices, else by the provider's."""
 
 import math
 import warnings
@@ -16,9 +16,9 @@ class Pricing:
 
     **Arguments:**
 
-    - `own`: prices by provider, or by `provider/model`, which goes before.
+    - `own`: prices by provider, or by `provider/model`, which takes precedence.
     - `provider`: finds a provider by name.
-    - `budget`: what calls are paid from.
+    - `budget`: the budget that calls are paid from.
 
     **Raises:** `TypeError` for what is no `Price`, `ModelError` for the price of a provider that is not there.
     """
@@ -27,7 +27,7 @@ class Pricing:
         for name, price in own.items():
             if not isinstance(price, Price):
                 raise TypeError(f"session(prices={{{name!r}: …}}) takes a Price, not {type(price).__name__}.")
-            provider(name.partition("/")[0])  # a price of nobody's would never be used
+            provider(name.partition("/")[0])  # raises for a misspelt name, whose price would never be used
         self._own = dict(own)
         self._provider = provider
         self._budget = budget
@@ -54,13 +54,15 @@ class Pricing:
         return self.cost(request, Tokens(tokens.bounds(request)[1], self.most_output(request)))
 
     def priced(self, request: Request, response: Response) -> Response:
-        """An answer with what it cost, by the session's own price if it has one."""
+        """The answer with its cost filled in, by the session's own price if there is one. Warns if it is not known."""
         own = self._of(request)
         if own is not None:
             counted = response.input_tokens, response.output_tokens
+            # A service that does not count tokens says 0 and 0. The cost is then unknown, unless the price is 0.
             is_known = any(counted) or own == Price(0, 0)
             response = response._replace(cost=own.of(*counted) if is_known else math.nan)
         if math.isnan(response.cost) and not self._provider(request.provider).is_local:
+            # Two causes: no price is known, or the price is but not the tokens. Each has another remedy.
             so = "what its calls cost is not counted, and the report's cost_usd is NaN"
             if math.isnan(self.cost(request, Tokens())):
                 self._warn_of_price(request, so)
@@ -97,9 +99,10 @@ class Pricing:
         )
 
     def _warn(self, request: Request, words: str) -> None:
-        """Warns once of each model. Where warnings are errors it is shown all the same: a paid answer is worth more.
+        """Warns once for each model.
 
-        It is on the event loop, which no error of this kind may reach.
+        It is called on the event loop, between a paid answer and its lane. Where the user makes warnings errors,
+        raising one here would lose the answer, so the warning is only shown.
         """
         model = request.provider, request.model
         if model in self._warned:

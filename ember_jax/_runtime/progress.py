@@ -1,13 +1,15 @@
-"""The bar that shows how far the calls of running sweeps are.
+"""The bar that shows how many calls of the running sweeps have ended.
 
-Design note. There is one bar, as there is one terminal. It lives from when a sweep begins while none runs until none
-runs any more, and shows the sum of all sweeps of that time, of whatever session; so what the user's code prints between
-two sweeps stands between two bars. Calls know nothing of it: a sweep counts them in a `Tally` of plain integers, which
-a thread of the bar's own reads five times a second. A sweep costs a timer of the event loop, set when nothing ran
-before and cancelled at the end; the thread is started, and tqdm imported, when it fires.
+Design note. There is one bar, as there is one terminal. It lives from when a first sweep begins until no sweep runs any
+more, and shows the sum of all sweeps of that time, of whatever session. So what the user's code prints between two
+sweeps stands between two bars.
 
-What is known of the calls to come is exact where control flow is static. Where values decide, it is the least that is
-left by what was decided so far, and grows as branches are taken and loops go on; it is never a guess.
+Calls know nothing of the bar. A sweep counts its calls in a `Tally` of plain integers, which a thread of the bar's own
+reads five times a second. So the cost of a sweep is one timer of the event loop, which is cancelled when the last sweep
+ends. Only when the timer fires is the thread started and tqdm imported: most sweeps end before.
+
+The number of calls to come is exact where control flow is static. Where values decide, it is the least number that is
+possible by what was decided so far, and it grows as branches are taken and loops go on. It is never a guess.
 """
 
 import asyncio
@@ -22,18 +24,22 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-# Nothing is shown of what ends sooner. How often the bar is drawn.
+# After how many seconds the bar appears (what ends sooner shows none), and the seconds between two drawings.
 DELAY, PERIOD = 0.5, 0.2
-# How long the end of a sweep waits for a terminal that takes nothing.
+# How many seconds the end of a sweep waits for the bar's thread, which a terminal that takes no output holds up.
 _CLOSE_SECONDS = 1.0
-# The rate is that of so many last seconds: what the journal answers at the start of a rerun must soon be forgotten, and
-# the time left grow while nothing comes. tqdm's own is of the last updates, however long ago they were.
+# The rate is that of the last so many seconds. A rerun begins with a burst of answers from the journal, which must soon
+# count no more, and the time left must grow while nothing comes. tqdm's own rate has neither property: it is that of
+# the last updates, however long ago they were.
 _WINDOW = 30.0
 _FORMAT = "{percentage:3.0f}%|{bar}| {n:,}/{total:,} calls [{elapsed}{postfix}]"
 
 
 class Tally:
-    """The calls of a sweep: how many there will be as far as is known, and how many have begun and ended."""
+    """The calls of a sweep: how many there will be at least, how many have begun, and how many of these have ended.
+
+    The event loop writes the numbers and the bar's thread reads them without a lock, as each is a plain integer.
+    """
 
     __slots__ = ("begun", "ended", "known")
 
@@ -42,7 +48,7 @@ class Tally:
 
 
 class Counting(Protocol):
-    """What sweeps run in: a session."""
+    """What the bar needs of a session, in which sweeps run."""
 
     def counted(self) -> Mapping[str, float]:
         """The counts of its report so far, and `waiting`: how many calls wait for their turn."""
@@ -50,7 +56,7 @@ class Counting(Protocol):
 
 
 def is_wanted(setting: bool | None) -> bool:
-    """Whether a bar is to be shown: as a session was told, else where somebody looks at a terminal or a notebook."""
+    """Whether a bar is to be shown: the session's `setting`; if it is `None`, on a terminal and in a notebook."""
     if setting is not None:
         return setting
     return (sys.stderr is not None and sys.stderr.isatty()) or _is_notebook()
@@ -63,7 +69,10 @@ def _is_notebook() -> bool:
 
 @contextlib.contextmanager
 def shown(tally: Tally, session: Counting) -> Iterator[None]:
-    """Within, on the event loop, a sweep runs. Where the last one ends the bar is complete on the screen."""
+    """Within, a sweep runs, and the bar shows it. Used on the event loop.
+
+    When the last sweep ends, this returns when the bar is complete on the screen.
+    """
     global _bar
     bar = _bar = _bar or Bar()
     bar.begin(tally, session)
@@ -75,7 +84,7 @@ def shown(tally: Tally, session: Counting) -> Iterator[None]:
 
 
 class Bar:
-    """A bar for as long as sweeps run. Used from the event loop, which keeps its timer."""
+    """One bar, from the first of some sweeps to the end of the last. Used on the event loop, which has its timer."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -87,9 +96,10 @@ class Bar:
         self._timer = asyncio.get_running_loop().call_later(DELAY, self._start)
 
     def begin(self, tally: Tally, session: Counting) -> None:
-        """Shows one more sweep."""
+        """Counts one more sweep in."""
         self._running += 1
         self._tallies.append(tally)
+        # What the session had counted before is subtracted: the bar tells of these sweeps only.
         if session not in self._before:
             self._before[session] = session.counted()
 
@@ -110,11 +120,11 @@ class Bar:
 
     def _show(self) -> None:
         with contextlib.suppress(OSError, ValueError):  # the terminal is gone
-            while self._known() < 2:  # of a single call nothing is to be told
+            while self._known() < 2:  # a bar of a single call would tell nothing until its end
                 if self._stop.wait(PERIOD):
                     return
             drawn = _tqdm(self._known())
-            drawn.start_t = time.time() - (time.monotonic() - self._began)
+            drawn.start_t = time.time() - (time.monotonic() - self._began)  # tqdm would count from now
             past = collections.deque([(self._began, 0)], maxlen=int(_WINDOW / PERIOD))
             is_last = False
             while not is_last:
@@ -127,20 +137,24 @@ class Bar:
         return sum(tally.known for tally in list(self._tallies))
 
     def _draw(self, drawn: Any, since: float, before: int) -> int:
-        """Draws, with the rate since a time when so many calls had ended; returns how many have."""
+        """Draws the bar and returns how many calls have ended.
+
+        The rate is that since the time `since` (monotonic), when `before` calls had ended.
+        """
         tallies = list(self._tallies)
         drawn.n = ended = sum(tally.ended for tally in tallies)
         drawn.total = max(self._known(), ended)
         words = [_pace(ended - before, time.monotonic() - since, drawn.total - ended)]
         words += self._said(sum(tally.begun for tally in tallies) - ended)
         drawn.set_postfix_str(", ".join(words), refresh=False)
-        if widget := getattr(drawn, "container", None):  # a notebook's, which is told its length once
+        # tqdm tells a notebook's bar its length only when it is made, and ours grows.
+        if widget := getattr(drawn, "container", None):
             widget.children[1].max = drawn.total
         drawn.refresh()
         return ended
 
     def _said(self, open_calls: int) -> list[str]:
-        """What is told besides the number of calls: the cost so far, and those counts that are not zero."""
+        """What stands behind the number of calls: the cost so far, and those counts that are not zero."""
         counts: dict[str, float] = {}
         for session, before in list(self._before.items()):
             for name, value in session.counted().items():
@@ -153,7 +167,7 @@ class Bar:
 
 
 def _pace(calls: int, seconds: float, left: int) -> str:
-    """The rate of some calls, and the time that those that are left take at it."""
+    """The rate of `calls` in `seconds`, and the time that the calls that are left take at that rate."""
     if not calls or not left:
         return f"{calls / seconds:.3g}/s" if calls else "0/s"
     minutes, rest = divmod(round(left * seconds / calls), 60)
@@ -162,8 +176,8 @@ def _pace(calls: int, seconds: float, left: int) -> str:
 
 
 def _tqdm(total: int) -> Any:
-    # Imported where there is something to show: it takes as long as a small sweep.
-    with warnings.catch_warnings():  # in a notebook without widgets it draws in letters, and need not say so
+    # Imported only where there is something to show: the import takes as long as a small sweep.
+    with warnings.catch_warnings():  # in a notebook without widgets tqdm warns that it draws with characters instead
         warnings.simplefilter("ignore")
         from tqdm.auto import tqdm
 
@@ -175,7 +189,7 @@ _bar: Bar | None = None
 
 def _after_fork() -> None:
     global _bar
-    _bar = None  # its thread is the parent's
+    _bar = None  # the bar's thread exists in the parent only
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -1,13 +1,15 @@
 """Policies of order: which calls start now, where more are ready than may start.
 
-Design note. A scheduler stands before the limits of the models: a call that it starts goes to the gate of its model,
-where it waits for its turn as the limits want it. So two questions are asked of it, *what starts now* (`next`) and *who
-goes first at a gate* (`priority`). One that starts everything at once orders the gates alone; it needs no slots of its
-own, and a call that waits at one model's gate keeps no call of another model back. The alternative, to ask for the next
-call when a gate opens, would put the user's code under the limits' timers, and would have to tell it what is open.
+Design note. A scheduler stands before the limits of the models. A call that it starts goes to the gate of its model,
+and waits there for its turn as the limits demand. So a scheduler is asked two questions: *what starts now* (`next`),
+and *who goes first at a gate* (`priority`). A scheduler that starts every call at once decides the order at the gates
+alone. It needs no slots of its own, and a call that waits at one model's gate keeps no call of another model back.
 
-Nothing here knows what a call is, what a plan is, or what time it is: a policy is told of tasks, and gives them back.
-`Turns`, in a file of its own, asks it on behalf of a session's calls.
+The alternative, to ask a scheduler for the next call whenever a gate opens, was rejected. The limits' timers would run
+the user's code, and the scheduler would have to be told which gates are open.
+
+Nothing here knows what a call is, what a plan is, or what time it is: a scheduler is told of tasks, and gives them
+back. `Turns`, in a file of its own, asks it on behalf of a session's calls.
 """
 
 import abc
@@ -17,12 +19,19 @@ from typing import NamedTuple
 
 
 class Path(NamedTuple):
-    """Where a call stands in its plan: how many calls come before it one after another at most, and how many after."""
+    """Where a call stands in its plan, by the longest chains of calls that depend on each other.
+
+    **Fields:**
+
+    - `depth`: how many calls the longest chain before it has.
+    - `ahead`: how many calls the longest chain after it has.
+    """
 
     depth: int = 0
     ahead: int = 0
 
 
+# The path of a call that is in no plan.
 NOWHERE = Path()
 
 
@@ -30,17 +39,17 @@ NOWHERE = Path()
 class Task:
     """A call that is to start, as a scheduler sees it; compared by identity.
 
-    `depth` and `ahead` are those of the plan and not of the run: where the run decides they are the longer branch's, a
-    `while_loop` is taken to make one turn, and in a `scan` they are those of the first step.
+    `depth` and `ahead` are known from the plan, before it runs. Where only the run decides, a branch counts with its
+    longer side, a `while_loop` counts as one turn, and in a `scan` both are those of the first step.
 
     **Fields:**
 
-    - `model`: what is asked, such as `"openai/gpt-4o"`; `"host"` for an `async def` host function.
-    - `lane`, `scope`: who asks, outermost first.
-    - `depth`: how many calls come before it, one after another.
-    - `ahead`: how many calls come after it, one after another: the longest chain that waits for it.
-    - `tokens`: how many it is estimated to use; 0 for a host function.
-    - `order`: how many calls of the session had come before it.
+    - `model`: the model that is asked, such as `"openai/gpt-4o"`; `"host"` for an `async def` host function.
+    - `lane`, `scope`: the lane and the operators that ask, outermost first.
+    - `depth`: the length of the longest chain of calls that come before it.
+    - `ahead`: the length of the longest chain of calls that wait for it.
+    - `tokens`: how many tokens it is estimated to use; 0 for a host function.
+    - `order`: how many calls of the session came before it.
     """
 
     model: str
@@ -55,16 +64,20 @@ class Task:
 class Scheduler(abc.ABC):
     """Decides which calls of a session start now, and in what order they pass the limits of their models.
 
-    A call that is ready is added. Whenever calls were added or have ended, `next` is asked until it gives `None`, and
-    starts what it gives. It must not give `None` while nothing that it has started is in flight: nothing else would
-    make it be asked again. A call ends when it was answered or has failed; one that is tried again is added again after
-    its pause, as the same task. One that is cancelled while it waits stays: when `next` gives it, it ends at once.
+    A call that is ready is told to `add`. Whenever calls were added or have ended, `next` is called until it returns
+    `None`, and each call that it returns is started. `next` must not return `None` while calls wait and none that it
+    has started is in flight: nothing would then make it be called again.
 
-    Calls that the journal answers, or that share the request of an equal call, are not asked about, nor are host
-    functions that are no `async def`: these may run operators, whose calls would wait for them.
+    A call ends when it was answered or has failed, and `ended` is told. A call that is tried again is added again after
+    its pause, as the same task. A call that is cancelled while it waits is not taken out: when `next` returns it, it
+    ends at once.
 
-    All methods are called on the event loop's thread and must return at once. One that raises, or gives a task that
-    does not wait, fails the calls that wait, with a `SchedulerError`. A scheduler is one session's.
+    A scheduler is not asked about calls that the journal answers, calls that share the request of an equal call, and
+    host functions that are no `async def`. The last may run operators, whose calls would wait for their slot.
+
+    All methods are called on the event loop's thread and must return at once. If a method raises, or `next` returns a
+    task that does not wait, all calls that wait fail with a `SchedulerError`. Each session needs a scheduler of its
+    own.
 
     **Example:** at most three calls of each model at once, the shortest first.
 
@@ -100,7 +113,7 @@ class Scheduler(abc.ABC):
 
     @abc.abstractmethod
     def priority(self, task: Task) -> float:
-        """In what order calls that have started pass a limit of their model: lower first, equal ones as they came."""
+        """The priority of a started call at the limits of its model: lower goes first, equal ones as they came."""
 
     @abc.abstractmethod
     def add(self, task: Task) -> None:
@@ -108,7 +121,7 @@ class Scheduler(abc.ABC):
 
     @abc.abstractmethod
     def next(self) -> Task | None:
-        """The call that starts now, or `None` for none."""
+        """The call that starts now, which is then no longer the scheduler's; or `None` if none starts now."""
 
     @abc.abstractmethod
     def ended(self, task: Task) -> None:
@@ -116,14 +129,16 @@ class Scheduler(abc.ABC):
 
 
 class Topological(Scheduler):
-    """Starts calls when they are ready, those first that most calls came before, so that lanes that have begun end.
+    """Starts calls when they are ready. Of several, the one with the most calls before it (`depth`) goes first.
+
+    So lanes that have begun end before others begin.
 
     **Arguments:**
 
-    - `slots`: how many calls are started and not ended at most, those among them that wait at a limit of their model;
-        `None` for as many as are ready. For the calls of one model, `Limit(in_flight=…)` says it without holding up
-        the others. A Python function behind a model that itself runs operators holds a slot while their calls wait for
-        one: give more slots than such calls nest.
+    - `slots`: how many calls may be started and not ended, those that wait at a limit of their model included; `None`
+        for as many as are ready. To bound the calls of one model without holding up other models' calls, use
+        `Limit(in_flight=…)`. A Python function behind a model may itself run operators. It then holds a slot while
+        their calls wait for one, so give more slots than such calls nest.
 
     **Raises:** `ValueError` for slots that are no positive whole number.
     """
@@ -145,15 +160,16 @@ class Topological(Scheduler):
 
 
 class CriticalPath(Scheduler):
-    """Starts those calls first that the longest chains of calls wait for.
+    """Starts those calls first that the longest chains of calls wait for (`ahead`).
 
-    With one model, calls of equal length and a program that joins its calls as a tree does, nothing is faster (T. C.
-    Hu, "Parallel sequencing and assembly line problems", 1961). On any program the time taken is, as with every
-    scheduler that leaves no slot empty, less than twice the shortest possible (R. L. Graham, 1969).
+    If there is one model, all calls take equally long, and the program joins its calls as a tree does, no order is
+    faster (T. C. Hu, "Parallel sequencing and assembly line problems", 1961). For any program the time taken is less
+    than twice the shortest possible, as with every scheduler that leaves no slot empty (R. L. Graham, 1969).
 
     **Arguments:**
 
-    - `slots`: as of `Topological`. Without, the order is that in which calls pass the limits of their models.
+    - `slots`: as of `Topological`. Without slots, this scheduler only decides in which order calls pass the limits of
+        their models.
 
     **Raises:** `ValueError` for slots that are no positive whole number.
     """
@@ -175,7 +191,7 @@ class CriticalPath(Scheduler):
 
 
 class _Queue:
-    """Tasks by priority, then as they came, of which so many at most are taken and not freed."""
+    """Tasks by priority, lowest first, equal ones as they came. At most `slots` of them are taken and not freed."""
 
     def __init__(self, slots: int | None, name: str):
         if slots is not None and not (isinstance(slots, int) and slots >= 1):

@@ -1,6 +1,7 @@
-"""One request's way to its provider and back: its turn, the provider, and again where that can help.
+"""One request's way to its provider and back: its turn, the provider, and another attempt where that can help.
 
-A call that waits to be tried again holds nothing, and keeps its turn.
+A call that waits to be tried again holds neither a slot of the scheduler nor a place in flight. It keeps its turn at
+the gate, so that it does not wait again behind the calls that came after it.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ from .turns import Turns
 
 
 class Sender:
-    """Sends requests as limits allow, and again as a policy says.
+    """Sends requests as limits allow, and sends them again as a policy says. Used on the event loop.
 
     **Arguments:**
 
@@ -61,15 +62,16 @@ class Sender:
         return {} if self._limiter is None else self._limiter.statistics()
 
     def task(self, request: Request, turns: Turns, lane: tuple[int, ...], scope: str, path: Path) -> Task:
-        """A request as a scheduler sees it."""
+        """A request as the scheduler sees it."""
         return turns.task(
             f"{request.provider}/{request.model}", lane, scope, path, self._sizes_of(request).estimate(request)
         )
 
     async def send(self, request: Request, attempts: list[Attempt], task: Task | None = None) -> Response:
-        """Answers a request, and notes its attempts.
+        """Answers a request, and appends each attempt to `attempts`. `task` is `None` if no scheduler is to be asked.
 
-        Raises the `ProviderError` of the last one, or `BudgetError` before any that might cost too much.
+        **Raises:** the `ProviderError` of the last attempt; `ConnectionFailedError` at the call's deadline;
+        `BudgetError` before an attempt that the budget cannot pay; `SchedulerError` if the scheduler fails.
         """
         hold = self._pricing.hold(request)
         try:
@@ -80,12 +82,12 @@ class Sender:
             hold.give_back()
 
     async def _in_time(self, request: Request, hold: Hold, attempts: list[Attempt], task: Task | None) -> Response:
-        deadline = asyncio.timeout(None)
+        deadline = asyncio.timeout(None)  # it begins to run with the first attempt, see `_try`
         try:
             async with deadline:
                 return await self._try(request, hold, deadline, attempts, task)
         except TimeoutError:
-            if not deadline.expired():
+            if not deadline.expired():  # it is another's, such as that of a Python function behind the provider
                 raise
         raise ConnectionFailedError(
             f"{request.provider}/{request.model}: no answer within {self._policy.deadline:g} s, a call's deadline. "
@@ -105,9 +107,11 @@ class Sender:
         gate = self._gate(request, provider)
         made, began, turn, clock = 0, 0.0, None, asyncio.get_running_loop().time
         while True:
-            await hold.reserve()  # before its turn: who waits for money holds no slot
+            # The reservation comes before the turn. In the other order a call that waits for money would hold a slot,
+            # which calls that are cheap enough could use.
+            await hold.reserve()
             try:
-                # An open gate is passed without a ticket: most calls of local models are to cost nothing.
+                # An open gate is passed without a ticket: a ticket costs time, and a local model's call takes little.
                 is_free = gate.is_open and task is None
                 ticket = None if is_free else await self._admitted(request, gate, turn, task)
                 if ticket is not None:
@@ -127,17 +131,23 @@ class Sender:
                     log.gave_up(model, error, made)
                     raise
                 log.retry(model, error, made, seconds, gate.statistics().rate)
-                is_held = error.retry_after is not None  # the gate is, and opens in time
+                # If the service has said how long to wait, the gate holds all calls of the model back until then.
+                is_held = error.retry_after is not None
             finally:
                 if self._turns is not None and task is not None:
                     self._turns.leave(task)
-            if not is_held or task is not None:  # at the gate it would hold its slot
+            # A call that the gate holds back need not sleep too. But if there is a scheduler, it sleeps here, as at the
+            # gate it would hold the scheduler's slot.
+            if not is_held or task is not None:
                 await asyncio.sleep(seconds)
 
     async def _admitted(
         self, request: Request, gate: Gate, turn: tuple[float, int] | None, task: Task | None
     ) -> Ticket | None:
-        """Waits until a scheduler has started a request, and then for its turn at the gate, if that is not open."""
+        """Waits until the scheduler, if any, has started the request, and then for its turn at the gate.
+
+        Returns the gate's ticket, or `None` if the gate is open.
+        """
         priority = 0.0
         if self._turns is not None and task is not None:
             await self._turns.enter(task)
@@ -156,6 +166,7 @@ class Sender:
         hold: Hold,
         attempts: list[Attempt],
     ) -> Response:
+        """One attempt: sends the request, and tells its outcome to the gate, the budget, the report and `attempts`."""
         self._count("requests")
         began = time.time()
         try:
@@ -187,6 +198,7 @@ class Sender:
             used = response.input_tokens + response.output_tokens
             gate.succeeded(ticket, used or None, response.quota)
             self._sizes_of(request).learn(request, response, count=gate.limits_tokens)
+        # The quota is about this moment and was told to the gate. It is no part of an answer that is kept.
         return response if response.quota is None else response._replace(quota=None)
 
     def _bill(self, tokens: Tokens, cost: float) -> None:
@@ -208,6 +220,8 @@ class Sender:
 
     def _gate(self, request: Request, provider: Provider) -> Gate:
         loop = asyncio.get_running_loop()
-        if self._limiter is None or self._limiter.loop is not loop:  # another loop has another time
+        # All times that a limiter knows are those of one loop. A session may meet another loop: after a fork, or within
+        # a virtual clock.
+        if self._limiter is None or self._limiter.loop is not loop:
             self._limiter = Limiter(self._limits, loop)
         return self._limiter.gate(request.provider, request.model, provider.is_local)

@@ -1,6 +1,9 @@
-"""A session: whom calls are made through, where answers are kept, and what was counted.
+"""A session: the providers that calls are made through, the journal that keeps answers, and the counts of both.
 
-One call's life, always the same: journal, single flight, budget, rate, provider, retry, price, journal, lane.
+The life of a call is always the same. The journal is asked for its answer. If it has none, and no equal call is in
+flight (`SingleFlight`), then the call reserves its worst case of the budget, waits for its turn at the limits, and goes
+to its provider, again where that can help (`Sender`). The answer gets its price, is kept by the journal, and only then
+reaches its lane.
 """
 
 import concurrent.futures
@@ -92,7 +95,7 @@ class Report:
         return f"<table>{''.join(cells)}</table>"
 
     def _rows(self) -> list[tuple[str, str]]:
-        """The fields as they are shown: dollars as dollars, unknown ones said to be."""
+        """The fields as they are shown, each its name and its value in words; an unknown cost is `unknown`."""
         return [(name.replace("_", " ").removesuffix(" usd"), _shown(name, v)) for name, v in vars(self).items()]
 
 
@@ -102,13 +105,20 @@ def _shown(name: str, value: float) -> str:
     return "unknown" if math.isnan(value) else f"${value:,.6f}"
 
 
+# How many seconds the end of a session waits for a provider to close its connections.
 _CLOSE_SECONDS = 2.0
 
 
 class _Asked(NamedTuple):
-    """A call on its way: where its answer is kept and who wants it; the requests that are sent for it.
+    """A call on its way.
 
-    `task` is what a scheduler sees of it.
+    **Fields:**
+
+    - `digest`: of what is asked.
+    - `journal`, `endpoint`: where its answer is kept, and the provider's address that it is kept under.
+    - `lane`, `scope`: who asks, outermost first.
+    - `attempts`: the requests that were sent for it so far.
+    - `task`: what a scheduler sees of it; `None` without a scheduler.
     """
 
     digest: bytes
@@ -120,7 +130,7 @@ class _Asked(NamedTuple):
     task: Task | None
 
     def entry(self, request: Request, response: Response) -> Entry:
-        """What the journal keeps of it."""
+        """What the journal keeps of the call."""
         began, ended = self.attempts[0].began, self.attempts[-1].ended
         return Entry(request, response, self.endpoint, began, ended, len(self.attempts), self.lane, self.scope)
 
@@ -130,8 +140,8 @@ class Session:
 
     **Attributes:**
 
-    - `turns`: through which the calls ask the session's scheduler, if it has one.
-    - `watchers`: told of each call when it has ended, on the event loop. They must not raise.
+    - `turns`: asks the session's scheduler on behalf of calls; `None` without a scheduler.
+    - `watchers`: functions that are told of each call when it has ended, on the event loop. They must not raise.
     - `trace`: when each call was made; `trace.save("run.json")` writes it for Perfetto, `trace.plot()` draws it.
     - `limits`: a `Limit` by provider or by model, as they were given.
     - `pricing`: what its calls cost.
@@ -159,8 +169,11 @@ class Session:
             raise TypeError(f"session(retry=…) takes an ember.Retry, as in Retry(attempts=3), not {retry!r:.40}.")
         if progress not in (None, True, False):
             raise TypeError(f"session(progress=…) takes True, False, or None to decide, not {progress!r:.40}.")
+        # Where answers of services are kept, and where those of local models and host functions without a name are.
         self._lasting, self._passing = places(journal)
-        self._closes = not isinstance(journal, AbstractJournal)  # what the caller made is the caller's to close
+        self._closes = not isinstance(
+            journal, AbstractJournal
+        )  # a journal that the caller made is the caller's to close
         self._providers = dict(providers)
         self._counts: dict[str, float] = dataclasses.asdict(Report())
         self._flights = SingleFlight()
@@ -177,11 +190,14 @@ class Session:
         self._sender = Sender(self.provider, self.count, self.limits, retry or Retry(), self.pricing, turns=self.turns)
 
     def watch(self) -> None:
-        """Keeps from now on what `calls` and `trace` tell."""
+        """From now on remembers each call, for `calls` and `trace`.
+
+        `ember.session` calls this. The process's own session remembers no calls.
+        """
         self.watchers += [self._log.note, self.trace.add]
 
     def report(self) -> Report:
-        """What was done so far."""
+        """The counts of what was done so far."""
         return Report(**self._counts)  # type: ignore[arg-type]
 
     def calls(
@@ -191,7 +207,7 @@ class Session:
         answer: Answer | None = None,
         failed: bool | None = None,
     ) -> Calls:
-        """The LLM calls that have ended so far, those that failed among them; all, or those that are asked for.
+        """The LLM calls that have ended so far, failed ones included: all, or those that match all arguments given.
 
         ```python
         run.calls(answer=answers[3]).show()  # the prompt that was sent, and who sent it
@@ -199,15 +215,16 @@ class Session:
 
         **Arguments:**
 
-        - `lane`: a lane's index, the outermost `vmap` first, or its beginning; a call that was made once for many lanes
-            is each one's.
-        - `op`: the name of an operator that they stand in; of several in one another, joined by `/`. Equal calls that a
-            plan makes as one stand where the first of them does.
-        - `answer`: what the model said, whole, as a `str` or a Text; any of a Text's strings.
-        - `failed`: whether they failed.
+        - `lane`: a lane's index, the outermost `vmap` first, or the first indices of it. A call that was made once for
+            many lanes is found by each of them.
+        - `op`: the name of an operator that the calls stand in, or the names of several nested ones, joined by `/`.
+            Equal calls that a plan makes as one stand where the first of them does.
+        - `answer`: the model's whole answer, as a `str` or a Text. Of a Text with several strings, any one may match.
+        - `failed`: whether the calls failed.
 
-        **Returns:** one `Call` for each time that a lane asked, in the order in which they ended. A call costs 4 us and
-        some 300 bytes here, its words apart; the last 262,144 are remembered. `Journal(path).calls` has older ones.
+        **Returns:** one `Call` for each time that a lane asked, in the order in which they ended. To remember a call
+        takes 4 us and some 300 bytes, without its words. The last 262,144 calls are remembered; `Journal(path).calls`
+        has older ones.
 
         **Raises:** `TypeError` for a lane or an answer that is none.
         """
@@ -220,13 +237,14 @@ class Session:
         run.forget(run.calls(op="Judge", lane=3))
         ```
 
-        Results of host functions that this session has in memory are dropped: they may have been made of these answers.
+        All results of host functions that this session has in memory are dropped too: they may have been made of these
+        answers, and nothing records which were.
 
         **Arguments:**
 
-        - `calls`: what `calls` gives, or some of it.
+        - `calls`: what `calls` returns, or some of it.
 
-        **Returns:** how many answers there were. Calls that failed have none, and equal calls have one.
+        **Returns:** how many answers were deleted. Calls that failed have none, and equal calls have one together.
 
         **Raises:** `TypeError` for what is no call; `JournalError` if the journal cannot be written.
         """
@@ -237,11 +255,11 @@ class Session:
 
     @property
     def budget(self) -> Funds:
-        """What is spent, reserved and left, in US dollars."""
+        """What is spent, reserved and left of the budget, in US dollars."""
         return self._budget.funds()
 
     def count(self, name: str, amount: float = 1) -> None:
-        """Adds to one of the report's counts."""
+        """Adds `amount` to one of the report's counts. Called on the event loop."""
         self._counts[name] += amount
 
     def counted(self) -> dict[str, float]:
@@ -250,7 +268,10 @@ class Session:
 
     @contextlib.contextmanager
     def sweeping(self, operator: str, tally: Tally) -> Iterator[None]:
-        """Within, on the event loop, a sweep runs, whose calls are counted in `tally`: it is logged, and shown."""
+        """Within, a sweep runs: its begin and end are logged, and a bar shows the calls that `tally` counts.
+
+        Used on the event loop. On a loop with a virtual clock there is no bar, as its timer would move the clock.
+        """
         began = time.perf_counter()
         log.sweep_began(operator, tally.known)
         is_shown = progress.is_wanted(self._progress) and not get_loop().is_virtual
@@ -261,11 +282,11 @@ class Session:
             log.sweep_ended(operator, tally.ended, time.perf_counter() - began)
 
     def provider(self, name: str) -> Provider:
-        """A provider of the session, or one that is registered for all."""
+        """The session's own provider of that name, else the one that is registered. Raises `ModelError` for none."""
         return self._providers.get(name) or registry.get(name)
 
     def close(self) -> None:
-        """Frees the connections of the session's own providers, and the journal's file."""
+        """Frees the connections of the session's own providers, and the journal's file if the session opened it."""
         for provider in self._providers.values():
             with contextlib.suppress(concurrent.futures.TimeoutError):  # a connection that will not close is dropped
                 loop().submit(provider.close()).result(_CLOSE_SECONDS)
@@ -277,11 +298,11 @@ class Session:
         return self._sender.statistics()
 
     def checked(self, limits: Mapping[str, Limit]) -> Mapping[str, Limit]:
-        """Limits by name. Raises `TypeError` for what is none, `ModelError` for one of a provider that is not there."""
+        """The limits, as they are. Raises `TypeError` for what is no `Limit`, `ModelError` for an unknown provider."""
         for name, limit in limits.items():
             if not isinstance(limit, Limit):
                 raise TypeError(f"limits={{{name!r}: …}} takes a Limit, not {type(limit).__name__}.")
-            self.provider(name.partition("/")[0])  # a limit of nobody would limit nothing
+            self.provider(name.partition("/")[0])  # raises for a misspelt name, whose limit would limit nothing
         return limits
 
     def check(self, model_id: str) -> None:
@@ -304,6 +325,8 @@ class Session:
         self._counts["calls"] += stands_for
         self._counts["merged"] += stands_for - 1
         endpoint = self.provider(request.provider).endpoint
+        # The endpoint is part of the digest: one provider name may stand for other servers in other sessions, and a
+        # model of the same name there would answer something else.
         journal = self._passing if endpoint is None else self._lasting
         digest = request.digest(endpoint or "")
         task = None if self.turns is None else self._sender.task(request, self.turns, lane, scope, path)
@@ -314,6 +337,7 @@ class Session:
         how: How = "failed"
         try:
             response, how = await self._answered(request, asked)
+            # Of equal calls that were sent as one, one was paid for; of replayed and merged ones none was.
             if saved := stands_for - (how == "answered"):
                 self.count("saved_usd", saved * response.cost)
             for meter in used:
@@ -350,6 +374,7 @@ class Session:
                 meter.bill(tokens, cost)
 
     async def _answered(self, request: Request, asked: _Asked) -> tuple[Response, How]:
+        """The answer from the journal, from an equal call in flight, or from the provider; and which it was."""
         response, how = asked.journal.get(asked.digest), "replayed"
         if response is None:
             response, shared = await self._flights.do(asked.digest, self._send, request, asked)
@@ -359,6 +384,8 @@ class Session:
         return response, how
 
     async def _send(self, request: Request, asked: _Asked) -> Response:
+        """Asks the provider, counts what the answer used, and returns when the journal has kept it."""
+        # Asked before the request is sent: an answer that cannot be kept would be paid for and lost.
         known = await asked.journal.ready(asked.digest)
         if known is not None:
             return known
@@ -366,7 +393,7 @@ class Session:
         return await asked.journal.put(asked.digest, asked.entry(request, response))
 
     async def _complete(self, request: Request, asked: _Asked) -> Response:
-        """Sends a request; once more without its optional parameters, if those may be why it is refused."""
+        """Sends a request; and once more without its optional parameters, if these may be why it was refused."""
         model = request.provider, request.model
         if model in self._declining:
             request = request.without_optional()
@@ -376,13 +403,19 @@ class Session:
             if not request.optional or error.status not in _AT_FAULT:
                 raise
         response = await self._complete(request.without_optional(), asked)
-        self._declining.add(model)  # it was them: this model is not asked for them again
+        # Without them the request was answered, so they were why. This model's later calls leave them out at once. (Had
+        # this call failed too, something else would be at fault, and nothing would be known of them.)
+        self._declining.add(model)
         return response
 
     async def remember(
         self, key: Any, size: Callable[[Any], int], work: Callable[..., Awaitable[Any]], *args: Any
     ) -> Any:
-        """The result of a pure host call: from memory, from an equal call in flight, or by doing the work."""
+        """The result of a pure host call: from memory, from an equal call in flight, or by `work(*args)`.
+
+        `key` is equal for equal calls. `size` gives the bytes of a result. A session that is told to forget answers
+        while the work runs does not keep the result.
+        """
         known = self._memo.get(key)
         if known is not None:
             return known
@@ -393,9 +426,9 @@ class Session:
         return result
 
     async def journaled(self, digest: bytes, work: Callable[[], Awaitable[bytes]], name: str = "") -> bytes:
-        """The results of a digest; the work is done, and they are kept as an answer of `host/name`, if there are none.
+        """The results that the journal has under `digest`. If it has none, does the work and keeps its results.
 
-        The bytes are text.
+        They are kept as an answer of the model `host/name`. The bytes must be UTF-8, as the journal keeps text.
         """
 
         async def do() -> Response:
@@ -418,20 +451,21 @@ def _turns(scheduler: Scheduler | None) -> Turns | None:
     raise TypeError(f"session(scheduler=…) takes an ember.Scheduler, not {type(scheduler).__name__}.")
 
 
-# The statuses by which a service says that it does not know a parameter; `None` is a provider that is not HTTP.  With
-# status 200 a model declines, and would again.
+# The statuses of a refusal that may be about a parameter that the service does not know. `None` is that of a provider
+# that is not HTTP. A refusal with status 200 is not among them: the model declined to answer, and would do so again.
 _AT_FAULT = (None, 400, 422)
 
 
-# The sessions that are open, innermost last. A stack of the process and not of the thread: XLA runs host callbacks on
-# threads of its own, which know nothing of the thread that dispatched them.
+# The sessions that are open, innermost last. The stack is the process's. A stack for each thread, or a context
+# variable, would not do: XLA runs host callbacks on threads of its own, which know nothing of the thread that
+# dispatched them.
 _lock = threading.Lock()
 _open: list[Session] = []
 _default: Session | None = None
 
 
 def current() -> Session:
-    """The innermost open session, or the process's own."""
+    """The innermost open session, or else the process's own, which is made at first use and never closed by a user."""
     global _default
     with _lock:
         if _open:
@@ -457,22 +491,23 @@ class session:
         `off`, or `memory` to keep answers as long as the session. The user's own keeps what services answer; answers
         of simulated models and of Python functions it does not, they are kept as long as the session.
     - `providers`: providers by name that are used in place of the registered ones of that name.
-    - `limits`: a `Limit` by provider, as `"openai"`, or by model, as `"openai/gpt-4o"`, which goes before. A provider's
-        is shared by its models that have none of their own. Without one calls are paced as the provider's headers say,
-        or else as it is found to allow; those of simulated models and Python functions are not.
+    - `limits`: a `Limit` by provider, as `"openai"`, or by model, as `"openai/gpt-4o"`, which takes precedence. A
+        provider's limit is shared by its models that have none of their own. Without a limit calls are paced as the
+        provider's headers say, or else as the provider is found to allow; calls of simulated models and Python
+        functions are then not paced.
     - `retry`: how often, and for how long, calls are tried that may succeed later.
     - `scheduler`: a `Scheduler` that decides which calls start now, and which of them go first where limits hold them
         back: `Topological()`, `CriticalPath()`, or one's own. Without one calls start when they are ready, and pass
         limits in the order in which they came.
     - `progress`: whether a bar shows how far the calls of a sweep are, if that takes more than half a second; by
         default where standard error is a terminal, and in notebooks.
-    - `prices`: a `Price` by provider, as `"local"`, or by model, as `"local/my-model"`, which goes before; both go
-        before the price table. A model without any costs NaN, and is warned of once.
+    - `prices`: a `Price` by provider, as `"local"`, or by model, as `"local/my-model"`, which takes precedence; both
+        take precedence over the price table. The cost of a model without any price is NaN, and there is one warning.
     - `budget_usd`: US dollars that calls may cost at most, however many are in flight. A call is sent only if the most
-        that it may come to, by its `max_tokens`, fits into what is left, and else waits for others to be settled; if
-        that does not help, it and all after it raise `BudgetError`, and those in flight finish. `run.budget` says what
-        is spent, reserved and left. Replayed calls cost nothing; with 0 no call is sent, also no free one. It holds by
-        the prices known here, and does not cover models without one.
+        that it may cost, by its `max_tokens`, fits into what is left. Else it waits until other calls are settled. If
+        that does not help, it and all calls after it raise `BudgetError`, and the calls in flight finish. `run.budget`
+        says what is spent, reserved and left. Replayed calls cost nothing. With 0 no call is sent, not even a free one.
+        The cap holds by the prices known here, and does not cover models without a price.
 
     Sessions nest; the innermost open one counts. They belong to the process, not to a thread.
 
@@ -515,10 +550,14 @@ class session:
 
 
 def _wait_for_dispatched() -> None:
-    """Waits until JAX has computed what was dispatched: its calls may not have begun, and are the session's."""
+    """Waits until JAX has computed all that was dispatched.
+
+    JAX dispatches asynchronously. The calls of a program that was started in the session may not have begun when the
+    session is left, and would then be made in another session.
+    """
     for array in jax.live_arrays():
         if not array.is_deleted() and not array.is_ready():
-            with contextlib.suppress(*CALLBACK_ERRORS):  # raised where the array is read
+            with contextlib.suppress(*CALLBACK_ERRORS):  # the error is raised again where the user reads the array
                 array.block_until_ready()
 
 
@@ -526,7 +565,7 @@ def loop() -> Loop:
     """The process's event loop, which frees the providers' connections before it ends."""
     running = get_loop()
     if registry.close_all not in running.closers:
-        with _lock:  # another thread may have come first
+        with _lock:  # another thread may have added the closers since
             if registry.close_all not in running.closers:
                 running.closers += [_close_default_journal, registry.close_all]
     return running

@@ -1,13 +1,15 @@
 """How many tokens calls will use: counted where a vocabulary is at hand, and corrected by what calls have used.
 
-Design note. tiktoken counts by the vocabulary of a model that it knows, and by `o200k_base` for any other. What comes
-back from the service corrects the count, by a ratio that is kept for each model: the marks of a chat template, or
-another tokenizer, change it by a factor that hardly varies. A vocabulary is a file that tiktoken downloads at first
-use, so it is loaded in a thread, and only for models whose tokens are limited. Until it is there, and for ever where it
-cannot be had, characters are counted, four to a token, and corrected in the same way.
+Design note. tiktoken counts by a model's own vocabulary where it knows the model, and by `o200k_base` for any other.
+The count is then multiplied by a ratio that is learned for each model, from what the service says its calls have used:
+the marks of a chat template, or another tokenizer, change the count by a factor that hardly varies.
 
-A text is counted once, however many samples are asked of it, and by its first 32,768 characters, so that no count
-holds up the event loop for more than some milliseconds.
+A vocabulary is a file that tiktoken downloads at first use. So it is loaded in a thread, and only for models whose
+tokens are limited. Until it is there, and for ever where it cannot be had, characters are counted, four to a token, and
+corrected by a ratio in the same way.
+
+A text is counted once, however many samples are asked of it. Only its first 32,768 characters are counted, and the
+rest is taken to be like them, so that no count holds up the event loop for more than some milliseconds.
 """
 
 import concurrent.futures
@@ -19,15 +21,23 @@ from .._providers.base import Request, Response
 from .._text.numbers import encoding_of, vocabulary
 from . import log
 
+# The vocabulary for a model that tiktoken does not know.
 _ANY_MODEL = "o200k_base"
+# How many characters of a text are counted at most.
 _COUNTED = 32_768
+# How many texts' counts are kept; with more all are dropped.
 _MOST_KNOWN = 16_384
-# How much of the weight stays on the past, when a call has told what it used: the last twenty or so count.
+# The weight that the past keeps when a call tells what it has used. So about the last twenty calls count.
 _KEEP = 0.95
 
 
 class _Ratio:
-    """How many tokens one unit of something comes to, by the last calls."""
+    """How many tokens one unit (a character, or a counted token) is, by the last calls.
+
+    **Arguments:**
+
+    - `units`: how many units a token is taken to be before any call has told.
+    """
 
     def __init__(self, units: float):
         self._units, self._tokens = units, 1.0
@@ -41,17 +51,20 @@ class _Ratio:
 
 
 class Sizes:
-    """The sizes of one model's calls. Until one is answered, its answers are taken to be 256 tokens."""
+    """The sizes of one model's calls. Until a first call is answered, an answer is taken to have 256 tokens."""
 
     def __init__(self, model: str):
         self._model = model
         self._by_characters, self._by_count = _Ratio(4.0), _Ratio(1.0)
         self._outputs = 256.0
         self._is_known = False
-        self._known: dict[int, int] = {}
+        self._known: dict[int, int] = {}  # tokens of a text's counted beginning, by the text's hash
 
     def estimate(self, request: Request, count: bool = False) -> float:
-        """The tokens that a call will use, its answer with them; `count` where they matter."""
+        """The tokens that a call will use, prompt and answer together.
+
+        `count` asks for a count by vocabulary, where it matters because tokens are limited. Else characters do.
+        """
         limits = (request.parameters.get(name) for name in ("max_tokens", "max_completion_tokens"))
         outputs = min([self._outputs, *(limit for limit in limits if isinstance(limit, int))])
         counted = self._count(request) if count else None
@@ -59,7 +72,7 @@ class Sizes:
         return inputs + outputs
 
     def learn(self, request: Request, response: Response, count: bool = False) -> None:
-        """Takes note of what a call has used, where the service says it."""
+        """Learns from what a call has used, if the service says it; `count` as for `estimate`."""
         if not response.input_tokens:
             return
         self._by_characters.learn(_characters(request), response.input_tokens)
@@ -91,7 +104,7 @@ def _characters(request: Request) -> int:
 
 @functools.cache
 def _loading(model: str) -> "concurrent.futures.Future[Any]":
-    """The vocabulary of a model, in time; `None` if it cannot be had."""
+    """The future of a model's vocabulary, whose result is `None` if it cannot be had. Loading starts at first use."""
     future: concurrent.futures.Future[Any] = concurrent.futures.Future()
     threading.Thread(target=_load, args=(model, future), name="ember-vocabulary", daemon=True).start()
     return future
@@ -101,6 +114,8 @@ def _load(model: str, future: "concurrent.futures.Future[Any]") -> None:
     found = None
     try:
         found = vocabulary(encoding_of(model.rpartition("/")[2]) or _ANY_MODEL)
-    except Exception as error:  # a thread's own has nowhere to go, and characters will do
+    except Exception as error:
+        # Any exception: this is a thread, so it would reach nobody, and no call has to fail for it. tiktoken's download
+        # has many ways to fail, and characters will do.
         log.not_counted(model, error)
     future.set_result(found)

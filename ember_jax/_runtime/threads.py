@@ -1,10 +1,12 @@
 """Threads for blocking Python functions.
 
-Design note. `concurrent.futures.ThreadPoolExecutor` joins its threads when the interpreter exits, so one host function
-that blocks would keep a program alive after Ctrl-C. These threads are daemons: they cannot hold anybody up.
+Design note. `concurrent.futures.ThreadPoolExecutor` was rejected: it joins its threads when the interpreter exits, so
+one host function that blocks would keep a program alive after Ctrl-C. The threads here are daemons, for which the
+interpreter does not wait.
 
-An event loop whose time is virtual must know whether threads work for it, so what is awaited from them is kept in a
-set. What a thread works on is no part of it while the thread itself waits for the loop.
+An event loop with a virtual clock may let time pass only while no thread works for it. So the futures that are awaited
+from threads are kept in a set, `working`. While a thread itself waits for the loop (a host function has called an
+operator), its future is taken out of the set. Left in, it would stop the clock that the operator's calls wait for.
 """
 
 import asyncio
@@ -14,31 +16,39 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-# Blocking functions mostly wait; beyond this many the threads' own cost shows.
+# Blocking functions mostly wait, so there are many more threads than processors. With still more the cost of the
+# threads themselves shows.
 _MOST_THREADS = 256
 
-# In a thread of a pool, `result` is what is awaited from it.
+# In a thread of a pool, `result` is the future that is awaited from the thread.
 _thread = threading.local()
 
 
 class Threads:
     """A pool of daemon threads that grows as it is needed.
 
+    **Arguments:**
+
+    - `most`: how many threads there may be.
+
     **Attributes:**
 
-    - `working`: what is awaited from threads that work. Used from the event loop only.
+    - `working`: the futures that are awaited from threads that work. Used from the event loop only.
     """
 
     def __init__(self, most: int = _MOST_THREADS):
         self._most = most
         self._work: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._threads = 0
-        self._pending = 0
+        self._threads = 0  # how many were started
+        self._pending = 0  # how many functions run or wait for a thread
         self.working: set[asyncio.Future[Any]] = set()
 
     async def run(self, function: Callable[[], Any]) -> Any:
-        """Runs a function in a thread; if the caller is cancelled the result is dropped."""
+        """Runs a function in a thread, and returns or raises its outcome.
+
+        If the caller is cancelled, the function runs on, as a thread cannot be stopped, and its outcome is dropped.
+        """
         loop = asyncio.get_running_loop()
         result = loop.create_future()
         with self._lock:
@@ -55,7 +65,7 @@ class Threads:
 
     @contextlib.contextmanager
     def waiting(self, result: "asyncio.Future[Any] | None") -> Iterator[None]:
-        """Within, the thread that works on `result` waits for the loop; `None` is a thread of somebody else's."""
+        """Within, the thread that is to give `result` waits for the loop. `None` is for a thread of no pool of ours."""
         if result is None:
             yield
             return
@@ -63,11 +73,11 @@ class Threads:
         try:
             yield
         finally:
-            if not result.done():  # nobody awaits it any more
+            if not result.done():  # if it is done, its caller was cancelled, and nothing would take it out again
                 self.working.add(result)
 
     def close(self) -> None:
-        """Ends the threads, each after what it works on."""
+        """Ends the threads, each after the function that it runs. It does not wait for them."""
         with self._lock:
             for _ in range(self._threads):
                 self._work.put(None)
@@ -78,7 +88,7 @@ class Threads:
             _thread.result = result
             try:
                 outcome, settle = function(), _set_result
-            except BaseException as error:  # handed to the waiting lane, whatever it is
+            except BaseException as error:  # also a SystemExit: raised here it would only end the thread
                 outcome, settle = error, _set_exception
             with self._lock:
                 self._pending -= 1
@@ -86,12 +96,13 @@ class Threads:
                 loop.call_soon_threadsafe(settle, result, outcome)
             except RuntimeError:  # the loop closed while the function ran; nobody waits
                 return
+            # The thread may wait for work for hours, and would keep the last function's values alive so long.
             _thread.result = None
             del function, loop, result, outcome, work
 
 
 def current_result() -> "asyncio.Future[Any] | None":
-    """What is awaited from the calling thread, if it is one of a pool."""
+    """The future that is awaited from the calling thread, or `None` if the thread is of no pool."""
     return getattr(_thread, "result", None)
 
 
@@ -102,5 +113,5 @@ def _set_result(future: asyncio.Future[Any], value: Any) -> None:
 
 def _set_exception(future: asyncio.Future[Any], error: BaseException) -> None:
     if not future.done():
-        # a StopIteration cannot be raised into a future
+        # asyncio refuses to set a StopIteration as a future's exception: a coroutine that awaits would seem to end.
         future.set_exception(RuntimeError(repr(error)) if isinstance(error, StopIteration) else error)

@@ -1,9 +1,10 @@
 """Which bar stands where: a session's calls as rows of bars, by endpoint or by lane.
 
-Design note. Bars of one group (the requests to one model, the calls of one lane) are packed first fit in order of their
-begin, each into the lowest row that is free. That is the greedy colouring of an interval graph, and optimal: a group
-has as many rows as it has bars at once, so the rows of a model are its requests in flight. Times are whole microseconds
-from here on, so that no rounding can make neighbours overlap.
+Design note. Bars of one group (the requests to one model, or the calls of one lane) are taken in the order in which
+they begin, and each is put into the lowest row that is free. This is the greedy colouring of an interval graph, and it
+is optimal: a group has as many rows as it has bars at once. So the rows of a model are its requests in flight. Times
+are whole microseconds from here on: as floats, two bars of which one begins when the other ends might overlap by a
+rounding error, and take a row too many.
 """
 
 import heapq
@@ -15,12 +16,14 @@ import numpy as np
 from .events import How
 
 By = Literal["endpoint", "lane"]
-# What a bar shows: a call as a whole, a wait (for its turn, or to try again), one request by how it ended, or a call
-# that sent none.
+# What a bar shows: `call` is a call as a whole; `waiting` is a wait, for the call's turn or before another attempt;
+# `answered`, `throttled` and `failed` are one request, by how it ended; `replayed` and `merged` (and `failed`, too) are
+# a call that sent no request.
 Kind = Literal["call", "waiting", "answered", "throttled", "failed", "replayed", "merged"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 HOWS: tuple[How, ...] = get_args(How)
 
+# One call, and one request, as rows of arrays; `Record` says what stands in them.
 CALL = np.dtype(
     [
         *((name, "<f8") for name in ("began", "ended", "input_tokens", "output_tokens", "cost", "stands_for")),
@@ -38,10 +41,13 @@ class Record(NamedTuple):
 
     **Fields:**
 
-    - `calls`: an array of `CALL`; times in seconds since 1970; scope, model and error are places in `names`.
-    - `attempts`: an array of `ATTEMPT`, those of the first call first.
-    - `lanes`: of each call.
-    - `names`: the words; the first one is empty.
+    - `calls`: an array of dtype `CALL`, one row for each call. Times are in seconds since 1970. `scope`, `model` and
+        `error` are indices into `names`; `how` is one into `HOWS`; `attempts` counts the call's requests, and `axes`
+        the axes of its lane.
+    - `attempts`: an array of dtype `ATTEMPT`, one row for each request: first those of the first call, then those of
+        the second, and so on. `error` is an index into `names`, 0 for none; `status` is the HTTP status, 0 for none.
+    - `lanes`: the lane of each call.
+    - `names`: words; the first one is empty.
     - `left_out`: how many more calls there were.
     """
 
@@ -58,7 +64,7 @@ class Record(NamedTuple):
 
     @property
     def first(self) -> np.ndarray:
-        """Where each call's requests begin."""
+        """For each call the index in `attempts` of its first request."""
         return np.cumsum(self.calls["attempts"]) - self.calls["attempts"]
 
     def micros(self, seconds: np.ndarray) -> np.ndarray:
@@ -72,10 +78,11 @@ class Bars(NamedTuple):
     **Fields:**
 
     - `start`, `end`: in microseconds since the first call.
-    - `row`: where it stands.
-    - `kind`: a place in `KINDS`.
-    - `call`: the call that it is of, and `attempt` which of its requests, from 1; 0 for what is none.
-    - `level`: 0, or 1 for what stands inside another bar.
+    - `row`: the index of its row.
+    - `kind`: an index into `KINDS`.
+    - `call`: the index of the call that it shows.
+    - `attempt`: which of the call's requests it shows, from 1; 0 if it shows no request.
+    - `level`: 0, or 1 for a bar that stands inside another bar.
     """
 
     start: np.ndarray
@@ -88,7 +95,7 @@ class Bars(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One row: the model or the operator that it belongs to, and its own name."""
+    """One row: the group that it belongs to, which is a model or an operator, and its own name."""
 
     group: str
     name: str
@@ -112,7 +119,7 @@ def timeline(record: Record, by: By) -> Timeline:
 
 
 def requests(record: Record) -> Bars:
-    """The requests that were sent, in no rows yet."""
+    """A bar for each request that was sent; all are in row 0 yet."""
     of = np.repeat(np.arange(len(record.calls)), record.calls["attempts"])
     number = np.arange(len(of)) - record.first[of] + 1
     kind = np.where(record.attempts["status"] == 429, _CODE["throttled"], _CODE["failed"])
@@ -122,7 +129,10 @@ def requests(record: Record) -> Bars:
 
 
 def level(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many intervals hold each time at which that changes: the times, ascending, and the number from then on."""
+    """How many of some intervals overlap, as a step function: the times of its steps, ascending, and its values there.
+
+    An interval does not contain its end.
+    """
     times, place = np.unique(np.concatenate([start, end]), return_inverse=True)
     change = np.zeros(len(times), np.int64)
     np.add.at(change, place[: len(start)], 1)
@@ -131,9 +141,9 @@ def level(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def packed(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """For intervals in the order of their begin, the lowest row that is free."""
-    busy: list[tuple[int, int]] = []
-    free: list[int] = []
+    """For intervals in the order in which they begin, the row of each: the lowest one that is free."""
+    busy: list[tuple[int, int]] = []  # a heap of the rows in use, each as (when it becomes free, row)
+    free: list[int] = []  # a heap
     rows: list[int] = []
     for begins, ends in zip(start.tolist(), end.tolist(), strict=True):
         while busy and busy[0][0] <= begins:
@@ -147,7 +157,8 @@ def _by_endpoint(record: Record) -> Timeline:
     """A bar for each request, and a point for each call that sent none."""
     bars = _joined([_without_request(record), requests(record)])
     models = record.calls["model"].astype(np.int64)[bars.call]
-    bars, places = _placed(bars, 2 * models + (bars.attempt > 0))  # points first
+    # Two groups for each model: the even one for calls without a request, which so stand above the requests.
+    bars, places = _placed(bars, 2 * models + (bars.attempt > 0))
     rows = [
         Row(record.names[group // 2], f"request {row + 1}" if group % 2 else "without a request")
         for group, row in places
@@ -168,6 +179,7 @@ def _by_lane(record: Record) -> Timeline:
     calls = Bars(start, end, zeros, kind, count, zeros, zeros)
     calls, places = _placed(calls, np.array([number[lane] for lane in lanes], np.int64))
     inside = requests(record)
+    # A wait ends where a request begins. It begins with the call, or where the request before ended.
     before = np.where(inside.attempt == 1, start[inside.call], np.roll(inside.end, 1))
     waits = inside._replace(start=before, end=inside.start, kind=np.full_like(inside.kind, _CODE["waiting"]))
     waits = Bars(*(column[waits.end > waits.start] for column in waits))
@@ -176,20 +188,20 @@ def _by_lane(record: Record) -> Timeline:
     rows = []
     for group, row in places:
         root, lane = sorted_lanes[group]
-        again = f" ({row + 1})" if row else ""
+        again = f" ({row + 1})" if row else ""  # a lane that makes several calls at once has several rows
         rows.append(Row(root, f"lane {', '.join(map(str, lane)) or '0'}{again}"))
     return Timeline(_joined([calls, nested]), rows)
 
 
 def _without_request(record: Record) -> Bars:
-    """A point in time, its end, for each call that sent no request."""
+    """A bar of no length, at the call's end, for each call that sent no request."""
     (of,) = np.nonzero(record.calls["attempts"] == 0)
     at, zeros = record.micros(record.calls["ended"][of]), np.zeros_like(of)
     return Bars(at, at, zeros, _OF_HOW[record.calls["how"][of]], of, zeros, zeros)
 
 
 def _placed(bars: Bars, groups: np.ndarray) -> tuple[Bars, list[tuple[int, int]]]:
-    """Bars in the rows of their groups; of each row the group, and which of the group's rows it is."""
+    """Puts bars into rows by their groups. Returns them, and for each row its group and its number in the group."""
     order = np.lexsort((bars.start, groups))
     row = np.zeros(len(order), np.int64)
     places: list[tuple[int, int]] = []

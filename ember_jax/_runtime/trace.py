@@ -1,8 +1,9 @@
 """When each call of a session was made, as rows of a hundred bytes; saved for Perfetto, drawn by matplotlib.
 
-Design note. A trace is recorded without being asked for, since what one wants to see has happened by then. So a call
-costs two microseconds and, with one request and one lane axis, 98 bytes: words are kept once, rows are packed into
-byte buffers that only grow, and NumPy reads them in place of a parser. A bound on the number of calls bounds memory.
+Design note. Every session records a trace, without being asked to: when a user wants to see one, the calls have been
+made. So it has to be cheap. A call takes two microseconds, and 98 bytes if it has one request and one lane axis. Each
+word is kept once, rows are packed into byte buffers that only grow, and NumPy reads the buffers as they are. The number
+of calls is bounded, and so is the memory.
 """
 
 import gzip
@@ -24,19 +25,20 @@ from .timeline import ATTEMPT, CALL, HOWS, KINDS, By, Record, Timeline, timeline
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# The forms of `CALL` and `ATTEMPT`.
+# These pack the rows of the dtypes `CALL` and `ATTEMPT`; NumPy reads what they write, so both must agree.
 _pack_call = struct.Struct("<6d4I2B").pack
 _pack_attempt = struct.Struct("<2dIi").pack
+# How many calls are kept: a hundred megabytes of them.
 _MOST = 1_000_000
 _HOW = {how: code for code, how in enumerate(HOWS)}
 
 
 class Trace:
-    """The calls of a session, with when and how each was made; no prompts and no answers.
+    """The calls of a session, with when and how each was made. It holds no prompts and no answers.
 
     **Arguments:**
 
-    - `most`: the calls that are kept, the first ones; of the others only the number is.
+    - `most`: how many calls are kept, the first ones of the session. The later ones are only counted.
     """
 
     def __init__(self, most: int = _MOST):
@@ -46,13 +48,15 @@ class Trace:
         self._names = {"": 0}
 
     def add(self, call: CallEnded) -> None:
-        """Notes a call that has ended."""
+        """Notes a call that has ended. Called on the event loop, and never twice at once."""
         self._count += 1
         if self._count > self._most:
             return
         number, request, at = self._number, call.request, call.began
         for began, ended, error in call.attempts:
-            began = max(at, began)  # the clock of the day may be set back
+            # The system's clock may be set back while a call runs. Without the two `max` a bar would end before it
+            # begins, or before the one before it.
+            began = max(at, began)
             at = max(began, ended)
             told = (0, 0) if error is None else (number(type(error).__name__), error.status or 0)
             self._attempts += _pack_attempt(began, at, *told)
@@ -84,7 +88,9 @@ class Trace:
 
     def record(self) -> Record:
         """A copy of what was noted so far; from any thread."""
-        # Rows first, as they are written last. A view of a buffer would keep it from growing.
+        # `add` may run meanwhile. It writes a call's row after the call's attempts, lane and names, so the rows are
+        # copied first here: all that they refer to is then there. The buffers are copied and not viewed, as a bytearray
+        # with a view of it cannot grow, and `add` would fail.
         calls = np.frombuffer(bytes(self._calls), CALL)
         attempts = np.frombuffer(bytes(self._attempts), ATTEMPT)[: int(calls["attempts"].sum())]
         axes, lanes, at = self._axes.tolist(), [], 0
@@ -100,11 +106,11 @@ class Trace:
 
         - `path`: a file that ends in `.json` or `.json.gz`.
         - `by`: `"endpoint"` for the requests of each model, in as many rows as were in flight at once; `"lane"` for the
-            calls of each lane, with their requests and what they waited inside.
+            calls of each lane, with their requests and waits inside them.
 
         Each bar tells operator, lane, model, tokens, cost and how it ended; no prompt, answer or credential.
 
-        **Raises:** `ValueError` for another ending, or another `by`.
+        **Raises:** `ValueError` for another file ending, or another `by`; `OSError` if the file cannot be written.
         """
         path = Path(path)
         if not path.name.endswith((".json", ".json.gz")):
@@ -138,7 +144,7 @@ _encode = json.JSONEncoder(allow_nan=False).encode
 
 
 def _events(record: Record, laid: Timeline, by: By) -> Iterator[dict[str, Any]]:
-    """The trace events: the names of the rows, then the bars by time, an outer one before what it holds."""
+    """The trace events: the names of the rows, then the bars by their begin, an outer bar before those inside it."""
     bars, rows = laid
     groups = {group: pid for pid, group in enumerate(dict.fromkeys(row.group for row in rows), 1)}
     for group, pid in groups.items():
@@ -195,7 +201,7 @@ def _attempt_args(record: Record, place: int, attempt: int) -> dict[str, Any]:
 
 
 def _number(value: float) -> float | int | None:
-    """A number as JSON has it: whole where it is, and nothing where it is not known."""
+    """A number for JSON: an `int` if it is whole; `None` if it is NaN or infinite, which JSON does not have."""
     if not math.isfinite(value):
         return None
     return int(value) if value == int(value) else float(value)

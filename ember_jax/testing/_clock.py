@@ -1,14 +1,16 @@
 """A clock for tests: the event loop's time jumps to the next timer as soon as there is nothing left to do.
 
-Design note. After trio's `MockClock` with `autojump_threshold=0`. The process's event loop is replaced by one whose
-`time()` is a number. An asyncio loop polls for events between two rounds of callbacks; where it would wait there for
-its next timer, time jumps instead, if three things hold: no callback is ready, no socket or other thread has sent
-anything, and no thread has work that somebody awaits. So work takes no time, in threads too (an XLA compilation, a
-blocking host function); only timers do. A thread that itself waits for calls does not hold time up: they may sleep.
+Design note. The idea is that of trio's `MockClock` with `autojump_threshold=0`. The process's event loop is replaced by
+one whose `time()` is a number. An asyncio loop polls for events between two rounds of callbacks. Where it would wait
+there for its next timer, time jumps to that timer instead, if three things hold: no callback is ready, no socket or
+other thread has sent anything, and no thread has work that somebody awaits. So only timers take time. Work takes none,
+also in threads (an XLA compilation, a blocking host function). A thread that itself waits for calls does not hold time
+up: the calls may sleep, and the thread would wait for ever.
 
-Timers lie in a heap of the loop's own, through `call_at`, the public method that every other way to wait ends in.
-asyncio's heap fires what is due within the system clock's resolution and reaches a timer by adding a difference to
-the time; here time is set to the timer's own, and what is due at the same time fires in the order it was set.
+Timers lie in a heap of this loop's own. They get there by `call_at`, the public method that all other ways to wait end
+in. asyncio's own heap was rejected, as it is not exact: it fires whatever is due within the system clock's resolution,
+and it reaches a timer by adding a difference to the time. Here time is set to the timer's own time, and timers of one
+time fire in the order in which they were set.
 """
 
 import asyncio
@@ -29,10 +31,10 @@ from .._runtime.threads import Threads
 
 
 class VirtualClock:
-    """While the `with` block lasts, what calls wait for on the event loop takes virtual time, and no real time.
+    """While the `with` block lasts, waiting on the event loop takes virtual time, and no real time.
 
-    Covers `asyncio.sleep`, timeouts and everything else that sets timers: `async def` host functions, simulated models'
-    latencies. Work takes no virtual time, blocking host functions included.
+    This holds for `asyncio.sleep`, timeouts and everything else that sets timers, such as `async def` host functions
+    and the latencies of simulated models. Work takes no virtual time, that of blocking host functions included.
 
     !!! danger
 
@@ -42,7 +44,8 @@ class VirtualClock:
           request's own timeout. Real servers are for real time.
         - `time.sleep` in a blocking host function takes real time, and no virtual time.
         - A blocking host function may call operators, but only from its own thread, and may not wait for other
-          threads that do: time would stand still, for ever. So it does while a coroutine spins on `asyncio.sleep(0)`.
+          threads that do: time would stand still for ever. Time also stands still while a coroutine spins on
+          `asyncio.sleep(0)`.
 
     **Attributes:**
 
@@ -87,7 +90,8 @@ class _Events(asyncio.SelectorEventLoop):
     def __init__(self, threads: Threads):
         self._threads = threads
         self._now = 0.0
-        # When, in which order they were set, and what to do.
+        # A heap: when a timer is due, its number in the order in which timers were set, its handle, and a function that
+        # makes its callback ready.
         self._timers: list[tuple[float, int, asyncio.TimerHandle, Callable[[], object]]] = []
         self._numbers = itertools.count()
         super().__init__(_Selector(self._advance))
@@ -102,7 +106,7 @@ class _Events(asyncio.SelectorEventLoop):
         handle = asyncio.TimerHandle(when, callback, args, self, context)
 
         def fire() -> None:
-            if not handle.cancelled():  # by what fired just before
+            if not handle.cancelled():  # a timer that fired just before it may have cancelled it
                 callback(*args)
 
         ready = functools.partial(self.call_soon, fire, context=context)
@@ -110,7 +114,9 @@ class _Events(asyncio.SelectorEventLoop):
         return handle
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":
-        if executor is None:  # `asyncio.to_thread` and name look-ups: in threads that are known by who waits for them
+        # The default executor serves `asyncio.to_thread` and name look-ups. It is replaced by our threads, which know
+        # when one of them waits for the loop. Another executor's work holds time up until it is done.
+        if executor is None:
             return self.create_task(self._threads.run(functools.partial(func, *args)))
         result = super().run_in_executor(executor, func, *args)
         self._threads.working.add(result)
@@ -118,7 +124,10 @@ class _Events(asyncio.SelectorEventLoop):
         return result
 
     def _advance(self, is_idle: bool) -> bool:
-        """Makes what is due ready, after a jump to the next timer if nothing else is to be done; whether any was."""
+        """Makes the callbacks of all due timers ready, and returns whether there were any.
+
+        If `is_idle`, and no thread works for the loop, time jumps to the next timer before.
+        """
         timers = self._timers
         while timers and timers[0][2].cancelled():
             heapq.heappop(timers)
@@ -132,14 +141,14 @@ class _Events(asyncio.SelectorEventLoop):
 
 
 class _Selector(selectors.DefaultSelector):
-    """Polls for events; `advance` is called before each wait, and instead of it where it makes something ready."""
+    """Polls for events. Before each wait it calls `advance`, and does not wait if that has made callbacks ready."""
 
     def __init__(self, advance: Callable[[bool], bool]):
         super().__init__()
         self._advance = advance
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        # asyncio knows of no timers, so the timeout is 0 if a callback is ready, and else there is none.
+        # asyncio's own heap of timers is empty. So `timeout` is 0 if a callback is ready, else `None`.
         events = super().select(0)
         is_idle = timeout is None and not events
         if self._advance(is_idle) or not is_idle:

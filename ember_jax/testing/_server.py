@@ -28,13 +28,14 @@ class Fault:
 
     **Fields:**
 
-    - `status`, `headers`: of the answer; headers as pairs may name one twice.
-    - `body`: of the answer; by default the simulated one for status 200, else an error in OpenAI's form.
+    - `status`: the answer's HTTP status.
+    - `headers`: the answer's further headers. As pairs they may name a header twice.
+    - `body`: the answer's body; by default the simulated answer for status 200, else an error in OpenAI's form.
     - `delay`: seconds before the answer.
-    - `pad`: bytes of white space before the body, as services send that keep a connection alive.
+    - `pad`: how many bytes of white space stand before the body. Some services send them to keep a connection alive.
     - `drip`: seconds between the ten pieces in which the body is sent; 0 sends it at once.
-    - `reset`: the connection is reset and there is no answer.
-    - `truncate`: the connection is closed after half of the body.
+    - `reset`: whether the connection is reset, without an answer.
+    - `truncate`: whether the connection is closed after half of the body.
     """
 
     status: int = 200
@@ -56,11 +57,11 @@ class Recorded:
     time: float
 
 
-# Longer than the prompts of any test; aiohttp's own limit is one MiB.
+# The longest body of a request, in bytes: longer than the prompts of any test. aiohttp's own limit is one MiB.
 _MAX_BODY = 2**26
 # How many connections may wait to be accepted: a thousand may come within one round of the event loop.
 _BACKLOG = 4096
-# What a body that drips is cut into.
+# How many pieces a body that drips is cut into.
 _PIECES = 10
 
 
@@ -79,11 +80,11 @@ class ChatServer:
 
     **Attributes:**
 
-    - `base_url`: for `OpenAI(base_url=…)`.
-    - `requests`: what has come so far, in order.
+    - `base_url`: the URL for `OpenAI(base_url=…)`. Raises `RuntimeError` while the server is not running.
+    - `requests`: the requests that have come so far, in order.
     - `in_flight_max`: the most requests that were in flight at once.
     - `answered`: the numbers of the requests to which a simulated answer was sent, to its last byte.
-    - `input_tokens`, `output_tokens`: of those answers, as they say.
+    - `input_tokens`, `output_tokens`: the tokens of those answers, as the answers say.
 
     **Example:**
 
@@ -144,13 +145,13 @@ class ChatServer:
         try:
             asyncio.run(self._serve(started))
         except (ImportError, OSError) as error:
-            # No aiohttp, or no socket to be had: it is for the thread that waits to know.
+            # aiohttp is not installed, or no socket can be had. The thread that waits in `__enter__` raises the error.
             if started.done():
                 raise
             started.set_exception(error)
 
     def _stop(self) -> None:
-        # Requests that wait are let go, so that closing does not take as long as their delay.
+        # Requests that wait go on at once. Else closing would take as long as their delay.
         self._stopping.set()
         self._gathered.set()
 
@@ -192,7 +193,7 @@ class ChatServer:
         return (self._faults[number] if number < len(self._faults) else None) or Fault()
 
     async def _respond(self, request: "web.Request", number: int, body: Any, fault: Fault) -> "web.StreamResponse":
-        # See `_serve`.
+        # Imported late for the reason that `_serve` gives.
         from aiohttp import web
         from multidict import CIMultiDict
 
@@ -232,7 +233,7 @@ class ChatServer:
     async def _content(
         self, request: "web.Request", number: int, body: Any, status: int
     ) -> tuple[int, str, Response | None]:
-        """The status and body of an answer that no fault spells out, and what it was simulated as."""
+        """The status and the body of an answer whose fault gives no body; and the simulated response, if it is one."""
         if status != 200:
             return status, _error("This fault was asked for.", "injected"), None
         if self._api_key is not None and request.headers.get("Authorization") != f"Bearer {self._api_key}":
@@ -262,7 +263,7 @@ class ChatServer:
         return Request("sim", asked.model, messages, parameters, sample)
 
     async def _pause(self, seconds: float) -> None:
-        """Waits, but not beyond the server's end."""
+        """Waits for some seconds, or until the server is stopped."""
         if seconds > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
@@ -277,12 +278,12 @@ def _parsed(raw: bytes) -> Any:
 
 
 def _masked(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers, where a test's failure may print them: that there was a key is seen, the key is not."""
+    """The headers with the key replaced. A test that fails may print them: that there was a key can then be seen."""
     return {name: "Bearer (masked)" if name.lower() == "authorization" else value for name, value in headers.items()}
 
 
 def _reset(request: "web.Request") -> None:
-    """Ends a connection the hard way: closing with a linger time of 0 sends RST in place of FIN."""
+    """Resets a connection: to close it with a linger time of 0 sends RST in place of FIN."""
     transport = request.transport
     if transport is not None:
         sock = transport.get_extra_info("socket")
@@ -295,7 +296,7 @@ def _error(message: str, code: str) -> str:
 
 
 def _completion(response: Response, number: int, with_logprobs: bool) -> str:
-    """A simulated answer in the protocol's form; its first word bears the log-probability and the alternatives."""
+    """A simulated answer as the protocol's JSON. Its first word has the log-probability and the alternatives."""
     words = response.text.split()
     logprobs: list[dict[str, Any]] = [{"token": w, "logprob": 0.0, "top_logprobs": []} for w in words]
     if logprobs:

@@ -13,10 +13,10 @@ class Entry(NamedTuple):
     **Fields:**
 
     - `request`, `response`: what was asked and what was answered.
-    - `endpoint`: where it was asked.
+    - `endpoint`: the provider's address, such as a base URL.
     - `began`, `ended`: when the first request was sent and when the answer had come, in seconds since 1970.
-    - `attempts`: the requests it took.
-    - `lane`, `scope`: who has asked first.
+    - `attempts`: how many requests were sent until one was answered.
+    - `lane`, `scope`: the lane and the operators that asked first, outermost first.
     """
 
     request: Request
@@ -30,30 +30,34 @@ class Entry(NamedTuple):
 
 
 class AbstractJournal(abc.ABC):
-    """Answers by digest. `get`, `ready` and `put` are used from the event loop only."""
+    """Answers by the digest of what was asked. `get`, `ready` and `put` are used from the event loop only."""
 
     @abc.abstractmethod
     def get(self, digest: bytes) -> Response | None:
-        """The answer of a digest, or `None`."""
+        """The answer of a digest, or `None`. Raises `JournalError` if the journal cannot be read."""
 
     @abc.abstractmethod
     async def ready(self, digest: bytes) -> Response | None:
-        """Is called before a request is sent; raises `JournalError` if the answer, once paid for, could not be kept.
+        """Is to be awaited before a request is sent, so that no answer is paid for that cannot be kept.
 
         Returns the answer if `get` did not find it and the journal has it after all, else `None`.
+
+        **Raises:** `JournalError` if the journal cannot keep answers now.
         """
 
     @abc.abstractmethod
     async def put(self, digest: bytes, entry: Entry) -> Response:
-        """Keeps an answer; when it returns the answer is as safe as this journal can make it.
+        """Keeps an answer. When it returns, the answer is as safe as this journal can make it.
 
-        Returns the answer that is kept: the first one, if another process was answered the same question before.
+        Returns the answer that is kept. That is another one if another process was answered the same question first.
+
+        **Raises:** `JournalError` if the answer cannot be kept.
         """
 
     @abc.abstractmethod
     def drop(self, digests: Iterable[bytes]) -> int:
-        """Forgets the answers of different digests; returns how many there were. From any thread."""
+        """Forgets the answers of digests, each given once; returns how many answers there were. From any thread."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Frees what it holds, after what was put is safe. The journal may be used again afterwards."""
+        """Waits until what was put is safe, and frees files and threads. The journal may be used again afterwards."""

@@ -1,6 +1,7 @@
 """Calls as a user looks at them afterwards: what was asked, by whom, how it went, what was answered.
 
-They are found in a session's log or in a journal's file, and read from there when they are looked at.
+A search in a session's log or in a journal's file finds calls without reading them. Each call is read from there when
+the user looks at it, as a file may hold millions, with their prompts.
 """
 
 import operator
@@ -68,7 +69,7 @@ class Calls(Sequence[Call]):
         raise IndexError("this call was deleted from the journal after it was found.")
 
     def digests(self) -> list[bytes]:
-        """What was asked."""
+        """The digest of what each call asked, in order."""
         return [digest for digest, _ in self._found]
 
     def __repr__(self) -> str:
@@ -104,7 +105,7 @@ _COUNTED = 1000
 
 
 def digests(calls: Call | Iterable[Call]) -> list[bytes]:
-    """What was asked by some calls, each once, for those who `forget` it.
+    """The digests of what some calls asked, each once, for those who are told to `forget` them.
 
     **Raises:** `TypeError` for what is no call.
     """
@@ -132,7 +133,7 @@ def lane_index(lane: Lane) -> tuple[int, ...]:
 
 
 def answer_digests(answer: Answer) -> set[bytes]:
-    """The digests of words, in the text store's sense.
+    """The digests by which the text store knows the words of an answer; of a Text, those of all its strings.
 
     **Raises:** `TypeError` for what is neither a `str` nor a Text.
     """

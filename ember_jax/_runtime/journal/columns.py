@@ -142,14 +142,14 @@ COLUMNS = (
     # The key's bits in hex; null for the one sample of a call without a key.
     Column("sample", "text", "request.sample"),
     Column("answer", "text not null", "response.text"),
-    # By this the answer is found, and checked when it is read.
+    # Calls are searched by it, and an answer is checked against it when it is read.
     Column("answer_digest", "blob not null", "response.text", write=digest_of, is_read=False),
     # The model and the request as the service names them.
     Column("answered_by", "text not null", "response.model", write=_unicode, is_logged=True, label="answered by"),
     Column("request_id", "text not null", "response.request_id", write=_unicode, is_logged=True, label="request id"),
     Column("input_tokens", "integer not null", "response.input_tokens", write=_whole, is_logged=True),
     Column("output_tokens", "integer not null", "response.output_tokens", write=_whole, is_logged=True),
-    # NaN, for what is not known, is null in the file: SQLite makes it so.
+    # NaN stands for a cost or a log-probability that is not known. SQLite stores NaN as null, so no `write` does.
     Column(
         "cost",
         "real",
@@ -173,7 +173,7 @@ COLUMNS = (
     Column("began", "real not null", "began"),
     Column("ended", "real not null", "ended"),
     Column("attempts", "integer not null", "attempts"),
-    # Who has asked first.
+    # The lane and the operators that asked first: equal calls, which ask later, have no row of their own.
     Column("lane", "text not null", "lane", write=lane_words, read=_lane_of, export=list),
     Column("scope", "text not null", "scope"),
     *_LATER,
@@ -185,7 +185,13 @@ READ = tuple(column for column in COLUMNS if column.is_read)
 
 
 class Tried(NamedTuple):
-    """One request that was sent for a call, from when to when, in seconds since 1970; and the error, if it failed."""
+    """One request that was sent for a call.
+
+    **Fields:**
+
+    - `began`, `ended`: when, in seconds since 1970.
+    - `error`: the error's type and message if it failed, else empty.
+    """
 
     began: float
     ended: float
@@ -198,25 +204,27 @@ class Call:
 
     **Fields:**
 
-    - `lane`: who has asked, the outermost `vmap` first; of a call that was made once for many lanes what they share.
+    - `lane`: the index of the lane that asked, the outermost `vmap` first. If the call was made once for many lanes, it
+        is the beginning that their indices share.
     - `scope`: the operators it stands in, outermost first, joined by `/`.
-    - `digest`: of what was asked; equal for equal calls.
+    - `digest`: the digest of what was asked; equal for equal calls.
     - `model`: as `provider/model`.
-    - `endpoint`: where it was asked, if a journal's file says so.
-    - `messages`, `parameters`: what was asked; `sample` is the key's bits in hex, `None` without a key.
-    - `answer`: what the model said, whole, or `None` if the call failed.
+    - `endpoint`: the provider's address, if the call was read from a journal's file; else empty.
+    - `messages`, `parameters`: what was asked.
+    - `sample`: the bits of the key in hex, `None` without a key.
+    - `answer`: the model's whole answer, or `None` if the call failed.
     - `how`: `answered` by a service, `replayed` by the journal, `merged` with an equal call in flight, or `failed`.
     - `error`: why it failed; empty if it did not.
     - `answered_by`, `request_id`: the model and the request by the provider's own names.
-    - `input_tokens`, `output_tokens`, `cost`, `logprob`, `alternatives`: as in a `Response`; the last is known of a
-        journal's file alone.
+    - `input_tokens`, `output_tokens`, `cost`, `logprob`: as in a `Response`.
+    - `alternatives`, `reasoning`: as in a `Response`, if the call was read from a journal's file; else empty.
     - `finish`: how the answer ended, a `Finish`.
-    - `reasoning`, `cached_tokens`, `cache_write_tokens`, `reasoning_tokens`, `service_tier`, `fingerprint`: as in a
-        `Response`; the first is known of a journal's file alone.
-    - `began`, `ended`: in seconds since 1970: when it was asked for and when that was; of a journal's file, when its
-        first request was sent and when the answer came.
-    - `attempts`: how many requests were sent for it, and `tried` those that are known one by one.
-    - `stands_for`: of how many equal calls of the program it was made as one.
+    - `cached_tokens`, `cache_write_tokens`, `reasoning_tokens`, `service_tier`, `fingerprint`: as in a `Response`.
+    - `began`, `ended`: in seconds since 1970. In a session they are when the lane asked and when it had its answer. In
+        a journal's file they are when the first request was sent and when the answer came.
+    - `attempts`: how many requests were sent for it.
+    - `tried`: these requests one by one, if a session remembers them; a journal's file does not.
+    - `stands_for`: how many equal calls of the program a plan has made into this one.
     """
 
     lane: tuple[int, ...] = ()
@@ -262,7 +270,7 @@ class Call:
         return "\n".join([*lines, *(f"\n-- {role}\n{words}" for role, words in turns)])
 
     def _facts(self) -> Iterator[tuple[str, str]]:
-        """What is said of a call in a line each; empty if there is nothing to say.
+        """The lines that a call is printed in: their names and their words, which are empty if there is nothing to say.
 
         Lines that tell several fields, or tell one in words of its own, are written out here. Columns with a `label`
         follow.
@@ -298,7 +306,7 @@ class Call:
         return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
 
     def row(self) -> dict[str, Any]:
-        """The call as plain values, those of JSON."""
+        """The call as a dictionary of values of JSON, by their exported names."""
         return {
             name: getattr(self, field) if export is None else export(getattr(self, field))
             for name, (field, export) in EXPORTED.items()
@@ -310,7 +318,7 @@ def _tried(tried: Tried) -> str:
 
 
 def moment(seconds: float) -> str:
-    """Seconds since 1970 as local date and time."""
+    """Seconds since 1970 as local date and time in words; NaN is `never`."""
     if math.isnan(seconds):
         return "never"
     return datetime.datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")
@@ -321,9 +329,9 @@ def _exported() -> Iterator[tuple[str, tuple[str, Callable[[Any], Any] | None]]]
     for field in (field.name for field in dataclasses.fields(Call)):
         if field in columns:
             yield columns[field].exported or field, (field, columns[field].export)
-        elif field == "messages":  # the file has a table of them
+        elif field == "messages":  # they have a table of their own in the file, and so no column
             yield field, (field, lambda messages: [message._asdict() for message in messages])
-        elif field != "tried":  # a session alone knows the others
+        elif field != "tried":  # the other fields without a column are known by a session only
             yield field, (field, None)
 
 

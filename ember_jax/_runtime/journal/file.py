@@ -19,7 +19,7 @@ _LOG_PAGES = 4000
 
 
 def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
-    """Opens a journal's file, in autocommit mode.
+    """Opens a journal's file, in autocommit mode. With `create` it is made if there is none.
 
     **Raises:** `JournalFileError` if it is no journal that this version reads, or if there is none and `create` is
     false; the file is left as it is. `JournalWriteError` if it cannot be opened.
@@ -29,6 +29,7 @@ def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
             _make(path)
         elif not path.exists():
             raise JournalFileError(f"there is no journal at {path}.")
+        # Each check is before the statement that would write: what is no journal of ours must be left as it is.
         length, log = path.stat().st_size, size(path, "-wal")
         if log and not length:  # SQLite would take the empty file for a new one, and drop the log with its answers
             raise damaged(path, "its log has lost the file it belongs to")

@@ -17,7 +17,10 @@ os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_
 
 
 def _size(response: Response) -> int:
-    """The bytes of an answer in memory: of the object and its numbers, its words, and each alternative."""
+    """About how many bytes an answer takes in memory: 550 for the object and its numbers, its words, its alternatives.
+
+    CPython stores a string in 1, 2 or 4 bytes a character. One that is not ASCII is counted as the largest.
+    """
     return 550 + len(response.text) * (1 if response.text.isascii() else 4) + 150 * len(response.alternatives)
 
 
@@ -30,7 +33,7 @@ def _decode(data: bytes) -> Response:
 
 
 class MemoryJournal(AbstractJournal):
-    """Keeps answers for the life of the process: `most_bytes` of them in memory, the others in a temporary file."""
+    """Keeps answers for as long as it lives: up to `most_bytes` in memory, the others in a temporary file."""
 
     def __init__(self, most_bytes: int = 64 << 20) -> None:
         self._answers = Spilling(most_bytes, _size, _encode, _decode)

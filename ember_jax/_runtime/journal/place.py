@@ -1,4 +1,4 @@
-"""Where answers are kept: by default in the user's own journal."""
+"""Which journal a session keeps answers in: by default the user's own."""
 
 import os
 from pathlib import Path
@@ -12,6 +12,7 @@ from .sqlite import Journal
 # each session keeps to itself.
 VARIABLE = "EMBER_JAX_JOURNAL"
 
+# The default of `session(journal=…)`. It cannot be `None`, which asks for no journal.
 UNSET: Any = object()
 
 
@@ -27,10 +28,11 @@ def default_path() -> Path:
 
 
 def places(journal: AbstractJournal | str | os.PathLike[str] | None) -> tuple[AbstractJournal, AbstractJournal]:
-    """Where a session keeps the answers of durable providers, and where those of the others.
+    """The journal for answers of providers with an endpoint, and the journal for answers of those without.
 
-    A journal that is named keeps all answers. The user's own, which is taken if none is named, keeps none of simulated
-    models and of functions: those cost nothing to ask again, and a kept answer would hide that they were changed since.
+    A journal that the session names keeps both. If none is named, the first is the user's own journal and the second
+    lives as long as the session. So the user's own keeps no answer of a simulated model or a function: those cost
+    nothing to ask again, and a kept answer would hide that the model or function was changed since.
 
     **Raises:** `JournalError` if a named file cannot be used, `TypeError` for what is no journal.
     """

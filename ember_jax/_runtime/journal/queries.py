@@ -107,7 +107,7 @@ def read(connection: sqlite3.Connection, ids: Iterable[int]) -> Iterator[Call]:
     """Calls by their ids; one that was deleted is left out."""
     for i in ids:
         row = connection.execute(_CALL, (i,)).fetchone()
-        if row is not None:
+        if row is not None:  # else another process, or `forget`, has deleted it since it was found
             known = {c.name: v if c.read is None else c.read(v) for c, v in zip(READ, row, strict=True)}
             messages = tuple(Message(*message) for message in connection.execute(_MESSAGES, (i,)))
             yield Call(messages=messages, how="answered", **known)

@@ -23,10 +23,11 @@ _READS = tuple((i, c.read) for i, c in enumerate(_COLUMNS) if c and c.read)
 class Reader:
     """Reads one answer at a time. The reads of one round of an event loop are one transaction.
 
+    A transaction for each read would cost as much as the read.
     **Arguments:**
 
     - `connection`: a connection that nothing else uses.
-    - `lock`: the lock under which `row` and `close` are called. The loop calls `end`, which takes it itself.
+    - `lock`: the lock that a caller of `row` or `close` must hold. `end` takes the lock itself, as the loop calls it.
     """
 
     def __init__(self, connection: sqlite3.Connection, lock: threading.RLock):
@@ -34,7 +35,7 @@ class Reader:
         self._lock = lock
 
     def row(self, digest: bytes) -> Any:
-        """The row of an answer, or `None`."""
+        """The row of an answer, or `None`. The answer's digest is first, then the fields of a `Response`."""
         if not self._connection.in_transaction:
             with contextlib.suppress(RuntimeError):  # where no loop runs each read is a transaction by itself
                 asyncio.get_running_loop().call_soon(self.end)

@@ -6,20 +6,20 @@ it. A power cut may lose the commits of the last moments, those since the log wa
 left is whole, as transactions are all or nothing in the order they were made. (`FULL` would sync the disk for each
 commit, milliseconds for what the next run can ask again.)
 
-Answers wait for a writer thread, which commits all that wait in one transaction (group commit, as databases do): under
-load a commit is shared by hundreds of answers. Point reads are made on the event loop, on a connection of their own;
-they see what any process had committed when the loop's round began, as a transaction for each of them would cost as
-much as they do. Several processes may use one file on one machine; on a network's file system only processes of the
-same host may.
+Answers wait for a writer thread, which commits all that wait in one transaction (group commit, as databases do). Under
+load hundreds of answers share a commit. Single answers are read on the event loop, on a connection of their own. The
+reads of one round of the loop share a transaction, as a transaction for each would cost as much as the read. So they
+see what any process had committed when the round began. Several processes may use one file on one machine; on a
+network's file system only processes of the same host may.
 
 What could not be committed, because the disk is full, stays in memory and goes first with the next attempt; until then
 no call is made, as its answer might be lost.
 
-What is sent lies once in `texts`, by its digest (see `_text.store`), however many calls it is part of. Answers, most of
-which differ, lie in their calls' rows, so that a call costs two entries in an index by digest and not three: those are
-what a commit mostly writes, a page for each. An answer is compared with its digest when it is read: it is the one that
-was given, or an error. The header names the program and the schema's version, and nothing is written before they have
-been read.
+A text that is sent lies once in `texts`, by its digest (see `_text.store`), however many calls it is part of. Answers,
+most of which differ, lie in the rows of their calls and not in `texts`. So a call makes two entries in an index by
+digest and not three. Such entries are most of what a commit writes, as each changes a page of its own. When an answer
+is read, it is compared with its digest: a reader gets the answer that was given, or an error. The file's header names
+the program and the schema's version, and nothing is written before both have been read.
 
 What is kept of a call is in `columns`, how the file is opened in `file`, how answers get in and out in `writer` and
 `reader`, how calls are searched in `queries`. Here is what ties them together.
@@ -107,14 +107,16 @@ class Journal(AbstractJournal):
 
     async def ready(self, digest: bytes) -> Response | None:
         open = self._open  # read once: another thread may set it to `None`
-        if open is None or not open.writer.has_failed:
+        if open is None or not open.writer.has_failed:  # nearly always: no answer was ever held back, so none is found
             return None
         if open.writer.held:
-            await self._safe(None)
+            await self._safe(None)  # raises if the held rows still cannot be committed, and no request is sent
         return self._get_now(digest)  # the answer may have been among what was held, and be committed now
 
     async def put(self, digest: bytes, entry: Entry) -> Response:
         is_new = await self._safe(row_of(digest, entry))
+        # `is_new` is about all rows of the commit, so after `False` this answer may or may not have been the first. The
+        # file says which one it keeps.
         return entry.response if is_new else self._get_now(digest) or entry.response
 
     def drop(self, digests: Iterable[bytes]) -> int:
@@ -194,7 +196,10 @@ class Journal(AbstractJournal):
         return self.drop(digests(calls))
 
     def compact(self) -> None:
-        """Makes the file as short as what it holds, which takes a while. Raises `JournalError` if it cannot be."""
+        """Gives the space of what was deleted back to the file system, which rewrites the file and takes a while.
+
+        **Raises:** `JournalError` if the file cannot be written.
+        """
         with self._connection() as connection:
             connection.execute("vacuum")
             connection.execute("pragma wal_checkpoint(truncate)").fetchone()
@@ -224,7 +229,7 @@ class Journal(AbstractJournal):
     def _opened(self) -> _Open:
         with self._lock:
             if self._open is None:
-                with contextlib.ExitStack() as undo:
+                with contextlib.ExitStack() as undo:  # closes the reader if the writer cannot be opened
                     reader = connect(self.path, create=True)
                     undo.callback(reader.close)
                     writer = connect(self.path)

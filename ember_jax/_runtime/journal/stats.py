@@ -18,11 +18,13 @@ class Stats:
 
     **Fields:**
 
-    - `calls`: answered calls; `models`: how many of each model, by its id.
-    - `texts`: different texts that were sent.
-    - `input_tokens`, `output_tokens`: of all calls.
-    - `cost_usd`: of the calls whose price is known; `unpriced` counts the others.
-    - `bytes`: of the file and its log.
+    - `calls`: how many answered calls it holds.
+    - `models`: how many of these calls were of each model, by `provider/model`.
+    - `texts`: how many different texts were sent.
+    - `input_tokens`, `output_tokens`: the sums over all calls.
+    - `cost_usd`: the sum over the calls whose cost is known, in US dollars.
+    - `unpriced`: how many calls have no known cost.
+    - `bytes`: the size of the file and its log.
     - `oldest`, `newest`: when the first and the last answer came, in seconds since 1970; NaN if there is none.
     """
 

@@ -134,6 +134,8 @@ class Writer:
     def _serve(self) -> None:
         while (puts := self._waiting.get()) is not None:
             is_last = False
+            # Takes what is there without waiting. A pause to gather more would delay a lone answer, and under load the
+            # next answers gather while this commit runs.
             while len(puts) < _MOST and not self._waiting.empty() and not is_last:
                 more = self._waiting.get()
                 is_last = more is None
@@ -159,6 +161,7 @@ class Writer:
     def _write(self, rows: list[Row]) -> bool:
         if not rows:
             return True
+        # SQLite goes on writing to a file that was moved or deleted. Its answers would be kept where nobody looks.
         if _identity(self._path) != self._file:
             raise JournalWriteError(f"the journal {self._path} was moved or deleted while it was in use: begin anew.")
         with transaction(self._connection):
