@@ -1,18 +1,22 @@
 """One lane of a batched equation.
 
-Design note. `jax.vmap` of a plain function has batched its equations before a plan sees them: they compute all lanes at
-once, on arrays with an axis of lanes somewhere. Each still tells what it was before. Given the lanes' axis of each
-operand, a rule for the primitive names the lanes' axis of each result and the equation that is left without it. A rule
-claims one thing: entry k of the results, along their axis, depends on entry k of the operands along theirs, and on
-whole operands, as the smaller equation says. It claims that of any axis, so an axis that happens to be as long as there
-are lanes is never taken for theirs: only axes that were given are followed. Where a rule does not hold, or there is
-none, lanes cross.
+Design note. `jax.vmap` of a plain function has batched its equations before a plan sees them. They compute all lanes at
+once, on arrays in which some axis is the axis of lanes; what one lane computes can still be read off them. For each
+primitive there is a rule. It is given which axis of each operand is the lanes' axis, and it names the lanes' axis of
+each result and the smaller equation that one lane runs.
+
+A rule claims one thing: entry k of the results, along their lanes' axis, depends on entry k of the operands along
+theirs, and on the operands that have no such axis, as the smaller equation says. The claim holds for any axis, whatever
+it stands for. So nothing is guessed from lengths: only axes that were given are followed, and an axis that happens to
+be as long as there are lanes is not mistaken for theirs. Where the claim does not hold, or the primitive has no rule,
+lanes *cross* (`Crossing`), and the equation stays as it is, for all lanes together.
 
 Axes mostly go forward, from operands to results. They go backward where an equation pairs lanes with an array that no
-lane varies but that has an entry for each: a constant which `vmap` has broadcast, a loop's first carry. Such an operand
-is asked for by lane. In the jaxpr that an equation holds, its maker is then asked to make one lane of it: a broadcast
-leaves the lanes' axis out, and of any other equation it is tried which operand, by lane, gives the result by lane.
-Variables only ever change from whole to by lane, so this comes to rest.
+lane varies and that still has an entry for each lane: a constant which `vmap` has broadcast, or a loop's first carry.
+The rule then asks for that operand by lane. If the operand is made inside a jaxpr that an equation holds, the equation
+that makes it is asked for one lane of it: a broadcast leaves the lanes' axis out; for any other equation each operand
+is tried, until one is found that gives the result by lane when it is itself taken by lane. This ends, since a variable
+only ever changes from whole to by lane.
 """
 
 import functools
@@ -45,9 +49,12 @@ class Crossing(Exception):
 class OneLane:
     """What one lane computes of a batched equation.
 
-    `inputs` holds, for each operand, the axis that is the lanes, of which a lane is given its entry, and `None` where
-    every lane is given the operand whole; `outputs` the axis that is the lanes of each result, and `None` where it is
-    the same in every lane. `run` computes one lane's results from one lane's operands, without that axis. Traceable.
+    **Attributes:**
+
+    - `inputs`: for each operand its lanes' axis, along which a lane is given its entry; `None` for an operand that
+        every lane is given whole.
+    - `outputs`: for each result its lanes' axis; `None` for a result that is the same in every lane.
+    - `run`: computes one lane's results from one lane's operands, both without the lanes' axis. Traceable.
     """
 
     inputs: tuple[Axis, ...]
@@ -61,12 +68,12 @@ def one_lane(eqn: jex.JaxprEqn, axes: Axes, size: int) -> OneLane:
     **Arguments:**
 
     - `eqn`: the equation. It calls no Python.
-    - `axes`: the axis of each operand that is the lanes; `None` for one that no lane varies, and for a literal. At
-        least one is not `None`.
+    - `axes`: the lanes' axis of each operand; `None` for an operand that no lane varies, and for a literal. At least
+        one is not `None`.
     - `size`: the number of lanes.
 
-    **Returns:** the equation of one lane. Its `inputs` are `axes`, but for operands without lanes that have to be taken
-    by lane.
+    **Returns:** the equation of one lane. Its `inputs` are `axes`, except where an operand without lanes has to be
+    taken by lane all the same (see the design note).
 
     **Raises:** `Crossing`, if the equation does not keep lanes apart, or is not known to.
     """
@@ -74,10 +81,13 @@ def one_lane(eqn: jex.JaxprEqn, axes: Axes, size: int) -> OneLane:
 
 
 def _one_lane(eqn: jex.JaxprEqn, axes: Axes, wanted: Axes, size: int) -> OneLane:
-    """`one_lane`, of which some results are wanted by lane, even if no operand has lanes."""
+    """`one_lane` for results that are wanted by lane: `wanted` is the axis of each, or `None`. No operand need have
+    lanes."""
     try:
         lane = _apart(eqn, axes, wanted, size)
-    except (KeyError, AttributeError) as error:  # a form that this JAX alone has
+    except (KeyError, AttributeError) as error:
+        # A parameter is missing or is another object: this JAX writes the equation in a form that the rules do not
+        # know. The equation then stays batched, which is slower and right.
         raise Crossing(f"{name(eqn)} is written in a way that no rule knows ({error})") from error
     _check(eqn, lane, wanted, size)
     return lane
@@ -110,6 +120,8 @@ def _forward(eqn: jex.JaxprEqn, axes: Axes, size: int) -> OneLane:
 
 
 def _check(eqn: jex.JaxprEqn, lane: OneLane, wanted: Axes, size: int) -> None:
+    """Raises `Crossing` if a rule's answer cannot be: a lanes' axis of another length than `size`, a result that lies
+    on another axis than it is wanted on, or one variable that is taken both whole and by lane."""
     atoms, axes = (*eqn.invars, *eqn.outvars), (*lane.inputs, *lane.outputs)
     if any(a is not None and _shape(v)[a] != size for v, a in zip(atoms, axes, strict=True)):
         raise _crossing(eqn)
@@ -133,21 +145,26 @@ def _shape(atom: Any) -> tuple[int, ...]:
 
 
 def _without(items: Sequence[Any], axis: Axis) -> tuple[Any, ...]:
-    """What is said of each axis, without one of them."""
+    """A sequence with one item for each axis, without the item of `axis`; all items for `None`."""
     return tuple(x for k, x in enumerate(items) if k != axis)
 
 
 def _lowered(dims: Iterable[int], axis: Axis) -> tuple[int, ...]:
-    """Some axes of an array, as they are numbered once it has lost one."""
+    """Some axes of an array, as they are numbered once the array has lost `axis`, which is itself left out."""
     return tuple(int(d) if axis is None else int(d) - (d > axis) for d in dims if d != axis)
 
 
 def _lane(
     eqn: jex.JaxprEqn, inputs: Axes, outputs: Axes, params: Params = _SAME, units: Axes = (), dropped: Axis = None
 ) -> OneLane:
-    """The lane that runs the equation, with some parameters changed.
+    """The lane that runs the same primitive on arrays without the lanes' axis, with some parameters changed.
 
-    Of whole operands, `units` are axes of length one to squeeze out, and `dropped` is one that a lane has no need of.
+    **Arguments:**
+
+    - `inputs`, `outputs`: the lanes' axis of each operand and result.
+    - `params`: the parameters that differ from the equation's.
+    - `units`: for each operand an axis of length one that is squeezed out of it, or `None`.
+    - `dropped`: the position of an operand that one lane has no need of, or `None`.
     """
     units = _without(units or (None,) * len(inputs), dropped)
     avals = [with_shape(v.aval, _without(_shape(v), a)) for v, a in zip(eqn.outvars, outputs, strict=True)]
@@ -160,7 +177,8 @@ def _lane(
 
 
 def _kept(eqn: jex.JaxprEqn, inputs: Axes, output: int, params: Params = _SAME) -> OneLane:
-    """The lane that keeps its axis, with length one, because the primitive has no form without it."""
+    """The lane that runs the equation on arrays whose lanes' axis has length one, for primitives (a convolution) that
+    have no form without that axis. The axis is added before and squeezed out after."""
     (result,) = eqn.outvars
     aval = with_shape(result.aval, [1 if k == output else n for k, n in enumerate(_shape(result))])
 
@@ -174,17 +192,20 @@ def _kept(eqn: jex.JaxprEqn, inputs: Axes, output: int, params: Params = _SAME) 
 def _run(
     eqn: jex.JaxprEqn, values: Sequence[Any], avals: Sequence[Any], params: Params, dropped: Axis = None
 ) -> list[Any]:
-    """The results, of types `avals`, of an equation on one lane's operands, but for one that is `dropped`."""
-    # Variables of their own: their types are a lane's, and one that the program reads twice may be squeezed in one
-    # place and not in the other.
+    """The results, of types `avals`, of an equation on one lane's operands, without the operand that is `dropped`."""
+    # Each operand gets a new variable. The old one has the type of all lanes; and if the program reads one variable
+    # twice, it may have been squeezed in one place and not in the other.
     atoms = zip(_without(eqn.invars, dropped), values, strict=True)
     invars = [v if isinstance(v, jex.Literal) else jex.Var(jax.typeof(x)) for v, x in atoms]
-    # The lane's arrays stay where they are: a sharding would name the axis that is gone.
+    # The equation's sharding is dropped: it has an entry for the lanes' axis, which is gone.
     return evaluate(sibling(unsharded(eqn), invars, list(map(jex.Var, avals)), **params), values)
 
 
 def _common(eqn: jex.JaxprEqn, axes: Axes) -> int:
-    """The axis on which all operands that have lanes have them."""
+    """The one lanes' axis of all operands that have lanes.
+
+    **Raises:** `Crossing` if operands have their lanes on different axes: entries of different lanes would meet.
+    """
     lanes = {a for a in axes if a is not None}
     if len(lanes) != 1:
         raise Crossing(f"{name(eqn)} pairs lanes with other lanes")
@@ -192,9 +213,10 @@ def _common(eqn: jex.JaxprEqn, axes: Axes) -> int:
 
 
 def _paired(eqn: jex.JaxprEqn, axes: Axes, size: int) -> OneLane:
-    """The lane of an equation that pairs its operands along the lanes' axis, and has them on one axis of its results.
+    """The lane of an equation that pairs its operands entry by entry along the lanes' axis.
 
-    A scalar has no part in that, nor an axis of length one, which stands for any length.
+    A scalar operand is given to every lane whole. So is an operand whose axis there has length one, which is broadcast;
+    that axis is squeezed out. Any other operand is taken by lane, also if no lane varies it.
     """
     axis, shapes = _common(eqn, axes), [_shape(v) for v in eqn.invars]
     found = _PAIRED[eqn.primitive.name](eqn, axis, size)
@@ -208,7 +230,9 @@ def _paired(eqn: jex.JaxprEqn, axes: Axes, size: int) -> OneLane:
 
 # -- rules of equations that pair lanes: how parameters change, and where the results have the lanes -----------------
 
-Found = tuple[Params, int] | None  # None: lanes cross
+# A rule is given the equation, the lanes' axis of its operands and the number of lanes. It returns the parameters that
+# change and the lanes' axis of the results; `None` says that lanes cross.
+Found = tuple[Params, int] | None
 
 
 def _elementwise(eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
@@ -216,7 +240,7 @@ def _elementwise(eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
 
 
 def _batch(rank: int, eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
-    """What works on the last `rank` axes, in a batch over those before."""
+    """The rule of primitives that work on the last `rank` axes, and for which all axes before these are a batch."""
     return None if axis >= len(_shape(eqn.invars[0])) - rank else (_SAME, axis)
 
 
@@ -225,11 +249,12 @@ def _fft(eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
 
 
 def _bitcast(eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
-    return None if axis == len(_shape(eqn.outvars[0])) else (_SAME, axis)  # the last axis became one number's bytes
+    # If the result is of a wider dtype, the last axis of the operand holds the bytes of one number and is gone.
+    return None if axis == len(_shape(eqn.outvars[0])) else (_SAME, axis)
 
 
 def _along(eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
-    """What goes along one axis, and leaves all axes where they are, or takes that one apart."""
+    """The rule of primitives that work along one axis. All axes stay where they are, but `unstack` removes that one."""
     key = "axis" if "axis" in eqn.params else "dimension"
     along = eqn.params[key]
     output = axis - (eqn.primitive.name == "unstack" and along < axis)
@@ -243,20 +268,22 @@ def _stack(eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
 
 
 def _over(eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
-    """What goes over some axes, and removes them or, if it reverses, does not."""
+    """The rule of primitives that work over several axes and remove them; `rev`, which reverses, keeps them."""
     key = "axes" if "axes" in eqn.params else "dimensions"
     dims = eqn.params[key]
     removed = 0 if eqn.primitive.name == "rev" else sum(d < axis for d in dims)
     return None if axis in dims else ({key: _lowered(dims, axis)}, axis - removed)
 
 
-# What parameters with an entry for each axis say where nothing is done; for `limit_indices`, that is the axis' length.
+# Parameters that have an entry for each axis, with the entry that leaves an axis alone. For `limit_indices` that entry
+# is the length of the axis; the -1 here is replaced by it.
 _IDLE = {"start_indices": 0, "limit_indices": -1, "strides": 1, "padding_config": (0, 0, 0), "reps": 1}
 _IDLE |= {"window_dimensions": 1, "window_strides": 1, "padding": (0, 0), "base_dilation": 1, "window_dilation": 1}
 
 
 def _axiswise(eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
-    """What does something of its own along each axis, and nothing along the lanes'."""
+    """The rule of primitives that treat each axis by its own entry of their parameters: nothing may be done along the
+    lanes' axis."""
     given = {k: eqn.params[k] for k in _IDLE if eqn.params.get(k) is not None}
     idle = {**_IDLE, "limit_indices": size}
     if any(entries[axis] != idle[k] for k, entries in given.items()):
@@ -266,17 +293,23 @@ def _axiswise(eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
 
 @functools.cache
 def _threefry() -> Any:
+    """The dtype of threefry keys, found on first use."""
     return jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32")).dtype
 
 
 def _random(eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
-    """What is done with keys. Other implementations draw other numbers for a batch of keys than for each alone."""
+    """The rule of primitives that work on keys, for threefry keys only.
+
+    Other implementations draw other numbers for a batch of keys than for each key alone; a lane would then change what
+    the user's program draws.
+    """
     avals: list[Any] = [v.aval for v in (*eqn.invars, *eqn.outvars)]
     kinds = {aval.dtype for aval in avals if is_key(aval)}
     if kinds != {_threefry()}:
         raise Crossing(f"{name(eqn)} may draw other numbers for a batch of {kinds.pop()} than for each alone")
-    divided = eqn.primitive.name == "random_gamma" and not _shape(eqn.invars[0])  # one key for all that is drawn
-    inside = axis >= len(_shape(eqn.outvars[0]))  # among a key's data
+    # `random_gamma` with one key divides the key among all that is drawn, so an entry depends on how many there are.
+    divided = eqn.primitive.name == "random_gamma" and not _shape(eqn.invars[0])
+    inside = axis >= len(_shape(eqn.outvars[0]))  # the axis is inside the data of one key
     return None if divided or inside else (_SAME, axis)
 
 
@@ -293,7 +326,7 @@ def _broadcast(eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
 
 def _reshape(eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
     dimensions, new = eqn.params["dimensions"], eqn.params["new_sizes"]
-    order = dimensions or range(len(_shape(eqn.invars[0])))  # it may transpose first
+    order = dimensions or range(len(_shape(eqn.invars[0])))  # `dimensions` transposes the operand before it is reshaped
     output = _survivor([_shape(eqn.invars[0])[d] for d in order], new, order.index(axis))
     if output is None:
         return None
@@ -301,10 +334,11 @@ def _reshape(eqn: jex.JaxprEqn, axis: int, size: int) -> Found:
 
 
 def _survivor(old: Sequence[int], new: Sequence[int], axis: int) -> Axis:
-    """Where an axis lies after a reshape, if it is still one.
+    """The axis of the new shape that `axis` of the old one has become in a reshape; `None` if it is an axis no more.
 
-    It is, where it is as long and as many numbers lie behind each of its entries. Several axes can be so if some have
-    length one or none; then the one with the same axes before it is meant.
+    An axis of the new shape is the same if it has the same length and as many numbers lie behind each of its entries
+    (the product of the axes after it). Several axes can fit if some have length one or zero. Then the axis with the
+    same axes before it is taken, and if there is no such axis, none is: the lanes cross.
     """
     if tuple(new[: axis + 1]) == tuple(old[: axis + 1]):
         return axis
@@ -314,14 +348,21 @@ def _survivor(old: Sequence[int], new: Sequence[int], axis: int) -> Axis:
 
 
 # -- rules of equations that have lanes in one of several ways: the axes of operands and result ----------------------
+#
+# A *way* lists the lanes' axis of each operand and, last, of the result. Each rule lists the ways that its primitive
+# allows; the equation has lanes in one of them or they cross.
 
 
 def _fits(axes: Axes, way: Axes) -> bool:
+    """Whether the axes that are known are those of a way; `None` is not known, and fits any."""
     return all(a is None or a == w for a, w in zip(axes, way, strict=True))
 
 
 def _way(eqn: jex.JaxprEqn, axes: Axes, ways: Iterable[tuple[Axis, ...]]) -> tuple[Axis, ...]:
-    """The only way, as the axes of operands and result, that has the operands' lanes where they are."""
+    """The only way that has the operands' lanes where they are.
+
+    **Raises:** `Crossing` if none fits, or several do, since it is then not known which is meant.
+    """
     fitting = [way for way in ways if _fits(axes, way[:-1])]
     if len(fitting) != 1:
         raise _crossing(eqn)
@@ -329,6 +370,7 @@ def _way(eqn: jex.JaxprEqn, axes: Axes, ways: Iterable[tuple[Axis, ...]]) -> tup
 
 
 def _others(atom: Any, *dims: int) -> list[int]:
+    """The axes of a variable other than `dims`, in order."""
     return [d for d in range(len(_shape(atom))) if d not in dims]
 
 
@@ -383,17 +425,19 @@ def _scatter(eqn: jex.JaxprEqn, axes: Axes, size: int) -> OneLane:
 
 
 def _dynamic(eqn: jex.JaxprEqn, axes: Axes, size: int) -> OneLane:
-    """A slice whose start is an operand for each axis, after the array, or the array and its update."""
+    """A dynamic slice or update. The start along each axis is an operand of its own, behind the array (or, for an
+    update, behind the array and the update)."""
     arrays = 1 if "slice_sizes" in eqn.params else 2
     axis, extent = _common(eqn, axes), _shape(eqn.outvars[0] if arrays == 1 else eqn.invars[1])
     sizes = {"slice_sizes": _without(extent, axis)} if arrays == 1 else _SAME
     inputs = [axis if k < arrays else None for k in range(len(axes))]
-    # All of an axis can only start at its start.
+    # The slice is as long as the lanes' axis (`_check` makes sure), and JAX clamps a start so that the slice fits. So
+    # the start along that axis is 0 whatever its operand says, and a lane has no need of the operand.
     return _lane(eqn, inputs, (axis,), sizes, dropped=arrays + axis)
 
 
 def _triangular(eqn: jex.JaxprEqn, axes: Axes, size: int) -> OneLane:
-    """Lanes are a batch, or, of right-hand sides for one matrix, its columns."""
+    """The lanes are a batch; or, where many right-hand sides share one matrix, they are the columns of these."""
     rank = len(_shape(eqn.invars[1]))
     column = rank - 1 if eqn.params["left_side"] else rank - 2
     if tuple(axes) == (None, column):
@@ -402,7 +446,8 @@ def _triangular(eqn: jex.JaxprEqn, axes: Axes, size: int) -> OneLane:
 
 
 def _convolution(eqn: jex.JaxprEqn, axes: Axes, size: int) -> OneLane:
-    """Lanes are the batch, or the kernels, or, of inputs each with its own kernel, the feature groups."""
+    """The lanes are the batch of inputs; or the output features, where only the kernels differ; or the feature groups,
+    where each lane has an input and a kernel of its own."""
     n, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
     (batch, feature, *_), (kernel, *_), (out_batch, out_feature, *_) = n.lhs_spec, n.rhs_spec, n.out_spec
     ways: list[tuple[Axis, ...]] = [(batch, None, out_batch)]
@@ -419,7 +464,18 @@ def _convolution(eqn: jex.JaxprEqn, axes: Axes, size: int) -> OneLane:
 
 
 def _walk(closed: jex.ClosedJaxpr, axes: Axes, wanted: Axes, size: int) -> OneLane:
-    """One lane of a jaxpr, of which some results are wanted by lane."""
+    """One lane of a jaxpr.
+
+    **Arguments:**
+
+    - `closed`: the jaxpr.
+    - `axes`: the lanes' axis of each input, or `None`.
+    - `wanted`: the lanes' axis of each result that is wanted by lane, or `None`.
+    - `size`: the number of lanes.
+
+    The equations are gone through from the first to the last, again and again, until no operand changes from whole to
+    by lane any more.
+    """
     jaxpr = closed.jaxpr
     lanes: dict[Any, int] = {}  # the variables that are taken by lane
 
@@ -440,7 +496,9 @@ def _walk(closed: jex.ClosedJaxpr, axes: Axes, wanted: Axes, size: int) -> OneLa
             before = read(eqn.invars)
             steps.append(_step(eqn, before, read(eqn.outvars), size))
             take((*eqn.invars, *eqn.outvars), (*steps[-1].inputs, *steps[-1].outputs))
-            again |= steps[-1].inputs != before  # an operand was whole for the equations before this
+            # An operand that this equation wants by lane was whole for the equations before it: they are looked at
+            # anew.
+            again |= steps[-1].inputs != before
     if any(v in lanes for v in jaxpr.constvars):
         raise Crossing("a constant has an entry for each lane")
     if not _fits(wanted, read(jaxpr.outvars)):
@@ -456,16 +514,20 @@ def _walk(closed: jex.ClosedJaxpr, axes: Axes, wanted: Axes, size: int) -> OneLa
 
 
 def _step(eqn: jex.JaxprEqn, axes: Axes, wanted: Axes, size: int) -> OneLane:
-    """One lane of an equation in a jaxpr, which may have nothing to do with lanes."""
+    """One lane of an equation in a jaxpr. An equation that has nothing to do with lanes is run whole by each."""
     if any(a is not None for a in (*axes, *wanted)):
         return _one_lane(eqn, axes, wanted, size)
-    if has_effect(eqn):  # each lane would repeat it
+    if has_effect(eqn):  # each lane would repeat the effect, which the program has once
         raise Crossing(f"{name(eqn)} has an effect")
     return OneLane(tuple(axes), tuple(wanted), lambda *xs: evaluate(eqn, xs))
 
 
 def _backward(eqn: jex.JaxprEqn, wanted: Axes, size: int) -> OneLane:
-    """One lane of an equation whose operands have none, but whose results have an entry for each lane."""
+    """One lane of an equation whose results are wanted by lane, and whose operands have no known lanes' axis.
+
+    A broadcast along the lanes' axis is left out. Otherwise each axis of `size` entries of each operand is tried as the
+    lanes' axis; the first for which the rule has the results where they are wanted is taken.
+    """
     free = _spread(eqn, wanted)
     if free is not None:
         return free
@@ -482,7 +544,8 @@ def _backward(eqn: jex.JaxprEqn, wanted: Axes, size: int) -> OneLane:
 
 
 def _spread(eqn: jex.JaxprEqn, wanted: Axes) -> OneLane | None:
-    """One lane of what repeats the same along the lanes' axis: it is not repeated."""
+    """One lane of a `broadcast_in_dim` or `iota` that repeats the same along the lanes' axis: it does not repeat it.
+    `None` for any other equation, and for an `iota` that counts along that axis."""
     axis = wanted[0]
     if axis is None or eqn.primitive.name not in ("broadcast_in_dim", "iota"):
         return None
@@ -498,7 +561,10 @@ def _spread(eqn: jex.JaxprEqn, wanted: Axes) -> OneLane | None:
 
 
 def _merged(*sides: Axes) -> list[Axis]:
-    """Axes that must agree, since each thing here is one value."""
+    """The lanes' axes of some values, of which each of `sides` knows some.
+
+    **Raises:** `Crossing` if two sides have one value's lanes on different axes.
+    """
     merged: list[Axis] = []
     for axes in zip(*sides, strict=True):
         found = {a for a in axes if a is not None}
@@ -509,7 +575,10 @@ def _merged(*sides: Axes) -> list[Axis]:
 
 
 def _settled(axes: list[Axis], turn: Callable[[list[Axis]], tuple[list[Axis], T]]) -> tuple[list[Axis], T]:
-    """The axes at which a turn of control flow adds no more, and what that turn found."""
+    """Repeats `turn` until the axes that it returns are those that it was given; returns these, and what it found.
+
+    `turn` only turns `None` into axes, so it ends after as many turns as there are values, at most.
+    """
     while True:
         new, found = turn(axes)
         if new == axes:
@@ -527,12 +596,13 @@ def _traced(lane: OneLane, closed: jex.ClosedJaxpr) -> jex.ClosedJaxpr:
 
 
 def _controlled(inputs: Axes, outputs: Axes, one: Callable[[], jex.JaxprEqn]) -> OneLane:
-    """The lane of an equation that runs others; their jaxprs are traced when it is."""
+    """The lane of an equation that holds jaxprs. `one`, which traces these for one lane, is called when it runs."""
     return OneLane(tuple(inputs), tuple(outputs), lambda *xs: _lane(one(), inputs, outputs).run(*xs))
 
 
 def _separate(eqn: jex.JaxprEqn, axes: Axes, wanted: Axes, size: int) -> OneLane:
-    """What hands its operands on, which have nothing to do with each other."""
+    """The rule of primitives that return their operands. These have nothing to do with each other, so each may have its
+    lanes on an axis of its own."""
     if any(device is not None for device in eqn.params.get("devices", ())):
         raise Crossing(f"no rule for {name(eqn)} to a device")
     both = _merged(axes, wanted)
@@ -540,7 +610,7 @@ def _separate(eqn: jex.JaxprEqn, axes: Axes, wanted: Axes, size: int) -> OneLane
 
 
 def _cond(cond: Cond, axes: Axes, wanted: Axes, size: int) -> OneLane:
-    """A branch that all lanes take; where they differ, JAX has made a `select_n` of it."""
+    """One lane of a `cond` whose index is the same in all lanes; where it differs, `vmap` has made a `select_n`."""
     branches, count = cond.branches, len(axes) - 1
 
     def turn(both: list[Axis]) -> tuple[list[Axis], list[OneLane]]:
@@ -553,7 +623,8 @@ def _cond(cond: Cond, axes: Axes, wanted: Axes, size: int) -> OneLane:
 
 
 def _scan(scan: Scan, axes: Axes, wanted: Axes, size: int) -> OneLane:
-    """A `scan`, whose steps have the lanes one axis further left in what is scanned over."""
+    """One lane of a `scan`. What is scanned over, and what steps stack, has the scan's own axis first; so inside a step
+    the lanes' axis of these is one less."""
     consts, carries, first, count = scan.constants, scan.carry, scan.xs, len(axes)
     if 0 in (*axes[first:], *wanted[carries:]):
         raise _crossing(scan.eqn)
@@ -573,10 +644,12 @@ def _scan(scan: Scan, axes: Axes, wanted: Axes, size: int) -> OneLane:
 
 
 def _while(loop: While, axes: Axes, wanted: Axes, size: int) -> OneLane:
-    """A loop that all lanes leave at once, or one that each leaves when its own condition says so.
+    """One lane of a `while_loop`: one that all lanes leave at once, or one that each lane leaves by its own condition.
 
-    The latter is what `vmap` makes of a condition that differs: one that is an array, whose axes are the first axes of
-    all that is carried, and which leaves alone the entries that are done.
+    The second kind is what `vmap` makes of a condition that differs from lane to lane. Its condition is an array, whose
+    axes are the first axes of all that is carried. The loop goes on while any entry of it holds, and leaves the entries
+    that are done as they are. There the lanes' axis of a carry is one of the condition's axes, so the condition
+    has to be wanted by lane too.
     """
     test, body, tests, start = loop.condition, loop.body, loop.condition_constants, loop.constants
     rank = len(test.out_avals[0].shape)
@@ -588,7 +661,8 @@ def _while(loop: While, axes: Axes, wanted: Axes, size: int) -> OneLane:
             raise _crossing(loop.eqn)
         tested = _walk(test, [*now[:tests], *carry], [*own] or [None], size)
         stepped = _walk(body, now[tests:], carry, size)
-        each = [tested.outputs[0]] * len(carry)  # what leaves by lane is carried by lane
+        # If lanes leave the loop one by one, all that it carries differs from lane to lane.
+        each = [tested.outputs[0]] * len(carry)
         carry = _merged(tested.inputs[tests:], stepped.inputs[start - tests :], stepped.outputs, each)
         return [*tested.inputs[:tests], *stepped.inputs[: start - tests], *carry], (tested, stepped)
 
@@ -597,7 +671,7 @@ def _while(loop: While, axes: Axes, wanted: Axes, size: int) -> OneLane:
 
 
 def _solve(eqn: jex.JaxprEqn, axes: Axes, wanted: Axes, size: int) -> OneLane:
-    """`custom_linear_solve`, of which only the solver runs; the rest is for derivatives."""
+    """One lane of `custom_linear_solve`. Only the solver is run; the other jaxprs serve derivatives alone."""
     lengths, solver = eqn.params["const_lengths"], eqn.params["jaxprs"].solve
     start = lengths.matvec + lengths.vecmat
     used = [*range(start, start + lengths.solve), *range(sum(lengths), len(axes))]

@@ -1,9 +1,9 @@
-"""What equations compute, as keys: where keys are equal, the same is done.
+"""Keys of equations, which are equal only if the equations compute the same.
 
-Design note. JAX makes a new jaxpr whenever a function is traced, and compares jaxprs by identity. Here they are
-compared by their equations, with variables named in the order in which they appear, so that what is traced twice is
-known to be equal. Constants are compared by identity: they may be large. So whoever keeps a key must keep what it was
-made of.
+Design note. JAX makes a new jaxpr whenever a function is traced, and compares jaxprs by identity. Here jaxprs are
+compared by their equations, with variables named in the order in which they appear, so two traces of one function are
+known to be equal. Constants are compared by identity (`id`), since they may be large. An `id` may be used again once
+its object is gone; so whoever keeps a key must also keep the equation that it was made of.
 """
 
 import functools
@@ -14,7 +14,7 @@ from jax.extend import core as jex
 
 
 class Key:
-    """A key of many parts, hashed once.
+    """A key of many parts. Its hash is computed once, when the key is made, since the parts are deep.
 
     **Raises:** `TypeError` for a part that cannot be hashed.
     """
@@ -33,9 +33,9 @@ class Key:
 
 
 def of_equation(eqn: jex.JaxprEqn) -> Key:
-    """What an equation does with its inputs.
+    """The key of an equation: its primitive, context, parameters, the types of its operands and results, and literals.
 
-    **Raises:** `TypeError` if one of its parameters is no value, such as an array.
+    **Raises:** `TypeError` if one of its parameters cannot be hashed, such as an array.
     """
     parameters = tuple((name, _parameter(eqn.params[name])) for name in sorted(eqn.params))
     outputs = tuple(v.aval for v in eqn.outvars)
@@ -67,7 +67,9 @@ def _parameter(value: Any) -> Hashable:
         case tuple() | list():
             return (type(value), tuple(map(_parameter, value)))
         case bool() | int() | float() | complex():
-            return (type(value), repr(value))  # 1, 1.0 and True are equal, and 0.0 and -0.0 too
+            # By type and repr: 1, 1.0 and True are equal in Python, and so are 0.0 and -0.0, but they compute
+            # otherwise.
+            return (type(value), repr(value))
         case _:
             return value
 
@@ -75,4 +77,5 @@ def _parameter(value: Any) -> Hashable:
 def _atom(atom: Any) -> Hashable:
     if not isinstance(atom, jex.Literal):
         return atom.aval
-    return (atom.aval, getattr(atom.val, "tobytes", lambda: repr(atom.val))())  # by bits, as a parameter
+    # A literal's value is compared by its bits (or its repr), for the reason given in `_parameter`.
+    return (atom.aval, getattr(atom.val, "tobytes", lambda: repr(atom.val))())

@@ -1,14 +1,14 @@
 """How JAX writes down what it has traced: typed, read-only views of its equations, and facts by primitive.
 
 Design note. JAX documents neither the names of its primitives nor what stands in an equation's `params`, and changes
-both; here is the one place that knows them. `view` tells what an equation is in terms that do not change: a `Scan` has
-so many constants and a body, however this JAX writes that down. A view also makes the equation's sibling, the same
-step around other jaxprs (`holding`). An ordinary equation, one that computes numbers from numbers, has no view; what
-matters of it beyond that stands in the table of facts.
+both. This folder alone knows them. `view` says what an equation is in terms that do not change: a `Scan` has so many
+constants and a body, however the installed JAX writes that down. A view can also make a sibling of its equation, which
+is the same step around other jaxprs (`holding`). An ordinary equation, which computes numbers from numbers, has no
+view; whatever else matters of such a primitive stands in the table of facts.
 
-What is not understood degrades here: an equation in a form that is not known has no view either, so it is an ordinary
-numeric equation, run by XLA as it stands. Only where it makes calls is that no answer, and an `UnsupportedError` names
-the primitive and the releases that are known.
+An equation that is written in an unknown form has no view either. It is then treated as an ordinary numeric equation,
+which XLA runs as it stands: that is slower than it might be, and right. If calls stand in such an equation, XLA cannot
+run them for us, and an `UnsupportedError` names the primitive and the releases that are known.
 
 Read in JAX 0.10.2, 0.11.0 and 0.12.0.1. The rules for an equation's lanes, one for each primitive, are in `axes.py`.
 """
@@ -31,14 +31,14 @@ Jaxpr: TypeAlias = jex.ClosedJaxpr
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """An equation, seen as what it is."""
+    """The base of all views: it holds the equation that is seen. Views compare by identity."""
 
     eqn: jex.JaxprEqn
 
 
 @dataclass(frozen=True, eq=False)
 class Cond(_View):
-    """`lax.cond` or `lax.switch`: the first operand is the index, an int32, the others go to the branch."""
+    """`lax.cond` or `lax.switch`: the first operand is the index, an int32; the others are given to the branch."""
 
     branches: tuple[Jaxpr, ...]
 
@@ -58,7 +58,7 @@ class While(_View):
 
     @property
     def constants(self) -> int:
-        """Where the carry begins."""
+        """How many operands are constants, which is also the position at which the carry begins."""
         return self.condition_constants + self.body_constants
 
     def holding(self, condition: Jaxpr, body: Jaxpr) -> jex.JaxprEqn:
@@ -70,7 +70,8 @@ class While(_View):
 class Scan(_View):
     """`lax.scan`, `lax.map`, a `fori_loop` with known bounds.
 
-    Operands are constants, the first carry, and what is scanned over; results the last carry, and what steps stacked.
+    The operands are, in this order, constants, the first carry, and what is scanned over. The results are the last
+    carry, and what the steps stack. `constants` and `carry` are the numbers of these.
     """
 
     body: Jaxpr
@@ -82,17 +83,18 @@ class Scan(_View):
 
     @property
     def xs(self) -> int:
-        """Where that begins which is scanned over."""
+        """The position of the first operand that is scanned over."""
         return self.constants + self.carry
 
     def holding(self, body: Jaxpr) -> jex.JaxprEqn:
-        """The same scan with another body, of as many operands and results of each kind."""
+        """The same scan with another body, which has as many constants, carries and scanned operands as this one's."""
         return sibling(self.eqn, jaxpr=body)
 
 
 @dataclass(frozen=True, eq=False)
 class Call(_View):
-    """What means "run this here": `jax.jit`, a nested operator's `custom_vmap`, and others that only XLA cares for."""
+    """An equation that means "run this jaxpr here": `jax.jit`, a nested operator's `custom_vmap`, and others whose
+    difference matters to XLA alone."""
 
     body: Jaxpr
     name: str
@@ -100,14 +102,14 @@ class Call(_View):
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint(_View):
-    """`jax.checkpoint`: a call, with what the backward pass keeps of it."""
+    """`jax.checkpoint`: a call, with a policy that says what the backward pass keeps of its values."""
 
     body: Jaxpr
     policy: Any
     prevent_cse: Any
 
     def wrap(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        """A function of which is saved and recomputed what the user said of this one."""
+        """`fn` under `jax.checkpoint` with the policy that the user gave for this equation."""
         return jax.checkpoint(fn, policy=self.policy, prevent_cse=self.prevent_cse)
 
 
@@ -123,7 +125,7 @@ class CustomDerivative(_View):
 class Host(_View):
     """A call of Python for a result: `jax.pure_callback`, `io_callback`.
 
-    `function` is the callable as the user gave it; `callback` takes and returns flat arrays.
+    `function` is the callable that was given to JAX; `callback`, which JAX made of it, takes and returns flat arrays.
     """
 
     function: Any
@@ -141,7 +143,7 @@ class Print(_View):
 
 @dataclass(frozen=True, eq=False)
 class Select(_View):
-    """`lax.select_n`: one of the operands after the first, element by element, by the first."""
+    """`lax.select_n`: for each element, the first operand says which of the other operands it is taken from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +158,7 @@ View = Cond | While | Scan | Call | Checkpoint | CustomDerivative | Host | Print
 
 
 def view(eqn: jex.JaxprEqn) -> View | None:
-    """What an equation is, if it is more than numbers from numbers.
+    """The view of an equation; `None` for an ordinary one, and for one whose form is not known and that makes no calls.
 
     **Raises:** `UnsupportedError` for an equation that makes calls and is written in a way that is not known.
     """
@@ -166,6 +168,8 @@ def view(eqn: jex.JaxprEqn) -> View | None:
     try:
         return make(eqn)
     except (KeyError, AttributeError, TypeError, ValueError) as error:
+        # What the constructors above raise for parameters that are missing, or have another form than in known
+        # releases.
         if not (eqn.primitive.name in _CALLBACKS or any(map(_leaves_xla, _inner_jaxprs(eqn)))):
             return None
         raise UnsupportedError(
@@ -179,7 +183,8 @@ def view(eqn: jex.JaxprEqn) -> View | None:
 
 
 def close(jaxpr: Any) -> Jaxpr:
-    """A closed jaxpr. Until JAX 0.10 `remat2` holds an open one, without constants; since 0.11 there is one class."""
+    """The jaxpr as a closed one. Until JAX 0.10 `remat2` holds an open jaxpr without constants; since JAX 0.11 there is
+    one class for both."""
     return jaxpr if isinstance(jaxpr, jex.ClosedJaxpr) else jex.ClosedJaxpr(jaxpr, ())
 
 
@@ -194,7 +199,7 @@ def _while(eqn: jex.JaxprEqn) -> While:
 
 def _scan(eqn: jex.JaxprEqn) -> Scan:
     p = eqn.params
-    if "ft_in" in p:  # since JAX 0.11: the operands' tree, of constants, carry and what is scanned over
+    if "ft_in" in p:  # since JAX 0.11: a tree of the operands, whose parts are constants, carry and scanned operands
         constants, carry, _ = (len(list(part)) for part in p["ft_in"].unpack())
     else:
         constants, carry = p["num_consts"], p["num_carry"]
@@ -215,15 +220,15 @@ def _custom(mode: Literal["jvp", "vjp"], eqn: jex.JaxprEqn) -> CustomDerivative:
 
 
 def _high_level(eqn: jex.JaxprEqn) -> CustomDerivative:
-    """What JAX 0.12 has for `jnp.searchsorted` and `lax.custom_root`: an object that can say what it computes, and has
-    rules of its own for the rest."""
+    """The view of what JAX 0.12 has for `jnp.searchsorted` and `lax.custom_root`: an object that can expand to the
+    equations that it computes, and has its own rule for the derivative."""
     primitive = eqn.params["_prim"]
     return CustomDerivative(eqn, _expanded(primitive, tuple(primitive.in_avals_flat)), "jvp")
 
 
 def _host(is_pure: bool, eqn: jex.JaxprEqn) -> Host:
     callback = eqn.params["callback"]
-    # `_FlatCallback`: the user's callable and the tree of its arguments.
+    # The callback is JAX's private `_FlatCallback`, which holds the user's callable and the tree of its arguments.
     return Host(eqn, getattr(callback, "callback_func", callback), callback, is_pure, _is_ordered(eqn))
 
 
@@ -253,7 +258,7 @@ _CALLS: Mapping[str, Callable[[jex.JaxprEqn], Call | Checkpoint | CustomDerivati
     "closed_call": functools.partial(_call, "call_jaxpr"),
     "core_call": functools.partial(_call, "call_jaxpr"),
     "custom_vmap_call": functools.partial(_call, "call"),
-    "remat2": _checkpoint,  # which is the name of `jax.checkpoint`'s primitive
+    "remat2": _checkpoint,  # the name that the primitive of `jax.checkpoint` has in jaxprs
     "checkpoint": _checkpoint,
     "custom_jvp_call": functools.partial(_custom, "jvp"),
     "custom_vjp_call": functools.partial(_custom, "vjp"),
@@ -272,9 +277,10 @@ _VIEWS: Mapping[str, Callable[[jex.JaxprEqn], View]] = {
 
 @functools.lru_cache(maxsize=1024)
 def _expanded(primitive: Any, avals: tuple[Any, ...]) -> Jaxpr:
-    """What an object of JAX 0.12's high-level primitives computes, in equations.
+    """The jaxpr of what an object of JAX 0.12's high-level primitives computes.
 
-    It compares by its parameters, among which the types of its operands are not.
+    The types of its operands, `avals`, are part of the cache's key: two such objects are equal if their parameters are,
+    and the types are not among these.
     """
 
     def flat(*leaves: Any) -> list[Any]:
@@ -287,13 +293,14 @@ def _expanded(primitive: Any, avals: tuple[Any, ...]) -> Jaxpr:
 
 
 def called(eqn: jex.JaxprEqn) -> Jaxpr | None:
-    """The jaxpr that an equation means to run where it stands, whatever else it means; or `None`."""
+    """The jaxpr that an equation runs where it stands, if it is a call of any kind (also a checkpoint or a custom
+    derivative); else `None`."""
     seen = view(eqn) if eqn.primitive.name in _CALLS else None
     return seen.body if isinstance(seen, Call | Checkpoint | CustomDerivative) else None
 
 
 def host(eqn: jex.JaxprEqn) -> Host | None:
-    """The call of Python for a result that an equation is, if it is one."""
+    """The view of an equation that calls Python for a result; `None` for any other equation."""
     seen = view(eqn) if eqn.primitive.name in _CALLBACKS else None
     return seen if isinstance(seen, Host) else None
 
@@ -315,7 +322,7 @@ def is_named(eqn: jex.JaxprEqn, name: str) -> bool:
 
 
 def is_island(eqn: jex.JaxprEqn) -> bool:
-    """Whether an equation is a `custom_vmap`, as an operator is bound."""
+    """Whether an equation is a `custom_vmap`, which is how an operator is bound."""
     return eqn.primitive.name == "custom_vmap_call"
 
 
@@ -342,21 +349,21 @@ def meets_devices(eqn: jex.JaxprEqn) -> bool:
 
 
 def lanes_leave_alone(loop: While) -> bool:
-    """Whether a loop is one that `vmap` has made of a condition which differs from lane to lane: its is an array."""
+    """Whether `vmap` has made this loop of one whose condition differs from lane to lane: the condition is an array."""
     return bool(loop.condition.out_avals[0].shape)
 
 
 def mapped_axes(eqn: jex.JaxprEqn) -> list[str]:
-    """The names of mapped axes that an equation runs over, as a collective does."""
+    """The names of the mapped axes that an equation runs over, as a collective does; sorted."""
     named = {str(getattr(e, "name", "")) for e in eqn.effects if type(e).__name__ == "NamedAxisEffect"}
-    if eqn.primitive.name == "ppermute":  # has no such effect
+    if eqn.primitive.name == "ppermute":  # the one collective without such an effect: its axes stand in a parameter
         axis = eqn.params["axis_name"]
         named.update(map(str, axis if isinstance(axis, tuple | list) else (axis,)))
     return sorted(named)
 
 
 def binds_axes(eqn: jex.JaxprEqn) -> bool:
-    """Whether the mapped axes of the jaxprs that an equation holds are its own."""
+    """Whether an equation binds mapped axes itself, so that collectives in its jaxprs need none from outside."""
     return eqn.primitive.name == "shard_map"
 
 
@@ -367,7 +374,8 @@ def scope(eqn: jex.JaxprEqn) -> str:
 
 @contextlib.contextmanager
 def named(eqn: jex.JaxprEqn) -> Iterator[None]:
-    """A context in which equations are named as those that an equation runs; an operator's name themselves."""
+    """A context in which the equations that are traced get the name scope that JAX would give to those which `eqn`
+    runs. An operator has none here: its equations carry its name already."""
     if is_island(eqn):
         yield
     else:
@@ -384,7 +392,7 @@ def open_jaxpr(jaxpr: Any) -> jex.Jaxpr:
 
 
 def jaxprs_in(eqn: jex.JaxprEqn) -> Iterator[jex.Jaxpr]:
-    """The jaxprs that an equation holds, and what it computes where it holds that as an object."""
+    """The jaxprs that an equation holds; for one of JAX 0.12's objects, also the jaxpr that the object expands to."""
     yield from _inner_jaxprs(eqn)
     if eqn.primitive.name == "call_hi_primitive" and (body := called(eqn)) is not None:
         yield open_jaxpr(body)
@@ -420,12 +428,13 @@ def calls_host(eqn: jex.JaxprEqn) -> bool:
 def sibling(
     eqn: jex.JaxprEqn, invars: list[Any] | None = None, outvars: list[Any] | None = None, **params: Any
 ) -> jex.JaxprEqn:
-    """An equation of the same primitive, on other operands, for other results, or with some parameters changed."""
+    """An equation of the same primitive, with other operands or results (`None` keeps them), or with some parameters
+    changed."""
     return eqn.replace(invars=invars, outvars=outvars, params={**eqn.params, **params})
 
 
 def unsharded(eqn: jex.JaxprEqn) -> jex.JaxprEqn:
-    """An equation that says nothing of where its results lie."""
+    """The equation without a sharding of its results."""
     said = {k: None for k in ("sharding", "out_sharding") if k in eqn.params}
     return sibling(eqn, **said) if said else eqn
 
@@ -437,13 +446,14 @@ def unsharded(eqn: jex.JaxprEqn) -> jex.JaxprEqn:
 class Facts:
     """What matters of a primitive, beyond that it computes numbers.
 
-    - `is_idle`: returns its operands. In a record, which is neither differentiated nor compiled, it does nothing.
-    - `is_identity`: changes nothing of values as the host sees them, where keys are their key data.
-    - `is_flat`: its floating-point results are decisions: they jump where its operands hardly differ, and have
-        derivative zero.
-    - `decides`: so do these, but they have a derivative, by JAX's own rule.
-    - `draws`: draws other numbers under `vmap`.
-    - `verb`: what it does to lanes that meet in it.
+    - `is_idle`: it returns its operands. It only tells derivatives or the compiler something, so in a record, which is
+        neither differentiated nor compiled, it does nothing.
+    - `is_identity`: it leaves values as they are, as the host sees them, where keys are their key data.
+    - `is_flat`: its floating-point results are decisions: they may jump where the operands hardly differ, and their
+        derivative is zero.
+    - `decides`: its floating-point results may jump as well, but they have a derivative, by JAX's own rule.
+    - `draws`: under `vmap` it draws other numbers than without.
+    - `verb`: the word for what it does to lanes that meet in it; for messages.
     """
 
     is_idle: bool = False
@@ -477,7 +487,8 @@ _FACTS: Mapping[str, Facts] = {
 
 
 def facts(eqn: jex.JaxprEqn) -> Facts:
-    """What matters of an equation's primitive; `sort` of several operands decides where the others go."""
+    """What matters of an equation's primitive. A `sort` of several operands also decides: the first ones say where the
+    entries of the others go."""
     found = _FACTS.get(eqn.primitive.name, _ORDINARY)
     return _SORTS_ALONG if eqn.primitive.name == "sort" and len(eqn.outvars) > 1 else found
 

@@ -1,12 +1,16 @@
 """What JAX does not promise: its private names, and habits that are seen and not documented.
 
 Design note. Each entry says what it relies on, in which releases that was seen, and what happens where it no longer
-holds; wherever possible, that is something slower or plainer, and right. How equations are written down stands in
-`equations.py`. Seen in JAX 0.10.2, 0.11.0 and 0.12.0.1 unless said otherwise.
+holds. Wherever possible the fallback is something slower or plainer that is still right. How equations are written down
+is another matter, and stands in `equations.py`. Everything here was seen in JAX 0.10.2, 0.11.0 and 0.12.0.1 unless said
+otherwise.
 
-Two habits have no code of their own. A callback's results reach the program only when it has returned, so one that
-waits for another program of the same device may wait for ever (see `new_cpu_device`). And JAX keys its caches by a
-callback's `==` and `hash`: one that compares by value is traced and compiled once, a fresh lambda each time.
+Two habits of JAX have no code of their own here, and other files rely on them:
+
+- A callback's results reach the program only when the callback has returned. So a callback that waits for another
+  program of the same device may wait for ever (see `new_cpu_device`).
+- JAX keys its caches by a callback's `==` and `hash`. A callback that compares by value is traced and compiled once; a
+  fresh lambda is traced and compiled each time.
 """
 
 import contextlib
@@ -28,7 +32,10 @@ from jax.extend import core as jex
 
 
 def is_tracer(value: Any) -> TypeGuard[Tracer]:
-    """Whether a value is known only when a program runs. (`jax.core.Tracer` is public; `jax.core` shrinks.)"""
+    """Whether a value is a tracer, which is known only when the program runs.
+
+    `jax.core.Tracer` is public today, but JAX takes more and more names out of `jax.core`.
+    """
     return isinstance(value, Tracer)
 
 
@@ -40,18 +47,18 @@ def jit_is_disabled() -> bool:
     return bool(jax.config.jax_disable_jit)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-# As `jax.jit(…, inline=INLINED)`: the function's equations stand in the program where it was called, not as a function.
-# Until JAX 0.10 that is `True`. Since 0.11 there are several ways to inline, of which `True` is a later one: the call
-# stays in the jaxpr, and readers would meet it where they expect what it calls. Were neither known any more, a function
-# of ours would show in plans by its name, and they would be right.
+# `jax.jit(…, inline=INLINED)` makes a function whose equations stand in the caller's jaxpr, instead of a call of it.
+# Until JAX 0.10 the value for that is `True`. Since 0.11 there are several ways to inline, and `True` is one that
+# inlines later: the call stays in the jaxpr, where readers of it expect the equations. If neither value worked any
+# more, functions of ours would show in plans by their names; the plans would still be right.
 INLINED: Any = jax.Inline.JAX_EARLY if hasattr(jax, "Inline") else True  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def evaluate_jaxpr(jaxpr: jex.Jaxpr, consts: Any, *args: Any) -> list[Any]:
     """Binds a jaxpr's equations, one after another, under the trace that is active.
 
-    With it JAX restores each equation's name stack and context. (To bind them by hand is what JAX documents; what
-    `Primitive.get_bind_params` returns for that has changed in 0.10.)
+    JAX's own `eval_jaxpr` is used since it restores each equation's name stack and context. The alternative, which JAX
+    documents, is to bind each equation by hand; what `Primitive.get_bind_params` returns for that has changed in 0.10.
     """
     return eval_jaxpr(jaxpr, consts, *args)
 
@@ -64,8 +71,9 @@ def _empty() -> jex.Jaxpr:
 def new_jaxpr(invars: list[Any], outvars: list[Any], eqns: list[Any]) -> jex.Jaxpr:
     """A jaxpr of given parts, without constants.
 
-    Made of an empty one: JAX warns of a jaxpr without debug info, which `make_jaxpr` alone makes. It names arguments
-    and results, which `jax_enable_checks` counts; `replace` takes these names out.
+    It is made of an empty traced one. JAX warns of a jaxpr that has no debug info, and only `make_jaxpr` makes debug
+    info. That info names arguments and results, and `jax_enable_checks` compares the number of names with the number of
+    variables; `replace` takes the names out.
     """
     effects = frozenset[Any]().union(*(eqn.effects for eqn in eqns))
     return _empty().replace(invars=invars, outvars=outvars, eqns=eqns, effects=effects)
@@ -82,10 +90,11 @@ def with_outputs(closed: jex.ClosedJaxpr, outvars: list[Any]) -> jex.ClosedJaxpr
 
 @contextlib.contextmanager
 def same_nan_hook() -> Iterator[None]:
-    """Leaves a thread's check for NaN after compiled functions as it was.
+    """A context that leaves a thread's check for NaN after compiled functions as it was before.
 
-    When `jax.debug_nans(False)` ends, JAX takes the check from that thread for good, also where `jax_debug_nans` is set
-    for all. Were the private state elsewhere, it would be as in plain JAX: checked on a function's first call only.
+    When a `jax.debug_nans(False)` ends in a thread, JAX takes the check from that thread for good, even if
+    `jax_debug_nans` is set for the whole process. This context restores it. If JAX moved the private state elsewhere,
+    nothing would be restored, and as in plain JAX NaN would be looked for on a function's first call only.
     """
     try:
         from jax._src.api import _post_hook_state as state  # pyright: ignore[reportAttributeAccessIssue]
@@ -116,16 +125,17 @@ def _closure(fn: Any) -> dict[str, Any]:
         return {}
 
 
-# What `jax.vmap` returns is a wrapper (for tracebacks) around the function that does the work.
+# `jax.vmap` returns a wrapper (for tracebacks) around the function that does the work. This is the code of the latter.
 _VMAPPED = getattr(_closure(jax.vmap(lambda x: x)).get("fun"), "__code__", None)
 
 
 def mapped(fn: Callable[..., Any]) -> tuple[Callable[..., Any], dict[str, Any]] | None:
     """The function that `jax.vmap` mapped to return `fn`, and `jax.vmap`'s other arguments; `None` for any other `fn`.
 
-    They stand in the closure of what `jax.vmap` returned. It is recognised by the *code* of what this very JAX
-    returns, so a function that only looks alike, or a JAX that makes it otherwise, gives `None`: a batch instead of
-    lanes, slower and right.
+    Function and arguments stand in the closure of what `jax.vmap` returned. Such a closure is recognised by its *code*
+    object, which is compared with that of a `vmap` made when this file was loaded. A function that only looks alike has
+    another code, and a JAX that builds `vmap` otherwise has other closures; both give `None`. The caller then takes a
+    batch instead of lanes, which is slower and right.
     """
     inner = _closure(fn).get("fun")
     if _VMAPPED is None or getattr(inner, "__code__", None) is not _VMAPPED:
@@ -140,46 +150,53 @@ def mapped(fn: Callable[..., Any]) -> tuple[Callable[..., Any], dict[str, Any]] 
 
 
 def new_cpu_device() -> Any | None:
-    """A CPU device of a client of its own, which is none of `jax.devices()`; `None` where there is no way to make one.
+    """A CPU device of a new client, which is none of `jax.devices()`; `None` where there is no way to make one.
 
-    There is no public way; jaxlib 0.10 to 0.12 have this one.
+    JAX has no public way to make one; jaxlib 0.10 to 0.12 have this private one. JAX lets only 32 programs be in flight
+    on a device. On the user's own device a segment that runs inside an operator could wait for ever for a place there,
+    if programs that wait for the operator have taken all of them; on a device of our own it cannot.
     """
     try:
         from jaxlib.xla_client import make_cpu_client
 
         return make_cpu_client(asynchronous=False, num_devices=1).local_devices()[0]
-    except (ImportError, TypeError):  # it is elsewhere, or takes other arguments
+    except (ImportError, TypeError):  # the function is elsewhere, or takes other arguments
         return None
 
 
 # -- callbacks -------------------------------------------------------------------------------------------------------
 
-# JAX copies a callback's operands on the CPU backend's thread pool, whose threads its callbacks themselves occupy: with
-# as many threads as cores, an operand of a megabyte on one core waits for itself for ever, in plain JAX too (0.10.2).
-# XLA sizes the pool by this variable when the backend starts, so it is set when this file is loaded; what the user has
-# set is left alone. Were it not read any more, such a program would wait as it does in plain JAX.
+# JAX copies a callback's operands on the CPU backend's thread pool, and running callbacks occupy threads of the same
+# pool. By default the pool has as many threads as there are cores. On one core, a callback with an operand of a
+# megabyte then waits for ever for a copy that needs the callback's own thread, in plain JAX too (seen in 0.10.2). XLA
+# takes the size of the pool from this variable when the backend starts, so it is set when this file is loaded. A value
+# that the user has set is left alone. If XLA did not read the variable any more, such a program would wait as in plain
+# JAX.
 os.environ.setdefault("NPROC", str(max(16, os.cpu_count() or 1)))
 
-# What JAX raises for a failed callback. Its compiled fast path, which takes over on the second call, says ValueError.
+# What JAX raises for a failed callback. The ValueError is from JAX's compiled fast path, which takes over on the second
+# call of a function.
 CALLBACK_ERRORS = (jax.errors.JaxRuntimeError, ValueError)
 
 
 def is_callback_error(error: BaseException) -> bool:
-    """Whether an error may be the one that JAX makes of an exception in a callback; the exception's words are in it.
+    """Whether an error may be the one that JAX makes of an exception in a callback; its message then holds that of the
+    exception.
 
-    The fast path's ValueErrors begin with XLA's status. One that is taken for another's is looked up by its words and
-    not found; one that is missed stays JAX's error, with the words of ours.
+    A ValueError from the fast path begins with XLA's status. A mistake is harmless either way. If another error is
+    taken for a callback's, the exception is looked up by the words of the message and not found. If a callback's error
+    is missed, the user sees JAX's error, which holds the words of the exception.
     """
     if isinstance(error, ValueError):
         return str(error).startswith("INTERNAL: ")
     return isinstance(error, CALLBACK_ERRORS)
 
 
-# Where JAX logs, at level ERROR and with the traceback, every exception that leaves a callback. Were it renamed, errors
-# would be logged that the user is told anyway.
+# The logger to which JAX writes, at level ERROR and with the traceback, every exception that leaves a callback. If JAX
+# renamed it, errors that the user is told anyway would be logged as well.
 CALLBACK_LOG = logging.getLogger("jax._src.callback")
 
-# Frames of this file stand between XLA and a callback: the file that defines `jax.pure_callback`, behind its wrapper.
+# The file that defines `jax.pure_callback` (behind its wrapper). Frames of that file stand between XLA and a callback.
 _CALLBACKS_FILE = inspect.unwrap(jax.pure_callback).__code__.co_filename
 # Functions of JAX that its C++ calls: around a callback, and before and after a garbage collection.
 _FROM_XLA = frozenset({"_wrapped_callback", "_xla_gc_callback"})
@@ -192,10 +209,10 @@ def is_jaxs(code: CodeType) -> bool:
 
 
 def runs_callback(code: CodeType) -> bool:
-    """Whether a frame's code is what JAX has between XLA and a callback.
+    """Whether a frame's code is one that JAX has between XLA and a callback.
 
-    What is raised there XLA turns into an error of its own. Were such a frame not recognised, Ctrl-C would arrive as
-    that error, as it does in plain JAX.
+    XLA turns an exception that is raised there into an error of its own. If such a frame were not recognised, Ctrl-C
+    would arrive as that error, as it does in plain JAX.
     """
     return code.co_filename == _CALLBACKS_FILE or (is_jaxs(code) and code.co_name in _FROM_XLA)
 
@@ -205,12 +222,13 @@ def runs_callback(code: CodeType) -> bool:
 
 @functools.partial(jax.jit, inline=False, static_argnums=1)
 def deepened(value: Any, depth: int) -> Any:
-    """A `float32[1, 1]`, unchanged, that XLA has only after `depth` steps more.
+    """`value`, a `float32[1, 1]`, unchanged, behind a chain of `depth` operations that XLA keeps.
 
-    XLA's CPU backend runs callbacks breadth first, by an instruction's depth in the graph of data. Of what it can
-    neither simplify nor fuse, solving a triangular system is the cheapest: a call into LAPACK, 0.3 us and nothing to
-    compile, against 2 us for a sort and 10 ms of compilation for arithmetic. Were the order another one, or the chain
-    simplified, operators would run one after another.
+    XLA's CPU backend runs callbacks breadth first, by the depth of an instruction in the graph of data; the chain makes
+    what depends on it deep, and so late. Each link is the solution of a triangular system with the matrix 1. Of the
+    operations that XLA can neither simplify nor fuse this is the cheapest: a call into LAPACK of 0.3 us, with nothing
+    to compile. A sort takes 2 us, and arithmetic 10 ms of compilation. If XLA ran callbacks in another order, or
+    simplified the chain, operators would run one after another.
     """
     for _ in range(depth):
         one = jnp.ones(value.shape, value.dtype)

@@ -1,4 +1,4 @@
-"""A jaxpr as a whole: made of parts, with its constants as inputs, evaluated equation by equation."""
+"""Functions on whole jaxprs: to make one of its parts, to turn its constants into inputs, to evaluate it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,13 +17,13 @@ def assemble(invars: Sequence[Any], outvars: Sequence[Any], eqns: Sequence[Any])
 
 
 def lifted(closed: jex.ClosedJaxpr) -> tuple[jex.ClosedJaxpr, list[Any]]:
-    """A jaxpr whose first inputs are its constants; the constants."""
+    """A jaxpr that takes its constants as its first inputs; and the constants."""
     jaxpr = closed.jaxpr
     return assemble([*jaxpr.constvars, *jaxpr.invars], jaxpr.outvars, jaxpr.eqns), list(closed.consts)
 
 
 def first_outputs(closed: jex.ClosedJaxpr, count: int) -> jex.ClosedJaxpr:
-    """A jaxpr that returns the first of its results."""
+    """A jaxpr that returns the first `count` of its results."""
     return with_outputs(closed, closed.jaxpr.outvars[:count])
 
 
@@ -34,7 +34,9 @@ def evaluated(closed: jex.ClosedJaxpr, *args: Any) -> list[Any]:
 
 def evaluate(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list[Any]:
     """The results of one equation. Traceable."""
-    if eqn.primitive.name == "pvary":  # `shard_map`'s cast; control flow may have cast what comes from the record
+    # `pvary` is `shard_map`'s cast. It refuses a value that varies already, and control flow may have cast a value that
+    # comes from the record; `vary` casts only over the axes that are missing.
+    if eqn.primitive.name == "pvary":
         return [vary(value, frozenset(eqn.params["axes"])) for value in values]
     free: dict[jex.Var, Any] = {}
     for var, value in zip(eqn.invars, values, strict=True):
@@ -43,12 +45,14 @@ def evaluate(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list[Any]:
     return evaluated(assemble(list(free), eqn.outvars, [eqn]), *free.values())
 
 
-# Constants beyond this size are not compared: words' digests and settings are small.
+# The most bytes of a constant that is compared by value. The constants that repeat, digests of words and settings, are
+# smaller; to compare large arrays would take time for nothing.
 _COMPARED_BYTES = 256
 
 
 def with_equal_constants_once(closed: jex.ClosedJaxpr) -> jex.ClosedJaxpr:
-    """A jaxpr whose small constants of equal value are one: what is computed of them is then seen to be equal."""
+    """A jaxpr in which small constants of equal type and value are one variable, so that equations on them are seen to
+    be equal."""
     first: dict[Any, jex.Var] = {}
     name: dict[jex.Var, jex.Var] = {}
     for var, const in zip(closed.jaxpr.constvars, closed.consts, strict=True):
@@ -83,7 +87,7 @@ class Environment:
         self._values.update(zip(jaxpr.invars, args, strict=True))
 
     def read(self, atoms: Sequence[Any]) -> list[Any]:
-        """The values of variables and literals; `None` where nothing was written."""
+        """The values of variables and literals; `None` for a variable that was not written (the replay skips some)."""
         return [a.val if isinstance(a, jex.Literal) else self._values.get(a) for a in atoms]
 
     def write(self, variables: Sequence[Any], values: Sequence[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Equations that move the entries of arrays and change none, or pick some of them: done with NumPy, without XLA."""
+"""Equations that only move the entries of arrays, or only pick some of them. NumPy runs the moves without XLA."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ def is_move(eqn: jex.JaxprEqn) -> bool:
 
 
 def moved(eqn: jex.JaxprEqn, arrays: Sequence[np.ndarray]) -> np.ndarray | None:
-    """The result of an equation that is a move; `None` where it is written in a way that is not known."""
+    """The result of an equation that is a move; `None` if its parameters have a form that is not known."""
     try:
         return _MOVES[eqn.primitive.name](eqn.params, *arrays)
     except (KeyError, AttributeError):
@@ -21,9 +21,10 @@ def moved(eqn: jex.JaxprEqn, arrays: Sequence[np.ndarray]) -> np.ndarray | None:
 
 
 def picks_from(eqn: jex.JaxprEqn) -> slice | None:
-    """Which operands an equation picks whole entries of for its result, it is not known here which; or `None`.
+    """The operands out of which an equation picks its result, as a slice of its operands; `None` if it picks nothing.
 
-    For `dynamic_slice` and `gather` that is the first one, whose entries along leading axes are picked.
+    Which entries are picked depends on the other operands and is not known here. `dynamic_slice` and `gather` pick
+    entries of the first operand, along leading axes; `select_n` picks among all operands after the first.
     """
     return _CHOICES.get(eqn.primitive.name)
 
@@ -48,5 +49,5 @@ _MOVES: dict[str, Callable[..., np.ndarray]] = {
     "stack": lambda params, *xs: np.stack(xs, params["axis"]),
     "transpose": lambda params, x: x.transpose(params["permutation"]),
 }
-# What picks among its operands, with where these stand.
+# The primitives that pick, and the operands that they pick from.
 _CHOICES = {"dynamic_slice": slice(1), "gather": slice(1), "select_n": slice(1, None)}

@@ -11,16 +11,16 @@ from .internals import same_nan_hook
 
 
 def _flags() -> Any:
-    return jax.config  # whose types do not show its attributes, one for each flag
+    return jax.config  # returned as `Any`: its type does not show that it has an attribute for each flag
 
 
 def is_nan_checked() -> bool:
-    """Whether JAX is told to raise where a computation gives NaN, or infinity."""
+    """Whether JAX is set to raise where a computation gives NaN, or infinity."""
     return bool(_flags().jax_debug_nans or _flags().jax_debug_infs)
 
 
 def is_refused(array: Any) -> bool:
-    """Whether floating-point numbers hold what JAX is told to raise for."""
+    """Whether an array of floating-point numbers holds NaN or infinity that JAX is set to raise for."""
     numbers = np.asarray(array)
     nan = _flags().jax_debug_nans and np.isnan(numbers).any()
     return bool(nan or (_flags().jax_debug_infs and np.isinf(numbers).any()))
@@ -28,9 +28,10 @@ def is_refused(array: Any) -> bool:
 
 @contextlib.contextmanager
 def nan_is_a_value() -> Iterator[None]:
-    """Within, JAX lets NaN pass: from the host it comes as a value (a price nobody knows, a number that is not there).
+    """A context in which JAX lets NaN and infinity pass, whatever its flags say.
 
-    JAX's check is meant for computations, where it is a mistake.
+    JAX's checks are meant for computations, where NaN is a mistake. What comes from the host may be NaN on purpose: a
+    price that nobody knows, or a number that is not in a text.
     """
     if not is_nan_checked():
         yield

@@ -1,4 +1,4 @@
-"""What has no meaning lane by lane is refused when an operator is traced."""
+"""Refuses, when an operator is traced, equations that have no meaning in lanes which run side by side."""
 
 from jax.extend import core as jex
 
@@ -20,10 +20,11 @@ from .equations import (
 
 
 def refuse(jaxpr: jex.Jaxpr) -> None:
-    """Checks an operator's jaxpr.
+    """Checks an operator's jaxpr, and the jaxprs that it holds.
 
-    **Raises:** `UnsupportedError` for a collective or `axis_index` over an axis from outside the operator, for an
-    ordered effect, for a mutable array beside calls, and for what has been batched where calls depend on a lane.
+    **Raises:** `UnsupportedError`, which names the equation and a way out, for a collective or `axis_index` over an
+    axis from outside the operator; for an ordered effect; for a mutable array beside calls; for a `shard_map` over
+    several devices that makes calls; and for a `while_loop` with calls that `vmap` has made one loop of all lanes.
     """
     asks = any(map(calls_host, jaxpr.eqns))
     for eqn in jaxpr.eqns:
@@ -39,7 +40,8 @@ def refuse(jaxpr: jex.Jaxpr) -> None:
                 "are made on the host, where no device may wait for the others. Put the operator inside the shard_map, "
                 "or map it with jax.vmap."
             )
-        axes = mapped_axes(eqn)  # those inside an operator's own `vmap` are gone
+        # Axes of a `vmap` inside the operator do not show: `vmap` has replaced collectives over them while tracing.
+        axes = mapped_axes(eqn)
         if axes:
             raise UnsupportedError(
                 f"`{name(eqn)}` over the axis {', '.join(axes)!r} stands inside an operator. An operator's "

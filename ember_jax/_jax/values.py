@@ -1,4 +1,4 @@
-"""Values and their types as the host sees them: a key is its key data, and nothing is sharded."""
+"""Values and their types, as JAX has them and as the host sees them ("raw"): there a key is its key data."""
 
 import functools
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ def is_inexact(aval: Any) -> bool:
 
 
 def with_shape(aval: Any, shape: Sequence[int]) -> Any:
-    """The type of arrays of such entries and another shape, of which is not said where they lie."""
+    """An abstract value like `aval` with another shape and without a sharding."""
     return ShapedArray(tuple(shape), aval.dtype, weak_type=aval.weak_type)
 
 
 def raw_aval(aval: Any) -> Aval:
-    """Shape and dtype of a value as the host sees it: keys are their key data."""
+    """Shape and dtype of a value as the host sees it. Keys become their key data, which has axes more, for one key."""
     if is_key(aval):
         data = jax.eval_shape(jax.random.key_data, Aval(aval.shape, aval.dtype))
         return Aval(data.shape, data.dtype)
@@ -37,15 +37,16 @@ def raw_aval(aval: Any) -> Aval:
 
 
 def to_raw(value: Any) -> Any:
-    """A value as the host sees it."""
+    """A value as the host sees it: the key data of a key, and any other value as it is."""
     return jax.random.key_data(value) if is_key(jax.typeof(value)) else value
 
 
 def from_raw(value: Any, aval: Any) -> Any:
-    """The inverse of `to_raw`: a value of the type that the program gives it.
+    """The inverse of `to_raw`: a value of the type `aval`, which the program gives it.
 
-    Key data are wrapped again, by the dtype. Inside a `shard_map` a value is typed as varying over the mesh if the
-    program says so; a callback's result, which JAX types as the same everywhere, is not of itself.
+    Key data are wrapped as keys of the implementation that the dtype names. Inside a `shard_map` the value is cast to
+    vary over the mesh axes that `aval` varies over. The cast is needed because JAX types a callback's result as the
+    same on every device.
     """
     if is_key(aval):
         value = jax.random.wrap_key_data(value, impl=_implementation(aval.dtype))
@@ -54,18 +55,18 @@ def from_raw(value: Any, aval: Any) -> Any:
 
 @functools.lru_cache(maxsize=64)
 def _implementation(dtype: Any) -> Any:
-    """The PRNG implementation behind a key dtype, which only an array of keys will tell."""
+    """The PRNG implementation of a key dtype. JAX tells it only of an array of keys, so an abstract one is made."""
     found: list[Any] = []
     jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), Aval((), dtype))
     return found[0]
 
 
 def varying(values: Any) -> frozenset[Any]:
-    """The axes of a `shard_map` over which any of some values is typed as varying."""
+    """The mesh axes of a `shard_map` over which at least one of the values is typed as varying."""
     return frozenset[Any]().union(*(jax.typeof(v).manual_axis_type.varying for v in values))
 
 
 def vary(value: Any, axes: frozenset[Any]) -> Any:
-    """A value typed as varying over some axes of a `shard_map`, which is where gradients are summed over them."""
+    """A value cast to vary over mesh axes of a `shard_map`. The cast's transpose sums gradients over these axes."""
     missing = axes - jax.typeof(value).manual_axis_type.varying if axes else axes
     return jax.lax.pcast(value, tuple(sorted(missing, key=str)), to="varying") if missing else value

@@ -1,12 +1,12 @@
 """The releases of JAX that ember_jax is tested with.
 
-JAX promises little of what ember_jax reads, which is jaxprs and the primitives in them: a new minor release may write a
-program in another way. A patch does not, so minors are compared.
+ember_jax reads jaxprs and the primitives in them, of which JAX promises little: a new minor release may write a program
+in another way. A patch release does not, so only major and minor numbers are compared.
 """
 
 import re
 
-OLDEST = (0, 10, 2)  # as pyproject.toml says; pip sees to it
+OLDEST = (0, 10, 2)  # the same as in pyproject.toml, where it makes pip refuse an older JAX; so nothing checks it here
 NEWEST = (0, 12, 0)
 
 
@@ -27,7 +27,7 @@ def release(version: str) -> tuple[int, ...]:
 
 
 def untested(installed: str) -> str | None:
-    """What the user of a JAX should know that is newer than any tested one; `None` with any other."""
+    """A warning for the user of a JAX that is newer than any tested one; `None` for any other version."""
     major, minor, _ = NEWEST
     if release(installed)[:2] <= (major, minor):
         return None

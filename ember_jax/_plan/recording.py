@@ -1,21 +1,24 @@
 """Record and replay: an operator's jaxpr split into what the host decides and what XLA computes.
 
-Design note. `Recording` walks a jaxpr backwards from the outputs that are needed and says, for each equation, what of
-it must be *recorded* when the program runs on the host and what the *replay* computes again in XLA:
+Design note. An operator runs twice. The *record* runs on the host, makes the calls, and hands over some values. The
+*replay* runs in XLA, makes no call, and computes the operator's outputs from these values, so that they have
+derivatives. `Recording` walks a jaxpr backwards from the outputs that are needed and decides for each equation which of
+its results are recorded and which the replay computes again:
 
 - Results of host calls are recorded; so is every integer, boolean or key that was computed from floating-point
-  numbers or keys (a comparison, `argmax`, a draw). A discrete value that is computed twice, by two compilations, may
-  come out differently, and then what is returned is not what was called. Floating-point numbers are computed again,
-  so that they have derivatives.
+  numbers or keys (a comparison, `argmax`, a draw). If two compilations computed such a discrete value, it could come
+  out differently, and the replay would return something else than what was called. Floating-point numbers are computed
+  again, so that they have derivatives.
 - A control-flow equation whose needed results are all discrete is recorded whole: nothing inside it is replayed.
   Otherwise its body is split the same way; `scan` stacks its records, branches of a `cond` share theirs by type.
-- A `while_loop` with calls is recorded whole. Its numbers would need a record of unknown length to be differentiated,
-  so a guard raises if anybody perturbs what it depends on.
+- A `while_loop` with calls is recorded whole. To differentiate its numbers would take a record of unknown length. So a
+  guard raises `GradientError` if a tangent reaches the loop's operands, instead of letting the derivative be zero.
 
-Both halves are ordinary JAX functions, `record(*args) -> (outputs, slots)` and `replay(args, slots) -> outputs`; the
-plan is lowered from the jaxpr of the first with the slots as its only outputs, so what only the replay needs is dead
-code there, and the executor knows nothing of recording. (The alternative, an executor that fills slots as it goes, put
-the layout of the record into every control node.)
+Both halves are ordinary JAX functions, `record(*args) -> (outputs, slots)` and `replay(args, slots) -> outputs`. A
+*slot* is one recorded array. The plan is lowered from the jaxpr of `record` with the slots as its only outputs; so
+whatever only the replay needs is dead code in the plan, and the executor knows nothing of recording. The alternative
+was an executor that fills slots as it goes. It was rejected, as it put the layout of the record into every control
+node.
 """
 
 import functools
@@ -39,7 +42,13 @@ Values = Sequence[Any]
 
 
 class Step:
-    """What becomes of one equation. `slots` are recorded; `reads` says which operands the replay needs."""
+    """What becomes of one equation in the record and in the replay.
+
+    **Attributes:**
+
+    - `slots`: the shapes and dtypes of what is recorded, in the order in which `record` returns them.
+    - `reads`: for each operand, whether the replay needs it. An operand that it does not need may be `None` there.
+    """
 
     slots: tuple[Aval, ...] = ()
     reads: tuple[bool, ...] = ()
@@ -52,12 +61,13 @@ class Step:
         raise NotImplementedError
 
     def replay(self, values: Values, slots: Values) -> list[Any]:
-        """Its results from operands and slots; `None` for results that nothing needs."""
+        """The equation's results from its operands and the slots; `None` for results that nothing needs."""
         raise NotImplementedError
 
 
 class Recorded(Step):
-    """Some results are recorded, the other needed ones are computed again by the same equation."""
+    """Some results are recorded. If `recompute`, the replay runs the same equation for the others, and all its operands
+    are needed there; else only recorded results are known to the replay."""
 
     def __init__(self, eqn: jex.JaxprEqn, recorded: Sequence[int], recompute: bool):
         super().__init__(eqn)
@@ -78,7 +88,11 @@ class Recorded(Step):
 
 
 class Guarded(Step):
-    """A loop, or an unknown construct, whose numbers come out of the record and so have no derivative."""
+    """A loop with calls, or an unknown construct with calls, all of whose needed results are recorded.
+
+    Its floating-point results have no derivative. The replay therefore reads its floating-point operands, only to raise
+    `GradientError` if one of them is differentiated.
+    """
 
     def __init__(self, eqn: jex.JaxprEqn, needed: Sequence[bool]):
         super().__init__(eqn)
@@ -112,6 +126,8 @@ _WAYS_OUT = {
 }
 
 
+# Returns a recorded number, and raises if any of the operands that it was computed from has a tangent. `symbolic_zeros`
+# tell which operands are not differentiated at all: with ordinary zeros every derivative nearby would raise.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _not_differentiable(what: str, recorded: jax.Array, operands: list[jax.Array]) -> jax.Array:
     return recorded
@@ -130,7 +146,8 @@ def _(what: str, primals: Any, tangents: Any) -> Any:
 class Called(Step):
     """An equation that means "run this here" (`jit`, a nested operator, `jax.checkpoint`): its body is split in place.
 
-    What `jax.checkpoint` saves and recomputes stays as the user said.
+    The replay of a `jax.checkpoint` is under a checkpoint with the same policy. The record has none, as nothing
+    differentiates it.
     """
 
     def __init__(self, eqn: jex.JaxprEqn, body: "Recording"):
@@ -151,7 +168,11 @@ class Called(Step):
 
 
 class CustomJVP(Step):
-    """`jax.custom_jvp` around calls: the primal is replayed, the user's rule gives the tangents."""
+    """`jax.custom_jvp` around calls: the replay gives the primal, and the user's rule the tangents.
+
+    It also serves equations whose numbers are recorded although JAX has a derivative of them (see `_step`): then JAX's
+    own rule for the equation gives the tangents.
+    """
 
     def __init__(self, eqn: jex.JaxprEqn, body: "Recording | Recorded"):
         super().__init__(eqn)
@@ -168,8 +189,9 @@ class CustomJVP(Step):
 
         @primal.defjvp
         def _(primals: Any, tangents: Any) -> Any:
-            # JAX applies the user's rule to the original equation; its primal results, which would call again, are
-            # dropped, and with them the calls.
+            # The original equation is differentiated, so that JAX applies the user's rule to it. That also gives its
+            # primal results, which would make the calls again; they are dropped here, and XLA drops the calls with
+            # them.
             rule = lambda *xs: evaluate(self.eqn, xs)
             return primal(*primals), jax.jvp(rule, tuple(primals[0]), tuple(tangents[0]))[1]
 
@@ -177,7 +199,7 @@ class CustomJVP(Step):
 
 
 class CustomVJP(Step):
-    """`jax.custom_vjp` around calls: the primal is replayed, the user's rule pulls cotangents back."""
+    """`jax.custom_vjp` around calls: the replay gives the primal, and the user's rule pulls cotangents back."""
 
     def __init__(self, eqn: jex.JaxprEqn, body: "Recording"):
         super().__init__(eqn)
@@ -206,7 +228,11 @@ class CustomVJP(Step):
 
 
 class Branched(Step):
-    """A `cond` or `switch` with numeric results: the index is known to the replay, each branch is split."""
+    """A `cond` or `switch` with numeric results: each branch is split, and the replay takes the branch by the index.
+
+    Only one branch runs, so branches share their slots (see `_share`). `plain` says that no branch records anything or
+    calls Python; the equation may then be run again as it stands, which needs no split.
+    """
 
     def __init__(self, cond: Cond, recorded: Sequence[int], needed: Sequence[bool]):
         super().__init__(cond.eqn)
@@ -226,6 +252,7 @@ class Branched(Step):
         def branch(body: "Recording", places: Sequence[int]) -> Any:
             def run(*operands: Any) -> Any:
                 outs, slots = body.record(operands)
+                # All branches of a `cond` return the same types: places that this branch does not use hold zeros.
                 filled = [jnp.zeros(s.shape, s.dtype) for s in shared]
                 for place, slot in zip(places, slots, strict=True):
                     filled[place] = slot
@@ -239,7 +266,8 @@ class Branched(Step):
 
     def replay(self, values: Values, slots: Values) -> list[Any]:
         own, shared = slots[: len(self._recorded)], list(slots[len(self._recorded) :])
-        # operands that no branch reads in the replay were not computed
+        # An operand that no branch reads in the replay may not have been computed there (it is `None`), so it is left
+        # out.
         read = [i for i, r in enumerate(self.reads[1:]) if r]
 
         def branch(body: "Recording", places: Sequence[int]) -> Any:
@@ -253,7 +281,8 @@ class Branched(Step):
             return run
 
         branches = [branch(b, p) for b, p in zip(self._branches, self._places, strict=True)]
-        # In a `shard_map` JAX 0.10 cannot batch a `cond` whose branches cast their operands; cast before, none does.
+        # In a `shard_map` JAX 0.10 cannot batch a `cond` whose branches cast their operands to vary over the mesh. So
+        # the operands are cast before the `cond`, and no branch has to.
         axes = varying(v for v in values if v is not None)
         operands = [vary(values[1 + i], axes) for i in read]
         needed = jax.lax.switch(_index(values[0]), branches, [vary(s, axes) for s in shared], operands)
@@ -264,7 +293,11 @@ class Branched(Step):
 
 
 class Scanned(Step):
-    """A `scan` with numeric results: the records of its steps are stacked, and scanned over in the replay."""
+    """A `scan` with numeric results: the records of its steps are stacked, and the replay scans over the stack.
+
+    The replay carries only the carries that it needs. `plain` says that its steps record nothing and call no Python;
+    the equation may then be run again as it stands.
+    """
 
     def __init__(self, scan: Scan, recorded: Sequence[int], needed: Sequence[bool]):
         super().__init__(scan.eqn)
@@ -272,7 +305,9 @@ class Scanned(Step):
         self._scan, self._consts, self._carry = scan, scan.constants, scan.carry
         eqn, body, first_ys = scan.eqn, scan.body, self._carry
         carried = list(needed[:first_ys])
-        while True:  # a carry is needed if its last value is, or if a step of the replay reads it
+        # A carry is needed if its last value is, or if a step of the replay reads it. To need one more carry may make
+        # the steps read others, so the body is split again until no carry is added.
+        while True:
             self._body = Recording(body, [*carried, *needed[first_ys:]])
             reads = self._body.reads[self._consts : self._consts + self._carry]
             wider = [c or r for c, r in zip(carried, reads, strict=True)]
@@ -334,14 +369,16 @@ class Recording:
 
     **Attributes:**
 
-    - `slots`: shapes and dtypes of what is recorded.
-    - `reads`: which of the jaxpr's inputs the replay needs.
+    - `slots`: the shapes and dtypes of what is recorded, those of all steps one after another.
+    - `reads`: for each of the jaxpr's inputs, whether the replay needs it.
     """
 
     def __init__(self, closed: jex.ClosedJaxpr, needed: Sequence[bool]):
         self.closed = closed
         self._needed = tuple(needed)
         jaxpr = closed.jaxpr
+        # The variables that the replay needs, at the point of the walk. Only an equation that makes one of them gets a
+        # step; the others are run by the record alone.
         live = {v for v, n in zip(jaxpr.outvars, needed, strict=True) if n and isinstance(v, jex.Var)}
         steps: dict[int, Step] = {}
         for position in reversed(range(len(jaxpr.eqns))):
@@ -363,6 +400,7 @@ class Recording:
         slots: list[Any] = []
         for position, eqn in enumerate(jaxpr.eqns):
             step = self._steps.get(position)
+            # An idle equation (`stop_gradient`) returns its operands, and would only be in the plan's way.
             if facts(eqn).is_idle and (step is None or not step.slots):
                 outs = env.read(eqn.invars)
             elif step is None:
@@ -374,7 +412,13 @@ class Recording:
         return env.read(jaxpr.outvars), slots
 
     def replay(self, args: Values, slots: Values) -> list[Any]:
-        """The needed outputs from the arguments that `reads` names and the slots. Traceable, makes no call."""
+        """The needed outputs, `None` for the others. Traceable, and makes no call.
+
+        **Arguments:**
+
+        - `args`: the jaxpr's inputs; those that `reads` does not name may be `None`.
+        - `slots`: what `record` returned as slots.
+        """
         jaxpr, env, at = self.closed.jaxpr, Environment(self.closed, args), 0
         for step in self._steps.values():
             count = len(step.slots)
@@ -386,14 +430,20 @@ class Recording:
 
 
 def _step(eqn: jex.JaxprEqn, wanted: Sequence[bool]) -> Step:
+    """Decides what becomes of an equation, of whose results some are wanted in the replay. The cases go from what must
+    be recorded to what may be computed again, and the first that fits is taken."""
     seen, known, calls = equations.view(eqn), facts(eqn), calls_host(eqn)
     discrete = [i for i, w in enumerate(wanted) if w and not is_inexact(eqn.outvars[i].aval)]
     numbers = [w and is_inexact(v.aval) for w, v in zip(wanted, eqn.outvars, strict=True)]
     from_numbers = any(is_inexact(v.aval) or is_key(v.aval) for v in eqn.invars)
-    # (a loop may draw inside, which keys of bare integers do otherwise under `vmap`)
+    # The discrete results that have to be recorded. Those of integers alone come out the same in every compilation. A
+    # loop is an exception even without numbers: it may draw inside by keys of bare integers, and under `vmap` such a
+    # draw gives other numbers.
     decided = discrete if calls or from_numbers or isinstance(seen, While) else []
     if isinstance(seen, Host) or known.is_flat or known.draws:
         return Recorded(eqn, [i for i, w in enumerate(wanted) if w], recompute=False)
+    # Its numbers may jump where operands hardly differ, so they are recorded; but they have a derivative, which JAX's
+    # own rule gives.
     if known.decides and any(numbers):
         return CustomJVP(eqn, Recorded(eqn, range(len(wanted)), recompute=False))
     if decided and not any(numbers):
@@ -401,7 +451,8 @@ def _step(eqn: jex.JaxprEqn, wanted: Sequence[bool]) -> Step:
     rest = [w and i not in decided for i, w in enumerate(wanted)]
     match seen:
         case While() if not calls and (any(numbers) or leaves_xla(eqn)):
-            # it decides on its numbers when to stop; run again, only its tangents are
+            # The loop decides by its numbers when to stop, and another compilation could decide otherwise. So its
+            # results are recorded, and the loop is run again only for its tangents.
             return CustomJVP(eqn, Recorded(eqn, range(len(wanted)), recompute=False))
         case Cond():
             split: Branched | Scanned = Branched(seen, decided, rest)
@@ -425,7 +476,15 @@ def leaves_xla_jaxpr(closed: jex.ClosedJaxpr) -> bool:
 
 
 def _share(groups: Sequence[Sequence[Aval]]) -> tuple[tuple[Aval, ...], list[list[int]]]:
-    """Packs the slots of exclusive branches: one place serves every branch that has a slot of its type."""
+    """Packs the slots of branches of which only one runs.
+
+    **Arguments:**
+
+    - `groups`: for each branch the shapes and dtypes of its slots.
+
+    **Returns:** the shared slots, and for each branch the place of each of its slots among them. Slots of different
+    branches share a place if they have one shape and dtype; two slots of one branch never do.
+    """
     shared: list[Aval] = []
     places: list[list[int]] = []
     for group in groups:
@@ -452,9 +511,11 @@ def _take(values: Values, mask: Sequence[bool]) -> list[Any]:
 
 
 def _spread(values: Values, mask: Sequence[bool]) -> list[Any]:
+    """The inverse of `_take`: the values where the mask holds, `None` elsewhere."""
     taken = iter(values)
     return [next(taken) if m else None for m in mask]
 
 
 def _float0(aval: Any) -> Any:
+    """The cotangent that JAX expects for an array of integers or booleans."""
     return np.zeros(aval.shape, jax.dtypes.float0)

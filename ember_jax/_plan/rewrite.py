@@ -1,4 +1,4 @@
-"""What passes share: questions about nodes, and small changes to them."""
+"""Functions that several passes share: questions about nodes, and small changes of nodes and plans."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from . import ir
 
 
 def has_effect(node: ir.Node) -> bool:
-    """Whether a node is wanted even if its outputs are not: a print, an impure call, or what holds one."""
+    """Whether a node must run even if nothing needs its outputs: a print, an impure call, or a node that holds one."""
     match node:
         case ir.Call():
             return not node.function.pure
@@ -25,24 +25,30 @@ def has_effect(node: ir.Node) -> bool:
 
 
 def without_warnings(plan: ir.Plan) -> ir.Plan:
-    """A plan whose calls without a key are known to be one sample, however often they are made."""
+    """The plan with calls that do not warn when, without a key, they are made several times and so give one sample."""
     quiet = lambda node: dataclasses.replace(node, warns=False) if isinstance(node, ir.Call) else node
     return dataclasses.replace(plan, nodes=tuple(quiet(node.with_plans(without_warnings)) for node in plan.nodes))
 
 
 def takes_time(node: ir.Node) -> bool:
-    """Whether a node may be waited for: a call, or what may hold one."""
+    """Whether a node may take a while: it is a call or may hold one. Segments and text operations do not count."""
     return not isinstance(node, ir.Segment | ir.Words)
 
 
 def used(plan: ir.Plan, records: frozenset[int] = frozenset()) -> set[int]:
-    """The values that a plan's nodes read, and its outputs other than some."""
+    """The values that something needs: those that the plan's nodes read, and its outputs.
+
+    **Arguments:**
+
+    - `plan`: the plan.
+    - `records`: positions of outputs that do not count, since they are only kept for the replay.
+    """
     outputs = (v for i, v in enumerate(plan.outputs) if i not in records)
     return {v for node in plan.nodes for v in node.inputs}.union(outputs)
 
 
 def renamed(node: ir.Node, name: Mapping[int, int]) -> ir.Node:
-    """A node on other values; those that `name` does not hold stay."""
+    """A node with its values renamed: `name` maps an old value to a new one, and other values stay as they are."""
     get = lambda values: tuple(name.get(v, v) for v in values)
     if not isinstance(node, ir.Segment):
         return dataclasses.replace(node, inputs=get(node.inputs), outputs=get(node.outputs))
@@ -56,10 +62,16 @@ def renamed(node: ir.Node, name: Mapping[int, int]) -> ir.Node:
 
 
 def with_inputs(plan: ir.Plan, given: Sequence[int]) -> ir.Plan:
-    """A plan that is given some of its values, in this order.
+    """The same plan with other inputs: it is given the values `given`, in this order. All values are renumbered.
 
-    What is left out of its inputs nothing reads, and what it is given beyond them no node makes.
+    **Arguments:**
+
+    - `plan`: the plan.
+    - `given`: the values that become inputs. The caller sees to two things, which nothing checks here. An old input
+        that is not among them must be read by no node, and be no output. A value among them that was no input must be
+        made by no node of the plan.
     """
+    # The inputs come first, then all other values in their old order. Old inputs that are left out are dropped.
     there = set(given)
     order = [*given, *(v for v in range(plan.inputs, plan.size) if v not in there)]
     name = {v: i for i, v in enumerate(order)}
@@ -73,24 +85,33 @@ def with_inputs(plan: ir.Plan, given: Sequence[int]) -> ir.Plan:
 
 
 def stacked(aval: jax.ShapeDtypeStruct, sizes: Sequence[int]) -> jax.ShapeDtypeStruct:
-    """The type of an array of such values."""
+    """The type of an array that stacks values of type `aval` along new leading axes of `sizes`."""
     return jax.ShapeDtypeStruct((*sizes, *aval.shape), aval.dtype)
 
 
 def lane_types(
     body: ir.Plan, sizes: Sequence[int], mapped: Sequence[Sequence[bool]]
 ) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """The types of a plan whose only step is lanes of a body: what they are given, and what they give."""
+    """The types of the values of a plan that consists of one `ir.Lanes` node: its inputs, then its outputs.
+
+    **Arguments:**
+
+    - `body`: the plan of one lane.
+    - `sizes`: the lengths of the lanes' axes.
+    - `mapped`: for each input, over which of these axes it is mapped. It has a leading axis for each of them.
+    """
     axes = ([size for size, m in zip(sizes, mine, strict=True) if m] for mine in mapped)
     given = (stacked(body.types[i], mine) for i, mine in enumerate(axes))
     return (*given, *(stacked(a, sizes) for a in body.avals))
 
 
 def in_order(nodes: Sequence[ir.Node]) -> list[ir.Node]:
-    """Nodes in an order in which each stands after those that make its inputs; otherwise as given.
+    """Nodes sorted so that each stands after those that make its inputs; otherwise the given order is kept.
 
-    **Raises:** `ValueError` if they go in a circle.
+    **Raises:** `ValueError` if nodes wait for each other in a circle.
     """
+    # A depth-first search with a stack of its own: a plan may be deeper than Python lets functions call each other. A
+    # node is pushed a second time, as ready, below the nodes that make its inputs.
     maker = {v: i for i, node in enumerate(nodes) for v in node.outputs}
     order: list[ir.Node] = []
     done, open_ = [False] * len(nodes), [False] * len(nodes)

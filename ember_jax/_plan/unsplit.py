@@ -1,14 +1,14 @@
-"""Operators that are not split into record and replay, for whoever rewrites the program in which they stand.
+"""Operators that are not split into record and replay, so that a rewriter of the program can see into them.
 
-Design note. A boundary hides what its operator computes: the record is a callback, and of the replay only what the
-outputs need is left. Who rewrites a program by what happens inside (learning, which needs the log-probability of every
-draw) must see it before that. So while a program is traced under `unsplitting(name)`, an operator that holds an
-equation of that name binds one callback that carries its jaxpr, with a lane axis more for each `vmap` as an island has,
-and that is never run: the rewriter puts a boundary of its own in its place. Operators without such an equation are as
-always.
+Design note. A boundary hides what its operator computes: the record is a callback, and the replay holds only what the
+outputs need. A rewriter that has to know what happens inside an operator must see it before it is split. Learning is
+such a rewriter: it needs the log-probability of every draw. So a program can be traced under `unsplitting(name)`. An
+operator that holds an equation of that name then binds a single callback, which carries the operator's jaxpr and gets
+one lane axis more for each `vmap` around it. That callback never runs: the rewriter puts a boundary of its own in its
+place. Operators that hold no such equation are split as always.
 
-The name is a context that JAX's caches know of, so what was traced without it, or with it, is never taken for the
-other.
+The name is a user context of JAX, which is part of the keys of JAX's caches. So a function that was traced under the
+name is never taken for the same function traced without it.
 """
 
 import functools
@@ -29,13 +29,22 @@ from . import ir
 from .operators import LaneAxis
 from .rewrite import stacked
 
-# Traces under a name: `with unsplitting("…"):`; the name itself is `unsplitting.value`.
+# `with unsplitting("…"):` sets the name while something is traced; `unsplitting.value` is the name that is set, or
+# `None`.
 unsplitting = jax.make_user_context(None)
 
 
 @dataclass(frozen=True, eq=False)
 class Unsplit(_callback.HostFunction):
-    """An operator's program, its constants among its inputs. Compared by identity."""
+    """The callback of an operator that is not split. It compares by identity.
+
+    **Fields:**
+
+    - `name`: the operator's name.
+    - `closed`: its jaxpr, which takes its constants as inputs.
+    - `how`: how the operator is enclosed (as `"attempt"`), or `None`.
+    - `lanes`: the size of each lane axis, the innermost `vmap` first, with the inputs that it maps.
+    """
 
     name: str
     closed: jex.ClosedJaxpr
@@ -47,7 +56,7 @@ class Unsplit(_callback.HostFunction):
 
 
 def holds(jaxpr: jex.Jaxpr, name: str | None) -> bool:
-    """Whether a `jax.jit` of such a name stands in a jaxpr, or in one that it holds; none has the name `None`."""
+    """Whether a `jax.jit` of a function called `name` stands in a jaxpr, at any depth. For `None` the answer is no."""
     return name is not None and _holds(jaxpr, name)
 
 
@@ -57,14 +66,22 @@ def _holds(jaxpr: jex.Jaxpr, name: str) -> bool:
 
 
 def is_in(eqn: jex.JaxprEqn, name: str) -> bool:
-    """Whether an equation is a `jax.jit` of such a name, or holds one."""
+    """Whether an equation is a `jax.jit` of a function called `name`, or holds one. An `Unsplit` one always does."""
     if is_named(eqn, name) or isinstance(host_function(eqn), Unsplit):
         return True
     return any(_holds(inner, name) for inner in jaxprs_in(eqn))
 
 
 def bind(operator: Unsplit, arrays: Sequence[Any]) -> list[Any]:
-    """Binds an operator that is not split: its outputs, and what encloses it adds to them."""
+    """Binds an operator that is not split.
+
+    **Arguments:**
+
+    - `operator`: the operator.
+    - `arrays`: its inputs, with a leading axis for each of its `lanes` that maps them.
+
+    **Returns:** its outputs, followed by what its enclosure adds (`ir.EXTRAS`), with an axis for each of its lanes.
+    """
     shape = tuple(size for size, _ in operator.lanes[::-1])
     avals, extras = operator.closed.out_avals, ir.EXTRAS[operator.how] if operator.how else ()
     out = [stacked(raw_aval(a), shape) for a in (*avals, *extras)]
@@ -82,6 +99,7 @@ def bind(operator: Unsplit, arrays: Sequence[Any]) -> list[Any]:
     return list(bound(*arrays))
 
 
+# Returns its operands, and raises if they are differentiated.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _undifferentiated(name: str, operands: list[Any]) -> list[Any]:
     return operands
@@ -96,7 +114,7 @@ def _(name: str, primals: Any, tangents: Any) -> Any:
 
 
 def found(eqn: jex.JaxprEqn) -> Unsplit | None:
-    """The operator that an equation stands for, if it is one that is not split."""
+    """The unsplit operator that an equation binds; `None` for any other equation."""
     body = called(eqn) if is_island(eqn) else None
     if body is None:
         return None

@@ -1,4 +1,4 @@
-"""`save` and `load`: a pytree in one file, with the words of its Texts.
+"""`save` and `load`: a pytree in one file, together with the words of its Texts.
 
 Design note. The file is a zip archive, so that every part has a checksum and other tools can look inside:
 
@@ -6,9 +6,10 @@ Design note. The file is a zip archive, so that every part has a checksum and ot
     leaves/<i>        the bytes of leaf i: an array in row-major order, digests for a Text, key data for a key
     words, lengths    the words of all Texts, each once, as UTF-8, one after the other; their lengths in bytes, uint64
 
-Words are found again by their digest, so nothing says which leaf they belong to. Nothing is pickled: opening a file
-runs no code from it. Equal trees give equal bytes. As in `equinox.tree_serialise_leaves`, arrays and Python's numbers
-are saved, and any other leaf (a function, a string) is taken from `like`.
+A Text's leaf holds digests, and `load` puts all words into the store, where they are found by their digest; so the file
+does not say which words belong to which leaf. Nothing is pickled, so opening a file runs no code from it. Equal trees
+give equal bytes. As in `equinox.tree_serialise_leaves`, arrays and Python's numbers are saved, and any other leaf (a
+function, a string) is taken from `like`.
 """
 
 import contextlib
@@ -34,7 +35,9 @@ from .text import Text
 
 _FORMAT = "ember_jax tree"
 _VERSION = 1
-# How Python's numbers are written and read; integers in base 16, where Python sets their length no limit.
+# How Python's numbers are written and read. Integers are written in base 16: for base 10 Python limits the number of
+# digits that it converts (4300 by default), for powers of two it does not. `bool` stands before `int`, of which it is a
+# subclass, because `_describe` takes the first type that fits.
 _NUMBERS = {
     bool: (repr, lambda written: written == "True"),
     int: (hex, lambda written: int(written, 16)),
@@ -46,7 +49,7 @@ _ARRAY_TYPES = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
 @dataclasses.dataclass(frozen=True)
 class _Leaf:
-    """What a leaf is; two trees fit if these agree (but for `value`, which may differ)."""
+    """What a leaf is. A file fits `like` if all fields of all leaves agree but `value`, which is what is loaded."""
 
     path: str
     kind: str  # array, text, key, number or static
@@ -62,7 +65,8 @@ class _Leaf:
 def save(path: str | os.PathLike[str], tree: Any) -> None:
     """Writes a pytree to one file, with the words of every Text in it.
 
-    The file is written beside its place and then moved there: `path` holds the old tree or the new one, whole.
+    The file is first written under another name in the same folder and then renamed, so at any moment `path` holds
+    either the whole old tree or the whole new one.
 
     **Arguments:**
 
@@ -75,6 +79,7 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
     it was.
     """
     leaves = _flatten(tree)
+    # The real path: to replace a symbolic link would leave the file that it points to as it was.
     target = os.path.realpath(path)
     beside = f"{target}.{secrets.token_hex(4)}.tmp"
     try:
@@ -94,11 +99,11 @@ def load(path: str | os.PathLike[str], like: Any) -> Any:
     **Arguments:**
 
     - `path`: the file.
-    - `like`: a pytree of the same structure, whose arrays have the same shapes and dtypes and hold anything;
-        `eqx.filter_eval_shape(make, …)` gives one without making it.
+    - `like`: a pytree of the same structure, whose arrays have the same shapes and dtypes; their values are not read.
+        `eqx.filter_eval_shape(make, …)` gives such a tree without computing it.
 
-    **Returns:** the tree, with NumPy arrays where `like` has them and JAX arrays on the default device elsewhere. What
-    is no array, key, Text or number is taken from `like`.
+    **Returns:** the tree, with NumPy arrays where `like` has them and JAX arrays on the default device elsewhere. A
+    leaf that is no array, key, Text or number is taken from `like`.
 
     **Raises:** `TextError` if `path` is not such a file, is damaged, or holds another structure than `like`; the first
     leaf that differs is named.
@@ -116,7 +121,8 @@ def load(path: str | os.PathLike[str], like: Any) -> Any:
 
 
 def _is_text(node: Any) -> bool:
-    # Equinox puts `None` and booleans in place of a Text's array; those are ordinary leaves.
+    # Equinox puts `None` and booleans in place of a Text's array (as in `eqx.partition`); those have no words, and are
+    # saved as the ordinary leaves that they are.
     return isinstance(node, Text) and isinstance(node.digests, _ARRAY_TYPES)
 
 
@@ -142,7 +148,8 @@ def _describe(path: str, leaf: Any) -> _Leaf:
 
 
 def _dtype_name(path: str, dtype: np.dtype) -> str:
-    # `str` has the byte order; it is no name for what ml_dtypes adds, as bfloat16.
+    # `dtype.str` is tried first because it says the byte order. For dtypes of ml_dtypes, such as bfloat16, it is not a
+    # name that NumPy reads back; there `dtype.name` is. A structured dtype is read back from neither.
     for name in (dtype.str, dtype.name):
         with contextlib.suppress(TypeError):
             if np.dtype(name) == dtype and not dtype.hasobject:
@@ -154,7 +161,9 @@ def _dtype_name(path: str, dtype: np.dtype) -> str:
 
 
 def _check_same(path: Any, like: list[_Leaf], saved: list[_Leaf]) -> None:
-    for mine, theirs in zip(like, saved, strict=False):  # their lengths are compared last, to name a leaf if we can
+    # The numbers of leaves are compared after the leaves themselves: an error that names a leaf says more than two
+    # counts do.
+    for mine, theirs in zip(like, saved, strict=False):
         if (mine.path, mine.kind, mine.dtype, mine.shape) != (theirs.path, theirs.kind, theirs.dtype, theirs.shape):
             raise TextError(
                 f"`like` differs from what {os.fspath(path)} holds, first at a leaf that is {mine} in `like` and "
@@ -225,7 +234,7 @@ def _split(digests: np.ndarray) -> list[bytes]:
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes, compression: int = zipfile.ZIP_STORED) -> None:
-    info = zipfile.ZipInfo(name)  # dated 1980, so that equal trees give equal bytes
+    info = zipfile.ZipInfo(name)  # its date is 1980 unless one is given: with today's, equal trees would differ
     info.compress_type = compression
     with archive.open(info, "w", force_zip64=True) as member:
         member.write(data)
@@ -234,8 +243,9 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes, compression: int = zi
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 
-# What reading a damaged file raises: OSError for a part that would lie before the file's beginning, KeyError for one
-# that is missing, RuntimeError for one that seems encrypted, TypeError for a manifest that is not ours.
+# What reading a damaged file raises besides the errors of `zipfile`, `zlib` and `struct` themselves: OSError for a part
+# that would lie before the file's beginning, KeyError for a part that is missing, RuntimeError for a part that seems
+# encrypted, TypeError for a manifest with other fields than ours.
 _READ_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -251,7 +261,7 @@ _READ_ERRORS = (
 
 @contextlib.contextmanager
 def _damage(path: Any) -> Iterator[None]:
-    """Tells the many ways in which reading a damaged file fails as one error."""
+    """Turns every exception of `_READ_ERRORS` into one `TextError` that names the file."""
     try:
         yield
     except TextError:
@@ -303,6 +313,7 @@ def _read_leaf(archive: zipfile.ZipFile, i: int, saved: _Leaf, like: Any, known:
     array = np.frombuffer(raw, np.dtype(saved.dtype)).reshape(saved.shape)
     if isinstance(like, np.generic):
         return array[()]
-    # A copy: what NumPy makes of bytes cannot be written to.
+    # A NumPy array is copied, since `np.frombuffer` on bytes gives one that cannot be written to. A saved NaN is a
+    # value of the tree, so JAX's check for NaN is off while the array is made.
     with nan_is_a_value():
         return array.copy() if isinstance(like, np.ndarray) else jnp.asarray(array)

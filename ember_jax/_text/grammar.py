@@ -1,10 +1,12 @@
 r"""The numbers that people and models write, read exactly: the grammar behind `parse_number` and `normalize`.
 
-Design note. One regular expression runs over the text from left to right and the last number that it finds counts.
-It matches what is *not* a number too (an identifier, an exponent), so that digits inside one are passed over rather
-than read as a shorter number. Runs of digits are possessive, which keeps the search linear in the length of the text.
-In arithmetic nothing is rounded: a decimal is a `Decimal`, a fraction a `Fraction`. `Fraction` for both would write out
-1e999999999 digit by digit.
+Design note. One regular expression runs over the text from left to right, and the last number that it finds counts.
+The expression also matches things that are *not* numbers and hold digits (an identifier, an exponent). Such a match has
+no named group and is passed over; without it the search would find a shorter number inside the identifier. Runs of
+digits are possessive, which keeps the search linear in the length of the text.
+
+Arithmetic rounds nothing: a decimal is read as a `Decimal` and a fraction as a `Fraction`. `Fraction` for both was
+rejected, since it would write out 1e999999999 digit by digit.
 
 The grammar, after folding (below):
 
@@ -40,16 +42,22 @@ from fractions import Fraction
 
 from .._regex import regex
 
-# Cased scripts only: Chinese, Japanese and Thai write numbers against their words, as in 答案是42.
+# The letters that make what follows them an identifier and no number. They are those of scripts with upper and lower
+# case only: Chinese, Japanese and Thai write numbers without a space after a word, as in 答案是42, and those do count.
 _LETTER = "A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0370-\u052f"
-# What thin and no-break spaces are folded to, since NFKC would make plain spaces of them.
+# Thin and no-break spaces are folded to this control character. NFKC would make plain spaces of them, and a plain space
+# separates two numbers whereas a thin one groups the digits of one.
 _THIN = "\x1f"
+# An integer: digits in groups of three; or grouped as in India, in twos up to a last group of three; or plain. The
+# alternatives in groups come first, and the look-around on both sides of them makes sure that the groups are whole:
+# `1,2345` is no grouped integer, and so is read as the chain of 1 and 2345.
 _INTEGER = rf"""(?>(?<!\d[,'’_{_THIN}])(?:
     \d{{1,3}}(?:(?:,\d{{3}})++|(?:'\d{{3}})++|(?:’\d{{3}})++|(?:_\d{{3}})++|(?:{_THIN}\d{{3}})++)
   | \d{{1,2}}(?:,\d{{2}}(?=,))++,\d{{3}}
   )(?![,'’_{_THIN}]?\d) | \d++)"""
 _POINT = r"(?<!\d\.)"  # a decimal cannot start inside 1.2.3
 _DECIMAL = rf"(?>{_POINT}{_INTEGER}\.\d++(?!\.\d)|(?<![\d.)\]{_LETTER}])\.\d++(?!\.\d)|{_INTEGER})"
+# An exponent has at most nine digits, which `Decimal` can hold.
 _POWER = r"10\s?\^\s?(?:\{{\s?(?P<{0}b>[-+]?\d{{1,9}}+)\s?\}}|(?P<{0}>[-+]?\d{{1,9}}+)(?!\d))"
 _NUMBER = regex(
     rf"""
@@ -70,11 +78,15 @@ _NUMBER = regex(
 )
 _SEPARATORS = regex(rf"[,'’_{_THIN}]")
 _LONGEST_PART = 100  # characters of each part of a fraction, so that its arithmetic is cheap and its float finite
-_EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)  # Decimal's own default rounds to 28 digits
+# The context in which nothing is rounded; Decimal's default context rounds to 28 digits.
+_EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
 
 
 def last_number(words: str) -> Decimal | Fraction | None:
-    """The last number in a text, exactly; `None` if there is none."""
+    """The last number in a text, exactly; `None` if there is none.
+
+    The last `\\boxed{…}` that the text holds is looked into first; the whole text counts only if no number is in it.
+    """
     folded = _fold(words)
     box = _last_box(folded)
     in_box = None if box is None else _last(box)
@@ -82,10 +94,11 @@ def last_number(words: str) -> Decimal | Fraction | None:
 
 
 def written(number: Decimal | Fraction) -> str:
-    """A number's one canonical spelling: equal numbers give equal words.
+    """The one spelling of a number: equal numbers give equal words, whatever type they have.
 
-    Without separators and spare zeros; a fraction as a decimal where that ends and else reduced (`3/4` is `0.75`, `2/6`
-    is `1/3`); with an exponent (`1e100`) from a hundred digits before or after the point on.
+    There are no separators and no spare zeros. A fraction is written as a decimal where that decimal ends (`3/4` is
+    `0.75`), else as a reduced fraction (`2/6` is `1/3`). A number of 1e100 and above, or of 1e-100 and below, is
+    written with an exponent, so that `1e999999999` is not written out.
     """
     if isinstance(number, Fraction):
         decimal = _as_decimal(number)
@@ -104,7 +117,7 @@ def written(number: Decimal | Fraction) -> str:
 def _last(words: str) -> Decimal | Fraction | None:
     last = None
     for match in _NUMBER.finditer(words):
-        if match.lastgroup:  # else it is passed over
+        if match.lastgroup:  # a match without a named group is something that is no number: an identifier, an exponent
             last = match
     return None if last is None else _value(last)
 
@@ -118,11 +131,14 @@ def _value(match: re.Match[str]) -> Decimal | Fraction:
 
 
 def _fraction(sign: str, whole: str, top: str, bottom: str) -> Decimal | Fraction:
+    # With a denominator of 0, or with very long parts, it is read as a chain of numbers, of which the last counts.
     if max(len(top), len(bottom)) > _LONGEST_PART or not Fraction(bottom):
         return Decimal(bottom)
     value = Fraction(top) / Fraction(bottom)
     if whole:
-        if value >= 1 or len(whole) > _LONGEST_PART:  # two numbers, as in "in 2024 9/3 of them"
+        # Only a proper fraction makes a mixed number. Otherwise these are two numbers that stand side by side, as in
+        # "in 2024 9/3 of them".
+        if value >= 1 or len(whole) > _LONGEST_PART:
             return value
         value += int(whole)
     return -value if sign == "-" else value
@@ -130,7 +146,9 @@ def _fraction(sign: str, whole: str, top: str, bottom: str) -> Decimal | Fractio
 
 def _as_decimal(number: Fraction) -> Decimal | None:
     """A fraction as a decimal, or `None` where the decimal does not end."""
-    places = number.denominator.bit_length()  # both 2**k and 5**k divide 10**k
+    # The decimal ends if the denominator is 2**a * 5**b, and then max(a, b) places suffice, since 2**k and 5**k both
+    # divide 10**k. The bit length of the denominator is above a and b, so that many places are enough.
+    places = number.denominator.bit_length()
     digits, rest = divmod(number.numerator * 10**places, number.denominator)
     return None if rest else Decimal(f"{digits}e-{places}")
 
@@ -141,6 +159,8 @@ def _plain(digits: str) -> str:
 
 # -- folding ---------------------------------------------------------------------------------------------------------
 
+# In the order in which `_fold` applies them: a place between a digit and a vulgar fraction; superscripts; subscripts;
+# what is changed before NFKC, as NFKC would lose it; what is changed after it; digits of other scripts than ASCII.
 _VULGAR = regex("(?<=\\d)(?=[¼-¾⅐-⅟↉])")
 _SUPERSCRIPT = regex("[⁰¹²³⁴-⁹⁺⁻]+")
 _SUBSCRIPT = regex("[₀-₉₊₋]+")
@@ -158,8 +178,9 @@ _BOX = r"\boxed{"
 
 def _fold(words: str) -> str:
     if not words.isascii():
-        words = _VULGAR.sub(" ", words)  # NFKC alone makes 11/2 of 1½
-        words = _SUPERSCRIPT.sub(r"^{\g<0>}", words)  # and 102 of 10²
+        # These three come before NFKC, which would make 11/2 of 1½, 102 of 10² and 1012 of 101₂.
+        words = _VULGAR.sub(" ", words)
+        words = _SUPERSCRIPT.sub(r"^{\g<0>}", words)
         words = _SUBSCRIPT.sub(r"_{\g<0>}", words)
         words = unicodedata.normalize("NFKC", words.translate(_BEFORE_NFKC)).translate(_AFTER_NFKC)
         words = _FOREIGN_DIGIT.sub(lambda match: str(unicodedata.decimal(match[0])), words)
@@ -170,7 +191,11 @@ def _fold(words: str) -> str:
 
 
 def _slash(match: re.Match[str]) -> str:
-    r"""`\frac{a}{b}` as `a/b`, kept apart from what stands around it."""
+    r"""`\frac{a}{b}` as `a/b` with one sign in front, and with spaces around it.
+
+    A space stands before it if a letter or digit does, so that `1\frac{1}{2}` becomes the mixed number `1 1/2`, and a
+    space always stands after it, so that a digit which follows does not become part of the denominator.
+    """
     top, bottom = match[1] or match[2], match[3] or match[4]
     sign = "-" if (top[0] == "-") != (bottom[0] == "-") else ""
     apart = " " if match.string[max(match.start() - 1, 0) : match.start()].isalnum() else ""
@@ -178,6 +203,7 @@ def _slash(match: re.Match[str]) -> str:
 
 
 def _last_box(words: str) -> str | None:
+    r"""What stands in the last `\boxed{…}`, with its nested braces; up to the end of the text if it is never closed."""
     start = words.rfind(_BOX)
     if start < 0:
         return None

@@ -1,10 +1,12 @@
-"""How many tokens a text can have, without the vocabulary that a service counts them by; also one not yet known.
+"""Bounds on how many tokens a text has, for texts that are known and for answers that are not yet known.
 
-Design note. A byte-level vocabulary (BPE, and SentencePiece with byte fallback) has no token of less than a byte, so
-text has at most as many tokens as bytes of UTF-8. These tokenisers split at white space before they merge, so it has
-at least as many as words. The exact count needs the model's own vocabulary, which is a download; these bounds need
-nothing. What a model will answer is known by the most tokens that it may have, and is taken to be no more tokens where
-it stands in another prompt.
+Design note. A byte-level vocabulary (BPE, and SentencePiece with byte fallback) has no token of less than a byte, so a
+text has at most as many tokens as bytes of UTF-8. These tokenisers split at white space before they merge, so a text
+has at least as many tokens as words. The exact count needs the vocabulary that the service counts by, which is a
+download; these bounds need nothing.
+
+An answer that is not yet known is bounded by the most tokens that its model may give. Where an answer stands in another
+prompt, the bound assumes that it has no more tokens there than it had as an answer.
 """
 
 from collections.abc import Sequence
@@ -18,7 +20,7 @@ from .elementwise import ElementwiseOp
 
 
 class Span(NamedTuple):
-    """Bounds on the tokens of a text."""
+    """The least and the most tokens that a text may have. `most` is infinite if no bound is known."""
 
     least: int
     most: float
@@ -28,18 +30,24 @@ UNKNOWN = Span(0, np.inf)
 
 
 def span(text: str | Span) -> Span:
-    """The bounds of a text, or of one that is known by its bounds."""
+    """The bounds of a text. A `Span`, which stands for a text that is not known, is returned as it is."""
     if isinstance(text, Span):
         return text
+    # A lone surrogate is counted as the three bytes that it would take, where plain UTF-8 raises.
     return Span(len(text.split()), len(text.encode("utf-8", "surrogatepass")))
 
 
 def result(op: ElementwiseOp, elements: Sequence[Any]) -> str | Span:
-    """What a text operation makes of one element of each operand.
+    """What a text operation gives on one element of each operand, of which some are not known.
 
     **Arguments:**
 
-    - `elements`: strings or spans, lists of them, and for numbers, which are not known, their dtypes.
+    - `op`: the operation.
+    - `elements`: for text a string, or its `Span` if the words are not known; for a list of texts a list of those; for
+        a number, which is never known here, its dtype.
+
+    **Returns:** the words if all elements are known, else their bounds; `UNKNOWN` if the operation raises on the words,
+    or is one whose result is not put together of its operands (see `operations.parts`).
     """
     flat = [x for e in elements for x in (e if isinstance(e, list) else [e])]
     if all(isinstance(x, str) for x in flat):
@@ -51,13 +59,18 @@ def result(op: ElementwiseOp, elements: Sequence[Any]) -> str | Span:
     if parts is None:
         return UNKNOWN
     parts = [_written(*p) if isinstance(p, tuple) and not isinstance(p, Span) else p for p in parts]
-    known = "".join(p for p in parts if isinstance(p, str))  # the others may be empty
+    # The least: tokens of separate parts may merge where the parts meet, so the parts' least counts are not added. It
+    # is the larger of the words of all known parts together (the unknown parts may be empty) and of each part alone.
+    known = "".join(p for p in parts if isinstance(p, str))
     spans = list(map(span, parts))
     return Span(max([len(known.split()), *(s.least for s in spans)]), sum(s.most for s in spans))
 
 
 def _written(value: Any, spec: str) -> str | Span:
-    """A field of a template."""
+    """A field of a template, written out: the words if the value is a string, else bounds.
+
+    An unknown text that is written with a format specification is `UNKNOWN`, since the specification may pad it.
+    """
     if isinstance(value, np.dtype):
         return _number(value, spec)
     if isinstance(value, str):
@@ -66,7 +79,11 @@ def _written(value: Any, spec: str) -> str | Span:
 
 
 def _number(dtype: np.dtype, spec: str) -> Span:
-    # The extremes by size and by digits: no other number of the dtype is written longer.
+    """Bounds on the tokens of a number of which only the dtype is known: the characters of the longest one.
+
+    The numbers tried are the extremes: the longest boolean word, the least and the greatest integer, and for floats the
+    greatest size, the smallest size with all 17 digits, and NaN. No other number of the dtype is written longer.
+    """
     extremes: list[Any]
     match dtype.kind:
         case "b":

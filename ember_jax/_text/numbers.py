@@ -1,4 +1,4 @@
-"""Numbers out of text: the number that is written in it, its tokens, and a vector of features."""
+"""From text to numbers: the number that is written in a text, its token ids, and a vector of features."""
 
 import functools
 import operator
@@ -55,7 +55,8 @@ def tokens(t: Text | str, length: int, encoding: str = BYTES) -> Int32[jax.Array
     """
     length = _size(length, "length", "tokens")
     if encoding != BYTES:
-        vocabulary(encoding)  # here, where an error has the user's own frame, and not when the program runs
+        # Loaded now although it is needed only when the program runs: an error then points at the user's own line.
+        vocabulary(encoding)
     result = jax.ShapeDtypeStruct((length,), np.int32)
     return elementwise(_tokens, (length, encoding), [(as_text(t).digests, TEXT)], result)
 
@@ -65,8 +66,8 @@ def features(t: Text | str, dim: int) -> Float32[jax.Array, "*shape {dim}"]:
 
     Counts words (runs of letters and digits; every other character but white space is a word of its own) and the
     trigrams of characters inside each word with its ends marked, after Unicode NFKC and without case. A hash gives each
-    a place and a sign, so that collisions cancel in the mean and inner products are kept without bias (Weinberger
-    et al. 2009, arXiv 0902.2206).
+    word and each trigram a place in the vector and a sign, so that collisions cancel in the mean and inner products are
+    kept without bias (Weinberger et al. 2009, arXiv 0902.2206).
 
     **Arguments:**
 
@@ -110,7 +111,9 @@ def _parse_number(words: str) -> np.float32:
 def _tokens(length: int, encoding: str, words: str) -> np.ndarray:
     out = np.full(length, PADDING, np.int32)
     if encoding == BYTES:
-        ids = np.frombuffer(words[:length].encode(), np.uint8)[:length]  # a character has at least one byte
+        # Cut before it is encoded, which spares the rest of a long text: a character has at least one byte, so the
+        # first `length` characters hold the first `length` bytes.
+        ids = np.frombuffer(words[:length].encode(), np.uint8)[:length]
     else:
         ids = vocabulary(encoding).encode_to_numpy(words, disallowed_special=())[:length]
     out[: len(ids)] = ids
@@ -118,8 +121,8 @@ def _tokens(length: int, encoding: str, words: str) -> np.ndarray:
 
 
 def encoding_of(name: str) -> str | None:
-    """The encoding of tiktoken that has a name, or that the OpenAI model of that name has; `None` if there is none."""
-    import tiktoken  # here: it costs 60 ms, and few programs need it
+    """The tiktoken encoding that is called `name`, or that the OpenAI model `name` uses; `None` if there is none."""
+    import tiktoken  # imported here because the import takes 60 ms, and few programs need it
 
     try:
         return name if name in tiktoken.list_encoding_names() else tiktoken.encoding_name_for_model(name)
@@ -131,7 +134,7 @@ def encoding_of(name: str) -> str | None:
 def vocabulary(name: str) -> Any:
     """The `tiktoken.Encoding` of an encoding's name, or of an OpenAI model's; downloaded if it is not on this machine.
 
-    **Raises:** `TextError` if there is none of that name, or if it cannot be had.
+    **Raises:** `TextError` if tiktoken knows no such name, or if the vocabulary can be neither read nor downloaded.
     """
     import tiktoken
 
@@ -156,20 +159,22 @@ def vocabulary(name: str) -> Any:
 # -- features --------------------------------------------------------------------------------------------------------
 
 _WORD = regex(r"\w+|[^\w\s]")
-# The multiplier of Knuth's MMIX generator for the polynomial; then the finaliser of SplitMix64 (Steele, Lea and
-# Flood 2014), so that every bit of a hash depends on every character.
+# A word or a trigram is hashed as a polynomial in its character codes, modulo 2^64, at the multiplier of Knuth's MMIX
+# generator. The result then goes through the finaliser of SplitMix64 (Steele, Lea and Flood 2014), so that every bit of
+# the hash depends on every character.
 _BASE = np.uint64(6364136223846793005)
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 def _features(dim: int, words: str) -> np.ndarray:
     hashes = _hashes(unicodedata.normalize("NFKC", words).casefold())
-    # The upper half of a hash, as a fraction of 2^32, chooses the place (without the bias of a remainder), the lowest
-    # bit the sign.
+    # The upper half of a hash, read as a fraction of 2^32, chooses the place; the lowest bit chooses the sign. The hash
+    # modulo `dim` was not taken for the place, since for most `dim` it favours low places.
     places = ((hashes >> np.uint64(32)) * np.uint64(dim)) >> np.uint64(32)
     signs = 1.0 - 2.0 * (hashes & np.uint64(1))
     counts = np.bincount(places.astype(np.intp), signs, minlength=dim)
-    # Counts are whole numbers, so their length is 0 or at least 1.
+    # Counts are whole numbers, so their norm is 0 or at least 1. The maximum therefore changes the zero vector alone,
+    # which stays zero instead of becoming NaN.
     return (counts / max(np.linalg.norm(counts), 1.0)).astype(np.float32)
 
 
@@ -180,8 +185,12 @@ def _hashes(words: str) -> np.ndarray:
         return np.zeros(0, np.uint64)
     codes = np.frombuffer(f" {' '.join(found)} ".encode("utf-32-le"), "<u4").astype(np.uint64)
     trigrams = (codes[:-2] * _BASE + codes[1:-1]) * _BASE + codes[2:]
+    # The words stand in one string with a space on each side. A trigram with a space in the middle would join two
+    # words; one with a space at an end is the mark of a word's beginning or end.
     trigrams = trigrams[codes[1:-1] != ord(" ")]
-    # A word's polynomial is in the place of each character in its word, from the space before it on.
+    # A word's polynomial: each character times a power of the base, whose exponent is the character's place counted
+    # from the space before the word. `reduceat` adds up the terms of each word. So the hash does not depend on where in
+    # the text the word stands.
     codes = codes[:-1]
     starts = np.flatnonzero(codes == ord(" "))
     place = np.arange(len(codes)) - np.repeat(starts, np.diff(starts, append=len(codes)))
@@ -191,6 +200,7 @@ def _hashes(words: str) -> np.ndarray:
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64, on an array `uint64[n]`."""
     x = x + _MIX[0]
     x = (x ^ (x >> np.uint64(30))) * _MIX[1]
     x = (x ^ (x >> np.uint64(27))) * _MIX[2]

@@ -24,9 +24,9 @@ def format(template: str | Text, /, **fields: Any) -> Text:
     """Fills `{name}` fields of a template.
 
     Only the names that are passed are replaced, wherever they stand; every other brace is left as it is, so JSON and
-    LaTeX need no escaping. Numbers take Python's format specifications, as in `{x:.2f}`; without one they are written
-    as short as reads back the same, so that 0.1 is `0.1` in float32 too. Template and fields broadcast against each
-    other.
+    LaTeX need no escaping. A number takes Python's format specifications, as in `{x:.2f}`. Without one it is written
+    with the fewest digits that read back as the same number of its dtype, so float32's 0.1 is `0.1` too. The template
+    and the fields broadcast against each other.
 
     **Arguments:**
 
@@ -36,12 +36,13 @@ def format(template: str | Text, /, **fields: Any) -> Text:
     **Returns:** a Text of the broadcast shape.
 
     **Raises:** `TextError` if a `str` template lacks a field that was passed, if a field is neither text nor number, or
-    if an array of integers does not fit into JAX's 32 bits.
-    A Text template may lack one: it is data, and differs from lane to lane.
+    if an array of integers does not fit into JAX's 32 bits. A Text template may lack a field: it is data, which may
+    differ from lane to lane.
     """
     if isinstance(template, str):
         _check_fields(template, tuple(fields))
-    # Python numbers stay what they are: as arrays they would lose digits beyond JAX's 32 bits.
+    # Python's and NumPy's scalars are written here and do not become arrays, where they would lose digits to JAX's 32
+    # bits.
     numbers = {name: fields.pop(name) for name in sorted(fields) if isinstance(fields[name], _SCALARS)}
     template = _fill_numbers(template, numbers) if numbers else template
     names = tuple(sorted(fields))
@@ -60,6 +61,8 @@ def join(separator: str | Text, texts: Text | np.ndarray | Sequence[Any], axis: 
     - `axis`: the axis of `texts` that is joined.
 
     **Returns:** a Text without that axis. An empty axis gives empty strings.
+
+    **Raises:** `TextError` for one string, for a Text of rank 0, and for an axis that `texts` does not have.
     """
     if isinstance(texts, str):
         raise TextError("ember.join takes several texts: a Text of rank 1 or more, or a list; got one string.")
@@ -80,14 +83,20 @@ def normalize(t: Text | str, how: str = "answer") -> Text:
     **Arguments:**
 
     - `t`: a Text of any shape.
-    - `how`: `"answer"` (Unicode NFKC, lower case, without punctuation at the ends of words, the articles *a*, *an*
-        and *the*, and repeated white space: the normalisation of SQuAD, arXiv 1606.05250, kept to word ends so that
-        `3.14` and `x-1` survive), `"case"` (NFKC and lower case), `"space"` (white space collapsed and stripped),
-        `"unicode"` (NFKC alone), `"number"` (the last number, as `ember.parse_number` finds it, exact and in one
-        spelling: `1,234.50` is `1234.5`, `3/4` is `0.75`, `2/6` is `1/3`; the text as it is where there is none) or
-        `"final"` (what a reply that reasons first states last: the line after its last `Answer:`, or else after its
-        last `answer is`, without `*` and backticks around it and a full stop after it; the text as it is where
-        neither stands).
+    - `how`: one of
+        `"answer"`: Unicode NFKC, lower case, without punctuation at the ends of words, the articles *a*, *an* and
+        *the*, and repeated white space. This is the normalisation of SQuAD (arXiv 1606.05250), but that one drops
+        punctuation everywhere, and here `3.14` and `x-1` survive;
+        `"case"`: NFKC and lower case;
+        `"space"`: white space collapsed and stripped;
+        `"unicode"`: NFKC alone;
+        `"number"`: the last number, as `ember.parse_number` finds it, exact and in one spelling: `1,234.50` is
+        `1234.5`, `3/4` is `0.75`, `2/6` is `1/3`. A text without a number stays as it is;
+        `"final"`: what a reply that reasons first states last, which is the line after its last `Answer:`, or if there
+        is none after its last `answer is`. Asterisks and backticks around it and a full stop after it are dropped. A
+        text with neither stays as it is.
+
+    **Returns:** a Text of the shape of `t`.
 
     **Raises:** `TextError` for another `how`.
     """
@@ -97,13 +106,16 @@ def normalize(t: Text | str, how: str = "answer") -> Text:
 
 
 def where(condition: Any, a: Text | str, b: Text | str) -> Text:
-    """`jnp.where` for Text: `a` where `condition` holds, else `b`; all three broadcast."""
+    """`jnp.where` for Text: `a` where the boolean `condition` holds, else `b`. The three broadcast together."""
     a, b = as_text(a), as_text(b)
     return Text(jnp.where(jnp.asarray(condition)[..., None], a.digests, b.digests))
 
 
 def stack(texts: Sequence[Text | str], axis: int = 0) -> Text:
-    """`jnp.stack` for Text: texts of one shape along a new axis."""
+    """`jnp.stack` for Text: joins texts of one shape along a new axis.
+
+    **Raises:** `TextError` if `texts` is empty, or for an axis that the result does not have.
+    """
     parts = [as_text(t) for t in texts]
     if not parts:
         raise TextError("ember.stack needs at least one Text; `ember.text([])` is an empty one.")
@@ -111,7 +123,10 @@ def stack(texts: Sequence[Text | str], axis: int = 0) -> Text:
 
 
 def concatenate(texts: Sequence[Text | str], axis: int = 0) -> Text:
-    """`jnp.concatenate` for Text: texts along an axis they have."""
+    """`jnp.concatenate` for Text: joins texts along an axis that they have.
+
+    **Raises:** `TextError` if `texts` is empty, if they have rank 0, or for an axis that they do not have.
+    """
     parts = [as_text(t) for t in texts]
     if not parts:
         raise TextError("ember.concatenate needs at least one Text; `ember.text([])` is an empty one.")
@@ -123,18 +138,19 @@ def concatenate(texts: Sequence[Text | str], axis: int = 0) -> Text:
 def fold_in(key: jax.Array, data: Any) -> jax.Array:
     """Makes a new key from a key and some content, so that the key stays with the content.
 
-    Where `jax.random.split` gives keys by position, a key folded from a question is that question's key: filtering
-    rows or inserting a call does not change, and so does not repay, the others.
+    `jax.random.split` gives keys by position; a key that is folded from a question is that question's own. If rows are
+    then filtered or a call is inserted, the other calls keep their keys, so they are not paid again.
 
     **Arguments:**
 
     - `key`: a typed or legacy key, of rank 0.
-    - `data`: a string, a Text of rank 0, or an integer. One of 32 bits gives what `jax.random.fold_in` does, a negative
-        one as its two's complement; a longer one counts by all its digits.
+    - `data`: a string, a Text of rank 0, or an integer. An integer of 32 bits gives what `jax.random.fold_in` does,
+        with a negative one taken as its two's complement. A longer integer is folded in by all its digits, as words.
 
     **Returns:** a key of the same kind. The same words give the same key, traced or not.
 
-    **Raises:** `TextError` for several texts; `TypeError` for several integers, and for what is neither.
+    **Raises:** `TextError` for a Text of rank 1 or more; `TypeError` for an array of integers of rank 1 or more, and
+    for anything that is neither text nor integer, as a float.
     """
     if isinstance(data, str):
         data = text(data)
@@ -161,7 +177,9 @@ def _fold_in_integer(key: jax.Array, data: Any) -> jax.Array:
         raise TypeError(f"ember.fold_in takes one integer, got shape {jnp.shape(data)}; use jax.vmap(ember.fold_in).")
     if isinstance(data, jax.Array) and data.dtype.itemsize <= 4:
         return jax.random.fold_in(key, data)
-    if isinstance(data, jax.Array) and is_tracer(data):  # of 64 bits: how long it is, the program will know
+    if isinstance(data, jax.Array) and is_tracer(data):
+        # A traced integer of 64 bits, whose size is known only when the program runs. Both keys are computed and one is
+        # chosen, so that it gives the same key as when it is not traced.
         is_short = (data >= (-(2**31) if data.dtype.kind == "i" else 0)) & (data < 2**32)
         return jnp.where(is_short, jax.random.fold_in(key, data.astype(jnp.uint32)), _fold_in_digits(key, data))
     number = int(data)
@@ -189,9 +207,9 @@ class _Field(NamedTuple):
     words: str
 
 
-@functools.lru_cache(maxsize=1024)  # a sweep has few templates, and many lanes
+@functools.lru_cache(maxsize=1024)  # a sweep fills few templates, each in many lanes
 def _pieces(names: tuple[str, ...], template: str) -> tuple[str | _Field, ...]:
-    """A template taken apart."""
+    """A template taken apart into the words between its fields, and its fields."""
     pieces: list[str | _Field] = []
     end = 0
     for match in _pattern(names).finditer(template) if names else ():
@@ -208,7 +226,8 @@ def _written(field: _Field, value: Any) -> str:
     if type(value) is str and not field.spec:
         return value
     if isinstance(value, np.generic):
-        # Through str, which is short in the number's own precision: float32's 0.1 is 0.10000000149011612 in float64.
+        # A float goes through its `str`, which is the shortest in its own precision. `item()` would give float32's 0.1
+        # as 0.10000000149011612. With a format specification `item()` is right, as the digits are then chosen by it.
         value = float(str(value)) if not field.spec and isinstance(value.item(), float) else value.item()
     try:
         return value.__format__(field.spec)
@@ -219,7 +238,8 @@ def _written(field: _Field, value: Any) -> str:
 
 
 def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile(r"\{(" + "|".join(map(re.escape, names)) + r")(?::([^{}]*))?\}")  # re caches compiled patterns
+    # Not compiled once by `regex`, since it depends on the names; `re` keeps a cache of what it has compiled.
+    return re.compile(r"\{(" + "|".join(map(re.escape, names)) + r")(?::([^{}]*))?\}")
 
 
 def _join(separator: str, parts: list[str]) -> str:
@@ -248,18 +268,21 @@ def _number(words: str) -> str:
 
 
 def _final(words: str) -> str:
+    # `Answer:` is looked for first. What it leaves is then searched for `answer is`, as in "Answer: the answer is 42".
     for stated in _STATED:
         if found := [line for part in stated.split(words)[1:] if (line := part.strip(_MARKS))]:
             words = found[-1].partition("\n")[0].strip(_MARKS).removesuffix(".").strip(_MARKS)
     return words
 
 
-# `**Final answer**: 42`, and what is taken away around what it states; the colon goes before `the answer is 42`.
+# What announces the answer, as in `**Final answer**: 42` and in `the answer is 42`, in the order in which `_final`
+# looks for them; and the characters that are dropped around the answer.
 _STATED = tuple(regex(pattern, re.IGNORECASE) for pattern in (r"\banswer[*`\s]*+:", r"\banswer\s++is\b:?"))
 _MARKS = "*` \t\r\n"
 
 
 def _answer(words: str) -> str:
+    # A word of punctuation alone stays, so that an answer such as "?" or "+" does not become empty.
     bare = [word.strip(string.punctuation) or word for word in _case(words).split()]
     return " ".join(word for word in bare if word not in ("a", "an", "the"))
 
@@ -275,9 +298,15 @@ NORMALIZERS = {
 
 
 def parts(function: Any, static: tuple[Any, ...], elements: Sequence[Any]) -> list[Any] | None:
-    """What an operation's result is put together of, in order: strings, and elements as they stand.
+    """The parts that an operation puts together to its result, in order; for bounds on the result's length.
 
-    A field of a template comes with its format specification. `None` for what does anything else with them.
+    **Arguments:**
+
+    - `function`, `static`: those of the text operation.
+    - `elements`: one element of each operand; it may be anything that stands for one.
+
+    **Returns:** a list of strings, of elements as they were given, and of pairs (element, format specification) for the
+    fields of a template. `None` if the operation is no concatenation of its operands.
     """
     if function is operator.add:
         return list(elements)
@@ -303,10 +332,16 @@ def _check_fields(template: str, names: tuple[str, ...]) -> None:
 
 
 def _fill_numbers(template: str | Text, numbers: dict[str, Any]) -> str | Text:
-    """Fills in Python's numbers first: written out, a number holds no brace that could pass for another field."""
-    # The repr, because operations compare by value, and 1, 1.0 and True are equal.
+    """Fills in Python's and NumPy's scalars, before all other fields.
+
+    The order is safe: a number that is written out holds no brace, so it cannot make a field that was not there. Words
+    could, so they are not filled in first.
+    """
+    # The repr is part of what the operation is compared by, since 1, 1.0 and True are equal and written differently.
     static = tuple((name, repr(value), value) for name, value in numbers.items())
-    if isinstance(template, str):  # now, so that another number is another word and not another operation
+    # A `str` template is filled right away. Then another number makes another word, which is data; as part of the
+    # operation it would make another operation, which is traced and compiled again.
+    if isinstance(template, str):
         return _format_numbers(static, template)
     return Text(elementwise(_format_numbers, (static,), [(template.digests, TEXT)], TEXT))
 
@@ -315,6 +350,7 @@ _SCALARS = (int, float, complex, np.number, np.bool_)
 
 
 def _field(name: str, value: Any) -> tuple[Any, Kind]:
+    """One field's array, and what an element of it is."""
     value = _of_list(value) if isinstance(value, list | tuple) else value
     if isinstance(value, np.ndarray):
         value = text(value) if value.dtype.kind in "OUT" else jnp.asarray(_fitting(name, value))
@@ -338,7 +374,10 @@ def _of_list(value: Any) -> Text | np.ndarray | jax.Array:
 
 
 def _fitting(name: str, array: Any) -> Any:
-    """Refuses integers that JAX would wrap around silently: they would be other numbers in the prompt."""
+    """The array, checked: JAX would wrap integers around silently, and other numbers would stand in the prompt.
+
+    **Raises:** `TextError` if an integer does not fit into JAX's own dtype.
+    """
     if array.dtype.kind in "iu" and array.size:
         limits = np.iinfo(jax.dtypes.canonicalize_dtype(array.dtype))
         if array.min() < limits.min or array.max() > limits.max:
@@ -350,7 +389,7 @@ def _fitting(name: str, array: Any) -> Any:
 
 
 def _leading(axis: int, rank: int) -> int:
-    """An axis of the strings as an axis of their digests, whose last one is not theirs."""
+    """An axis of the strings as an axis of their digests: counted from the front, as the digests have one axis more."""
     if not -rank <= axis < rank:
         raise TextError(f"axis {axis} is out of range for a Text of rank {rank}.")
     return axis % rank

@@ -1,15 +1,16 @@
-"""The content-addressed store: where the words lie once, while arrays carry their digests.
+"""The content-addressed store: it holds the words of each text once, while arrays carry digests of them.
 
 Design note. A digest is BLAKE2b (RFC 7693) with 128 bits of output over the UTF-8 bytes, so it means the same on
 every machine. With n texts the chance of any collision is about n²/2^129: below 1e-20 for a billion texts. That
-is why equality of digests may stand for equality of words, and why a collision is not searched for.
+is why equality of digests may stand for equality of words, and why nothing here looks for a collision.
 
 Some digests are reserved and never the digest of words: all zeros, which fills the unused parts of arrays (an
 unselected branch, `jnp.zeros`), and those of failed text (see `failed`).
 
-Words lie in memory up to 256 MiB, or as many bytes as the environment variable `EMBER_JAX_TEXT_BYTES` says; what is
-used least goes to a temporary file and comes back when it is asked for. Not to the journal, where most words lie as
-well: it may be closed, moved or damaged while a program still holds their digests.
+Words lie in memory up to 256 MiB, or as many bytes as the environment variable `EMBER_JAX_TEXT_BYTES` says. Beyond that
+the words that were used least recently go to a temporary file, and come back when they are asked for. The journal holds
+most words as well, but the store does not rely on it: a journal may be closed, moved or damaged while a program still
+holds digests of the words.
 """
 
 import functools
@@ -27,13 +28,15 @@ DIGEST_BYTES = 16
 _BLANK = bytes(DIGEST_BYTES)
 
 VARIABLE, _MOST_BYTES = "EMBER_JAX_TEXT_BYTES", 256 << 20
-# What a text takes besides its characters: 64 bytes for the string, 64 for the digest, and its share of dictionaries
-# that are two thirds full on average.
+# The bytes that a text takes besides its characters, roughly: 64 for the string object, 64 for the digest, and its
+# share of dictionaries that are two thirds full on average.
 _OVERHEAD = 200
 
 
 def _size(words: str) -> int:
-    # Not `sys.getsizeof`, which grows when somebody asks for the UTF-8 bytes of what is not ASCII.
+    # An upper estimate: CPython stores non-ASCII text in 1, 2 or 4 bytes a character. `sys.getsizeof` would be exact
+    # but is not constant: it grows once somebody asks for the UTF-8 bytes of a non-ASCII string, which the string then
+    # keeps.
     return _OVERHEAD + len(words) * (1 if words.isascii() else 4)
 
 
@@ -45,7 +48,7 @@ def _most_bytes() -> int:
 
 
 def words_within(most_bytes: int) -> Spilling[str]:
-    """Words by digest, of which so many bytes lie in memory."""
+    """A new map from digests to words, which keeps at most `most_bytes` bytes in memory and the rest in a file."""
     return Spilling(most_bytes, _size, str.encode, bytes.decode)
 
 
@@ -73,15 +76,19 @@ def _digest_of(words: str) -> bytes:
     return hashlib.blake2b(raw, digest_size=DIGEST_BYTES).digest()
 
 
-# Of a call's words each is told by its digest some four times: by a Text, by what is noted of the call, and by the
-# samples of a prompt. It is made once, of words that are short enough to be kept.
+# The digest of the same words is asked for some four times in the course of a call: for a Text, for what is noted of
+# the call, and for the samples of a prompt. Of words shorter than this many characters the digest is cached. The cache
+# holds on to its words, so longer words, which would take memory beside the bound above, are hashed each time.
 _SHORT = 256
 _digest_of_short = functools.lru_cache(maxsize=4096)(_digest_of)
 
 
 def put(words: str) -> bytes:
-    """Keeps some words and returns their digest."""
-    # A subclass of str (numpy.str_) would keep its whole array alive.
+    """Puts words into the store and returns their digest, 16 bytes.
+
+    **Raises:** `TextError` if the words hold a lone surrogate.
+    """
+    # A plain copy is kept in place of a subclass of str: `numpy.str_` would keep its whole array alive.
     words = words if type(words) is str else str(words)
     digest = digest_of(words)
     _words.put(digest, words)
@@ -91,18 +98,20 @@ def put(words: str) -> bytes:
 def get(digest: bytes) -> str:
     """The words of a digest.
 
-    **Raises:** `UnknownDigestError` if this process never saw them; for failed text, its cause.
+    **Raises:** `UnknownDigestError` if the words were never put into this process's store; for failed text, the
+    exception that it failed with.
     """
     words = _words.get(digest)
     if words is not None:
         return words
     if digest.startswith(failed.PREFIX):
+        # One exception is raised for every text that failed by it. Its old traceback would grow with each raise.
         raise failed.cause_of(digest).with_traceback(None)
     raise UnknownDigestError(_unknown(digest))
 
 
 def peek(digest: bytes) -> str | None:
-    """The words of a digest, or `None` if they are not here; for a repr, which must not raise."""
+    """The words of a digest, or `None` if the store does not hold them. It serves a repr, which must not raise."""
     return _words.get(digest)
 
 
@@ -112,18 +121,18 @@ def in_memory() -> int:
 
 
 def put_one(words: str) -> np.ndarray:
-    """The digest `uint32[4]` of some words, which are kept."""
+    """Puts words into the store; returns their digest as `uint32[4]`."""
     return np.frombuffer(put(words), np.uint32)
 
 
 def put_array(words: np.ndarray) -> np.ndarray:
-    """Digests `uint32[*shape, 4]` of an object array of strings."""
+    """Puts an object array of strings into the store; returns their digests, `uint32[*shape, 4]`."""
     digests = b"".join([put(w) for w in words.ravel().tolist()])
     return np.frombuffer(digests, np.uint32).reshape(*words.shape, DIGEST_WORDS)
 
 
 def get_array(digests: np.ndarray) -> list[str]:
-    """The words of digests `uint32[*shape, 4]`, flattened in row-major order."""
+    """The words of digests `uint32[*shape, 4]`, as a flat list in row-major order. Raises what `get` does."""
     raw = np.ascontiguousarray(digests, np.uint32).tobytes()
     return [get(raw[i : i + DIGEST_BYTES]) for i in range(0, len(raw), DIGEST_BYTES)]
 

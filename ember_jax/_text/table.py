@@ -31,10 +31,10 @@ def table(results: Any, /, **axes: Any) -> dict[str, Column]:
         labels (a list, an array, a Text, a Series), a dictionary of several such sequences, each a column under its own
         name (and none under the axis's), or the axis's length, for the labels 0, 1, ….
 
-    **Returns:** the columns by name, labels first. Rows are ordered with the outermost axis slowest. A leaf is a column
-    named by its path, joined with dots (`usage.cost`), and `value` if it is the whole of `results`. Columns of numbers
-    are NumPy arrays, columns of words lists of `str`. Where a leaf has axes beyond those named, its entries are nested
-    lists.
+    **Returns:** the columns by name, the labels first. The index of the outermost axis changes slowest from row to row.
+    Each leaf of `results` is a column named by its path, joined with dots (`usage.cost`); the column is named `value`
+    if the leaf is the whole of `results`. A column of numbers is a NumPy array, a column of words a list of `str`. If a
+    leaf has axes beyond those named, each entry of its column is a nested list.
 
     **Raises:** `TextError` if a leaf's shape does not begin with the lengths of the axes (the message names the axis),
     if two columns have one name, or for labels that are no sequence.
@@ -78,7 +78,7 @@ def _sequence(name: str, given: Any) -> Column:
     given = given.tolist() if isinstance(given, Text) else given
     if isinstance(given, Sequence) and not isinstance(given, str | bytes):
         return list(given)
-    array = _numpy(given)  # a pandas Series too
+    array = _numpy(given)  # an array, or what NumPy makes one of, such as a pandas Series
     if array.ndim:
         return array if array.ndim == 1 else array.tolist()
     raise TextError(
@@ -130,10 +130,11 @@ def _of_leaf(name: str, leaf: Any) -> np.ndarray:
 
 
 def _numpy(array: Any) -> np.ndarray:
-    """An array in NumPy's own dtypes: pandas knows neither keys nor bfloat16."""
+    """An array in NumPy's own dtypes: pandas knows neither JAX's keys, which become their key data, nor bfloat16."""
     if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         return np.asarray(jax.random.key_data(array))
     array = np.asarray(array)
-    if array.dtype.isbuiltin == 2:  # a dtype that was added to NumPy: one of ml_dtypes
+    # 2 says that a package added the dtype to NumPy: it is one of ml_dtypes. All of these fit into float32 or int32.
+    if array.dtype.isbuiltin == 2:
         return array.astype(np.float32 if jnp.issubdtype(array.dtype, jnp.inexact) else np.int32)
     return array

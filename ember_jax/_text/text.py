@@ -1,9 +1,9 @@
 """`Text`: an array of strings that JAX carries as fixed-size digests.
 
-Design note. Text is a pytree with one leaf, `uint32[*shape, 4]`: a 128-bit digest for each string, whose words lie
-in the process's store. The alternatives were bytes padded to a length (every new length retraces, every lane pays
-for the longest) and static strings (every new prompt recompiles). With digests text has a constant size,
-equality is integer comparison inside XLA, and `vmap`, `scan` carries and `lax.cond` work because the leaf is an
+Design note. Text is a pytree with one leaf, `uint32[*shape, 4]`: a 128-bit digest for each string. The words lie in the
+process's store. Two alternatives were rejected: bytes padded to a length, where every new length retraces and every
+lane pays for the longest text; and static strings, where every new prompt recompiles. With digests text has a constant
+size, equality is integer comparison inside XLA, and `vmap`, `scan` carries and `lax.cond` work because the leaf is an
 ordinary array.
 """
 
@@ -40,7 +40,8 @@ class TextAnnotation:
 
     # `Text["n"] | None` and `Text | Text["n"]` must be valid annotations.
     def __or__(self, other: Any) -> Any:
-        from typing import Union  # typing builds unions from a call on any object
+        # `typing.Union` accepts any object that can be called, which is why this class defines `__call__`.
+        from typing import Union
 
         return Union[self, other]  # noqa: UP007
 
@@ -62,12 +63,12 @@ class Text:
     """
 
     __slots__ = ("digests",)
-    __hash__ = None  # type: ignore[assignment]  # `==` gives an array
-    # NumPy must not take `np_array == text` apart element by element.
+    __hash__ = None  # type: ignore[assignment]  # a hash needs `==` to give one boolean, and here it gives an array
+    # Makes NumPy leave `np_array == text` to `Text.__eq__`; otherwise NumPy would compare element by element.
     __array_priority__ = 100
 
     def __init__(self, digests: Any):
-        # Not validated: JAX and Equinox put tracers, `None`, booleans and tuples here.
+        # Not validated: JAX and Equinox rebuild pytrees with tracers, `None`, booleans and tuples as leaves.
         self.digests = digests
 
     def __class_getitem__(cls, dimensions: str) -> Any:
@@ -107,7 +108,8 @@ class Text:
 
     def reshape(self, *shape: Any) -> "Text":
         """The same strings in another shape."""
-        # NumPy resolves it: beside the digest's own axis -1 is ambiguous for size 0, and errors would name that axis.
+        # NumPy works out the target shape, -1 included. `jnp.reshape` could not: with the digest's own axis beside it
+        # -1 is ambiguous for size 0, and its errors would name an axis that the user does not know of.
         target = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
         target = np.broadcast_to(np.False_, self.shape).reshape(tuple(target)).shape
         return Text(jnp.reshape(self.digests, (*target, store.DIGEST_WORDS)))
@@ -121,7 +123,8 @@ class Text:
         _check_bounds(index, shape)
         if not isinstance(index, tuple) and index is not Ellipsis and getattr(index, "dtype", None) != np.bool_:
             return Text(jnp.asarray(self.digests)[index])
-        # Positions stand for strings, so that NumPy's own rules decide what any index means.
+        # Tuples, `...` and boolean masks could also reach the digest's own axis. So the index is applied to an array of
+        # positions, which has the shape of the strings, and the digests are taken at the positions that come out.
         positions = jnp.arange(self.size).reshape(shape)[index]
         return Text(jnp.reshape(self.digests, (-1, store.DIGEST_WORDS))[positions])
 
@@ -133,7 +136,7 @@ class Text:
     def _words(self, hint: str = "") -> list[str]:
         if is_tracer(self.digests):
             raise TracedControlFlowError(_TRACED_WORDS.format(hint=hint))
-        _ = self.shape
+        _ = self.shape  # raises if the array is not one of digests
         return store.get_array(np.asarray(self.digests))
 
     def tolist(self) -> Any:
@@ -148,7 +151,7 @@ class Text:
         return format(str(self), spec)
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
-        # object, not `<U`: NumPy's fixed-width strings drop trailing NULs
+        # The dtype is object and not `<U`, since NumPy's fixed-width strings drop trailing NULs.
         words = np.empty(self.size, object)
         words[:] = self._words()
         return words.reshape(self.shape).astype(dtype) if dtype is not None else words.reshape(self.shape)
@@ -179,8 +182,9 @@ class Text:
         other = _as_operand(other)
         if other is None:
             return NotImplemented
-        _ = self.shape, other.shape
+        _ = self.shape, other.shape  # raises if either array is not one of digests
         mine, others = _broadcast(self, other)
+        # Failed text equals nothing. It is enough to look at one side: if the digests are equal, both have failed.
         return jnp.all(jnp.equal(mine, others), axis=-1) & ~_failed(mine)
 
     def __ne__(self, other: Any) -> Any:
@@ -228,13 +232,14 @@ def text(words: Any) -> Text:
                 + (" Lists of unequal length do not make an array." if isinstance(element, list | tuple) else "")
                 + _remedy(element)
             )
-    # Concrete even while something is traced: these words are known, and become a constant of the program.
+    # Evaluated at once even while JAX traces: the words are known now, so the digests become a constant of the program
+    # and not a tracer, and `str` of the Text works.
     with jax.ensure_compile_time_eval():
         return Text(jnp.asarray(store.put_array(array)))
 
 
 def as_text(value: Any) -> Text:
-    """`value` as a Text; what every text operation does to its operands."""
+    """`value` as a Text, made by `text` if it is not one. Every text operation does this to its operands."""
     return value if isinstance(value, Text) else text(value)
 
 
@@ -250,7 +255,10 @@ def _object_array(words: Any) -> np.ndarray:
 
 
 def _shape(words: Any) -> tuple[int, ...]:
-    """The shape of nested lists; a level of unequal lengths is where it ends."""
+    """The shape of nested lists of strings.
+
+    **Raises:** `TextError` if lists side by side have unequal shapes.
+    """
     if not isinstance(words, list | tuple):
         return ()
     inner = {_shape(w) for w in words}
@@ -287,7 +295,8 @@ def _remedy(element: Any) -> str:
 def _check_bounds(index: Any, shape: tuple[int, ...]) -> None:
     """Refuses integers out of range with NumPy's own error; JAX would clamp them, and so give another string."""
     parts = index if isinstance(index, tuple) else (index,)
-    # An index array is left to JAX's rules: checking it would wait for a device, or is impossible while traced.
+    # An index array is left to JAX's rules, which clamp. To check it would wait for a device, and is impossible while
+    # it is traced.
     if all(isinstance(part, int | np.integer | slice) or part is None or part is Ellipsis for part in parts):
         np.broadcast_to(np.False_, shape)[tuple(slice(None) if isinstance(part, slice) else part for part in parts)]
 
@@ -305,7 +314,7 @@ def _broadcast(a: Text, b: Text) -> tuple[Any, Any]:
 
 
 def _failed(digests: Any) -> Any:
-    """Which digests stand for text that failed, and so for no words that could be equal."""
+    """Whether each digest of `uint32[*shape, 4]` stands for failed text: booleans of that shape."""
     return jnp.all(digests[..., : len(failed.PREFIX) // 4] == np.uint32(0xFFFFFFFF), axis=-1)
 
 
@@ -321,7 +330,7 @@ _SHOWN_STRINGS = 4
 
 
 def _excerpt(digests: Any) -> str:
-    """The words for a repr: a few strings, each shortened; digests whose words are not here are shown as such."""
+    """The words for a repr: the first few strings, each shortened. Failed text and unknown digests show as such."""
     flat = np.asarray(digests).reshape(-1, store.DIGEST_WORDS)
     shown = [_shown(row.tobytes()) for row in flat[:_SHOWN_STRINGS]]
     more = [f"… {len(flat) - _SHOWN_STRINGS} more"] if len(flat) > _SHOWN_STRINGS else []

@@ -1,15 +1,16 @@
-"""`calibrate_cascade`: which stages, in which order, with which thresholds, for how much money.
+"""`calibrate_cascade`: chooses the stages of a cascade, their order and their thresholds, under a mean cost.
 
 Design note. FrugalGPT (Chen, Zaharia and Zou, 2023, arXiv 2305.05176) chooses the order and the thresholds of a cascade
-for accuracy under a bound of its mean cost. All that the choice depends on is, for each question and each stage, how
-good the answer is, what the scorer says of it, and what both cost. So every stage answers every question once, in one
-sweep, and what any cascade would have come to is arithmetic. Leaving a stage out is an order too, which makes each
-single stage a candidate: what is chosen is never worse than the best of them.
+for accuracy under a bound of its mean cost. The choice depends on four numbers for each question and each stage: how
+good the answer is, what the scorer says of it, and what the stage and the scorer cost. So every stage answers every
+question once, in one sweep; the accuracy and the cost of any cascade of these stages are then arithmetic. Orders that
+leave stages out are candidates too, down to each single stage, so the chosen cascade is never worse on the data than
+the best single stage within the budget.
 
-On a grid the best thresholds are found exactly, among those that tell the observed scores apart; accuracy and cost of
-all combinations are products of matrices. By gradient, acceptance is relaxed to a sigmoid that becomes steeper, and
-cost above the budget is penalised; what comes out is taken as hard thresholds, lowered together until the budget is
-kept. Either way the numbers reported are those of the hard cascade on the data.
+*On a grid* the best combination of thresholds is found exactly, among thresholds that tell the observed scores apart.
+Accuracy and cost of all combinations are products of matrices. *By gradient* acceptance is relaxed to a sigmoid that
+becomes steeper, and cost above the budget is penalised. The result is taken as hard thresholds, which are lowered
+together until the budget is kept. With either method the numbers reported are those of the hard cascade on the data.
 """
 
 import collections
@@ -38,7 +39,7 @@ from .._types import Key
 
 
 class Staged(Protocol):
-    """A cascade as it is met here: `non.Cascade`, or a dataclass with these fields."""
+    """What is read of a cascade here: `non.Cascade` has these fields, and so may another dataclass."""
 
     @property
     def stages(self) -> tuple[Any, ...]: ...
@@ -57,7 +58,8 @@ class Calibrated:
 
     **Fields:**
 
-    - `stages`: places in the cascade that was given; those that are missing are left out.
+    - `stages`: the positions that the stages had in the cascade that was given, in their new order. A stage whose
+        position is missing is left out.
     - `thresholds`: one for each stage but the last.
     - `score`: the mean score.
     - `cost`: the mean cost of a question in US dollars, of stages and scorers.
@@ -127,10 +129,12 @@ def calibrate_cascade(
     - `budget_usd_per_query`: the mean cost, of stages and scorers, that is allowed.
     - `method`: `"grid"` is exact among thresholds at observed scores, for each order; `"gradient"` takes seconds where
         a grid of many stages takes long.
-    - `grid`: the most thresholds that are tried at a stage, at equally many of the observed scores each; fewer for more
-        than three stages, so that a combination takes no more than a hundred megabytes.
-    - `key`: a PRNG key, of which every row has its own, as of `ember.evaluate`. Stages and scorers have the keys that
-        `cascade`, if it is a `non.Cascade`, gives them where they stand: evaluating it pays for no answer again.
+    - `grid`: the most thresholds that are tried at a stage: quantiles of the observed scores, so that about as many
+        scores lie between any two. With many stages fewer are tried, so that the arrays of all combinations stay
+        within about a hundred megabytes.
+    - `key`: a PRNG key, from which every row has a key of its own, as of `ember.evaluate`. If `cascade` is a
+        `non.Cascade`, stages and scorers get the same keys as they get inside it; so to evaluate `cascade` with this
+        key afterwards asks for no answer again.
 
     **Returns:** the cascade with stages, scorers and thresholds chosen, and a `CalibrationTrace`. Every stage is asked
     every question, once, whatever the method.
@@ -164,7 +168,8 @@ def calibrate_cascade(
             f"the cheapest stage costs ${table.cost.mean(0).min():.3g} for a question of this data, more than "
             f"budget_usd_per_query={budget_usd_per_query:g}."
         )
-    orders.sort(key=lambda o: (-round(o.score, 9), o.cost, len(o.stages)))  # means differ in their last bits
+    # By the rounded score, since means that should be equal may differ in their last bits.
+    orders.sort(key=lambda o: (-round(o.score, 9), o.cost, len(o.stages)))
     return _rebuilt(cascade, orders[0]), CalibrationTrace(tuple(orders), table.failed + len(table.score), table.failed)
 
 
@@ -180,7 +185,8 @@ def _orders(cascade: Staged) -> Iterator[tuple[int, ...]]:
 
 def _rebuilt(cascade: _C, chosen: Calibrated) -> _C:
     own = cascade.scorer
-    hard = {"temperature": None} if hasattr(cascade, "temperature") else {}  # thresholds are of a hard cascade
+    # The thresholds were chosen for a hard cascade, so the one that is returned has no temperature.
+    hard = {"temperature": None} if hasattr(cascade, "temperature") else {}
     return dataclasses.replace(
         cascade,  # pyright: ignore[reportArgumentType]  # a protocol cannot ask for a dataclass
         stages=tuple(cascade.stages[i] for i in chosen.stages),
@@ -199,7 +205,8 @@ class _Table(NamedTuple):
     **Fields:**
 
     - `score`: how good the answer is.
-    - `grade`: what the scorer says of it; `-inf`, which no threshold lets pass, where it says nothing.
+    - `grade`: the scorer's number for the answer; `-inf` if the scorer failed or gives NaN, which is above no
+        threshold.
     - `cost`, `check`: what the stage and the scorer cost.
     - `failed`: the number of rows that were left out.
     """
@@ -211,7 +218,7 @@ class _Table(NamedTuple):
     failed: int
 
     def of(self, order: Sequence[int]) -> "_Ordered":
-        """A cascade of these stages."""
+        """The numbers of a cascade of these stages, in this order."""
         stages, gates = list(order), list(order[:-1])
         cost = self.cost[:, stages]
         cost[:, :-1] += self.check[:, gates]
@@ -219,7 +226,8 @@ class _Table(NamedTuple):
 
 
 class _Ordered(NamedTuple):
-    """The same for the stages of one cascade, `[stages, rows]`: `cost` with the scorer's, `grade` without the last."""
+    """The numbers of the stages of one cascade, `[stages, rows]`. `cost` includes what the stage's scorer costs;
+    `grade` has no entry for the last stage, which accepts everything."""
 
     score: np.ndarray
     grade: np.ndarray
@@ -227,7 +235,7 @@ class _Ordered(NamedTuple):
 
 
 class _Program(NamedTuple):
-    """What is recorded of every row; an argument, so that equal cascades are one program.
+    """What is run for every row. It is an argument of `_row` and not closed over, so equal cascades share a program.
 
     **Fields:**
 
@@ -241,7 +249,7 @@ class _Program(NamedTuple):
 
 
 class _Graded(NamedTuple):
-    """A stage's answer, and what its scorer says of it for how much."""
+    """A stage's answer, the scorer's number for it, and what the scorer cost."""
 
     answered: Answered
     grade: jax.Array
@@ -260,7 +268,7 @@ def _graded(program: _Program, i: int, row: tuple[Any, Any, Key], key: Key) -> _
     found = answered(f"stage {i}", program.judge, stage, (question,), keyed, row)
     if scorer is None:
         return _Graded(found, jnp.asarray(-jnp.inf), jnp.zeros(()))
-    # The key of `non.Cascade`'s scorer: what it says here is there already when the cascade runs.
+    # The same key as `non.Cascade` gives its scorer, so what the scorer answers here is not asked for again there.
     keyed = {"key": jax.random.fold_in(key, zlib.crc32(b"scorer"))} if takes_key(scorer) else {}
     grade = tried(f"scorer {i}", _as_float, scorer, question, found.answer.out, **keyed)
     return _Graded(found, grade.out, grade.usage.cost)
@@ -282,7 +290,8 @@ def _table(cascade: Staged, data: Any, score: str | Score, key: Key | None, gold
     own, count = cascade.scorer, len(cascade.stages)
     scorers = (*own, None) if isinstance(own, tuple) else (own,) * count
     program = functools.partial(_row, _Program(cascade.stages, scorers, by.in_program))
-    # As `ember.evaluate` calls a cascade: without a key every row has the cascade's own.
+    # As `ember.evaluate` would call the cascade: without a key every row has the key 0, which is `non.Cascade`'s
+    # default.
     keys = jnp.broadcast_to(jax.random.key(0), len(columns[right])) if key is None else found.keys
     with typed_errors():
         stages = jax.vmap(program)(keys, (found.arguments["question"], gold_array, found.keys))
@@ -314,13 +323,14 @@ def _kept(stages: Sequence[_Graded], found: Sequence[Scored]) -> _Table:
             "calibrate_cascade compares costs, and the price of a model is unknown; say it with "
             "`ember.session(prices={'provider/model': ember.Price(...)})`."
         )
-    # Grades stay as they were recorded: a threshold is one of them, and what is above it is decided in this precision.
+    # Grades keep the dtype in which they were recorded. A threshold is one of the grades, and the cascade compares in
+    # this precision, so a conversion could put an equal grade above its threshold.
     grades = np.stack([np.asarray(stage.grade) for stage in stages], 1)[kept]
     return _Table(scores[kept], np.where(np.isnan(grades), -np.inf, grades), costs, checks, int((~kept).sum()))
 
 
 def _of_question(question: Any) -> None:
-    """What a stage is asked, for columns to be matched with."""
+    """Has the signature of a stage; the columns of the data are matched with its argument."""
 
 
 # -- thresholds ------------------------------------------------------------------------------------------------------
@@ -335,7 +345,14 @@ class _Hard(NamedTuple):
 
 
 def _outcome(accepts: Any, stages: Any) -> tuple[Any, Any]:
-    """Mean score and cost when each stage but the last accepts with such probabilities, `[stages - 1, rows]`."""
+    """The mean score and the mean cost of a cascade whose stages accept with given probabilities.
+
+    **Arguments:**
+
+    - `accepts`: `[stages - 1, rows]`, for each stage but the last the probability that it accepts: 0 or 1 if it is
+        hard.
+    - `stages`: an `_Ordered`, of NumPy or JAX arrays.
+    """
     reached, score, cost = 1.0, 0.0, 0.0
     for i, accept in enumerate(accepts):
         cost = cost + (reached * stages.cost[i]).mean()
@@ -350,15 +367,18 @@ def _hard(thresholds: np.ndarray, stages: _Ordered) -> _Hard:
 
 
 def _within(cost: Any, budget: float) -> Any:
-    """Whether a mean is within the budget, but for the rounding of the mean itself."""
+    """Whether a mean cost is within the budget; the factor allows for the rounding of the mean itself."""
     return cost <= budget * (1 + 1e-9)
 
 
-_HELD = 10_000_000  # numbers at once
+_HELD = 10_000_000  # the most numbers that the array `reached` below may have, which as float64 is 80 megabytes
 
 
 def _on_grid(stages: _Ordered, budget: float, grid: int) -> _Hard | None:
-    """The best thresholds among observed scores, the cheapest of equals; `None` if none is within the budget."""
+    """The best thresholds among observed scores, and the cheapest of those with an equal mean score.
+
+    **Returns:** these with what they come to; `None` if no combination is within the budget.
+    """
     gates, rows = stages.grade.shape
     if gates > 1:
         grid = min(grid, max(2, int((_HELD / rows) ** (1 / (gates - 1)))))
@@ -371,7 +391,9 @@ def _on_grid(stages: _Ordered, budget: float, grid: int) -> _Hard | None:
         cost = (cost + reached @ price)[:, None].repeat(len(accept), 1).ravel()
         score = (score[:, None] + reached @ (accept * value).T).ravel()
         last = accept is accepts[-1]
-        if last:  # the rows of the last combinations are never laid out
+        # After the last gate only sums over rows are needed. They are products of matrices, so the largest array, that
+        # of all combinations by rows, is never made.
+        if last:
             score = score + (reached @ ((1 - accept) * stages.score[-1]).T).ravel()
             cost = cost + (reached @ ((1 - accept) * stages.cost[-1]).T).ravel()
         else:
@@ -388,14 +410,18 @@ def _on_grid(stages: _Ordered, budget: float, grid: int) -> _Hard | None:
 
 
 def _candidates(grade: np.ndarray, grid: int) -> np.ndarray:
-    """Thresholds that tell the observed scores apart: these scores themselves, as what is equal is not above."""
+    """Thresholds that tell the observed scores apart, at most `grid`, ascending.
+
+    They are observed scores themselves: a score is accepted if it is above the threshold, so a threshold at a score
+    accepts exactly the scores above that one.
+    """
     distinct = np.unique(grade)
     if len(distinct) <= grid:
         return distinct
     return np.unique(np.quantile(grade, np.linspace(0, 1, grid), method="lower"))
 
 
-_STEPS = 400
+_STEPS = 400  # steps of gradient descent
 
 
 def _by_gradient(stages: _Ordered, budget: float) -> _Hard | None:
@@ -403,7 +429,8 @@ def _by_gradient(stages: _Ordered, budget: float) -> _Hard | None:
     gates = len(stages.grade)
     start = np.array([_middle(grade) for grade in stages.grade], np.float32)
     soft = np.asarray(_descended(start, jax.tree.map(jnp.float32, stages), jnp.float32(budget))) if gates else start
-    # Lower thresholds accept more and so cost less. Steps that are exact: to the next lower observed score.
+    # Lower thresholds accept more answers, so they cost less. Each threshold is lowered to the next lower observed
+    # score: a smaller step would change nothing, and a larger one could miss a cascade within the budget.
     found = _hard(soft.astype(stages.grade.dtype), stages)
     while not _within(found.cost, budget):
         lower = np.array([_below(grade, t) for grade, t in zip(stages.grade, found.thresholds, strict=True)])
@@ -434,7 +461,8 @@ def _descended(start: jax.Array, stages: _Ordered, budget: jax.Array) -> jax.Arr
         ) from None
     known = jnp.isfinite(stages.grade)
     spread = jnp.maximum(jnp.std(stages.grade, 1, where=known), 1e-3)
-    # In standard deviations from the start; what the scorer said nothing of is far below.
+    # Grades are counted in standard deviations from the start, so that one step size fits every scorer. An answer of
+    # which the scorer said nothing is put far below any threshold.
     grade = jnp.where(known, (stages.grade - start[:, None]) / spread[:, None], -1e3)
 
     def loss(thresholds: jax.Array, steepness: jax.Array) -> jax.Array:
@@ -445,7 +473,8 @@ def _descended(start: jax.Array, stages: _Ordered, budget: jax.Array) -> jax.Arr
 
     def step(carry: Any, steepness: jax.Array) -> tuple[Any, None]:
         thresholds, state = carry
-        with jax.numpy_dtype_promotion("standard"):  # Adam's bias correction raises a float to an integer power
+        # Adam's bias correction raises a float to an integer power, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
             updates, state = descent.update(jax.grad(loss)(thresholds, steepness), state)
         return (optax.apply_updates(thresholds, updates), state), None
 

@@ -1,23 +1,28 @@
-"""The draws of a program: their log-probability beside its results, or every way they may come out.
+"""Evaluates a program that draws: with the log-probability of its draws, or with a given outcome of them.
 
 Design note. JAX derives a jaxpr of any program, and in it every draw is an equation with a name (`_sample.NAME`), in
-branches, loops and nested operators too. So what a gradient needs is had by evaluating the jaxpr once more, equation by
-equation, with two changes: the log-probabilities of the draws are added up, and where all outcomes are wanted, a draw
-takes what it is told instead of drawing. Control flow that draws is made anew around bodies that return the sum as
-well; an operator that draws (it is left unsplit) becomes a boundary around such a body, enclosed as it was. The result
-is an ordinary program. It is what a boundary records and replays, so draws are recorded and their log-probabilities
-computed again, differentiably, and the program's calls, lanes and branches stay what they were.
+branches, loops and nested operators too. A gradient is prepared by evaluating the jaxpr once more, equation by
+equation, with two changes. The log-probabilities of the draws are added up; and where all outcomes are wanted, a draw
+does not draw but returns the index that it is told. Control flow that draws is built anew around bodies that return the
+sum as well. An operator that draws is left unsplit (see `_plan/unsplit.py`), and becomes a boundary around such a body,
+enclosed as it was. The result is an ordinary program, which a boundary records and replays. So draws are recorded,
+their log-probabilities are computed again in the replay, where they have derivatives, and the program's calls, lanes
+and branches stay as they were.
 
-An *outcome* numbers one way through all draws, in mixed radix: a draw among n has n outcomes, equations one after the
-other as many as their product, a scan its body's to the power of its length. Branches are given as many as the largest
-of them has; one that has fewer takes the surplus ones as ways that are there already, at probability zero. So every way
-counts once, and surplus lanes make equal calls, which are one call. The same is done with what cannot be drawn.
+An *outcome* is a number that says how all draws of a program come out, in mixed radix. A draw among n has n outcomes.
+Equations one after the other have as many as the product of theirs. A scan has the outcomes of its body to the power of
+its length. A `cond` has as many as its largest branch. A smaller branch maps each surplus number to one of its own
+outcomes (by the remainder) and gives it probability zero. So each way through the program counts once; and the lanes of
+surplus numbers make the same calls as other lanes, which are then made once. An index of probability zero is treated in
+the same way: the draw returns the most likely index instead, at probability zero.
 
-A draw inside `attempt` is taken out of it: where the attempt fails, nothing that was recorded in it is left, and with
-it would be lost which draws led to the failure. What the draw depends on is attempted first, the rest after it.
+A draw inside `attempt` is taken out of it. If the attempt failed, nothing that was recorded in it would be left, so it
+would be lost which draws led to the failure. Therefore what the draw depends on is attempted first, then the draw is
+made, and then the rest is attempted.
 
-`jax.vmap` of a branch that draws computes every side, and adds up the draws of all. That is right: JAX stops the
-derivative of each operand in the lanes that do not take its side, so what was not taken counts, and has gradient zero.
+`jax.vmap` of a branch that draws computes all sides, and the sum here is over the draws of all of them. Its gradient is
+right nevertheless: in the lanes that do not take a side, JAX stops the derivatives of the operands of that side, so the
+draws there add to the sum and nothing to its gradient.
 """
 
 import functools
@@ -40,14 +45,14 @@ from .._plan import ir, unsplit
 from .._text.elementwise import ElementwiseOp
 from ._sample import NAME
 
-# What a program draws: `None` for what its keys say, or the number of an outcome.
+# How the draws of a program come out: `None` if its keys say so, or else the number of an outcome.
 Outcome = Any
 # The results of an equation, and the sum of the log-probabilities of its draws.
 Drawn = tuple[list[Any], Any]
 
 
 def trace(fn: Callable[[], Any]) -> jex.ClosedJaxpr:
-    """The jaxpr of a function, in which every draw can be seen."""
+    """The jaxpr of a function, in which every draw can be seen: operators that draw are left unsplit."""
     with unsplit.unsplitting(NAME):
         return jax.make_jaxpr(fn)()
 
@@ -64,11 +69,12 @@ def evaluated(closed: jex.ClosedJaxpr, args: Sequence[Any], outcome: Outcome = N
 
     - `closed`: a jaxpr made by `trace`.
     - `args`: its inputs.
-    - `outcome`: an int32 below `outcomes(closed)`; where it is not given, draws are made by their keys.
+    - `outcome`: an int32 below `outcomes(closed)`, which may be traced. If it is not given, draws are made by their
+        keys.
 
-    **Returns:** its outputs, and the sum of the log-probabilities of what it drew.
+    **Returns:** its outputs, and the sum of the log-probabilities of what it drew, a float of rank 0.
 
-    **Raises:** `GradientError` for a draw where its log-probability cannot be had.
+    **Raises:** `GradientError` for a draw whose log-probability cannot be had, as in a `while_loop`.
     """
     env, total = Environment(closed, args), jnp.zeros(())
     for eqn in closed.jaxpr.eqns:
@@ -84,14 +90,14 @@ def evaluated(closed: jex.ClosedJaxpr, args: Sequence[Any], outcome: Outcome = N
 
 
 def _shared(eqn: jex.JaxprEqn, outcome: Outcome) -> tuple[Outcome, Outcome]:
-    """What of an outcome is left for the equations after one, and what is that one's own."""
+    """Splits an outcome at an equation that draws: the outcome of the equations after it, and its own."""
     return (None, None) if outcome is None else divmod(outcome, _outcomes(eqn))
 
 
 def outcomes(closed: jex.ClosedJaxpr) -> int:
     """In how many ways the draws of a jaxpr may come out.
 
-    **Raises:** `GradientError` for draws that are not known one by one.
+    **Raises:** `GradientError` for draws under a `vmap`, and for those whose log-probability cannot be had.
     """
     return math.prod(_outcomes(eqn) for eqn in closed.jaxpr.eqns if draws(eqn))
 
@@ -137,18 +143,19 @@ def _evaluated(eqn: jex.JaxprEqn, values: Sequence[Any], outcome: Outcome) -> Dr
             return _scan(seen, values, outcome)
     body = _body(eqn)
     run = functools.partial(evaluated, body)
-    if isinstance(seen, Checkpoint):  # what it saves and recomputes stays as the user said
+    if isinstance(seen, Checkpoint):  # the new body gets the user's policy of what is saved and recomputed
         run = seen.wrap(run)
-    if any(map(unsplit.found, body.jaxpr.eqns)):  # an operator names itself
+    # A body that holds an operator gets no name scope of its own, since the operator names its equations itself.
+    if any(map(unsplit.found, body.jaxpr.eqns)):
         return run(values, outcome)
     with equations.named(eqn):
         return run(values, outcome)
 
 
 def _body(eqn: jex.JaxprEqn) -> jex.ClosedJaxpr:
-    """What an equation runs that only means "run this here".
+    """The jaxpr of an equation that does nothing but run it: a call or a checkpoint.
 
-    **Raises:** `GradientError` for one that means more.
+    **Raises:** `GradientError` for any other equation, since there the log-probability of a draw cannot be had.
     """
     seen, name = view(eqn), equations.name(eqn)
     if isinstance(seen, Call | Checkpoint):
@@ -173,7 +180,8 @@ def _draw(eqn: jex.JaxprEqn, values: Sequence[Any], outcome: Outcome) -> Drawn:
         return [index, score], score
     logits = values[0]
     scores = jax.nn.log_softmax(logits)
-    possible = scores[outcome] != -jnp.inf  # NaN is not impossible but unknown, and so is what comes of it
+    # NaN counts as possible: what it leads to is unknown, so the value becomes NaN instead of leaving this outcome out.
+    possible = scores[outcome] != -jnp.inf
     index = jnp.where(possible, outcome, jnp.argmax(logits).astype(jnp.int32))
     score = scores[index]
     return [index, score], jnp.where(possible, score, -jnp.inf)
@@ -200,9 +208,11 @@ def _scan(scan: Scan, values: Sequence[Any], outcome: Outcome) -> Drawn:
     digits = None
     if outcome is not None:
         count = outcomes(scan.body)
+        # The outcome's digits to the base `count`, the lowest first: one outcome of the body for each step.
         digits = outcome // np.array([count**k for k in range(scan.length)], np.int32) % count
 
-    # The sum is put out by each step, not carried: steps that carry nothing are lanes, and stay so.
+    # Each step puts out its log-probability, and they are added up after the scan. They are not carried, because steps
+    # that carry nothing run as lanes side by side, and a carry would make them wait for each other.
     def step(carry: Any, x: Any) -> Any:
         x, digit = x
         outs, score = evaluated(scan.body, [*values[:constants], *carry, *x], digit)
@@ -227,7 +237,7 @@ def _operator(operator: unsplit.Unsplit, values: Sequence[Any], outcome: Outcome
 
 
 def _around(operator: unsplit.Unsplit, outcome: Outcome, *values: Any) -> Drawn:
-    """An operator as a boundary that returns the sum as well."""
+    """An operator as a boundary around a body that also returns the log-probability, enclosed as it was."""
     run = lambda outcome, *args: evaluated(operator.closed, args, outcome)
     out = Boundary(run, operator.name, operator.how)(outcome, *values)
     if operator.how is None:
@@ -240,7 +250,7 @@ def _around(operator: unsplit.Unsplit, outcome: Outcome, *values: Any) -> Drawn:
 
 
 def _attempted(operator: unsplit.Unsplit, outcome: Outcome, *values: Any) -> Drawn:
-    """An attempt in parts: what a draw depends on, the draw, and so on, and in the end all the rest."""
+    """An attempt in parts: for each draw what it depends on, then the draw itself; at the end all the rest."""
     flat = jax.make_jaxpr(functools.partial(_flat, operator.closed))(*values)
     parts, total = _Parts(flat, values), jnp.zeros(())
     for eqn in flat.jaxpr.eqns:
@@ -257,7 +267,8 @@ def _attempted(operator: unsplit.Unsplit, outcome: Outcome, *values: Any) -> Dra
         outcome, mine = _shared(eqn, outcome)
         outs, score = _evaluated(eqn, operands, mine)
         parts.env.write(eqn.outvars, outs)
-        # what was not drawn, because it failed before, is one outcome: the first
+        # If the attempt failed before this draw, the draw was not made. All its outcomes are then the same way through
+        # the program, so the first is given probability one and the others zero.
         unmade = 0.0 if mine is None else jnp.where(mine == 0, 0.0, -jnp.inf)
         total += jnp.where(parts.ok, jnp.sum(score), unmade).astype(total.dtype)
     outs = parts.rest()
@@ -265,7 +276,7 @@ def _attempted(operator: unsplit.Unsplit, outcome: Outcome, *values: Any) -> Dra
 
 
 def _flat(closed: jex.ClosedJaxpr, *args: Any) -> list[Any]:
-    """A jaxpr with the functions and operators that draw as part of itself."""
+    """Evaluates a jaxpr with functions and operators that draw inlined, so that their draws are its own equations."""
     env = Environment(closed, args)
     for eqn in closed.jaxpr.eqns:
         values, body, operator = env.read(eqn.invars), None, unsplit.found(eqn)
@@ -278,7 +289,7 @@ def _flat(closed: jex.ClosedJaxpr, *args: Any) -> list[Any]:
 
 
 def _may_fail(eqn: jex.JaxprEqn) -> bool:
-    """Whether an equation makes calls, outside an attempt of its own."""
+    """Whether an equation makes calls that may fail; not text operations, nor calls in an attempt of its own."""
     operator = unsplit.found(eqn)
     if operator is not None:
         return operator.how != "attempt" and any(map(_may_fail, operator.closed.jaxpr.eqns))
@@ -289,12 +300,12 @@ def _may_fail(eqn: jex.JaxprEqn) -> bool:
 
 
 class _Parts:
-    """An attempt's equations that do not draw, attempted part by part; after one that failed no other is.
+    """The equations of an attempt that do not draw, attempted part by part. After a part has failed no other is made.
 
     **Attributes:**
 
-    - `env`: the values so far, zeros for what failed.
-    - `cause`: the digest of why one failed, all zeros if none did.
+    - `env`: the values so far; zeros are the results of a part that failed or was not made.
+    - `cause`: `uint32[4]`, the digest of the cause with which a part failed; all zeros if none did.
     """
 
     def __init__(self, flat: jex.ClosedJaxpr, values: Sequence[Any]):
@@ -309,7 +320,7 @@ class _Parts:
         return jnp.all(self.cause == np.uint32(0))
 
     def before(self, eqn: jex.JaxprEqn) -> list[Any]:
-        """Makes what an equation depends on; returns its operands."""
+        """Makes the part that an equation depends on and that was not made yet; returns the equation's operands."""
         needed, part = _variables(eqn.invars), []
         for earlier in reversed(self._waiting):
             if not needed.isdisjoint(earlier.outvars):
@@ -324,6 +335,8 @@ class _Parts:
         return self.env.read(self._jaxpr.outvars)
 
     def _make(self, part: list[jex.JaxprEqn]) -> None:
+        """Evaluates some equations as one function, of which only the results are kept that something else reads. The
+        function is attempted if it makes calls; otherwise it cannot fail."""
         self._waiting = [eqn for eqn in self._waiting if eqn not in part]
         others = [eqn for eqn in self._jaxpr.eqns if eqn not in part]
         read = _variables(self._jaxpr.outvars).union(*(_variables(eqn.invars) for eqn in others))
@@ -341,6 +354,7 @@ class _Parts:
         self.env.write(made, outs)
 
     def _attempt(self, attempt: Boundary, made: Sequence[jex.Var], values: Sequence[Any]) -> Any:
+        """Attempts a part unless an earlier part has failed. The first part has no earlier one, and needs no `cond`."""
         if not self._attempted:
             self._attempted = True
             return attempt(*values)

@@ -2,15 +2,16 @@
 
 Design note. The expectation of a loss over a program's draws has two estimators here.
 
-*Score* (Williams, 1992): the gradient of E[L] is E[∇L + (L - b) ∇ log p], for any b that does not depend on the draws;
-p is the probability of all that was drawn on the way. ∇L is what flows through numbers, without the draws. As b a draw
-of several has the mean loss of the others of the same example ("loo": Kool, van Hoof and Welling, 2019), which costs
-nothing and lowers the variance.
+*Score* (Williams, 1992): the gradient of E[L] is E[∇L + (L - b) ∇ log p]. Here p is the probability of all that was
+drawn on the way, ∇L is the gradient that flows through numbers with the draws held fixed, and b is any baseline that
+does not depend on the draws of this sample. With several samples of an example, the baseline of one is the mean loss of
+the others ("loo": Kool, van Hoof and Welling, 2019); it needs no further call and lowers the variance.
 
-*Enumerate*: E[L] = Σ p L over every way the draws may come out, each a lane of the plan, in which equal calls are one
-call. It is exact in the draws; what else is random, an answer sampled with a key, is still one sample.
+*Enumerate*: E[L] = Σ p L over every way in which the draws may come out. Each way is a lane of the plan, and calls that
+are equal in several lanes are made once. This is exact in the draws. Whatever else is random, such as an answer that is
+sampled with a key, is still one sample.
 
-A loss is traced for one example and mapped over samples and examples, so that all is one sweep.
+The loss is traced for one example and mapped over samples and examples, so all calls are made in one sweep.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ from .._traced import explained, name_of
 from .._types import Key, key_problem
 from ._draws import evaluated, outcomes, trace
 
-# Every outcome is a lane: more than this is nobody's intent.
+# The most outcomes that are enumerated, as each is a lane that may make calls of its own. More are taken for a mistake.
 _MOST_OUTCOMES = 4096
 
 Baseline = Literal["loo", "none"] | Callable[..., jax.Array]
@@ -102,10 +103,13 @@ def value_and_grad(
         if baseline == "loo":
             expected = (losses.sum(axis=1, keepdims=True) - losses) / (samples - 1)
         fixed = jax.lax.stop_gradient
+        # The gradient of the surrogate is the estimate ∇L + (L - b) ∇ log p; its value means nothing, so the mean loss
+        # is returned beside it.
         surrogate = losses + fixed(losses - expected) * scores
         if callable(baseline):
             surrogate += (fixed(losses) - expected) ** 2 / 2
-        # A draw from no distribution has no log-probability; without this only the gradient would say so.
+        # A draw from no distribution has the log-probability NaN. The value is made NaN too; otherwise only the
+        # gradient would show it.
         return surrogate.mean(), jnp.where(jnp.isnan(scores), scores, losses).mean()
 
     differentiated = eqx.filter_value_and_grad(objective, has_aux=True)
@@ -118,6 +122,7 @@ def value_and_grad(
 
 
 def _traced_loss(loss: Callable[..., jax.Array], op: Any, example: Sequence[Any], key: Key) -> jex.ClosedJaxpr:
+    """The jaxpr of the loss of one example; raises `TypeError` if it does not return one float of rank 0."""
     closed = trace(lambda: loss(op, *example, key))
     avals = closed.out_avals
     if len(avals) != 1 or avals[0].shape or not jnp.issubdtype(avals[0].dtype, jnp.floating):
@@ -129,7 +134,8 @@ def _traced_loss(loss: Callable[..., jax.Array], op: Any, example: Sequence[Any]
 
 
 def _expected(value: Any) -> jax.Array:
-    """What a learned baseline gives, checked: another shape would broadcast against the losses."""
+    """The value of a learned baseline, as a float of rank 0. Another shape raises: it would broadcast against the
+    losses without a word."""
     if not eqx.is_array_like(value) or jnp.shape(value):
         raise TypeError(
             f"a baseline returns one float of rank 0, the loss that it expects of one example, not {value!r:.60}."
@@ -138,7 +144,7 @@ def _expected(value: Any) -> jax.Array:
 
 
 def _expectation(closed: jex.ClosedJaxpr, name: str) -> jax.Array:
-    """The sum over every outcome, each a lane."""
+    """The expected value of a jaxpr: the sum over all outcomes of its draws, each a lane, weighted by probability."""
     count = outcomes(closed)
     if count > _MOST_OUTCOMES:
         raise GradientError(
@@ -172,7 +178,7 @@ def _size(batch: Sequence[Any]) -> int:
 
 
 def _keys(key: Key, examples: int, samples: int) -> Key:
-    """`[examples, samples]`, each folded from its place."""
+    """Keys `[examples, samples]`, each folded from its two indices, so a key does not depend on how many there are."""
     problem = key_problem(key)
     if problem is not None:
         raise TypeError(f"learn.value_and_grad: `key` is {problem}.")

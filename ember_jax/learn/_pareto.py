@@ -1,9 +1,10 @@
-"""Which operators are worth their price.
+"""`pareto`: which operators are worth their price.
 
-Design note. All operators are evaluated in one sweep, row by row side by side: calls that they share are paid once,
-and count for each. Differences between operators are then differences on the same questions, so rows are drawn again
-for all of them at once, and how often an operator is on the frontier of such a draw says how sure its place is: its own
-interval does not, as what makes a draw of questions hard makes it hard for all.
+Design note. All operators are evaluated in one sweep, on the same rows. Calls that operators share are paid once, and
+count for each of them. The bootstrap draws rows again for all operators at once, since operators are compared on the
+same questions. How sure an operator's place on the frontier is, is told by the share of draws in which it is on the
+frontier. Its own interval does not tell it: a draw of hard questions is hard for all operators, so intervals of two
+operators may overlap although one is better in every draw.
 """
 
 import dataclasses
@@ -31,14 +32,14 @@ class Frontier:
     """What `learn.pareto` found.
 
     An operator is *dominated* if another one is at least as accurate and at most as expensive, and not equal in both.
-    The others are the frontier. One whose accuracy or cost is unknown is not compared: it neither dominates nor is on
-    the frontier.
+    The others are the frontier. An operator whose accuracy or cost is unknown is not compared: it dominates none and is
+    not on the frontier.
 
     **Fields:** operators stand in the order in which they were given
 
-    - `results`: what each was evaluated to, by name.
-    - `level`: of the intervals.
-    - `means`: `float64[resamples, 2, operators]`, accuracy and US dollars a row, when rows are drawn again.
+    - `results`: the evaluation of each operator, by name.
+    - `level`: the probability that the intervals have, as 0.95.
+    - `means`: `float64[resamples, 2, operators]`, the mean accuracy and the mean US dollars a row in each draw of rows.
     """
 
     results: Mapping[str, Result]
@@ -92,7 +93,7 @@ class Frontier:
 
     def to_pandas(self) -> Any:
         """The table as a `pandas.DataFrame`."""
-        import pandas  # an optional package, which takes a second
+        import pandas  # imported here: it is optional, and the import takes a second
 
         return pandas.DataFrame(self.table)
 
@@ -132,7 +133,7 @@ class Frontier:
                 errors = spread("accuracy")[:, chosen], spread("cost")[:, chosen]
                 ax.errorbar(cost[chosen], accuracy[chosen], *errors, fmt="o", color=colour, elinewidth=0.8)
             line = [table["operator"].index(name) for name in self.frontier]
-            # A step: between two operators there is nothing to have but the cheaper one.
+            # Steps and not a sloped line: for a price between those of two operators one can only have the cheaper one.
             ax.step(cost[line], accuracy[line], where="post", color=picture.RIGHT, linewidth=1)
             for name, x, y in zip(table["operator"], cost, accuracy, strict=True):
                 if math.isfinite(x) and math.isfinite(y):
@@ -168,15 +169,16 @@ def pareto(
 
     **Arguments:**
 
-    - `operators`: by the names that they are told by.
+    - `operators`: a dictionary from names, which the result uses, to operators.
     - `data`, `score`, `key`, `gold`: as of `ember.evaluate`.
     - `resamples`: how often the rows are drawn again, with replacement, for the intervals (Efron, 1979); the draws are
         the same each time.
-    - `level`: of the intervals.
+    - `level`: the probability of the intervals, between 0 and 1.
 
     **Returns:** a `Frontier`.
 
-    **Raises:** `ValueError` without operators, and what `ember.evaluate` raises.
+    **Raises:** `ValueError` without operators, for `resamples` below 1 and a `level` that is no probability; and what
+    `ember.evaluate` raises.
     """
     if not isinstance(operators, Mapping) or not operators or not all(isinstance(name, str) for name in operators):
         raise ValueError('learn.pareto takes a dict of operators by name, as in {"small": small, "large": large}.')
@@ -184,17 +186,19 @@ def pareto(
         raise ValueError(f"resamples={resamples!r}: the rows are drawn again once at least.")
     intervals.check_level(level)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RepeatedSampleWarning)  # that operators share samples is what is wanted
+        warnings.simplefilter("ignore", RepeatedSampleWarning)  # operators are meant to share their samples
         results = evaluate_all(operators, data, score, key=key, gold=gold)
     values = [np.stack([getattr(r, name) for r in results.values()], axis=1) for name in ("scores", "costs")]
     means = intervals.bootstrap(np.concatenate(values, axis=1), resamples)
-    if np.isnan(values[1]).any():  # a mean of the known costs alone would be too low
+    # `bootstrap` leaves NaN out of its means: right for rows that failed and have no score. An operator of which some
+    # cost is unknown gets NaN as its mean cost instead, since the mean of the costs that are known may be too low.
+    if np.isnan(values[1]).any():
         means[:, len(results) :][:, np.isnan(values[1]).any(axis=0)] = np.nan
     return Frontier(results, level, means.reshape(resamples, 2, len(results)))
 
 
 def _dominates(accuracy: np.ndarray, cost: np.ndarray) -> np.ndarray:
-    """`bool[n, n]`: whether the first is at least as good as the second in both, and not equal; never with NaN."""
+    """`bool[n, n]`: whether operator i is at least as good as j in accuracy and cost, and not equal; false for NaN."""
     better, cheaper = accuracy[:, None] - accuracy, cost - cost[:, None]
     return (better >= 0) & (cheaper >= 0) & ((better > 0) | (cheaper > 0))
 

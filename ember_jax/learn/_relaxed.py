@@ -1,7 +1,7 @@
-"""Choices that mix: a point near a corner of the simplex in place of a draw, differentiable.
+"""Relaxed choices: in place of a draw a point of the simplex, at or near a corner, which has a derivative.
 
-They suit numbers, which can be mixed; a call is made or it is not, so what decides on calls is a `learn.sample`. Their
-gradients are biased, and often of low variance.
+They suit a choice among numbers, which can be mixed. A call is made or is not made, so a decision about calls has to be
+a `learn.sample`. Gradients of relaxed choices are biased, and often have a low variance.
 """
 
 import jax
@@ -24,7 +24,7 @@ def straight_through(logits: Float[Array, "*b n"], key: Key) -> Float[Array, "*b
     - `logits`: unnormalised log-probabilities, over the last axis.
     - `key`: a PRNG key.
 
-    **Returns:** exactly 1.0 at what was drawn, and 0.0 elsewhere.
+    **Returns:** an array of the shape and dtype of `logits`: exactly 1.0 at the index that was drawn, 0.0 elsewhere.
     """
     return _hard(jax.random.categorical(key, logits), logits)
 
@@ -52,6 +52,8 @@ def gumbel_softmax(logits: Float[Array, "*b n"], key: Key, temperature: float = 
     - `logits`: unnormalised log-probabilities, over the last axis.
     - `key`: a PRNG key. The largest entry is where `learn.sample` of the same key draws, at any temperature.
     - `temperature`: above 0, may be traced.
+
+    **Returns:** an array of the shape of `logits`, whose entries are positive and add up to 1 over the last axis.
     """
     noisy = logits + jax.random.gumbel(key, jnp.shape(logits), jnp.result_type(logits))
     return jax.nn.softmax(noisy / jnp.asarray(temperature, noisy.dtype))

@@ -1,9 +1,9 @@
 """A discrete decision that gradients can be taken of.
 
-Design note. A draw has no derivative; its log-probability has. Both are results of one `jax.jit` that is known by its
-name, so a program that draws stays what it was, and whoever differentiates finds, in the jaxpr that JAX derives of any
-program, every draw with its log-probability beside it: through branches, loops and nested operators, without anything
-being passed along. Where nobody looks for it the second result is unused and costs nothing.
+Design note. A draw has no derivative, but its log-probability has one. Both are results of one `jax.jit`, which is
+recognised by its name. So `learn.value_and_grad` finds every draw of a program, with its log-probability beside it, in
+the jaxpr that JAX derives of the program: through branches, loops and nested operators, and without anything that the
+program would have to pass along. If nobody takes a gradient, the second result is unused, and JAX drops it.
 """
 
 import jax
@@ -26,7 +26,7 @@ def sample(logits: Float[Array, "n"], key: Key) -> Int[Array, ""]:
     answer = jax.lax.cond(up == 1, lambda: self.strong(question), lambda: draft)
     ```
 
-    It is `jax.random.categorical`, and `learn.value_and_grad` knows of it.
+    It draws what `jax.random.categorical` draws, but `learn.value_and_grad` recognises it.
 
     **Arguments:**
 
@@ -35,12 +35,12 @@ def sample(logits: Float[Array, "n"], key: Key) -> Int[Array, ""]:
 
     **Returns:** int32 from 0 to n - 1. Its derivative is zero.
 
-    Logits of which one is NaN, or all are `-inf`, are no distribution. Where they are known they raise. Inside a
-    program the draw says nothing and its log-probability is NaN, as it is beside an infinite logit, and so are the
-    value and the gradient that `learn.value_and_grad` finds.
+    Logits of which one is NaN, or of which all are `-inf`, are no distribution. Concrete ones raise. Traced ones cannot
+    be looked at: the index that is drawn then means nothing and its log-probability is NaN (as it is if a logit is
+    `+inf`), and so are the value and the gradient that `learn.value_and_grad` finds.
 
-    **Raises:** `TypeError` for logits of another rank or of integers, and for what is no key; `ValueError` for those
-    of no distribution, while they are no tracers.
+    **Raises:** `TypeError` for logits of another rank or of integers, and for a `key` that is none; `ValueError` for
+    concrete logits that are no distribution.
     """
     logits = jnp.asarray(logits)
     if logits.ndim != 1 or not logits.shape[0] or not jnp.issubdtype(logits.dtype, jnp.floating):
@@ -48,7 +48,8 @@ def sample(logits: Float[Array, "n"], key: Key) -> Int[Array, ""]:
             f"learn.sample takes float logits of rank 1, one for each decision, not {logits.dtype}"
             f"{list(logits.shape)}. For several draws, `jax.vmap(learn.sample)(logits, keys)`."
         )
-    if not is_tracer(logits) and not np.max(np.asarray(logits)) > -np.inf:  # nor is NaN
+    # `not … > -inf` rather than `… == -inf`: the maximum is NaN if any logit is, and NaN is not above -inf either.
+    if not is_tracer(logits) and not np.max(np.asarray(logits)) > -np.inf:
         raise ValueError(
             f"learn.sample takes logits that something can be drawn from, not {np.asarray(logits)!s:.80}: none may be "
             "NaN, and one at least is above -inf."

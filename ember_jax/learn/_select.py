@@ -1,16 +1,17 @@
-"""`select_models`: which model each of an operator's LLMs should be.
+"""`select_models`: chooses the model of each of an operator's LLMs.
 
-Design note. An allocation is an array of numbers, one for each LLM of an operator, that index a Text of model ids; the
-operator with these models is a function of it. So a sweep over allocations is a `vmap` like any other, all candidates
-of one step run on all rows at once, and calls that two allocations have in common are made once. Nothing is mutated.
-Data, scores and keys are those of `ember.evaluate`: a score that is a function is called between sweeps, and so a
-diagnoser, which is asked where a score is low, is a sweep after it.
+Design note. An allocation is an array of numbers, one for each LLM of an operator, which index a Text of model ids. The
+operator with these models is a function of the allocation. So a sweep over allocations is a `vmap` like any other: all
+candidates of one step run on all rows at once, and calls that two allocations have in common are made once. No operator
+is mutated. Data, scores and keys are those of `ember.evaluate`. A score that is a Python function is called after a
+sweep; a diagnoser is asked where a score is low, so if it is an operator, it runs in a sweep of its own after that.
 
-The greedy search is LLMSelector (Chen et al., 2025, arXiv 2502.14815): it goes round the modules, tries every model at
-one of them while the others stay, and takes the one that is among the best on most rows. A row's score alone cannot
-tell a module that has become better from one that has not while another one still spoils the answer; a diagnoser can,
-and adds to a candidate's score where the module is not to blame. The search ends when it comes to a state, an
-allocation and the module whose turn it is, for the second time: what follows would be what followed.
+The greedy search is LLMSelector (Chen et al., 2025, arXiv 2502.14815). It goes round the modules, tries every model at
+one module while the others stay, and takes the model that is among the best on most rows. The score of a row cannot
+show that a module has become better while another module still spoils the answer. A diagnoser can: it adds to a
+candidate's score on the rows where the module is not to blame. A state of the search is an allocation and the module
+whose turn it is. The search ends when it reaches a state for the second time, since from there on it would repeat
+itself.
 """
 
 import collections
@@ -39,13 +40,13 @@ from .._text.text import Text, text
 from .._types import Key, is_key
 
 Method = Literal["llmselector", "exhaustive", "random"]
-# Of each LLM of an operator, the place of its model in the list of models.
+# For each LLM of an operator, the position of its model in the list of models.
 Allocation = tuple[int, ...]
 
-# What a diagnoser is called with.
+# The names of a diagnoser's arguments.
 _DIAGNOSED = (("question", "answer", "gold", "module", "model"),)
 
-# Beyond this nobody means "try them all"; a `budget` says otherwise.
+# The most allocations that an exhaustive search tries without a `budget`. More are taken for a mistake.
 _MOST_ALLOCATIONS = 4096
 
 
@@ -56,10 +57,10 @@ class Trial:
     **Fields:**
 
     - `models`: the model of each module, by the module's path in the operator.
-    - `score`: the mean over the rows that did not fail; NaN if all did.
-    - `failed`: the number of rows that did.
-    - `calls`: the answers asked for, also those that were there already.
-    - `cost`: US dollars that these answers cost when they were paid.
+    - `score`: the mean over the rows that did not fail; NaN if all failed.
+    - `failed`: the number of rows that failed.
+    - `calls`: how many answers were asked for, including those that were in the journal already.
+    - `cost`: what these answers cost in US dollars when they were paid for.
     """
 
     models: dict[str, str]
@@ -76,7 +77,7 @@ class SelectionTrace:
     **Fields:**
 
     - `trials`: every allocation, in the order in which it was tried.
-    - `best`: the place of the one that was taken.
+    - `best`: the index in `trials` of the allocation that was taken.
     """
 
     trials: tuple[Trial, ...]
@@ -131,27 +132,27 @@ def select_models(
 
     **Arguments:**
 
-    - `op`: an operator. Its `LLM`s are the modules, wherever in it they are; their first allocation is what they are,
-        where that is among `models`, else the first of these.
+    - `op`: an operator. The `ember.LLM`s in it, at any depth, are the modules. The first allocation gives each module
+        the model that it has, if that is among `models`, and else the first of `models`.
     - `data`, `score`, `gold`: as of `ember.evaluate`; the higher a score the better.
     - `models`: model ids; one that is there twice counts once.
-    - `diagnoser`: a Python function of strings `(question, answer, gold, module, model)`, or an operator of the same
-        arguments, and `key` if it takes one: whether that module, named by its path in `op`, is to blame for the
-        answer: 1 if it is, 0 if not, 1/2 if that is unclear, which is what one says that is an operator and fails. It
-        is asked where a score is below 1, by `"llmselector"` alone. `answer` is all that `op` returns, so one that
-        returns its drafts too shows them.
+    - `diagnoser`: says whether a module is to blame for an answer: 1 if it is, 0 if it is not, 1/2 if that is unclear.
+        It is a Python function `(question, answer, gold, module, model)` of strings, or an operator with the same
+        arguments and, if it takes one, `key`. `module` is the module's path in `op`. An operator that fails counts as
+        1/2. Only `"llmselector"` asks a diagnoser, on rows whose score is below 1. `answer` is all that `op` returns,
+        so the diagnoser sees drafts if `op` returns them.
     - `method`: `"llmselector"` is greedy by module; `"exhaustive"` tries every allocation, `"random"` as many as
         `budget` says, drawn without repetition.
-    - `budget`: the most allocations that are tried. Greedy steps that it does not suffice for are not begun.
-    - `key`: a PRNG key, of which every row has its own, as of `ember.evaluate`, the same under all allocations; random
-        search draws by it too.
+    - `budget`: the most allocations that are tried. The greedy search ends before a step that would exceed it.
+    - `key`: a PRNG key, from which every row has a key of its own, as of `ember.evaluate`. A row's key is the same
+        under all allocations. The random search draws by `key` too.
 
     **Returns:** `op` with the models of the best allocation that was tried, by the mean score (the last one taken among
     equals), and a `SelectionTrace`.
 
-    **Raises:** `ValueError` for an operator without LLMs, for no models, an unknown method, a diagnoser that the method
-    asks nothing, a budget below 1, an exhaustive search of more than 4096 allocations that no budget is given for, and
-    if every row fails; `ModelError` for an unknown model; and what `ember.evaluate` raises.
+    **Raises:** `ValueError` for an operator without LLMs, for no models, an unknown method, a diagnoser with a method
+    that does not ask it, a budget below 1, an exhaustive search of more allocations than the budget (by default 4096),
+    and if every row fails under every allocation; `ModelError` for an unknown model; and what `ember.evaluate` raises.
     """
     if method not in ("llmselector", "exhaustive", "random"):
         raise ValueError(f"select_models(method={method!r}): it is 'llmselector', 'exhaustive' or 'random'.")
@@ -180,7 +181,7 @@ def select_models(
 
 
 def _greedy(search: "_Search", budget: int | None) -> Allocation:
-    """Where LLMSelector ends."""
+    """Searches by LLMSelector; returns the allocation at which it ends."""
     current = search.first
     seen = set()
     for module in itertools.cycle(range(len(search.paths))):
@@ -190,16 +191,19 @@ def _greedy(search: "_Search", budget: int | None) -> Allocation:
             break
         seen.add((module, current))
         scores = search.run(candidates, module)
-        # A candidate that failed at a row is not among its best, and where all did there is none.
+        # A candidate that failed at a row is not among the best of that row; if all failed, the row has no best one.
         scores = np.where(np.isnan(scores), -np.inf, scores)
         is_best = np.isfinite(scores) & (scores == scores.max(0))
         current = candidates[int(np.argmax(is_best.sum(1)))]
-    if not search.trials:  # the budget does not suffice for one step
+    # The budget was too small for even one step: the first allocation is the only one that is tried.
+    if not search.trials:
         search.run([current])
     return current
 
 
 def _all(search: "_Search", places: Sequence[int]) -> Allocation:
+    """Tries the allocations with given numbers, in one sweep; returns the first. An allocation's models are the digits
+    of its number, to the base of the number of models."""
     base, modules = len(search.models), len(search.paths)
     allocations = [tuple(place // base**i % base for i in reversed(range(modules))) for place in places]
     search.run(allocations)
@@ -207,7 +211,11 @@ def _all(search: "_Search", places: Sequence[int]) -> Allocation:
 
 
 def _distinct(count: int, budget: int, key: Key) -> list[int]:
-    """Different places below `count`, which may be too large for NumPy, and for `random.sample`."""
+    """`budget` different numbers below `count`, or all of them if `count` is less.
+
+    They are drawn one by one until there are enough. `count` may be too large for NumPy's integers, and `random.sample`
+    of a range refuses one that is longer than a C integer.
+    """
     seed = jax.random.key_data(key) if is_key(key) else key
     draw = random.Random(np.asarray(seed).tobytes())
     found: dict[int, None] = {}  # in the order in which they were drawn
@@ -220,11 +228,11 @@ def _distinct(count: int, budget: int, key: Key) -> list[int]:
 
 
 class _Program(NamedTuple):
-    """What is run for every allocation and row; an argument, so that equal searches are one program.
+    """What is run for every allocation and row. It is an argument of `_row`, so equal searches share a program.
 
     **Fields:**
 
-    - `op`: the operator, with any models.
+    - `op`: the operator; the models that it has are replaced.
     - `models`: their names.
     - `question`: the name of the operator's first argument.
     - `judge`: the score, if it is an operator.
@@ -236,7 +244,7 @@ class _Program(NamedTuple):
     judge: Scorer | None
 
     def allocated(self, allocation: Any) -> Any:
-        """The operator with the models that a sequence of numbers names, also traced ones."""
+        """The operator with the models that an allocation names; its numbers may be traced."""
         leaves, tree = jax.tree.flatten(self.op, is_leaf=_is_llm)
         chosen = iter(allocation)
         return jax.tree.unflatten(
@@ -251,7 +259,7 @@ def _row(program: _Program, allocation: jax.Array, arguments: dict[str, Any], ke
 
 
 class _Outcome(NamedTuple):
-    """What an allocation gave for all rows: as arrays, in Python's values, and the scores."""
+    """What an allocation gave for all rows: the results as arrays, the answers as Python values, and the scores."""
 
     out: Any
     answers: list[Any]
@@ -263,9 +271,10 @@ class _Rows(NamedTuple):
 
     **Fields:**
 
-    - `questions`, `golds`: in Python's values.
+    - `questions`, `golds`: as Python values.
     - `question`: the name of the operator's first argument.
-    - `lanes`: what an operator is called with, the rows' keys, and what is right, as arrays.
+    - `lanes`: what is mapped over: the operator's arguments, the rows' keys, and the gold answers as arrays (`None`
+        unless a score or a diagnoser is an operator).
     """
 
     questions: list[Any]
@@ -284,7 +293,8 @@ def _rows(op: Any, data: Any, gold: str | None, key: Key | None, scorers: Sequen
 
 
 class _Search:
-    """A program, the rows that it is tried on, and the trials so far."""
+    """The state of a search: the program, the rows that it is tried on, and the trials so far. No allocation is run
+    twice, and no diagnoser is asked twice about one module of an allocation."""
 
     def __init__(
         self,
@@ -315,7 +325,7 @@ class _Search:
         self._diagnoser = None if diagnoser is None else of_role("diagnoser", diagnoser, _DIAGNOSED, key)
         scorers = (self._score,) if self._diagnoser is None else (self._score, self._diagnoser)
         self._rows = _rows(op, data, gold, key, scorers)
-        ids = LLM(text(self.models)).model  # which checks them
+        ids = LLM(text(self.models)).model  # `LLM` checks the ids and raises for one that is unknown
         self._program = _Program(op, ids, self._rows.question, self._score.in_program)
 
     def _place(self, path: str, llm: LLM) -> int:
@@ -329,9 +339,13 @@ class _Search:
         return self._program.allocated(allocation)
 
     def run(self, allocations: Sequence[Allocation], module: int | None = None) -> np.ndarray:
-        """Tries allocations on all rows: `[allocations, rows]`, the score, and with it the merit of a module if one is
-        given and there is a diagnoser."""
-        with warnings.catch_warnings():  # a module that stays is one sample under all allocations, as it is meant
+        """Tries allocations on all rows.
+
+        **Returns:** `float[allocations, rows]`: the scores, NaN where the operator failed. If `module` is given and
+        there is a diagnoser, the merit of that module (see `_merits`) is added.
+        """
+        # A module that keeps its model gives one sample under all allocations. That is meant, so there is no warning.
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", RepeatedSampleWarning)
             if new := [a for a in allocations if a not in self._outcomes]:
                 self._try(new)
@@ -367,9 +381,10 @@ class _Search:
             )
 
     def best(self, last: Allocation) -> Allocation:
-        """The allocation with the highest mean; among equals the last one, or the first that was tried.
+        """The allocation with the highest mean score. Among equals `last` is taken if it is one of them, and else the
+        one that was tried first.
 
-        **Raises:** `ValueError` if all failed at all rows.
+        **Raises:** `ValueError` if every allocation failed at every row.
         """
         if all(math.isnan(trial.score) for trial in self.trials.values()):
             cause, count = self._causes.most_common(1)[0]
@@ -385,8 +400,9 @@ class _Search:
 
 
 def _merits(by: Scorer, rows: _Rows, module: str, tried: Sequence[tuple[str, _Outcome]]) -> np.ndarray:
-    """1 where a module is not to blame, 0 where it is, 1/2 where nothing is known: `[allocations, rows]`."""
-    is_asked = np.stack([outcome.scores for _, outcome in tried]) < 1  # never where it failed
+    """The merit of a module: `float[allocations, rows]`, 1 where it is not to blame, 0 where it is, 1/2 if unknown."""
+    # A row that failed has the score NaN, which is not below 1, so no diagnoser is asked about it.
+    is_asked = np.stack([outcome.scores for _, outcome in tried]) < 1
     blame = (_blamed_by_function if by.in_program is None else _blamed_by_operator)(by, rows, module, tried, is_asked)
     return np.where(is_asked, 1 - np.nan_to_num(blame, nan=0.5), 1.0)
 
@@ -420,7 +436,7 @@ def _blamed_by_operator(
 
 @jit
 def _blame(by: Scorer, is_asked: jax.Array, row: tuple[Any, ...], key: Key | None) -> jax.Array:
-    """What an operator says of a row that it is asked about; NaN if it fails."""
+    """A diagnoser's number for one row; 0, and no call, for a row that it is not asked about; NaN if it fails."""
     return jax.lax.cond(is_asked, lambda: attempt(by)(row, key)[0], lambda: jnp.zeros(()))
 
 

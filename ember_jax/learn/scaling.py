@@ -1,15 +1,21 @@
 """How accuracy grows, or falls, with the number of calls: exact laws, estimates from samples, and the best number.
 
-Design note. Two kinds of functions. The laws are closed forms of how often an answer, a verifier, a judge or a stage
-is right; they are ordinary JAX, so a design is optimised through them by `jax.grad` before anything is paid. Samples of
-one query are independent, and answers are right or wrong: wrong ones agree, which is the worst case of a vote. The
-estimates begin with samples. `vote_at_k` and `pass_at_k` are unbiased, and no estimate of that kind exists for more
-calls than samples: P(right) of a vote of k is a polynomial of degree k in the accuracy of a query, and n samples tell
-the first n moments of how accuracies are spread over queries, nothing more. Beyond that `fit` extrapolates by a model
-for each query, after "Are More LLM Calls All You Need?" (Chen et al., 2024, arXiv 2403.02419), and `best_k` says, by a
-bootstrap over queries, whether the samples suffice to name a number of calls. How the model errs is known: of a query
-near 1/2 it takes chance for skill, so far beyond the samples its curves are too flat (0.60 at 101 calls, from twenty
-samples of a mixture whose truth is 0.51), while the best number comes out right, because it is near.
+Design note. There are two kinds of functions here.
+
+*Laws* are closed forms. They say how often a design (a vote, a filter, a tournament, a cascade) is right, from how
+often its samples, verifiers, judges and stages are. They are ordinary JAX, so a design can be optimised through them by
+`jax.grad` before anything is paid. They assume that the samples of one query are independent, and that an answer is
+either right or wrong. All wrong answers count as equal, which is the worst case for a vote.
+
+*Estimates* begin with samples. `vote_at_k` and `pass_at_k` are unbiased. No unbiased estimate exists for more calls
+than samples: P(right) of a vote of k is a polynomial of degree k in the accuracy of a query, and n samples tell only
+the first n moments of how accuracies are spread over queries. Beyond the samples `fit` extrapolates by a model for each
+query, after "Are More LLM Calls All You Need?" (Chen et al., 2024, arXiv 2403.02419). `best_k` says, by a bootstrap
+over queries, whether the samples suffice to name a best number of calls.
+
+The model has a known error. At a query whose accuracy is near 1/2 it takes chance for skill, so far beyond the samples
+its curves are too flat: 0.60 at 101 calls, from twenty samples of a mixture whose truth is 0.51. The best number of
+calls comes out right there, because it is near the samples.
 
 In single precision the laws are right to 1e-5 for up to a hundred calls; `jax.enable_x64` gives more.
 """
@@ -41,10 +47,13 @@ def vote_accuracy(p: ArrayLike, k: ArrayLike) -> jax.Array:
 
     - `p`: P(right) of one sample.
     - `k`: the number of samples, at least 1.
+
+    **Returns:** P(right) of the vote, of the broadcast shape.
     """
     p, k = _floats(p, k)
     half = jnp.floor((k + 1) / 2)
-    # One sample needs no special function, whose derivative is undefined at 0 and 1.
+    # For one or two samples the law is `p` itself. `betainc` would give the same value, but its derivative is undefined
+    # at p = 0 and 1. It is given 2 where its value is not used, so that no NaN comes into the gradient from there.
     return jnp.where(half == 1, p, betainc(jnp.maximum(half, 2), jnp.maximum(half, 2), p))
 
 
@@ -56,6 +65,8 @@ def mixture_accuracy(shares: ArrayLike, p: ArrayLike, k: ArrayLike) -> jax.Array
 
     - `shares`, `p`: `float[levels]`, the share of the queries and P(right) of one sample, for each level.
     - `k`: the number of samples, of any shape.
+
+    **Returns:** P(right) of the vote at a query drawn by the shares, of the shape of `k`.
     """
     shares, p = _floats(shares, p)
     k = jnp.asarray(k)
@@ -79,14 +90,16 @@ def critical_share(p1: ArrayLike, p2: ArrayLike) -> jax.Array:
 def regime(share: float, p1: float, p2: float) -> Regime:
     """What more calls do to a vote's accuracy over easy and hard queries.
 
-    Two more calls win on easy queries what is proportional to `(p1 (1 - p1))^m`, and lose on hard ones what is to
-    `(p2 (1 - p2))^m`. The difference changes its sign at most once, in favour of the queries nearer to 1/2: the hard
-    ones if `p1 + p2 > 1`.
+    Two more calls gain on easy queries an amount proportional to `(p1 (1 - p1))^m`, where m grows with the number of
+    calls, and lose on hard queries an amount proportional to `(p2 (1 - p2))^m`. The difference changes its sign at most
+    once. With many calls the queries whose accuracy is nearer to 1/2 prevail: the hard ones if `p1 + p2 > 1`.
 
     **Arguments:**
 
     - `share`: of easy queries.
     - `p1` > 1/2 and `p2` < 1/2: P(right) of one sample at easy and at hard queries.
+
+    **Returns:** `"increasing"`, `"decreasing"`, `"up-down"` (up to a maximum, then down) or `"down-up"`.
     """
     starts_up = share >= float(critical_share(p1, p2))
     if p1 + p2 > 1:
@@ -99,8 +112,9 @@ def regime(share: float, p1: float, p2: float) -> Regime:
 def turning_point(share: ArrayLike, p1: ArrayLike, p2: ArrayLike) -> jax.Array:
     """The number of calls at which a vote's accuracy over easy and hard queries turns.
 
-    It is the maximum in the regime `"up-down"`, within one of the best odd number, and the minimum in `"down-up"`; in
-    the other two it means nothing. Arguments as of `regime`.
+    In the regime `"up-down"` it is where the accuracy is highest, within one of the best odd number of calls; in
+    `"down-up"` it is where the accuracy is lowest. In the other two regimes it means nothing. The arguments are those
+    of `regime`; they may be arrays, which broadcast.
     """
     share, p1, p2 = _floats(share, p1, p2)
     odds = share * (2 * p1 - 1) / ((1 - share) * (1 - 2 * p2))
@@ -109,9 +123,10 @@ def turning_point(share: ArrayLike, p1: ArrayLike, p2: ArrayLike) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames="n")
 def filter_vote_accuracy(p: ArrayLike, accept_right: ArrayLike, accept_wrong: ArrayLike, n: int) -> jax.Array:
-    """How often a vote over the accepted of `n` samples is right; over all, if none is accepted.
+    """How often a vote is right that is held over those of `n` samples that a filter accepts, or over all if it accepts
+    none.
 
-    Filtering can hurt: with a filter that accepts wrong answers more often than right ones, it does.
+    Filtering can hurt: it does if the filter accepts wrong answers more often than right ones.
 
     **Arguments:** arrays of one shape
 
@@ -130,11 +145,14 @@ def filter_vote_accuracy(p: ArrayLike, accept_right: ArrayLike, accept_wrong: Ar
 
 @jax.jit
 def verifier_accuracy(p: ArrayLike, accept_right: ArrayLike, accept_wrong: ArrayLike, k: ArrayLike) -> jax.Array:
-    """How often one of the accepted of `k` samples is right, picked at random; of all, if none is accepted.
+    """How often a sample is right that is picked at random from those of `k` that a verifier accepts, or from all if it
+    accepts none.
 
-    "Networks of Networks" (Davis et al., 2024, arXiv 2407.16831). With `k` it goes to P(right) of an accepted sample.
+    The law is of "Networks of Networks" (Davis et al., 2024, arXiv 2407.16831). As `k` grows it tends to P(right) of an
+    accepted sample.
 
-    **Arguments:** arrays that broadcast against each other, as of `filter_vote_accuracy`; any `k`.
+    **Arguments:** arrays that broadcast against each other: those of `filter_vote_accuracy`, and `k`, the number of
+    samples.
     """
     p, right, wrong, k = _floats(p, accept_right, accept_wrong, k)
     accepted = p * right + (1 - p) * wrong
@@ -162,7 +180,7 @@ def knockout_accuracy(p: ArrayLike, judge: ArrayLike, n: int) -> jax.Array:
     return field[0]
 
 
-_MOST_VOTERS = 20
+_MOST_VOTERS = 20  # all 2^n outcomes are enumerated, in arrays of that many rows
 
 
 @jax.jit
@@ -172,8 +190,8 @@ def weighted_vote_accuracy(p: Float[ArrayLike, "n"], weights: Float[ArrayLike, "
     **Arguments:**
 
     - `p`: P(right) of each.
-    - `weights`: of each answer; by default `log(p / (1 - p))`, which no others are better than (Nitzan and Paroush,
-        1982). Ties go to the first member.
+    - `weights`: the weight of each member's answer. By default it is `log(p / (1 - p))`, which is the best choice
+        (Nitzan and Paroush, 1982). Ties go to the first member.
 
     **Raises:** `ValueError` for more than 20 members.
     """
@@ -184,16 +202,17 @@ def weighted_vote_accuracy(p: Float[ArrayLike, "n"], weights: Float[ArrayLike, "
             f"weighted_vote_accuracy takes `p` and `weights` of rank 1 and one length, up to {_MOST_VOTERS}, not "
             f"{p.shape} and {weights.shape}."
         )
-    right = jnp.asarray(np.indices((2,) * len(p)).reshape(len(p), -1).T, bool)  # every outcome, one a row
+    right = jnp.asarray(np.indices((2,) * len(p)).reshape(len(p), -1).T, bool)  # one row for each outcome
     chances = jnp.prod(jnp.where(right, *jnp.broadcast_arrays(p, 1 - p, right)[:2]), 1)
     margin = jnp.where(right, *jnp.broadcast_arrays(weights, -weights, right)[:2])
+    # A margin below this is taken for a tie: equal weights may differ by rounding when they are added up.
     total, least = jnp.sum(margin, 1), 1e-5 * jnp.sum(jnp.abs(weights))
     wins = jnp.where(jnp.abs(total) <= least, right[:, 0], total > 0)
     return jnp.sum(jnp.where(wins, chances, 0))
 
 
 class Law(NamedTuple):
-    """What a cascade comes to.
+    """The accuracy and the cost of a cascade.
 
     **Fields:**
 
@@ -232,7 +251,9 @@ def cascade_law(
 def coverage(p: ArrayLike, k: ArrayLike) -> jax.Array:
     """How often some of `k` samples is right: `1 - (1 - p)^k`. Its estimate from samples is the mean of `pass_at_k`."""
     p, k = _floats(p, k)
-    # Where p is small 1 - (1 - p)^k would cancel, and where it is 1 the logarithm has no derivative.
+    # Two formulas, one on each side of 1/2. For a small p, 1 - (1 - p)^k would lose its digits by cancellation; at p =
+    # 1 the logarithm in the other formula has no derivative. Each is given a p from its own side, so that neither
+    # brings a NaN into the gradient where it is not used.
     rare, usual = jnp.minimum(p, 0.5), jnp.maximum(p, 0.5)
     return jnp.where(p < 0.5, -jnp.expm1(xlog1py(k, -rare)), 1 - (1 - usual) ** k)
 
@@ -244,8 +265,9 @@ def coverage(p: ArrayLike, k: ArrayLike) -> jax.Array:
 def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> jax.Array:
     """The unbiased estimate of `coverage` at `k` from `n` samples of which `c` are right: `1 - C(n-c, k) / C(n, k)`.
 
-    As a product, which stays exact where the binomials overflow; Chen et al., 2021, arXiv 2107.03374. Arrays broadcast
-    against each other; NaN where `k > n`, of which nothing unbiased is known.
+    It is computed as a product, which is right where the binomials would overflow (Chen et al., 2021, arXiv
+    2107.03374). The arguments are arrays that broadcast against each other. The result is NaN where `k > n`, for which
+    there is no unbiased estimate.
     """
     n, c, k = _floats(n, c, k)
     # All k are wrong if the i-th is, given that those before it were: (n - c - i) / (n - i).
@@ -258,15 +280,15 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> jax.Array:
 def vote_at_k(n: int, c: int, k: int) -> float:
     """The unbiased estimate of `vote_accuracy` at `k` from `n` samples of which `c` are right.
 
-    It is the accuracy of votes over all subsets of `k` of the samples, which is to `vote_accuracy` what `pass_at_k` is
-    to `coverage`. Exact; of Python numbers.
+    It is the share of subsets of `k` of the samples in which a vote is right; it relates to `vote_accuracy` as
+    `pass_at_k` does to `coverage`. It is exact, and takes and returns Python numbers.
 
-    **Raises:** `ValueError` for `k` above `n`, of which nothing unbiased is known.
+    **Raises:** `ValueError` unless `0 <= c <= n` and `1 <= k <= n`; for `k` above `n` there is no unbiased estimate.
     """
     if not (0 <= c <= n and 1 <= k <= n):
         raise ValueError(f"vote_at_k(n={n}, c={c}, k={k}): it takes 0 <= c <= n and 1 <= k <= n.")
     half = (k + 1) // 2
-    subset = 2 * half - 1  # of an even number: as of one fewer
+    subset = 2 * half - 1  # a vote of an even number is right as often as a vote of one fewer
     won = sum(math.comb(c, right) * math.comb(n - c, subset - right) for right in range(half, subset + 1))
     return won / math.comb(n, subset)
 
@@ -276,10 +298,11 @@ class BestK(NamedTuple):
 
     **Fields:**
 
-    - `k`: the least number that is as good as any, by the tolerance.
-    - `low`, `high`: between which it is in as many bootstrap samples of the queries as the level says.
-    - `accuracy`: what is predicted at `k`.
-    - `is_known`: whether `low` and `high` are within one odd step of `k`. If not, these samples cannot tell.
+    - `k`: the least odd number of calls whose accuracy is within the tolerance of the best.
+    - `low`, `high`: the interval of `k` over bootstrap samples of the queries, at the given level.
+    - `accuracy`: the predicted accuracy at `k`.
+    - `is_known`: whether `low` and `high` are at most 2 from `k`, which is one step between odd numbers. If not, these
+        samples cannot tell which number is best.
     """
 
     k: int
@@ -325,17 +348,18 @@ class Scaling(eqx.Module):
 
         **Arguments:**
 
-        - `max_k`: the most calls that are thought of.
-        - `level`: of the interval.
-        - `tolerance`: the accuracy that may be given away for fewer calls.
-        - `resamples`: how often the queries are drawn again; their number stays.
-        - `seed`: of these draws.
+        - `max_k`: the most calls that are considered.
+        - `level`: the probability of the interval, as 0.95.
+        - `tolerance`: how much accuracy may be given up for fewer calls.
+        - `resamples`: how often the queries are drawn again, each time as many as there are.
+        - `seed`: the seed of these draws.
         """
         ks = np.arange(1, max_k + 1, 2)
         curves = _curves(np.asarray(self.parameters, float), np.asarray(self.is_easy), ks.astype(float), np)
         draws = np.random.default_rng(seed).multinomial(len(curves), np.full(len(curves), 1 / len(curves)), resamples)
         means = np.concatenate([curves.mean(0, keepdims=True), draws @ curves / len(curves)])
-        # The first that is as good as the best: saturated curves differ by less than anybody can know.
+        # The first number within the tolerance of the best, and not the best itself: saturated curves go on growing by
+        # less than samples can show, and the best would always be `max_k`.
         best = ks[np.argmax(means >= means.max(1, keepdims=True) - tolerance, axis=1)]
         k = int(best[0])
         tail = (1 - level) / 2
@@ -343,7 +367,8 @@ class Scaling(eqx.Module):
         return BestK(k, low, high, float(means[0, best[0] // 2]), k - low <= 2 and high - k <= 2)
 
 
-# Odd numbers: at even ones a vote is no better than with one call fewer, and the model knows no such steps.
+# The numbers of calls at which votes are fitted by default. They are odd: at an even number a vote is no better than
+# with one call fewer, and the model, a smooth curve, has no such steps.
 _AT = (1, 3, 5, 9, 19, 49, 99)
 
 
@@ -362,8 +387,8 @@ def fit(right: Bool[ArrayLike, "queries samples"], at: Sequence[int] | None = No
 
     **Arguments:**
 
-    - `right`: which samples are right. Leave out queries that have failed samples. Where wrong answers differ among
-        themselves a vote is better than is predicted from this; measure such votes, and give them to `fit_curves`.
+    - `right`: which samples are right. Leave out queries that have failed samples. If wrong answers differ among
+        themselves, a vote is better than this predicts; measure such votes and give their accuracy to `fit_curves`.
     - `at`: numbers of calls at which the model is fitted; by default those of 1, 3, 5, 9, 19, 49 and 99 that there are
         samples for.
 
@@ -381,10 +406,10 @@ def fit(right: Bool[ArrayLike, "queries samples"], at: Sequence[int] | None = No
 
 
 def fit_curves(accuracy: Float[ArrayLike, "queries points"], at: Sequence[int]) -> Scaling:
-    """Learns the same from accuracies that were measured, of votes or of anything else that takes a number of calls.
+    """Learns a `Scaling` from measured accuracies, of votes or of anything else that takes a number of calls.
 
-    By least squares for each query, once as an easy and once as a hard one, with a1 and a2 at least 1e-6 and from
-    (1, 1, 1), as Chen et al. do; the better of the two is taken.
+    Each query is fitted by least squares twice, as an easy and as a hard one, and the better fit is taken. As in Chen
+    et al., a1 and a2 are at least 1e-6, and the search starts at (1, 1, 1).
 
     **Arguments:**
 
@@ -401,6 +426,7 @@ def fit_curves(accuracy: Float[ArrayLike, "queries points"], at: Sequence[int]) 
         )
     if not measured.shape[0] or not np.all((measured >= 0) & (measured <= 1)):
         raise ValueError("scaling.fit_curves takes accuracies in [0, 1], of at least one query; failed rows have none.")
+    # Queries with equal measurements have equal fits, so each distinct row is fitted once.
     distinct, of_query = np.unique(measured, axis=0, return_inverse=True)
     fits = [_fit_one(row, points) for row in distinct]
     parameters = np.array([parameters for parameters, _ in fits])[of_query]
@@ -408,7 +434,7 @@ def fit_curves(accuracy: Float[ArrayLike, "queries points"], at: Sequence[int]) 
 
 
 def _fit_one(measured: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, bool]:
-    from scipy.optimize import least_squares  # a tenth of a second, for those who fit
+    from scipy.optimize import least_squares  # imported here: it takes a tenth of a second, and only fits need it
 
     residuals = lambda a, is_easy: _curve(a[0], a[1], a[2], at, is_easy, np) - measured
     bounds = ([1e-6, 1e-6, -np.inf], np.inf)
@@ -418,7 +444,7 @@ def _fit_one(measured: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, bool]:
 
 
 def _curves(parameters: Any, is_easy: Any, k: Any, numbers: Any) -> Any:
-    """`[queries, *k.shape]`, with `jax.numpy` or `numpy`."""
+    """The modelled accuracies `[queries, *k.shape]`, clipped to [0, 1]. `numbers` is `jax.numpy` or `numpy`."""
     shape = (len(parameters), *k.shape)
     of_query = lambda x: numbers.broadcast_to(x.reshape(-1, *(1,) * k.ndim), shape)
     a1, a2, a3, is_easy = (of_query(x) for x in (*parameters.T, is_easy))
@@ -439,7 +465,7 @@ def _floats(*values: ArrayLike) -> list[jax.Array]:
 
 
 def _ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
-    """`part / whole`, 0 where there is nothing to be part of."""
+    """`part / whole`; 0, with a gradient that is no NaN, where `whole` is 0."""
     return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), 0)
 
 

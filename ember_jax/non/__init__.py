@@ -1,6 +1,7 @@
 """Networks of networks: constructs of LLM calls.
 
-Each is an ordinary operator, written with the public names alone, of any members: LLMs, operators, other constructs.
+Each construct is an ordinary operator that is written with the package's public names alone. Its members may be LLMs,
+operators, and other constructs.
 """
 
 from ._best_of_n import BestOfN as BestOfN

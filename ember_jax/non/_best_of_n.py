@@ -23,11 +23,11 @@ class BestOfN(Operator):
     - `scorer`: an operator of `(question, answer)` or `(question, answer, key)` that returns a float. An LLM scores
         with the probability that it says *correct*, as a `Grader(llm)`.
 
-    An answer whose score is NaN wins only if no other has a score, one that failed only if all failed. `choose`
-    decides the same for answers and scores that are there already.
+    An answer whose score is NaN wins only if no answer has a score. Failed text wins only if all answers failed.
+    `choose` makes the same decision for answers and scores that are given.
 
-    **Raises:** what an `Ensemble` does; `TypeError` for a scorer of something else than a question and an answer and,
-    when it is called, for one that gives no number.
+    **Raises:** what an `Ensemble` raises; `TypeError` for a scorer that cannot be called with a question and an answer
+    and, when it is called, for one that does not return one number.
     """
 
     members: Ensemble
@@ -44,6 +44,7 @@ class BestOfN(Operator):
     def choose(self, answers: Text, scores: Float[Array, "n"]) -> Text:
         """The winner among answers of rank 1 that have such scores."""
         among = pool(answers, ~jnp.isnan(scores))
-        # Not the place of the maximum itself: a score may be as low as what stands for those that are out.
+        # `argmax` of the scores would not do: -inf stands for answers that are out, and an answer that is in may have
+        # it as its score too.
         known = jnp.where(among & ~jnp.isnan(scores), scores, -jnp.inf)
         return answers[jnp.argmax(among & (known == jnp.max(known)))]

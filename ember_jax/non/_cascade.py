@@ -1,10 +1,11 @@
-"""The cheap answer where it is good enough.
+"""`Cascade`: the cheap answer where it is good enough.
 
-Design note. A gate that draws is a relaxation of the hard one, and its `temperature` says how far from it. Thresholds
-and scorers learn; the temperature is held fixed. The expected loss is linear in the probability of accepting, so the
-best gate is a hard one, and a temperature that learns leads there: in plain units it went past 0, where the gate turns
-round, within sixty steps of Adam at each rate that was tried; as a logarithm it may vanish, and every gradient with it,
-before the scorer has learned. A gate that is to learn how steep it is has a scorer with a scale: `scale * score`.
+Design note. A gate that draws relaxes the hard gate; its `temperature` says how far it is from hard. Thresholds and
+scorers can be learned, and the temperature is held fixed. The alternative was rejected for this reason: the expected
+loss is linear in the probability of accepting, so the best gate is a hard one, and a temperature that is learned goes
+to 0. In plain units it went past 0, where the gate is reversed, within sixty steps of Adam at each rate that was tried.
+As a logarithm it may become so small, before the scorer has learned, that every gradient vanishes. To learn how steep a
+gate is, give the scorer a scale that is learned: `scale * score`.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,8 @@ from .. import Key, Operator, Text, learn
 from ._members import Member, Members, answer_of, as_members, for_each, for_role, numbers, shown
 from ._scores import as_scorer, score
 
-# A temperature below it is 0, the limit, where the gate is hard. What is divided by it, and its square, stay finite.
+# Lower temperatures are raised to this one, at which the gate is hard. It is not 0, so that a margin divided by it or
+# by its square, as in a derivative, stays finite.
 _COLDEST = 1e-15
 
 
@@ -39,14 +41,15 @@ class Cascade(Operator):
         scored. An LLM scores as a `Grader(llm)`; a module with weights, such as a `LinearScorer`, learns. NaN, as the
         score of failed text, is below every threshold.
     - `thresholds`: `float[n - 1]` for n stages, or one number for all.
-    - `temperature`: where given, an answer is accepted with probability `sigmoid((score - threshold) / temperature)`,
-        drawn by `ember.learn.sample`, so that thresholds and scorers can be learned. Its own gradient is zero: it can
-        be swept, or lowered from step to step, and an optimiser leaves it as it is. `None` is the limit of 0: a hard
-        threshold, whose gradient is zero. So is 0 or less that is known only in a traced program.
+    - `temperature`: if given, an answer is accepted with probability `sigmoid((score - threshold) / temperature)`,
+        drawn by `ember.learn.sample`, so that thresholds and scorers can be learned. The gradient of the temperature
+        itself is zero: it can be swept, or lowered from step to step, and an optimiser leaves it as it is. `None` is
+        the limit of 0: a hard threshold, whose gradient is zero. A traced temperature of 0 or less acts as that limit.
 
-    **Raises:** `ValueError` without stages, for another number of scorers or thresholds than stages ask for, and for a
-    temperature that is not above 0; `TypeError` for a scorer of something else than a question and an answer and, when
-    it is called, for one that gives no number or a stage that gives several answers.
+    **Raises:** `ValueError` without stages, if the number of scorers or thresholds does not fit the number of stages,
+    and for a concrete temperature that is not above 0; `TypeError` for a scorer that cannot be called with a question
+    and an answer and, when it is called, for a scorer that does not return one number and for a stage with several
+    answers.
     """
 
     stages: tuple[Member, ...]
@@ -89,7 +92,7 @@ class Cascade(Operator):
         return self._answer(0, question, for_each(key, len(self.stages)))
 
     def _answer(self, stage: int, question: Text, keys: Key) -> Text:
-        """The answer of a stage, or of one after it."""
+        """The answer of a stage if it is accepted, else that of the first later stage whose answer is accepted."""
         answer = answer_of(self.stages[stage], question, keys[stage], f"Cascade.stages[{stage}]")
         if stage + 1 == len(self.stages):
             return answer
@@ -104,7 +107,9 @@ class Cascade(Operator):
         value = score(scorer, question, answer, for_role(key, "scorer"), place)
         if self.temperature is None:
             return value > self.thresholds[stage]
-        unknown = jnp.isnan(value)  # taken out twice, or its NaN would come back as a gradient
+        # A NaN score is replaced before the margin is computed, and the margin once more after. With the second `where`
+        # alone the value would be right, but the gradient through the margin would be NaN.
+        unknown = jnp.isnan(value)
         temperature = jnp.maximum(jax.lax.stop_gradient(self.temperature), _COLDEST)
         margin = (jnp.where(unknown, 0.0, value) - self.thresholds[stage]) / temperature
         logits = jnp.stack([jnp.where(unknown, -jnp.inf, margin), jnp.zeros_like(margin)])
@@ -112,7 +117,7 @@ class Cascade(Operator):
 
 
 def _is_cold(temperature: Any) -> bool:
-    """Whether a temperature is known here, and not above 0."""
+    """Whether a temperature is concrete and not above 0; a traced one cannot be checked."""
     try:
         return not float(temperature) > 0
     except jax.errors.ConcretizationTypeError:  # it is traced

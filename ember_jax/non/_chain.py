@@ -20,12 +20,13 @@ class Chain(Operator):
 
     **Arguments:**
 
-    - `steps`: operators and LLMs, of which each is asked what the one before answered, the first the question; and
-        templates, a `str` or a Text, which put the `{question}` and the `{answer}` so far into the words for the step
-        after it. Given one by one or as one list.
+    - `steps`: operators, LLMs and templates, one by one or as a list. The first operator is asked the question, each
+        further one the answer of the step before it. A template is a `str` or a Text: it fills in the `{question}` and
+        the `{answer}` so far, and the step after it is asked the result.
 
-    **Raises:** `ValueError` without steps; `TypeError` for a string that is no template, for what is no operator, for
-    several answers that would be one prompt and, when it is called, for a last step of several answers.
+    **Raises:** `ValueError` without steps; `TypeError` for a string without `{question}` and `{answer}`, for a step
+    that is no operator, for an LLM or `Ensemble` right after an `Ensemble`, whose answers are not one prompt, and, when
+    it is called, for a last step that gives several answers.
     """
 
     steps: tuple[Member | Text, ...]

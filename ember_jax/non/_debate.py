@@ -33,10 +33,10 @@ class Debate(Operator):
 
     **Arguments:**
 
-    - `debaters`, `n`: as members of an `Ensemble`, or an `Ensemble`; each gives one answer. What fails in a tolerant
-        one is not shown, and may answer again.
-    - `judge`, `judge_prompt`: who picks one of the last answers, and what they are asked: the `judge` and `prompt` of a
-        `Judge`. Without a judge it is the most common one, as of a `Vote`.
+    - `debaters`, `n`: as members of an `Ensemble`, or an `Ensemble`; each gives one answer. In a tolerant ensemble a
+        debater that fails is not shown to the others, and is asked again in the next round.
+    - `judge`, `judge_prompt`: the judge who picks one of the last answers, and the judge's prompt, as `judge` and
+        `prompt` of a `Judge`. Without a judge the most common answer is taken, as by a `Vote`.
     - `rounds`: how often each debater answers.
     - `prompt`: what further rounds ask, with the fields `{question}`, `{candidates}` (numbered, `[1] …`) and
         `{yours}`: "Yours is [2].", or "You have not answered yet."
@@ -70,7 +70,8 @@ class Debate(Operator):
 
     def forward(self, question: Text, key: Key | None = None) -> Text:
         def turn(answers: Text, key: Key) -> tuple[Text, None]:
-            there = answers == answers  # failed text equals nothing
+            there = answers == answers  # false for failed text, which equals nothing
+            # `listed` leaves failed answers out and numbers the others from 1, so the number is a running count.
             numbered = format("Yours is [{number}].", number=jnp.cumsum(there))
             yours = where(there, numbered, "You have not answered yet.")
             asked = format(self.prompt, question=question, candidates=listed(answers), yours=yours)

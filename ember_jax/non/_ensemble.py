@@ -23,11 +23,13 @@ class Ensemble(Operator):
     - `tolerant`: whether the answer of a member that fails is *failed text* (see `ember.attempt`), which votes count
         for nothing and judges do not see, instead of failing the ensemble.
 
-    Called with a question and a key it returns all answers, those of one member side by side. Without a key they are
-    the same for ever. Sample `i` has the same key for every `n`: more samples pay only for the new ones.
+    Called with a question and a key it returns all answers, `Text["n"]`, those of one member next to each other.
+    Without a key it uses one fixed key, so the answers are the same in each call. Sample `i` has the same key for every
+    `n`, so with a larger `n` only the new samples are paid for.
 
     **Raises:** `ValueError` without members, for `n` below 1, and for several samples of a member that takes no key;
-    `TypeError` for a member that cannot be called with a question and, when it is called, for one that returns no Text.
+    `TypeError` for a member that cannot be called with a question and, when it is called, for one that does not return
+    Text or a `str`.
     """
 
     members: tuple[Member, ...]
@@ -43,7 +45,8 @@ class Ensemble(Operator):
         return concatenate([self._samples(member, question, keys[i]) for i, member in enumerate(self.members)])
 
     def each(self, questions: Text, key: Key | None = None) -> Text:
-        """The answers where every sample has a question of its own, in the same order; of members that give one."""
+        """The answers to questions of which every sample has its own: `Text["n"]`, in the order of the answers. Every
+        member must give one answer."""
         keys = for_each(key, len(self.members))
         asked = questions.reshape(len(self.members), self.n)
         return concatenate([self._samples(member, asked[i], keys[i]) for i, member in enumerate(self.members)])
@@ -55,7 +58,8 @@ class Ensemble(Operator):
             return attempt(_answers)(member, question, key)[0] if self.tolerant else _answers(member, question, key)
 
         keys = for_each(key, self.n)
-        if self.n == 1:  # not as a lane: a member that is written line by line may stay so
+        # One sample is asked without a `vmap`, so a member that cannot be mapped can still be asked once.
+        if self.n == 1:
             return sample(question.reshape(()), keys[0]).reshape(-1)
         return jax.vmap(sample, in_axes=(0 if question.shape else None, 0))(question, keys).reshape(-1)
 
@@ -65,12 +69,13 @@ def _answers(member: Member, question: Text, key: Key) -> Text:
 
 
 def ensemble(members: Members, n: int, construct: str, argument: str = "members") -> Ensemble:
-    """What other constructs take as members: an ensemble as it is, anything else as one.
+    """The members of another construct as an `Ensemble`; one that is an `Ensemble` is returned as it is.
 
-    **Raises:** what an `Ensemble` does, by the names of the construct and of its argument.
+    **Raises:** what an `Ensemble` raises, with the names of the construct and of its argument in the message.
     """
     if not isinstance(members, Ensemble):
-        return Ensemble(*_sampled(members, n, construct, argument))  # which checks them again, by its own name
+        # Checked here, where the construct's name is known; `Ensemble` checks them again, under its own.
+        return Ensemble(*_sampled(members, n, construct, argument))
     if n != 1:
         raise ValueError(f"{construct}(n={n}): its ensemble has {members.n} samples of each member; leave out n.")
     return members

@@ -27,10 +27,11 @@ class FilterVote(Operator):
         `Grader(llm, sampled=True)`.
     - `normalize`, `weights`: as of a `Vote`.
 
-    The answer is returned as it was given. `choose` decides the same for answers and scores that are there already.
+    The answer is returned as the member gave it, not normalised. `choose` makes the same decision for answers and
+    scores that are given.
 
-    **Raises:** what a `Vote` does; `TypeError` for a grader of something else than a question and an answer and, when
-    it is called, for one that gives no number.
+    **Raises:** what a `Vote` raises; `TypeError` for a grader that cannot be called with a question and an answer and,
+    when it is called, for one that does not return one number.
     """
 
     members: Ensemble

@@ -16,7 +16,8 @@ from ._members import Member
 from ._named import Flow, Reference
 from ._notation import BY_CLASS, MODEL, Construct
 
-# What an expression is: what can stand anywhere, what needs parentheses after `@`, what needs them within any other.
+# The forms of an expression, by where it needs parentheses. An operand needs none anywhere; a pipe (`… | M`) needs them
+# where an operand is expected, as after `@`; a program (with `;`) needs them inside any other expression.
 _OPERAND, _PIPE, _PROGRAM = range(3)
 
 
@@ -25,7 +26,7 @@ class _Written(NamedTuple):
     form: int = _OPERAND
 
     def within(self, form: int) -> str:
-        """The words where at most such a form may stand."""
+        """The words, in parentheses if at most `form` may stand at that place."""
         return self.words if self.form <= form else f"({self.words})"
 
 
@@ -37,15 +38,17 @@ def format(op: Member, /, **components: Member) -> str:
     non.format(non.Vote([my_operator, other]), mine=my_operator, other=other)  # '[$mine, $other] | M'
     ```
 
-    `non.parse` of it, with the same components, is an equal operator.
+    `non.parse` of the result, with the same components, gives an equal operator.
 
     **Arguments:**
 
     - `op`: the network.
-    - `components`: what is written as `$name`: operators of your own, or any part of the network.
+    - `components`: operators of your own, or any parts of the network, by the name that they are written as, `$name`.
 
-    **Raises:** `NotationError` for an operator that is no construct and no component, for settings of several values,
-    as those of stacked operators are, and while JAX traces.
+    **Returns:** the notation, one line of `str`.
+
+    **Raises:** `NotationError` for an operator that is no construct and no component, for a setting that is an array of
+    texts, as in stacked operators, and while JAX traces.
     """
     if any(map(_is_traced, jax.tree.leaves(op))):
         raise errors.NotationError("a network that JAX traces is not known yet; write it down outside.")
@@ -63,7 +66,7 @@ def _is_traced(leaf: Any) -> bool:
 
 
 class _Writer:
-    """What writes with given components."""
+    """Writes operators; it knows the components, and the names of flows that may stand."""
 
     def __init__(self, components: Mapping[str, Member]):
         self.components = components
@@ -123,7 +126,8 @@ class _Writer:
             count = given[construct.count] = getattr(op, construct.count)
         found = {name: getattr(op, name) for name in construct.settings}
         settings = []
-        # Numbers and words last: their defaults may depend on the other settings.
+        # Settings that are arrays or Texts are compared last, since their defaults may depend on the other settings
+        # (the default prompt of a judge depends on `synthesise`).
         for name in sorted(found, key=lambda name: isinstance(found[name], Text | jax.Array)):
             if not _equal(found[name], getattr(construct.make(given), name)):
                 given[name] = found[name]
@@ -136,19 +140,20 @@ class _Writer:
         return _Written(f"{self._given(construct, given, construct.before, _PIPE)} | {words}", _PIPE)
 
     def _given(self, construct: Construct, given: Mapping[str, Any], name: str, form: int) -> str:
-        """An argument, in the first form of which the constructor makes what is there."""
+        """An argument as it is written: the shortest form from which the constructor makes the value that is there."""
         value = given[name]
         shortest = next(f for f in _forms(value) if f is value or _makes(construct, given, name, f))
         if isinstance(shortest, tuple):
             return self._list(shortest)
         written = self.written(shortest)
-        if written.form == _OPERAND and written.words.startswith("["):  # a list here would be a list, not an `Ensemble`
+        # Without parentheses brackets would be read as a list of members, and not as the one `Ensemble` that it is.
+        if written.form == _OPERAND and written.words.startswith("["):
             return f"({written.words})"
         return written.within(form)
 
 
 def _forms(value: Any) -> Iterator[Any]:
-    """What a constructor may have been given to hold this, the shortest first."""
+    """The arguments that a constructor may have been given so that it holds `value`, the shortest first."""
     construct = BY_CLASS.get(type(value))
     if construct and not construct.before and construct.after:
         yield from _forms(getattr(value, construct.after))
@@ -158,7 +163,7 @@ def _forms(value: Any) -> Iterator[Any]:
 
 
 def _makes(construct: Construct, given: Mapping[str, Any], name: str, argument: Any) -> bool:
-    """Whether a constructor makes what is there of another argument."""
+    """Whether the constructor, given `argument` instead, makes an operator that holds an equal value."""
     try:
         made = construct.make({**given, name: argument})
     except (TypeError, ValueError):
@@ -196,7 +201,8 @@ def _in_parentheses(settings: list[str]) -> str:
 
 
 def _setting(words: str) -> str:
-    """A setting of an LLM, which holds JSON, or a string that is no JSON."""
+    """A setting of an LLM as it is written. An LLM holds a setting as JSON, or as a string that is no JSON; such a
+    string is written in quotes."""
     try:
         json.loads(words)
     except ValueError:
@@ -225,7 +231,7 @@ def _value(value: Any, name: str) -> str:
 
 
 def _numbers(array: Any) -> Any:
-    """An array as nested lists, each number as the shortest decimal that is it in its own precision."""
+    """An array as nested lists, each number as the shortest decimal that reads back as it in its own precision."""
     if array.ndim:
         return [_numbers(row) for row in np.asarray(array)]
     return float(str(array)) if np.issubdtype(array.dtype, np.floating) else array.item()

@@ -27,7 +27,13 @@ class Grader(Operator):
 
     - `llm`: whom to ask. It chooses between *yes* and *no*, see `ember.LLM.choose`.
     - `prompt`: a template with the fields `{question}` and `{answer}`.
-    - `sampled`: whether it is what the model said, 1 or 0, instead of the probability that it says *yes*.
+    - `sampled`: whether to return what the model said, 1 for *yes* and 0 for *no*, instead of the probability that it
+        says *yes*.
+
+    **Returns:** when it is called, a float of rank 0.
+
+    **Raises:** `TypeError` for an `llm` that is none and a `sampled` that is no boolean; `ValueError` for a prompt
+    without its fields.
     """
 
     llm: LLM

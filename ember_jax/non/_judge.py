@@ -1,8 +1,8 @@
 """The answer that a judge picks, or writes out of all of them.
 
-Design note. A model picks by `LLM.choose`, so that its answer is one letter and always one of the candidates. Any other
-judge is an operator of a prompt, which shows the candidates numbered, and answers with the number of one or with its
-words. A judge is asked only where candidates differ: of equal ones, and of one among failures, it could say nothing.
+Design note. An LLM picks by `LLM.choose`, so its answer is one letter and always one of the candidates. Any other judge
+is an operator of a prompt that shows the candidates numbered; it replies with the number of a candidate or with its
+words. A judge is asked only if candidates differ. If they are equal, or all but one failed, there is nothing to decide.
 """
 
 import equinox as eqx
@@ -22,7 +22,7 @@ _LISTED = "{question}\n\nCandidate answers, each after its number:\n\n{candidate
 _PICK_NUMBER = _LISTED + "Which of them is best? Reply with its number and nothing else."
 _SYNTHESISE = _LISTED + "Some of them may be wrong. Write the best answer to the question, using what is right in them."
 
-# What `LLM.choose` can tell apart: one letter for each.
+# The most candidates that `LLM.choose` can tell apart, as each has a letter.
 _MOST = 26
 
 
@@ -39,15 +39,15 @@ class Judge(Operator):
     - `members`, `n`: as of an `Ensemble`, or an `Ensemble`.
     - `judge`: an LLM, which chooses among at most 26 answers, see `ember.LLM.choose`; or any operator of a prompt,
         which replies with the number of an answer or with its words.
-    - `prompt`: a template with the field `{question}`, below which an LLM that picks finds the answers as options; for
-        other judges and where it synthesises with `{candidates}` too.
-    - `synthesise`: whether the judge writes a new answer with the others before it, instead of picking one.
+    - `prompt`: a template. For an LLM that picks it has the field `{question}`, and the answers follow it as options.
+        For another judge, and for any judge that synthesises, it has the fields `{question}` and `{candidates}`.
+    - `synthesise`: whether the judge writes a new answer from those of the members, instead of picking one.
 
-    A judge that picks is not asked where all answers are the same.
+    A judge that picks is not asked if all answers are the same.
 
-    **Raises:** what an `Ensemble` does; `TypeError` for a judge of something else than a prompt; `ValueError` for a
-    prompt without its fields, when it is traced for more answers than an LLM can choose among, and when it runs for a
-    judge that names none.
+    **Raises:** what an `Ensemble` raises; `TypeError` for a judge that cannot be called with a prompt; `ValueError` for
+    a prompt without its fields; while it is traced, for more answers than an LLM can choose among; and while it runs,
+    for a judge whose reply names no candidate.
     """
 
     members: Ensemble
@@ -87,9 +87,10 @@ def as_judge(judge: Member, construct: str) -> Member:
 
 
 def pick_prompt(judge: Member, prompt: str | Text | None, construct: str, argument: str) -> Text:
-    """The prompt with which a judge picks, its own where none is given.
+    """The prompt with which a judge picks; the default one if none is given.
 
-    **Raises:** as `template`; `ValueError` if it would show the candidates to an LLM, which finds them as options.
+    **Raises:** what `template` raises; `ValueError` if the prompt has the field `{candidates}` and the judge is an LLM,
+    which is shown the candidates as options.
     """
     if not isinstance(judge, LLM):
         asked = _PICK_NUMBER if prompt is None else prompt
@@ -102,9 +103,11 @@ def pick_prompt(judge: Member, prompt: str | Text | None, construct: str, argume
     return template(_PICK if prompt is None else prompt, construct, argument, ["question"])
 
 
-@jit  # so that in a `vmap` over groups of candidates too it is asked only for those that differ
+# Under `jit` it is an operator, so in a `vmap` over groups of candidates each group has its own branch, and the judge
+# is asked only for the groups that differ.
+@jit
 def pick(judge: Member, prompt: Text, question: Text, candidates: Text, key: Key) -> Text:
-    """The candidate that a judge picks; it is asked where they differ."""
+    """The candidate that a judge picks; the judge is asked only if candidates differ."""
     if len(candidates) == 1:
         return candidates[0]
     shown = present(candidates)
@@ -126,12 +129,13 @@ def _chosen(judge: Member, prompt: Text, question: Text, shown: Text, key: Key) 
 
 
 async def candidate_named(number: np.ndarray, reply: str, compared: list[str], candidates: list[str]) -> str:
-    # The number first: it was asked for, and the words of a candidate may be the number of another.
+    # A number is looked for before words: the prompt asked for a number, and the words of one candidate may be the
+    # number of another.
     if number in range(1, len(candidates) + 1):
         return candidates[int(number) - 1]
     if reply in compared:
         return candidates[compared.index(reply)]
-    raise ValueError(  # without the reply's words, which may be those of the prompt
+    raise ValueError(  # the message leaves out the reply's words, since they may repeat those of the prompt
         f"the judge's reply, of {len(reply)} characters, is neither a number from 1 to {len(candidates)} nor the words "
         "of a candidate. Ask in its prompt for the number alone."
     )

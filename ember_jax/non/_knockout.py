@@ -9,7 +9,7 @@ from ._members import Member, Members, for_each, for_role
 
 
 class Knockout(Operator):
-    """The answer that is left when a judge picks the better one of two, round by round.
+    """The winner of a tournament: in each round a judge picks the better answer of every pair.
 
     ```python
     op = non.Knockout(ember.LLM("sim/small"), ember.LLM("sim/large"), n=8)
@@ -19,8 +19,8 @@ class Knockout(Operator):
 
     **Arguments:**
 
-    - `members`, `n`: as of an `Ensemble`, or an `Ensemble`; any number of answers. One that is left over in a round
-        goes on to the next without a judge.
+    - `members`, `n`: as of an `Ensemble`, or an `Ensemble`; any number of answers. If a round has an odd number, the
+        last answer goes on to the next round without being judged.
     - `judge`, `prompt`: as of a `Judge` that picks; it is not asked about two equal answers.
 
     **Raises:** what a `Judge` does.
@@ -47,5 +47,5 @@ class Knockout(Operator):
         pairs = len(candidates) // 2
         better = lambda pair, key: pick(self.judge, self.prompt, question, pair, key)
         winners = jax.vmap(better)(candidates[: 2 * pairs].reshape(pairs, 2), for_each(key, pairs))
-        # The one left over comes first, so that it is not left over again.
+        # The answer that was left over comes first in the next round, so that it is not left over again.
         return concatenate([candidates[2 * pairs :], winners])

@@ -16,7 +16,8 @@ class LinearRule(eqx.Module):
     - `members`: how many members there are to choose from.
     - `dim`: the number of features.
 
-    Weights begin at zero, where every member is as likely as any other; a linear rule has no symmetry to break.
+    Weights begin at zero, where every member is as likely as any other. They need not be random, as a linear rule has
+    no symmetry to break.
     """
 
     weight: Float[Array, "members dim"]
@@ -37,8 +38,8 @@ class LinearScorer(eqx.Module):
 
     - `dim`: the number of features of each.
 
-    Weights begin at zero. The number is a log-odds: with thresholds at 0 and a `temperature` of 1 a cascade accepts
-    with the probability that belongs to it.
+    Weights begin at zero. The result is a log-odds: with thresholds at 0 and a `temperature` of 1, a cascade accepts
+    with the probability whose log-odds it is.
     """
 
     weight: Float[Array, "2 dim"]

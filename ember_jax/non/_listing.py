@@ -1,4 +1,4 @@
-"""Candidates as a model is shown them."""
+"""Writes candidates out as a list for a model to read."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,19 +7,19 @@ from .. import Text, host, where
 
 
 def present(candidates: Text) -> Text:
-    """Candidates of which those that failed are copies of the first that did not; failed only if all are."""
-    there = candidates == candidates
+    """The candidates, each failed one replaced by the first that did not fail. If all failed, all stay failed."""
+    there = candidates == candidates  # false for failed text, which equals nothing
     return where(there, candidates, candidates[jnp.argmax(there)])
 
 
 def listed(candidates: Text) -> Text:
-    """Candidates one below the other, after `[1]`, `[2]`, …; those that failed are left out."""
+    """The candidates in one Text, one below the other, after `[1]`, `[2]`, …; those that failed are left out."""
     return _listed(present(candidates), candidates == candidates)
 
 
 async def list_candidates(candidates: list[str], there: np.ndarray) -> str:
     shown = (c for c, is_there in zip(candidates, there, strict=True) if is_there)
-    # Further lines are marked, so that none looks like another candidate.
+    # Every line of a candidate but its first is marked with a bar, so that none looks like the start of another one.
     return "\n".join(f"[{i}] " + "\n  | ".join(c.splitlines()) for i, c in enumerate(shown, 1))
 
 

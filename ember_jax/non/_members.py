@@ -1,13 +1,13 @@
-"""How a construct calls its members, and what each of them is called with.
+"""How constructs check their arguments, call their members, and give them keys.
 
-Design note. Keys are folded from what they are for, never split by position among a number of things: sample `i` of a
-member has the same key however many samples there are, so that more samples ask for, and pay for, only the new ones.
-Candidates get the construct's own key, what judges them another one that is folded from its role; two constructs over
-equal members and one key therefore share the candidates.
+Design note. A key is folded from what it is for; keys are never split among a number of things. So sample `i` of a
+member has the same key however many samples there are, and with more samples only the new ones are asked for and paid.
+Candidates get the construct's own key, and a judge of them a key that is folded from its role. Therefore two constructs
+over equal members share their candidates if they have one key.
 
-What a constructor can know of its arguments it checks, by the construct's and the argument's name: that a member can be
-called, and with what it will be called with. What only a call can know, such as the shape of an answer, is told by the
-place of the member in its construct, as in `Cascade.stages[1]`.
+A constructor checks what can be known of its arguments, such as whether a member can be called with what it will be
+called with; its errors name the construct and the argument. What only a call can know, such as the shape of an answer,
+is checked then; such an error names the place of the member, as in `Cascade.stages[1]`.
 """
 
 import inspect
@@ -29,9 +29,10 @@ Members = Member | list[Member] | tuple[Member, ...]
 
 
 def takes_key(member: Member) -> bool:
-    """Whether a member has an argument `key` that is not bound to one already; the rule of `ember.evaluate` too.
+    """Whether a member takes a key: it has an argument `key` without a default, or with the default `None`. Any other
+    default is a key that was bound already. `ember.evaluate` has the same rule.
 
-    **Raises:** `TypeError` for a member that Python does not know the arguments of.
+    **Raises:** `TypeError` for a member whose arguments Python does not know, as those of some built-in functions.
     """
     try:
         parameter = inspect.signature(member).parameters.get("key")
@@ -48,9 +49,9 @@ def ask(member: Member, *args: Any, key: Key) -> Any:
 
 
 def answers_of(member: Member, question: Text, key: Key, place: str) -> Text:
-    """What a member answers; words that it gives as a `str` are a Text.
+    """What a member answers, of any shape; a `str` is turned into a Text.
 
-    **Raises:** `TypeError` for a member that gives anything else; it names the member's place in its construct.
+    **Raises:** `TypeError` for a member that returns anything else; it names the member's place in its construct.
     """
     answer = ask(member, question, key=key)
     if isinstance(answer, str):
@@ -78,9 +79,9 @@ def answer_of(member: Member, question: Text, key: Key, place: str) -> Text:
 
 
 def number_of(value: Any, place: str, instead: str = "") -> Float[Array, ""]:
-    """What a scorer or a critic gives to an answer, as a float.
+    """The number that a scorer or a critic gave to an answer, as a float of rank 0.
 
-    **Raises:** `TypeError` for what is no single number; `instead` says what else may be given.
+    **Raises:** `TypeError` unless it is one number; `instead` is added to the message and says what else may be given.
     """
     if not eqx.is_array_like(value) or jnp.shape(value):
         raise TypeError(f"{place} gives one number for an answer, of shape [], and returned {shown(value)}{instead}.")
@@ -88,23 +89,23 @@ def number_of(value: Any, place: str, instead: str = "") -> Float[Array, ""]:
 
 
 def whole(count: Any, construct: str, argument: str) -> int:
-    """A number of things: an integer of any kind, NumPy's too.
+    """A count, which may be an integer of Python or of NumPy, as an `int`.
 
-    **Raises:** `ValueError` for what is none, or below 1.
+    **Raises:** `ValueError` if it is no integer, or below 1.
     """
     try:
         found = operator.index(count)
     except TypeError:
         found = 0
-    if found < 1 or isinstance(count, bool):  # meant for another argument
+    if found < 1 or isinstance(count, bool):  # a boolean was most likely meant for another argument
         raise ValueError(f"{construct}({argument}={shown(count)}): give a whole number, at least 1.")
     return found
 
 
 def numbers(values: Any, construct: str, argument: str) -> Float[Array, "..."]:
-    """A setting of numbers, as an array.
+    """A setting that is a number or several, as an array of floats.
 
-    **Raises:** `TypeError` for what is none.
+    **Raises:** `TypeError` if it cannot be made one.
     """
     try:
         return jnp.asarray(values, float)
@@ -113,7 +114,7 @@ def numbers(values: Any, construct: str, argument: str) -> Float[Array, "..."]:
 
 
 def flag(value: Any, construct: str, argument: str) -> bool:
-    """A setting that is static: one of an array would make another program for each value.
+    """A static setting. An array is refused, since it would make another program for each value.
 
     **Raises:** `TypeError` for anything but a boolean.
     """
@@ -123,31 +124,32 @@ def flag(value: Any, construct: str, argument: str) -> bool:
 
 
 def shown(value: Any) -> str:
-    """A value in an error: the begin of its `repr`, on one line."""
+    """A value as an error message shows it: the beginning of its `repr`, on one line."""
     words = " ".join(repr(value).split())
     return words if len(words) <= 60 else f"{words[:59]}…"
 
 
 def given(key: Key | None) -> Key:
-    """The key of a construct: without one its samples are the same for ever."""
+    """The key of a construct. Without one it is a fixed key, so that the samples are the same in each call."""
     return jax.random.key(0) if key is None else key
 
 
 def for_role(key: Key | None, role: str) -> Key:
-    """The key of what a construct has one of, such as its judge."""
-    # One word of a hash: the four of a Text's digest would take twice as long to compile, in every construct.
+    """The key of a member that a construct has one of, such as its judge."""
+    # One 32-bit word of a hash is folded in. `ember.fold_in` of the role would fold in the four words of a digest,
+    # which takes twice as long to compile, in every construct.
     return jax.random.fold_in(given(key), zlib.crc32(role.encode()))
 
 
 def for_each(key: Key | None, count: int) -> Key:
-    """Keys of rank 1, of things that are numbered."""
+    """Keys of rank 1, for members or samples that are numbered; key `i` does not depend on `count`."""
     return jax.vmap(jax.random.fold_in, (None, 0))(given(key), jnp.arange(count))
 
 
 def as_members(members: Members, construct: str, argument: str) -> tuple[Member, ...]:
-    """One member or a sequence of them, checked.
+    """One member or a sequence of them, checked, as a tuple.
 
-    **Raises:** `ValueError` if there is none; else as `as_member`.
+    **Raises:** `ValueError` for an empty sequence; and what `as_member` raises.
     """
     if not isinstance(members, list | tuple):
         return (as_member(members, construct, argument),)
@@ -157,9 +159,10 @@ def as_members(members: Members, construct: str, argument: str) -> tuple[Member,
 
 
 def as_member(member: Member, construct: str, argument: str, *takes: str) -> Member:
-    """A member that can be called with such arguments, `question` where none are given, and with a key if it takes one.
+    """A member, checked: it can be called with the arguments `takes` (by default `question`), and with a key if it has
+    an argument `key`.
 
-    **Raises:** `TypeError` for what cannot; it names the construct, the argument and the way out.
+    **Raises:** `TypeError` if it cannot; the message names the construct, the argument and the way out.
     """
     takes = takes or ("question",)
     given = f"{construct}({argument}={shown(member)})"

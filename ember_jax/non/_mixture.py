@@ -18,7 +18,7 @@ Some of them may be wrong. Give one answer, better than each of these, using wha
 
 
 class MixtureOfAgents(Operator):
-    """Each layer answers with the answers of the layer before in view; an aggregator makes one answer of the last's.
+    """Each layer sees the answers of the layer before it; an aggregator makes one answer of those of the last layer.
 
     Wang et al., 2024, arXiv 2406.04692.
 
@@ -29,14 +29,14 @@ class MixtureOfAgents(Operator):
 
     **Arguments:**
 
-    - `layers`: at least one. Each is an operator or LLM, a list of them, or an `Ensemble`: of several samples, or a
-        tolerant one, whose answers that fail are not shown.
+    - `layers`: at least one. Each is an operator or LLM, a list of them, or an `Ensemble`. An `Ensemble` may have
+        several samples of each member; from a tolerant one, answers that failed are not shown to the next layer.
     - `aggregator`: an operator or LLM.
-    - `prompt`: what every layer but the first and the aggregator are asked, with the fields `{question}` and
+    - `prompt`: what the aggregator and every layer but the first are asked, with the fields `{question}` and
         `{candidates}` (numbered, `[1] …`).
 
-    **Raises:** `ValueError` without layers; what an `Ensemble` does, for each layer; `TypeError` for an aggregator of
-    something else than a prompt and, when it is called, for one that gives several answers.
+    **Raises:** `ValueError` without layers; what an `Ensemble` raises, for each layer; `TypeError` for an aggregator
+    that cannot be called with a prompt and, when it is called, for one that gives several answers.
     """
 
     layers: tuple[Ensemble, ...]

@@ -1,7 +1,8 @@
-"""Answers that are used several times.
+"""Named flows of the compact notation: answers that are used in several places.
 
-Design note. Constructs give each member a key of its own, so an operator that stands in two places asks twice. What is
-to be asked once has a name in a `Flow`: its answers are put, as constants, where the name stands.
+Design note. Constructs give each member a key of its own, so an operator that stands in two places asks twice. An
+operator that is to be asked once gets a name in a `Flow`. It is asked before anything that uses it, and wherever the
+name stands, a member is put that returns its answers.
 """
 
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ class Reference(Operator):
 
 
 class _Known(Operator):
-    """A member whose answers are there already."""
+    """A member that returns answers which were asked for before."""
 
     answers: Text
 
@@ -35,15 +36,15 @@ class _Known(Operator):
 
 
 class Flow(Operator):
-    """Named flows, each asked once, and what is made of them.
+    """Named flows, each asked once, and a network that uses their answers.
 
     **Arguments:**
 
-    - `names`, `flows`: a flow may hold a `Reference` to each name before its own.
-    - `result`: what is returned; it may refer to all of them.
+    - `names`, `flows`: the names and what each stands for. A flow may hold a `Reference` to each name before its own.
+    - `result`: the network whose answer is returned. It may refer to all names.
 
-    A flow has the key that is folded from its name, `result` the network's own. A flow inside another one sees the
-    outer names but for those that it gives itself.
+    Each flow gets a key that is folded from its name, `result` the key of the whole. A `Flow` inside another one sees
+    the outer names, except those that it defines itself.
     """
 
     names: tuple[str, ...] = eqx.field(static=True)
@@ -57,7 +58,8 @@ class Flow(Operator):
         return ask(_resolved(self.result, known), question, key=given(key))
 
     def resolved(self, known: Mapping[str, Member]) -> "Flow":
-        """The flow with what is known put in the place of its references to outer names."""
+        """The flow with its references to outer names replaced by the members in `known`. A name that it defines itself
+        hides the outer one, from the flow after it on."""
         outer = dict(known)
         flows = []
         for name, flow in zip(self.names, self.flows, strict=True):
@@ -67,7 +69,7 @@ class Flow(Operator):
 
 
 def _resolved(member: _T, known: Mapping[str, Member]) -> _T:
-    """A member with what is known put in the place of its references."""
+    """A member with its references replaced by the members in `known`; references to other names stay."""
 
     def put(node: Member) -> Member:
         if isinstance(node, Flow):

@@ -24,10 +24,11 @@ White space and line breaks are free. A construct's word is its class's name, or
 - Values are JSON, with strings also over several lines. `null` is Python's `None`. `LLM(model="…")` is a model whose id
   has characters that could be taken for something else.
 
-Design note. The parser builds operators as it reads, without a tree in between, so an error of a constructor is known
-where its words are. Parser and formatter know constructs by the table below and by their constructors' parameters
-alone, where a field has the name of its parameter. The formatter prints the shortest arguments of which the constructor
-makes the same operator, so defaults and conversions are written down once, in the constructs.
+Design note. The parser builds operators as it reads, without a syntax tree in between; so when a constructor raises,
+the parser knows the place in the text and points at it. Parser and formatter know constructs only by the table below
+and by the parameters of their constructors; each field of a construct has the name of its parameter. The formatter
+prints the shortest arguments from which the constructor makes an equal operator. So defaults and conversions are
+written down once, in the constructs.
 """
 
 import inspect
@@ -53,19 +54,23 @@ from ._self_consistency import SelfConsistency
 from ._verifier import Verifier
 from ._vote import Vote
 
-# A model id that needs no quotes: what stands before the first slash has no `@`, which `5E@sim/small` would be else.
+# A model id that needs no quotes. The part before the first slash has no `@`, or `5E@sim/small` would be read as one
+# id.
 MODEL = re.compile(r"[\w.:+-]+/[\w./:@+-]+")
 
 
 @dataclass(frozen=True)
 class Construct:
-    """How a construct is written.
+    """How a construct is written in the notation.
 
-    **Fields:** names of its constructor's parameters
+    **Fields:**
 
-    - `before`: what stands before `|`.
-    - `after`: what stands after `@`.
-    - `count`: what the number before its word is; where `None`, a number of samples of the construct.
+    - `cls`: its class.
+    - `letter`: the letter that stands for the class's name, if it has one.
+    - `before`: the constructor's parameter that is written before `|`, or `None`.
+    - `after`: the parameter that is written after `@`, or `None`.
+    - `count`: the parameter that the number before its word gives. If it is `None`, that number is a number of samples
+        of the whole construct.
     """
 
     cls: type[Operator]
@@ -76,23 +81,24 @@ class Construct:
 
     @property
     def word(self) -> str:
-        """What it is written as."""
+        """The word that it is written with."""
         return self.letter or self.cls.__name__
 
     @property
     def settings(self) -> list[str]:
-        """What can stand in parentheses; how many samples are made of members is said by `E` alone."""
+        """The parameters that can be written in parentheses. `n` is none of them: the number of samples of members is
+        written with `E` alone."""
         known = ("self", "n", self.before, self.after, self.count)
         return [name for name in inspect.signature(self.cls.__init__).parameters if name not in known]
 
     @property
     def needs_after(self) -> bool:
-        """Whether it cannot do without what stands after `@`."""
+        """Whether it must be written with an `@`, since the parameter has no default."""
         parameters = inspect.signature(self.cls.__init__).parameters
         return self.after is not None and parameters[self.after].default is inspect.Parameter.empty
 
     def make(self, given: Mapping[str, Any]) -> Operator:
-        """Calls the constructor."""
+        """Calls the constructor with arguments by name; those of a `*parameter` are passed by position."""
         parameters = inspect.signature(self.cls.__init__).parameters
         several = [name for name in given if parameters[name].kind is inspect.Parameter.VAR_POSITIONAL]
         return self.cls(*[given[name] for name in several], **{k: v for k, v in given.items() if k not in several})

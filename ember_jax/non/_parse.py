@@ -20,13 +20,14 @@ _COUNT = re.compile(r"[0-9]{1,9}")
 _LLM = re.compile(r"LLM\b")
 _WORD = re.compile(r"[^\W\d]\w*")
 _NAMED = re.compile(r"[^\W\d]\w*(?=\s*=)")
-_OLDER = re.compile(r"[0-9]+:[A-Z]+\b")  # of the Ember before this one: "3:E:gpt-4o:0.7"
-_WORD_OF = re.compile(r"^[0-9]+|@.*")  # what is no part of the word in `5e@sim/small`
-_UNKNOWN = re.compile(r"[\w.:@+/-]+")  # what somebody might take for a model id
-_JSON = json.JSONDecoder(strict=False)  # strings may go over several lines
-_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)  # or a string, in which brackets are words
+_OLDER = re.compile(r"[0-9]+:[A-Z]+\b")  # the notation of the Ember before this one: "3:E:gpt-4o:0.7"
+_WORD_OF = re.compile(r"^[0-9]+|@.*")  # the parts of `5e@sim/small` that do not belong to the word `e`
+_UNKNOWN = re.compile(r"[\w.:@+/-]+")  # characters that a user may have meant as a model id, for an error to quote
+_JSON = json.JSONDecoder(strict=False)  # not strict, so that strings may go over several lines
+_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)  # a bracket, or a string whose brackets do not count
 
-# Readers call each other for each level; Python allows them about a thousand calls.
+# The deepest nesting that is read. The methods of the parser call each other several times for each level, and Python
+# allows about a thousand nested calls.
 _DEEPEST = 100
 
 _OPERAND = "a model (`sim/small`), a construct (`5E@sim/small`), `$component`, a name, `[…, …]` or `(…)`"
@@ -48,8 +49,8 @@ def parse(text: str | Sequence[str], /, **components: Member) -> Member:
 
     **Arguments:**
 
-    - `text`: the notation, or a list of its parts: `["5E@sim/small", "J@sim/large"]` is the two with `|` between them.
-    - `components`: the operators that `$name` stands for.
+    - `text`: the notation; or a list of parts, which are joined by `|`, as in `["5E@sim/small", "J@sim/large"]`.
+    - `components`: for each `$name` in the text the operator that it stands for.
 
     **Returns:** an operator of `(question, key=None)`, made of the constructs of `ember.non`.
 
@@ -75,7 +76,7 @@ class _Setting(NamedTuple):
 
 
 class _Parser:
-    """A text, how far it is read, and the names that can stand there."""
+    """Reads a text by recursive descent: it holds the text, how far it is read, and the names that may stand there."""
 
     def __init__(self, text: str, components: dict[str, Member]):
         self.text = text
@@ -89,12 +90,12 @@ class _Parser:
     # -- characters ----------------------------------------------------------------------------------------------
 
     def skip(self) -> int:
-        """Goes over white space; returns where that ends."""
+        """Goes over white space; returns the position after it."""
         self.at = _SPACE.match(self.text, self.at).end()  # type: ignore[union-attr]  # matches anything
         return self.at
 
     def take(self, pattern: re.Pattern[str] | str) -> str | None:
-        """Reads what stands here, if it is that."""
+        """Reads `pattern` if it stands here, and returns what was read; else reads nothing and returns `None`."""
         at = self.skip()
         if isinstance(pattern, str):
             found = pattern if self.text.startswith(pattern, at) else None
@@ -113,7 +114,7 @@ class _Parser:
         raise errors.NotationError(message, self.text, min(at, len(self.text.rstrip()))) from cause
 
     def made(self, at: int, name: str, make: Callable[[], _T]) -> _T:
-        """What a constructor returns; an error of it points at where it was asked for."""
+        """Calls a constructor; an error that it raises becomes a `NotationError` at the position `at`."""
         try:
             return make()
         except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
@@ -158,7 +159,8 @@ class _Parser:
         )
 
     def flow(self, in_list: bool = False) -> Any:
-        """Returns a list where several operators stand side by side."""
+        """Reads a flow. Several operators side by side are returned as a list. Inside a list (`in_list`) a comma ends
+        the flow, since it separates the list's members."""
         at = self.skip()
         found = self.asked()
         if not in_list and self.take(","):
@@ -177,7 +179,7 @@ class _Parser:
         return self.chain(at, steps)
 
     def chain(self, at: int, steps: list[Any]) -> Any:
-        """One operator of the steps of a chain; a single step as it is."""
+        """The steps of a chain as one operator; a single step is returned as it is."""
         if len(steps) > 1:
             return self.made(at, "Chain", lambda: Chain(*[[self.one(at, step)] for step in steps]))
         if isinstance(steps[0], str):
@@ -193,16 +195,18 @@ class _Parser:
         return found
 
     def asked(self) -> Any:
-        """An operand or a template."""
+        """Reads an operand or a template."""
         at = self.skip()
         if not self.text.startswith('"', at):
             return self.operand()
         words = self.json()
-        self.made(at, "Chain", lambda: Chain(words))  # where it stands, if it is no template
+        # A chain of this step alone is made and dropped, so that a string that is no template is an error at this
+        # place.
+        self.made(at, "Chain", lambda: Chain(words))
         return words
 
     def one(self, at: int, found: Any) -> Any:
-        """Several side by side as one operator."""
+        """What was read as one operator: several side by side become an `Ensemble`."""
         return self.made(at, "Ensemble", lambda: Ensemble(found)) if isinstance(found, list) else found
 
     def operand(self) -> Any:
@@ -309,7 +313,11 @@ class _Parser:
         return op if construct.count or count in (None, 1) else self._several(at, count, construct, op, given)
 
     def _several(self, at: int, count: int, construct: Construct, op: Any, given: dict[str, Any]) -> Member:
-        """So many samples of a construct, all of the same candidates."""
+        """`count` samples of a construct, all over the same candidates.
+
+        The candidates are asked once: they become a named flow, unless they are a name already, and each sample of the
+        construct refers to it. The name is one that the text does not use for another flow.
+        """
         if not construct.after or construct.before != "members" or not isinstance(op.members, Ensemble):
             self.fail(f"{construct.cls.__name__} takes no count; several of a network are `{count}E@(…)`", at)
         before = self.one(at, given["members"])
@@ -340,20 +348,21 @@ class _Parser:
 
     def json(self) -> Any:
         at = self.skip()
-        if _is_deep(self.text, at):  # Python's own limit changes from release to release
+        # Checked here, because Python's own limit for nested JSON differs from release to release.
+        if _is_deep(self.text, at):
             self.fail(f"a value is nested more than {_DEEPEST} deep", at)
         try:
             value, self.at = _JSON.raw_decode(self.text, at)
         except json.JSONDecodeError as error:
             what = "a value: a number, true, false, null, a string in double quotes, or other JSON"
             self.fail(f"expected {what}" if error.pos == at else f"this is not JSON: {error.msg}", error.pos, error)
-        except ValueError as error:  # a number of thousands of digits
+        except ValueError as error:  # Python refuses to convert an integer of thousands of digits
             self.fail(f"this value cannot be read: {error}", at, error)
         return value
 
 
 def _is_deep(text: str, at: int) -> bool:
-    """Whether a JSON value that begins there has more levels than are read."""
+    """Whether the JSON value that begins at `at` is nested deeper than `_DEEPEST`."""
     depth = 0
     for found in _BRACKET.finditer(text, at) if text[at : at + 1] in ("[", "{") else ():
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
@@ -363,6 +372,7 @@ def _is_deep(text: str, at: int) -> bool:
 
 
 def _close(word: str, known: Iterable[str]) -> str:
+    """A suggestion for an error message: the known words that differ in case alone, or else similar ones."""
     known = list(known)
     found = [name for name in known if name.lower() == word.lower()] or difflib.get_close_matches(word, known, n=3)
     return f". Did you mean {' or '.join(f'`{name}`' for name in found)}?" if found else ""

@@ -1,4 +1,4 @@
-"""Prompts that constructs fill in."""
+"""Checks the prompts that constructs fill in."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,10 @@ from ._members import shown
 
 
 def template(prompt: str | Text, construct: str, argument: str, fields: Sequence[str]) -> Text:
-    """A prompt as a Text.
+    """A prompt as a Text, checked.
 
-    **Raises:** `ValueError` for a `str` that names none of the fields, which every question would be lost in;
-    `TypeError` for what is no words.
+    **Raises:** `ValueError` for a `str` that has none of the fields, since no question would reach the model; a Text is
+    not checked for fields. `TypeError` for anything that is neither a `str` nor a Text.
     """
     if not isinstance(prompt, str | Text):
         raise TypeError(f"{construct}({argument}={shown(prompt)}): give a string or a Text with {_listed(fields)}.")

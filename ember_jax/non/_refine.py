@@ -1,8 +1,8 @@
 """An answer that is revised until its critic is content.
 
-Design note. The loop is a `lax.scan` over the rounds whose step is a `lax.cond`, not a `lax.while_loop`: a lane that is
-accepted asks for nothing more in either, and the scan has a bound that the plan knows before anything is paid, and
-derivatives, so that decisions which are drawn inside of the member or the critic can be learned.
+Design note. The loop is a `lax.scan` over the rounds whose step is a `lax.cond`. A `lax.while_loop` was rejected. With
+either, a lane whose answer is accepted asks for nothing more. But the plan knows the bound of a scan before anything is
+paid, and a scan has derivatives, so decisions that are drawn inside the member or the critic can be learned.
 """
 
 import equinox as eqx
@@ -34,8 +34,8 @@ Write the answer again without these faults, and nothing else."""
 class Refine(Operator):
     """Drafts an answer, and revises it until a critic accepts it or the rounds are used up.
 
-    After Self-Refine (Madaan et al., 2023, arXiv 2303.17651). An answer that is accepted costs nothing more; one that
-    is revised in the last round is returned as it is.
+    After Self-Refine (Madaan et al., 2023, arXiv 2303.17651). Once an answer is accepted, no further call is made. An
+    answer that was revised in the last round is returned without being judged.
 
     ```python
     op = non.Refine(ember.LLM("sim/small"), ember.LLM("sim/large"), rounds=3)
@@ -53,7 +53,7 @@ class Refine(Operator):
         "It is not good enough." for a number.
     - `critic_prompt`: what an LLM is asked as the critic, with the fields `{question}` and `{answer}`.
 
-    **Raises:** `ValueError` for `rounds` below 1; `TypeError` for a critic of something else than a question and an
+    **Raises:** `ValueError` for `rounds` below 1; `TypeError` for a critic that cannot be called with a question and an
     answer and, when it is called, for one that gives neither words nor one number.
     """
 
@@ -88,7 +88,7 @@ class Refine(Operator):
         return answer
 
     def _turn(self, question: Text, answer: Text, key: Key) -> tuple[Bool[Array, ""], Text]:
-        """Whether an answer is accepted, and it or a better one."""
+        """Whether an answer is accepted, and the answer to go on with: the same if it is, else a revised one."""
         accepted, critique = self._judged(question, answer, for_role(key, "critic"))
 
         def revised() -> Text:
@@ -109,6 +109,7 @@ class Refine(Operator):
 
 
 def _says_yes(words: Text) -> Bool[Array, ""]:
-    """Whether the first word is "yes"; not for failed text."""
-    first = tokens(normalize(words), len("yes") + 1)  # bytes, -1 after the end
+    """Whether the first word is "yes"; false for failed text."""
+    # Compared as bytes, in the program: "yes", and then a space or the end (-1).
+    first = tokens(normalize(words), len("yes") + 1)
     return jnp.all(first[:3] == jnp.array(list(b"yes"))) & ((first[3] == ord(" ")) | (first[3] < 0))

@@ -11,7 +11,7 @@ from jaxtyping import Array, Int
 from .. import LLM, Key, Operator, Text, learn
 from ._members import Member, Members, answer_of, as_member, as_members, ask, flag, for_each, for_role, shown
 
-# Of `(question)` or `(question, key)`; returns an integer, or logits `float[n]`.
+# A function of `(question)` or `(question, key)` that returns an integer, or logits `float[n]` for n members.
 Rule = Callable[..., Any]
 
 
@@ -26,15 +26,15 @@ class Router(Operator):
     **Arguments:**
 
     - `members`: operators or LLMs, at least one.
-    - `rule`: of `(question)` or `(question, key)`. It returns the number of a member, an integer from 0, where one out
-        of range counts as the nearest; or logits, `float[n]` for n members. Any operator or function; a module with
-        weights, such as a `LinearRule`, learns.
-    - `sampled`: whether logits are drawn from, by `ember.learn.sample`, so that the rule can be learned; else the
-        largest counts, the first among equals.
+    - `rule`: any operator or function of `(question)` or `(question, key)`. It returns the number of a member, an
+        integer from 0, and one out of range counts as the nearest; or it returns logits, `float[n]` for n members. A
+        module with weights, such as a `LinearRule`, can be learned.
+    - `sampled`: whether the member is drawn from the logits, by `ember.learn.sample`, so that the rule can be learned.
+        If not, the member with the largest logit is asked, the first among equals.
 
-    **Raises:** `ValueError` without members; `TypeError` for a rule that cannot be asked so; when it is called,
-    `TypeError` for a rule that returns something else, for an integer that is to be drawn from, and for a member of
-    several answers.
+    **Raises:** `ValueError` without members; `TypeError` for a rule that cannot be called with a question or is an LLM;
+    and when it is called, `TypeError` for a rule that returns something else, or an integer although `sampled`, and for
+    a member that gives several answers.
     """
 
     members: tuple[Member, ...]
@@ -60,7 +60,7 @@ class Router(Operator):
         return jax.lax.switch(self.pick(question, key), branches)
 
     def pick(self, question: Text, key: Key | None = None) -> Int[Array, ""]:
-        """The number of the member that is asked."""
+        """The number of the member that is asked: an int32 from 0 to n - 1."""
         n = len(self.members)
         found = ask(self.rule, question, key=for_role(key, "rule"))
         if eqx.is_array_like(found):

@@ -1,4 +1,4 @@
-"""Scores of candidates, and who is chosen among for them."""
+"""Scores of candidates, and which candidates may be chosen."""
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +10,18 @@ from ._members import Member, as_member, ask, for_each, for_role, number_of
 
 
 def as_scorer(scorer: Member, construct: str, argument: str, sampled: bool = False) -> Member:
-    """A scorer as it is; an LLM as a `Grader`, which says what the model said if `sampled`."""
+    """A scorer, checked; an LLM becomes a `Grader`, with `sampled` as given."""
     if isinstance(scorer, LLM):
         return Grader(scorer, sampled=sampled)
     return as_member(scorer, construct, argument, "question", "answer")
 
 
 def scores(scorer: Member, question: Text, candidates: Text, key: Key | None, place: str) -> Float[Array, "n"]:
-    """What a scorer gives to each candidate, all at once; a single one has nobody to win against and is not scored.
+    """The scores of candidates `Text["n"]`, all asked for at once. A single candidate wins anyway, so it is not scored.
 
-    Every construct asks with the same keys: those over equal members, scorers and keys share the scores.
+    Every construct gives its scorer the same keys, so constructs over equal members, scorers and keys share the scores.
 
-    **Raises:** `TypeError`, by the scorer's place in its construct, for one that returns no number.
+    **Raises:** `TypeError` for a scorer that does not return one number; it names the scorer's place in its construct.
     """
     if len(candidates) == 1:
         return jnp.zeros(1)
@@ -30,15 +30,16 @@ def scores(scorer: Member, question: Text, candidates: Text, key: Key | None, pl
 
 
 def score(scorer: Member, question: Text, answer: Text, key: Key, place: str) -> Float[Array, ""]:
-    """What a scorer gives to one answer.
+    """The score of one answer.
 
-    **Raises:** as `scores`.
+    **Raises:** what `scores` raises.
     """
     return number_of(ask(scorer, question, answer, key=key), place, "; a model scores as `non.Grader(llm)`")
 
 
 def pool(candidates: Text, accepted: Bool[Array, "n"] | bool = True) -> Bool[Array, "n"]:
-    """Who is chosen among: the accepted, or all if none is; never what failed, unless all failed."""
-    present = candidates == candidates
+    """Which candidates may be chosen: those that are accepted, or all if none is accepted; but none
+    that failed. If all failed, all are false."""
+    present = candidates == candidates  # false for failed text, which equals nothing
     accepted = present & accepted
     return jnp.where(jnp.any(accepted), accepted, present)

@@ -1,4 +1,4 @@
-"""A vote over the answers that different lines of thought come to."""
+"""A vote over the final answers of several chains of thought."""
 
 import equinox as eqx
 from jaxtyping import Array, Float
@@ -26,13 +26,13 @@ class SelfConsistency(Operator):
 
     **Arguments:**
 
-    - `members`, `n`, `normalize`, `weights`: as of a `Vote`, here over what the replies state as their answers.
-    - `prompt`: what members are asked, with the field `{question}`.
+    - `members`, `n`, `normalize`, `weights`: as of a `Vote`, here over the final answers that the replies state.
+    - `prompt`: what the members are asked, with the field `{question}`.
 
-    Returns the answer without the reasoning, as `ember.normalize(reply, "final")` finds it, such as what stands after
-    `Answer:`.
+    It returns the answer without the reasoning, such as the words after `Answer:`, as `ember.normalize(reply, "final")`
+    finds it.
 
-    **Raises:** what a `Vote` does; `ValueError` for a prompt without its field.
+    **Raises:** what a `Vote` raises; `ValueError` for a prompt without its field.
     """
 
     members: Ensemble

@@ -11,13 +11,14 @@ from ._scores import as_scorer, pool, scores
 
 
 class Verifier(Operator):
-    """One of the answers that a verifier accepts, each as likely; one of all of them if it accepts none.
+    """One of the answers that a verifier accepts, drawn uniformly; if it accepts none, one of all answers.
 
     ```python
     op = non.Verifier(ember.LLM("sim/small"), ember.LLM("sim/large"), n=3)
     ```
 
-    The verifier-based judge of *Networks of Networks*, arXiv 2407.16831: many that propose, and one that can tell.
+    This is the verifier-based judge of *Networks of Networks*, arXiv 2407.16831: many members propose answers, and a
+    verifier tells which are right.
 
     **Arguments:**
 
@@ -25,10 +26,10 @@ class Verifier(Operator):
     - `verifier`: a scorer, of the question and one answer; it accepts what it scores above 0.5. An LLM accepts what it
         says is correct, as a `Grader(llm, sampled=True)`.
 
-    `choose` decides the same for answers and scores that are there already.
+    `choose` makes the same decision for answers and scores that are given.
 
-    **Raises:** what an `Ensemble` does; `TypeError` for a verifier of something else than a question and an answer and,
-    when it is called, for one that gives no number.
+    **Raises:** what an `Ensemble` raises; `TypeError` for a verifier that cannot be called with a question and an
+    answer and, when it is called, for one that does not return one number.
     """
 
     members: Ensemble

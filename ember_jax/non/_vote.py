@@ -16,12 +16,12 @@ from ._scores import pool
 
 
 def votes(answers: Text, weights: Float[Array, "n"] | None = None) -> Float[Array, "n"]:
-    """What each answer has: the sum of the weights of all that are equal to it.
+    """The votes for each answer: the sum of the weights of all answers that are equal to it, `float[n]`.
 
     **Arguments:**
 
-    - `answers`: of rank 1. Failed text has nothing.
-    - `weights`: `float[n]`, one for each answer; 1 where not given. Differentiable.
+    - `answers`: a Text of rank 1, or a list of strings. Failed text has no votes.
+    - `weights`: `float[n]`, one for each answer; by default 1. The votes are differentiable in them.
 
     **Raises:** `ValueError` for answers of another rank and for another number of weights.
     """
@@ -34,7 +34,9 @@ def votes(answers: Text, weights: Float[Array, "n"] | None = None) -> Float[Arra
 
 def _each(weights: Float[Array, "n"] | None, count: int) -> Float[Array, "n"]:
     weights = jnp.ones(count) if weights is None else jnp.asarray(weights)
-    if weights.shape != (count,):  # one weight would broadcast, and several fail without a word of votes
+    # One weight would broadcast without a word, and a wrong number of them would raise JAX's error, which knows no
+    # votes.
+    if weights.shape != (count,):
         raise ValueError(
             f"a vote over {count} answers has weights of shape {list(weights.shape)}; give one for each answer."
         )
@@ -42,9 +44,10 @@ def _each(weights: Float[Array, "n"] | None, count: int) -> Float[Array, "n"]:
 
 
 def log_odds(accuracy: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """The weights that make a vote of independent members with such accuracies most often right: log(p / (1 - p)).
+    """The weights that make a vote of independent members most often right: log(p / (1 - p)) for a member of accuracy
+    p.
 
-    For binary answers; Nitzan and Paroush, 1982.
+    They are the best weights for binary answers (Nitzan and Paroush, 1982).
     """
     accuracy = jnp.asarray(accuracy, float)
     return jnp.log(accuracy) - jnp.log1p(-accuracy)
@@ -53,18 +56,20 @@ def log_odds(accuracy: Float[Array, "*n"]) -> Float[Array, "*n"]:
 def winner(
     answers: Text, weights: Float[Array, "n"] | None, normalize: str | None, accepted: Bool[Array, "n"] | bool = True
 ) -> Text:
-    """The answer with the most votes of those that are accepted, of all if none is; the first given among equals."""
+    """The accepted answer with the most votes, or the answer with the most if none is accepted; the first among equals.
+    Only answers that may win vote."""
     among = pool(answers, accepted)
     compared = answers if normalize is None else normalized(answers, normalize)
     counted = votes(compared, jnp.where(among, _each(weights, len(answers)), 0.0))
-    # What is not among them has no votes, which is more than answers may have whose weights are negative.
+    # -inf for the answers that are out. They have no votes, but 0 is more than an answer with negative weights may
+    # have.
     return answers[jnp.argmax(jnp.where(among, counted, -jnp.inf))]
 
 
 def normalizer(how: str | None, construct: str) -> str | None:
-    """How the answers of a construct are normalised, checked.
+    """The `normalize` of a construct, checked.
 
-    **Raises:** `TextError` for what `ember.normalize` does not know.
+    **Raises:** `TextError` for a normalisation that `ember.normalize` does not know.
     """
     if how is not None:
         try:
@@ -76,13 +81,15 @@ def normalizer(how: str | None, construct: str) -> str | None:
 
 @functools.cache
 def _normalizes(how: str) -> None:
-    jax.eval_shape(lambda: normalized("", how))  # of its shape alone: it is not to become part of a traced program
+    # `eval_shape` runs the check and nothing else. A plain call would become part of the program if the construct is
+    # made while JAX traces.
+    jax.eval_shape(lambda: normalized("", how))
 
 
 def weights_of(weights: Any, construct: str) -> Float[Array, "n"] | None:
-    """The weights of the votes in a construct, checked.
+    """The `weights` of a construct, checked. How many there must be is known only when the construct is called.
 
-    **Raises:** `ValueError` for what is no numbers of rank 1; how many there are to be, a call knows.
+    **Raises:** `TypeError` for weights that are no numbers, `ValueError` for another rank than 1.
     """
     found = None if weights is None else numbers(weights, construct, "weights")
     if found is not None and found.ndim != 1:
@@ -101,14 +108,15 @@ class Vote(Operator):
     **Arguments:**
 
     - `members`, `n`: as of an `Ensemble`, or an `Ensemble`.
-    - `normalize`: how answers are brought to one form before they are compared, see `ember.normalize`; `None` for not
-        at all.
-    - `weights`: `float[n]`, of each answer; equal where not given.
+    - `normalize`: how answers are brought to one form before they are compared, see `ember.normalize`; `None` compares
+        them as they are.
+    - `weights`: `float[n]`, one for each answer; by default all are equal.
 
-    The answer is returned as it was given. `choose` decides the same for answers that are there already.
+    The answer is returned as the member gave it, not normalised. `choose` makes the same decision for answers that are
+    given.
 
-    **Raises:** what an `Ensemble` does; `TextError` for another normalisation; `ValueError` for weights of another rank
-    than 1 and, when it is called, for another number of them than of answers.
+    **Raises:** what an `Ensemble` raises; `TextError` for an unknown normalisation; `ValueError` for weights of another
+    rank than 1 and, when it is called, if there are not as many weights as answers.
     """
 
     members: Ensemble

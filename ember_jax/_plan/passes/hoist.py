@@ -1,10 +1,13 @@
-"""Hoists what no lane varies out of the lanes: it is done once instead of in every lane.
+"""Hoists steps that no lane varies out of the lanes, so that they are done once instead of in every lane.
 
-Design note. A sweep over a learned weight with the question held fixed must not repeat the question's calls. (Single
-flight would merge those that meet in flight; hoisting also saves their text and numbers, and says in the plan that they
-are made once.) Lanes over several axes are split first, so that a step that varies along the outer axis only is done
-once for each of its lanes. Only what is certainly done is hoisted: nothing out of a branch, and nothing with an effect,
-which is wanted in every lane. Numbers that depend on constants alone stay where they are, for XLA to fold.
+Design note. A sweep over a learned weight with the question held fixed must not repeat the question's calls. Single
+flight would merge those calls that are in flight at once. Hoisting also saves the text and the numbers around them, and
+the plan then shows that they are made once.
+
+Lanes over several axes are split into lanes of lanes first, so that a step which varies along the outer axis only is
+done once for each outer lane. A step is hoisted only if every lane is certain to do it; so nothing is hoisted out of a
+branch. A step with an effect is wanted in every lane and stays. Numbers that depend on constants alone stay too, as XLA
+folds them.
 """
 
 import dataclasses
@@ -44,7 +47,15 @@ def _split(node: ir.Lanes) -> ir.Lanes:
 def _hoisted(
     node: ir.Lanes, types: list[jax.ShapeDtypeStruct], constants: dict[int, np.ndarray]
 ) -> tuple[list[ir.Node], ir.Lanes]:
-    """What no lane varies, as steps of the outer plan, to whose types and constants it adds; the lanes without it."""
+    """Hoists out of lanes the steps that no lane varies.
+
+    **Arguments:**
+
+    - `node`: the lanes.
+    - `types`, `constants`: those of the outer plan; the values of hoisted steps are added to them.
+
+    **Returns:** the hoisted steps as steps of the outer plan, and the lanes without them.
+    """
     body = hoist(node.body)
     moved = _invariant(body, node.mapped)
     if not moved:
@@ -71,13 +82,17 @@ def _hoisted(
 
 
 def _outside(step: ir.Node, outer: dict[int, int], lanes: int) -> ir.Node:
-    """A step as one of the outer plan; a call remembers for how many lanes it is made."""
+    """A step on values of the outer plan; a call notes for how many lanes it stands, which reports count."""
     step = rewrite.renamed(step, outer)
     return dataclasses.replace(step, lanes=step.lanes * lanes) if isinstance(step, ir.Call) else step
 
 
 def _invariant(body: ir.Plan, mapped: tuple[tuple[bool, ...], ...]) -> list[ir.Node]:
-    """The steps that depend on no mapped input, in order; of numbers, those that depend on an input or are needed."""
+    """The steps of lanes that may be hoisted, in order.
+
+    These are the steps that depend on no mapped input and have no effect. A segment of constants alone is among them
+    only if another hoisted step needs it.
+    """
     given = {i for i, m in enumerate(mapped) if not any(m)}
     known, found = {*given, *body.constants}, []
     for step in body.nodes:

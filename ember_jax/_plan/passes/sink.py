@@ -1,13 +1,14 @@
 """Moves calls that only one side of a choice needs into a branch, so that a lane makes them only if it takes that side.
 
-Design note. `vmap` of a `cond` runs all branches and selects. In a lane's body the selection has one index, so the
-branch can be had back: a step of which every use is on one side of a selection, through however many other steps, goes
-into that side. Only selections by an integer are `cond`s and `switch`es; `jnp.where` selects by a boolean, and computes
-both sides at once, as it says.
+Design note. `vmap` of a `cond` runs all branches and selects among their results. In the body of one lane the selection
+has a single index, so the branch can be restored: a step goes into one side of a selection if all its uses are on that
+side, directly or through other steps. Only selections by an int32 come from `cond` and `switch`, and only these are
+restored. `jnp.where` selects by a boolean; a user who writes it says that both sides are computed, and they are.
 
-A call's result is also recorded for the replay, which selects again. What is recorded of a side that was not taken is
-never looked at, so records alone are no use of a step, and are filled with zeros. (Derivatives do not see the filling:
-JAX takes them of a batched `cond` with every operand of the other sides held still.)
+The result of a call is also recorded for the replay, which selects again. The record of a side that was not taken is
+never looked at. So a record does not count as a use of a step, and on the other sides it is filled with zeros.
+Derivatives do not see the zeros: JAX takes the derivative of a batched `cond` with the operands of the sides that a
+lane does not take held fixed.
 """
 
 import dataclasses
@@ -23,12 +24,12 @@ Sides = frozenset[tuple[int, int]]
 
 
 def sink(plan: ir.Plan, records: frozenset[int] = frozenset()) -> ir.Plan:
-    """A plan whose selections between calls are branches. Nodes are one for each equation.
+    """A plan in which selections between results of calls are branches.
 
     **Arguments:**
 
-    - `plan`: the plan.
-    - `records`: which outputs are only kept for the replay.
+    - `plan`: the plan, whose segments have one equation each.
+    - `records`: the positions of outputs that are only kept for the replay.
     """
     uses = Uses(plan, records)
     for index in dict.fromkeys(uses.selections.values()):
@@ -43,14 +44,15 @@ class Uses:
 
     **Arguments:**
 
-    - `plan`, `records`: as above.
-    - `lane_wise`: nodes that keep lanes apart, in a plan with a lane axis, where lanes are on sides of their own; by
-        default the plan is one lane's.
+    - `plan`, `records`: as of `sink`.
+    - `lane_wise`: `None` if the plan is that of one lane. In a plan with a lane axis it holds the nodes that keep lanes
+        apart; only these can be on one side of a selection, since there each lane has an index of its own.
 
     **Attributes:**
 
-    - `selections`: the nodes that select by one integer of a lane, with the value that it is.
-    - `sides`: for each node, the sides on which all its uses are.
+    - `selections`: each node that selects by one integer (of each lane), with the value which that integer is.
+    - `sides`: for each node, the sides that all its uses are on, as pairs of a selection's index and a side. The set is
+        empty if it is used on no particular side.
     """
 
     def __init__(self, plan: ir.Plan, records: frozenset[int], lane_wise: Collection[ir.Node] | None = None):
@@ -61,6 +63,7 @@ class Uses:
         def use(value: int, sides: Sides) -> None:
             used[value] = used[value] & sides if value in used else sides
 
+        # Backwards, so that all uses of a node's outputs are known when the node is reached.
         for node in reversed(plan.nodes):
             found = [used[v] for v in node.outputs if v in used]
             apart = lane_wise is None or node in lane_wise
@@ -78,8 +81,8 @@ class Uses:
 
 
 def _selections(plan: ir.Plan, rank: int) -> Iterator[tuple[ir.Node, int]]:
-    """The nodes that select by an integer of such a rank, or one that is spread, with the value that it is."""
-    spread: dict[int, int] = {}  # a copy for each element -> what is copied
+    """The nodes that select by an int32 of rank `rank`, which may be broadcast first; each with that value."""
+    spread: dict[int, int] = {}  # a broadcast value -> the value that is broadcast
     for node in plan.nodes:
         if not isinstance(node, ir.Segment):
             continue
@@ -97,13 +100,17 @@ def _selections(plan: ir.Plan, rank: int) -> Iterator[tuple[ir.Node, int]]:
 
 
 def _arms(node: ir.Node) -> tuple[int | None, ...]:
-    """What a selection selects from; `None` is a literal."""
+    """The values that a selection selects from; `None` stands for a literal."""
     assert isinstance(node, ir.Segment)
     return node.equations[0].inputs[1:]
 
 
 def _branch(plan: ir.Plan, uses: Uses, index: int, records: frozenset[int]) -> ir.Plan | None:
-    """The plan with the selections by one index as a branch; `None` if no call goes into it."""
+    """The plan with the selections by one index as a branch.
+
+    **Returns:** `None` if no call could be moved into the branch, since a branch that computes numbers alone saves
+    none.
+    """
     chosen = [node for node, i in uses.selections.items() if i == index]
     arms = len(_arms(chosen[0]))
     chosen = [n for n in chosen if len(_arms(n)) == arms and None not in _arms(n)]
@@ -127,12 +134,17 @@ def _branch(plan: ir.Plan, uses: Uses, index: int, records: frozenset[int]) -> i
 
 
 def _kept_together(plan: ir.Plan, chosen: list[ir.Node], sunk: dict[ir.Node, int]) -> list[ir.Node]:
-    """The selections that one branch makes. What depends on them from outside it is not part of it, nor its needs."""
+    """The selections that one branch can make; drops nodes from `sunk` that it cannot hold.
+
+    A node cannot be in the branch if it reads something that is computed, outside the branch, from the branch's
+    results: the branch would wait for itself. Nor can a node whose result is needed outside. To drop a node may make
+    others impossible, so this is repeated until none is dropped.
+    """
     while True:
         inside = {*chosen, *sunk}
-        out = {v for n in chosen if n not in sunk for v in n.outputs}  # and what steps outside make of it
-        needed: set[int] = set()
-        after: set[int] = set()
+        out = {v for n in chosen if n not in sunk for v in n.outputs}  # the results of the branch
+        needed: set[int] = set()  # what nodes outside the branch read
+        after: set[int] = set()  # what nodes outside the branch compute from its results
         for node in plan.nodes:
             if node not in inside:
                 needed.update(node.inputs)
@@ -156,7 +168,16 @@ def _side(
     given: Sequence[int],
     kept: Sequence[int],
 ) -> ir.Plan:
-    """One side of a branch: its steps, what is selected of them, and its records."""
+    """The plan of one side of a branch.
+
+    **Arguments:**
+
+    - `side`: its number.
+    - `inner`, `sunk`: the nodes that go into the branch, and the side of each.
+    - `chosen`: the selections that become the branch's first outputs.
+    - `given`: the outer values that are the branch's inputs.
+    - `kept`: outer values that are its further outputs, as records; those of other sides are zeros here.
+    """
     name = {v: i for i, v in enumerate(given)}
     types = [plan.types[v] for v in given]
     constants: dict[int, np.ndarray] = {}
@@ -173,7 +194,7 @@ def _side(
     selections = {n.outputs[0]: _arms(n)[side] for n in chosen}
 
     def read(value: int) -> int:
-        while value in selections:  # selected on this very side
+        while value in selections:  # a selection by the same index: on this side it is known what it selects
             value = selections[value]  # type: ignore[assignment]
         return name[value]
 

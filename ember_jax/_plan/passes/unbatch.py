@@ -1,16 +1,16 @@
 """Takes batched steps apart into lanes again, so that each lane flows from call to call at its own pace.
 
 Design note. An inner `jax.vmap` over a plain function leaves a batched program: calls in batches, lanes of operators,
-and between them equations on arrays that have the lanes' axis somewhere. Each such step waits for the slowest lane of
-the one before, for no reason of the data. So the lanes' axis is followed from every batch of calls through the steps
-that keep lanes apart (`_jax/axes.py` says which do); steps that it connects become one step, the lanes of a body in
-which the axis is gone. What lets lanes meet, or is not known not to, is left as it is, waits for all of them, and is
-named by the lanes' `meets`.
+and between them equations on arrays in which some axis is the lanes' axis. Each such step waits for the slowest lane of
+the step before, although the data of one lane does not need the others. So the lanes' axis is followed from every batch
+of calls through the steps that keep lanes apart (`_jax/axes.py` says which do). The steps that are connected in this
+way become one step: lanes, whose body is what one lane does, without the axis. A step in which lanes meet, or of which
+it is not known that they do not, stays as it is and waits for all lanes; the field `meets` of the lanes says why.
 
-What comes back from where lanes met waits for those lanes, so it cannot be part of them: steps after it are lanes of
-their own. Nothing else waits longer than it did, see `give.py` and `take.py`.
+A step that needs a result from where lanes met waits for all of them, so it cannot be part of the same lanes: it and
+the steps after it become lanes of their own. Nothing else waits longer than it did, see `give.py` and `take.py`.
 
-Axes are taken off one by one, the outermost first: what is left inside is batched along the next one only.
+Axes are taken off one by one, the outermost first; what is left inside is then batched along the next axis.
 """
 
 import dataclasses
@@ -34,8 +34,9 @@ def unbatch(plan: ir.Plan, records: frozenset[int] = frozenset()) -> ir.Plan:
 
     **Arguments:**
 
-    - `plan`: one node for each equation.
-    - `records`: which outputs are only kept for the replay, where they are used as the plan itself uses them.
+    - `plan`: the plan, whose segments have one equation each.
+    - `records`: the positions of outputs that are only kept for the replay. The replay uses them as the plan itself
+        does, so on their own they are no reason to make a call.
     """
     for size in dict.fromkeys(filter(None, map(_size, plan.nodes))):
         plan = _Axis(plan, size, records).rewritten()
@@ -44,7 +45,8 @@ def unbatch(plan: ir.Plan, records: frozenset[int] = frozenset()) -> ir.Plan:
 
 
 def _unbatched(node: ir.Node, used: set[int]) -> ir.Node:
-    """A node whose own plans are unbatched. Their outputs are records where its outputs are."""
+    """A node with its inner plans unbatched. An inner output is a record if the node's own output is used by nothing;
+    but a carry of a `scan` is not, since the next step may read it."""
     if isinstance(node, ir.Branch | ir.Lanes):
         records = frozenset(i for i, v in enumerate(node.outputs) if v not in used)
     elif isinstance(node, ir.Scan):
@@ -55,7 +57,7 @@ def _unbatched(node: ir.Node, used: set[int]) -> ir.Node:
 
 
 def _size(node: ir.Node) -> int | None:
-    """The number of lanes of calls that are made in a batch."""
+    """The length of the outermost lane axis of a node that makes calls in lanes; `None` for any other node."""
     match node:
         case ir.Call() if node.batch:
             return node.batch[0]
@@ -67,7 +69,15 @@ def _size(node: ir.Node) -> int | None:
 
 @dataclasses.dataclass(frozen=True)
 class _Step:
-    """A node that keeps lanes apart: the axis of each input that is theirs, and the one of all outputs."""
+    """A node that keeps lanes apart.
+
+    **Fields:**
+
+    - `node`: the node.
+    - `wants`: the lanes' axis of each input that is taken by lane; an input that is not in it is taken whole.
+    - `gives`: the lanes' axis of each output.
+    - `lane`: what one lane computes, if the node is an equation.
+    """
 
     node: ir.Node
     wants: Mapping[int, int]
@@ -77,9 +87,14 @@ class _Step:
 
 @dataclasses.dataclass(eq=False)
 class _Group:
-    """Steps whose lanes flow into each other; `calls` counts those that take time.
+    """Steps whose lanes flow into each other, and which become one step.
 
-    `after` are the groups whose lanes have to meet for it, and `into` the group that it has become part of.
+    **Fields:**
+
+    - `steps`: positions of their nodes in the plan.
+    - `after`: the groups all of whose lanes this group waits for.
+    - `calls`: how many of its steps take time.
+    - `into`: the group that this one was merged into, if it was.
     """
 
     steps: list[int]
@@ -88,14 +103,14 @@ class _Group:
     into: "_Group | None" = None
 
     def now(self) -> "_Group":
-        """The group that it is part of."""
+        """The group that this one is part of now; itself if it was not merged."""
         group = self
         while group.into is not None:
             group = group.into
         return group
 
     def waits_for(self, others: "set[_Group]") -> bool:
-        """Whether any of some groups has to be done before it can be."""
+        """Whether this group is one of `others`, or waits for one of them, directly or through other groups."""
         seen: set[_Group] = set()
         stack = [self.now()]
         while stack:
@@ -109,15 +124,23 @@ class _Group:
 
 
 def _joined(before: list[_Group], after: set[_Group]) -> _Group:
-    """The group of a step which goes on with the lanes of some groups, and needs all lanes of others.
+    """The group that a step becomes part of; a new one if it cannot be part of any.
 
-    The last of them become one with it, those that none of the others waits for; unless it would wait for itself.
+    **Arguments:**
+
+    - `before`: the groups with whose lanes the step goes on, lane by lane.
+    - `after`: the groups of which it needs all lanes.
+
+    Of the groups in `before`, those that no other of them waits for are merged, and the step joins them. It waits for
+    the rest. If the merged group would then wait for itself, nothing is merged and the step begins a group of its own,
+    which waits for all.
     """
     flowing = {group.now() for group in before}
     together = {g for g in flowing if not any(h.waits_for({g}) for h in flowing if h is not g)}
     outside = (after | flowing - together).union(*(group.after for group in together))
     if not together or any(group.waits_for(together) for group in outside):
         return _Group([], {*after, *before})
+    # The smaller groups are merged into the largest, so that few steps are copied: the whole stays linear in the steps.
     joined, *others = sorted(together, key=lambda group: -len(group.steps))
     joined.after = outside
     for group in others:
@@ -128,16 +151,19 @@ def _joined(before: list[_Group], after: set[_Group]) -> _Group:
 
 
 class _Axis:
-    """A plan's values and nodes along one lane axis of a size.
+    """A plan, seen along lane axes of one size.
 
-    `maker` and `readers` are the nodes that make and read each value, `steps` those that keep lanes apart.
+    **Attributes:**
+
+    - `maker`, `readers`: for each value the position of the node that makes it, and of those that read it.
+    - `steps`: the nodes that keep lanes apart, by position.
     """
 
     def __init__(self, plan: ir.Plan, size: int, records: frozenset[int]):
         self.plan = plan
         self.size = size
         self._records = records
-        self._axis: dict[int, int] = {}  # value -> its axis that is the lanes'
+        self._axis: dict[int, int] = {}  # value -> its lanes' axis
         self.maker = {v: i for i, node in enumerate(plan.nodes) for v in node.outputs}
         self.readers: dict[int, set[int]] = {}
         for index, node in enumerate(plan.nodes):
@@ -151,6 +177,7 @@ class _Axis:
     # -- which steps keep lanes apart --------------------------------------------------------------------------------
 
     def _step(self, index: int, node: ir.Node) -> _Step | None:
+        """The node as a step that keeps lanes apart; otherwise `None`, and the reason is noted if it reads lanes."""
         try:
             step = self._lane_wise(node)
         except Crossing as crossing:
@@ -199,19 +226,20 @@ class _Axis:
     # -- which of them flow into each other --------------------------------------------------------------------------
 
     def _flows(self, step: _Step, value: int) -> bool:
-        """Whether a step goes on with a value lane by lane."""
+        """Whether a step takes a value by lane, along the axis on which the value has its lanes."""
         return value in self._axis and step.wants.get(value) == self._axis[value]
 
     def _grouped(self) -> list[_Group]:
         groups: dict[int, _Group] = {}  # step -> its group
-        behind: dict[int, set[_Group]] = {}  # value -> the groups it comes out of, next behind it
+        behind: dict[int, set[_Group]] = {}  # value -> the groups that it is computed from, with no other group between
         for index, node in enumerate(self.plan.nodes):
             step = self.steps.get(index)
             if step is None:
                 found = {g for v in node.inputs for g in behind.get(v, ())}
             else:
-                # A call of one side of a choice is made when it is known which side a lane takes; but for what the
-                # choice itself depends on, such as the arm that it is computed from.
+                # A call on one side of a choice is made once it is known which side a lane takes, so it also waits for
+                # the index of the choice. A step that the index itself depends on cannot wait for it: the index is made
+                # after that step, and is left out here.
                 chosen = [v for v, _ in self._sides[node] if self.maker.get(v, -1) < index]
                 flowing = {v for v in node.inputs if self._flows(step, v)}.union(v for v in chosen if v in self._axis)
                 before = [groups[self.maker[v]] for v in (*node.inputs, *chosen) if v in flowing]
@@ -237,7 +265,7 @@ class _Axis:
                 made += _Body(self, group, types).nodes(wanted, meets[group])
                 for index in group.steps:
                     del nodes[index]
-            else:  # nothing to flow into: the batch stays one, and says why its lanes meet
+            else:  # a group with at most one call and no choice gains nothing as lanes: the batch stays a batch
                 for index in group.steps:
                     if isinstance(node := nodes[index], ir.Call | ir.Lanes):
                         nodes[index] = dataclasses.replace(node, meets=meets[group])
@@ -248,7 +276,7 @@ class _Axis:
         """For each group, why its lanes meet before other calls are made."""
         group_of = {v: group for group in self._groups for i in group.steps for v in self.plan.nodes[i].outputs}
         reasons: dict[_Group, dict[str, None]] = {group: {} for group in self._groups}
-        needed: set[int] = set()  # what calls depend on
+        needed: set[int] = set()  # the values that calls depend on: other meetings of lanes make no call wait
         for index in reversed(range(len(self.plan.nodes))):
             node = self.plan.nodes[index]
             if rewrite.takes_time(node) or not needed.isdisjoint(node.outputs):
@@ -260,7 +288,8 @@ class _Axis:
 
 
 class _Body:
-    """What one lane of a group does, in the making; `types` are those of the outer plan, to which it may add."""
+    """Builds the plan of what one lane of a group does. `types` are the types of the outer plan; new values that bring
+    an axis to the front are added to them."""
 
     def __init__(self, axis: _Axis, group: _Group, types: list[jax.ShapeDtypeStruct]):
         self._axis, self._plan, self._types = axis, axis.plan, types
@@ -273,9 +302,12 @@ class _Body:
         self._outside: list[ir.Node] = []
 
     def nodes(self, wanted: set[int], meets: tuple[str, ...]) -> Iterator[ir.Node]:
-        """The lanes as a node, and nodes that bring their axis to the front and back.
+        """The lanes as a node, and nodes that move the lanes' axis to the front of its inputs and back in its outputs.
 
-        `wanted` are the outer plan's outputs that are no records.
+        **Arguments:**
+
+        - `wanted`: the outer plan's outputs that are not only kept for the replay.
+        - `meets`: why the lanes meet afterwards.
         """
         for value, axis in self._wanted():
             if (value, axis) not in self._given and not (axis is None and value in self._plan.constants):
@@ -295,14 +327,15 @@ class _Body:
         yield from self._outside
 
     def _wanted(self) -> Iterator[tuple[int, int | None]]:
-        """What the steps take that the group does not make, each with its lanes' axis."""
+        """The values that the steps take and the group does not make, each with its lanes' axis or `None`."""
         for step in self._steps:
             for value in step.node.inputs:
                 if value not in self._made:
                     yield self._source(value, step.wants.get(value))
 
     def _source(self, value: int, axis: int | None) -> tuple[int, int | None]:
-        """A value that lanes are given, and their axis: if it is a copy for each lane of another, that one, whole."""
+        """What the lanes are given in place of a value, and its lanes' axis. If the value is a broadcast that repeats
+        another value for each lane, the other value is given whole."""
         if axis is None or value not in self._axis.maker:
             return value, axis
         maker = self._plan.nodes[self._axis.maker[value]]
@@ -353,7 +386,7 @@ class _Body:
         return list(outputs)
 
     def _inlined(self, node: ir.Lanes, inputs: tuple[int, ...]) -> list[int]:
-        """The body of lanes, which is one lane's already."""
+        """Adds the body of lanes as it stands, since it is one lane's already; returns its outputs."""
         body = node.body
         name = dict(enumerate(inputs))
         for value in range(body.inputs, body.size):
@@ -384,7 +417,7 @@ class _Body:
     # -- the lanes' axis in front ------------------------------------------------------------------------------------
 
     def _in_front(self, value: int, axis: int | None) -> int:
-        """An outer value with its lanes' axis in front, where lanes are taken from."""
+        """An outer value with its lanes' axis in front, where `ir.Lanes` takes lanes from; it is moved if need be."""
         if not axis:
             return value
         moved = self._with_axis_in_front(value, axis)
@@ -392,7 +425,7 @@ class _Body:
         return moved
 
     def _from_front(self, value: int, axis: int) -> int:
-        """The outer value, in whose place the lanes give one with their axis in front."""
+        """The value that the lanes give for an outer value: the lanes' axis is in front, and it is moved to `axis`."""
         if not axis:
             return value
         stacked = self._with_axis_in_front(value, axis)
@@ -400,14 +433,14 @@ class _Body:
         return stacked
 
     def _with_axis_in_front(self, value: int, axis: int) -> int:
-        """A new outer value, of the type that a value has with its lanes' axis in front."""
+        """A new outer value, whose type is that of `value` with its lanes' axis in front."""
         aval = self._plan.types[value]
         self._types.append(rewrite.stacked(_without(aval, axis), aval.shape[axis : axis + 1]))
         return len(self._types) - 1
 
 
 def _move(value: int, moved: int, axis: int, to: int, types: list[jax.ShapeDtypeStruct]) -> ir.Segment:
-    """An equation of the outer plan that moves an axis."""
+    """A node of the outer plan that makes `moved` of `value` by moving one axis from `axis` to `to`."""
     (eqn,) = jax.make_jaxpr(lambda x: jnp.moveaxis(x, axis, to))(types[value]).jaxpr.eqns
     equation = ir.Equation(eqn, (value,), (moved,))
     return ir.Segment((value,), (moved,), "", (equation,), (types[moved],), {})

@@ -1,8 +1,9 @@
-"""Drops what nothing needs: calls whose answers are not used, and everything only they need.
+"""Drops calls whose answers are not used, and everything that only they need.
 
-Design note. JAX drops unused equations when it compiles; a plan is not compiled, so it must do so itself. Inside
-control flow too: a branch's outputs that nobody reads are no reason to make its calls. What is there for its effect (a
-print, an impure call) stays. A loop's carry is left whole, since its condition may read any of it.
+Design note. XLA drops unused equations when a program is compiled; a plan is not compiled, so this pass drops them. It
+does so inside control flow too: an output of a branch that nobody reads is no reason to make the branch's calls. A node
+that runs for its effect (a print, an impure call) stays. The carry of a `while_loop` or a `scan` is left whole, since
+the condition or the next step may read any of it.
 """
 
 import dataclasses
@@ -24,7 +25,8 @@ def unused(plan: ir.Plan) -> ir.Plan:
 
 
 def _narrowed(node: ir.Node, wanted: Sequence[bool]) -> ir.Node:
-    """A control node that computes only what is wanted of it, and is given only what that needs."""
+    """A node that computes only those of its outputs that are wanted, and is given only the inputs that these need.
+    Nodes that hold no plan stay as they are."""
     match node:
         case ir.Branch():
             branches = [unused(_selected(b, wanted)) for b in node.branches]
@@ -79,13 +81,13 @@ def _narrowed_loop(node: ir.Loop) -> ir.Loop:
 
 
 def _read(*plans: ir.Plan) -> list[bool]:
-    """Which of the same inputs any of some plans reads."""
+    """For each input of plans that are given the same inputs, whether any of them reads it."""
     used = set[int]().union(*map(rewrite.used, plans))
     return [v in used for v in range(plans[0].inputs)]
 
 
 def _given(plan: ir.Plan, keep: Sequence[bool]) -> ir.Plan:
-    """A plan that is given only some of its inputs."""
+    """The plan without the inputs that `keep` says no to; nothing in it may read these."""
     return plan if all(keep) else rewrite.with_inputs(plan, [v for v, k in enumerate(keep) if k])
 
 
