@@ -169,7 +169,9 @@ class Response(NamedTuple):
     @property
     def is_answer(self) -> bool:
         """Whether it has something to go on with. An empty text is an answer only of a model that has said all."""
-        return self.finish == Finish.STOP or (self.text != "" and self.finish != Finish.REFUSAL)
+        if self.finish == Finish.STOP:
+            return True
+        return self.finish != Finish.REFUSAL and self.text != "" and not self.text.isspace()
 
 
 class Provider(abc.ABC):

@@ -22,7 +22,9 @@ POST in all protocols.
 """
 
 import abc
+import dataclasses
 import json
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -166,10 +168,45 @@ def lenient(tree: Any, form: type[_Form]) -> _Form:
 
     What services send although it is no JSON, or of another type than it should be, is read as what it means: the
     constants `NaN` and `-Infinity`, whole numbers with a point, numbers in quotes; half of a surrogate pair is U+FFFD.
+    A field with a default has the default if what was sent for it cannot be read: an answer is not lost because of what
+    is said about it.
     """
     import msgspec
 
-    return msgspec.convert(_unicode(tree), form, strict=False)
+    return msgspec.convert(_pruned(_unicode(tree), form), form, strict=False)
+
+
+def _pruned(tree: Any, hint: Any) -> Any:
+    """The tree without the fields of dataclasses that have a default and cannot be read."""
+    form = _form_in(hint)
+    if isinstance(tree, list):
+        return [_pruned(inner, form) for inner in tree]
+    if form is None or not isinstance(tree, dict):
+        return tree
+    kept = {}
+    for field in dataclasses.fields(form):
+        if field.name in tree:
+            value = _pruned(tree[field.name], field.type)
+            if field.default is dataclasses.MISSING or _is_readable(value, field.type):
+                kept[field.name] = value
+    return kept
+
+
+def _form_in(hint: Any) -> Any:
+    """The dataclass in a type such as `list[Form] | None`; `None` if there is none."""
+    if dataclasses.is_dataclass(hint):
+        return hint
+    return next((form for part in typing.get_args(hint) if (form := _form_in(part)) is not None), None)
+
+
+def _is_readable(value: Any, hint: Any) -> bool:
+    import msgspec
+
+    try:
+        msgspec.convert(value, hint, strict=False)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _unicode(tree: Any) -> Any:
@@ -192,7 +229,11 @@ def stated(body: bytes) -> str:
     sends errors in a form of its own.
     """
     tree = tree_of(body)
-    error = tree.get("error", tree) if isinstance(tree, dict) else None
+    return stated_in(tree.get("error", tree)) if isinstance(tree, dict) else ""
+
+
+def stated_in(error: Any) -> str:
+    """The message of an error that is a tree of JSON; empty if it has none."""
     if isinstance(error, dict):
         error = error.get("message") or error.get("detail")
     return error if isinstance(error, str) else ""
@@ -205,9 +246,34 @@ def readable(body: bytes) -> str:
 
 
 def tree_of(body: bytes) -> Any:
-    """A body as a tree of JSON, also with constants and a byte order mark that JSON has not; `None` if it is none."""
+    """A body as a tree of JSON; `None` if it is none.
+
+    It may have what JSON has not: constants, a byte order mark, and bytes that are not UTF-8, each of which is U+FFFD.
+    """
     try:
-        return json.loads(body.removeprefix(b"\xef\xbb\xbf"))
+        return json.loads(body.removeprefix(_MARK))
+    except UnicodeDecodeError:
+        words = body.removeprefix(_MARK).decode("utf-8", "replace")
+    except (ValueError, RecursionError):
+        return None
+    try:
+        return json.loads(words)
+    except (ValueError, RecursionError):
+        return None
+
+
+_MARK = b"\xef\xbb\xbf"
+
+
+def field_of(body: bytes, name: str) -> Any:
+    """A field of the body, `None` if it has none. Of a body that is no whole JSON, the last field of that name."""
+    tree = tree_of(body)
+    if tree is not None:
+        return tree.get(name) if isinstance(tree, dict) else None
+    # Within a string the quotation marks would be escaped, so this is no part of an answer's words.
+    words = body.decode("utf-8", "replace").rpartition(f'"{name}"')[2].lstrip(" \t\r\n:")
+    try:
+        return json.JSONDecoder().raw_decode(words)[0]
     except (ValueError, RecursionError):
         return None
 

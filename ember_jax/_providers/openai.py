@@ -1,15 +1,26 @@
 """Chat completions, the protocol of OpenAI and of every server that imitates it. Nothing here does IO."""
 
 import bisect
-import json
+import itertools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from .._errors import MalformedResponseError, RefusedRequestError, ServerError
 from . import prices, quota
 from .base import Finish, Request, Response, Tokens
-from .dialect import Dialect, Failure, HTTPAnswer, HTTPRequest, Meaning, Service, decoded, lenient, stated, tree_of
+from .dialect import (
+    Dialect,
+    Failure,
+    HTTPAnswer,
+    HTTPRequest,
+    Meaning,
+    Service,
+    decoded,
+    field_of,
+    lenient,
+    stated_in,
+)
 from .http import HTTPProvider, Vendor
 
 if TYPE_CHECKING:
@@ -73,37 +84,17 @@ class ChatCompletions(Dialect):
     def read(self, answer: HTTPAnswer, request: Request) -> Response | Failure:
         completion = decoded(answer, _Completion, "a chat completion", "does the base URL end with /v1?")
         if isinstance(completion, Failure):
-            return completion._replace(tokens=_stated_tokens(answer.body))
+            return completion._replace(tokens=_billed(answer.body))
         tokens = _tokens(completion.usage)
+        if (why := _why_failed(completion)) is not None:
+            return Failure(ServerError, "the service failed while it answered: {}", (why,), tokens)
         if not completion.choices:
             return Failure(MalformedResponseError, "the answer has no choices.", (), tokens)
         choice = completion.choices[0]
-        message, reason = choice.message, choice.finish_reason
-        if choice.error is not None or reason == "error":
-            said = stated(_encoded_error(choice.error)) or "it says no more of it."
-            return Failure(ServerError, "the service failed while it answered: {}", (said,), tokens)
-        text, reasoning = _parts(message)
-        if text is None and reason is None and message.refusal is None:
-            return Failure(MalformedResponseError, "the answer has no text (finish_reason None).", (), tokens)
-        model = completion.model or request.model
-        first, last = _place(choice.logprobs, text or "", bool(reasoning))
-        return Response(
-            text=(text or message.refusal or "") if message.refusal is None else message.refusal,
-            input_tokens=int(tokens.input) if tokens else 0,
-            output_tokens=int(tokens.output) if tokens else 0,
-            cost=_cost(answer, request, model, completion.usage),
-            logprob=_summed(choice.logprobs, first, last),
-            model=model,
-            request_id=answer.headers.get("x-request-id") or completion.id or "",
-            alternatives=_alternatives(choice.logprobs, first, last),
-            finish=_finish(message, text, reason),
-            reasoning=reasoning,
-            cached_tokens=int(tokens.cached) if tokens else 0,
-            cache_write_tokens=int(tokens.cache_write) if tokens else 0,
-            reasoning_tokens=int(tokens.reasoning) if tokens else 0,
-            service_tier=completion.service_tier or "",
-            fingerprint=completion.system_fingerprint or "",
-        )
+        said = _said(choice.message, choice.finish_reason)
+        if isinstance(said, str):
+            return Failure(MalformedResponseError, said, (), tokens)
+        return _response(answer, request, completion, choice, said)
 
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:
         # OpenAI answers 429 as well for an account without credit. As a refusal for too many requests it would be tried
@@ -118,7 +109,8 @@ class ChatCompletions(Dialect):
 
 @dataclass
 class _Message:
-    # A string, or a list of parts, each an object with a `type`. What is neither is no text.
+    # A string, or a list of parts: objects with a `type`, see `_parts`. It is checked there: what cannot be read has no
+    # default, as without it there is no answer.
     content: Any = None
     refusal: str | None = None
     # Servers of models that reason use one of the two names.
@@ -129,12 +121,13 @@ class _Message:
 @dataclass
 class _Candidate:
     token: str
-    logprob: float
+    # Null where the service's JSON has no way to write an infinity: llama.cpp's has none.
+    logprob: float | None = None
 
 
 @dataclass
 class _Token:
-    logprob: float
+    logprob: float | None = None
     token: str = ""
     # The token's own bytes in UTF-8, of which the token's words may show half a character.
     bytes: list[int] | None = None
@@ -183,50 +176,91 @@ class _Completion:
     usage: _Usage | None = None
     service_tier: str | None = None
     system_fingerprint: str | None = None
+    error: Any = None
 
 
 # -- what was said ---------------------------------------------------------------------------------------------------
 
-# The names of services that imitate OpenAI are among them.
+# The names are those of OpenAI, and of services that imitate it or stand before others, in small letters.
 _FINISHES = {
     "stop": Finish.STOP,
     "eos": Finish.STOP,
+    "eos_token": Finish.STOP,
     "end_turn": Finish.STOP,
     "stop_sequence": Finish.STOP,
+    "complete": Finish.STOP,
     "length": Finish.LENGTH,
     "max_tokens": Finish.LENGTH,
     "model_length": Finish.LENGTH,
+    "model_context_window_exceeded": Finish.LENGTH,
     "tool_calls": Finish.TOOL_CALLS,
     "tool_use": Finish.TOOL_CALLS,
+    "tool_call": Finish.TOOL_CALLS,
     "function_call": Finish.TOOL_CALLS,
     "content_filter": Finish.CONTENT_FILTER,
+    "safety": Finish.CONTENT_FILTER,
     "refusal": Finish.REFUSAL,
 }
 
 
-def _finish(message: _Message, text: str | None, reason: str | None) -> Finish:
-    if message.refusal is not None:
-        return Finish.REFUSAL
+def _why_failed(completion: _Completion) -> str | None:
+    """Why the service failed while it answered, in its own words; `None` if it did not."""
+    choice = completion.choices[0] if completion.choices else _Choice(_Message())
+    reason, why = choice.finish_reason, stated_in(choice.error) or stated_in(completion.error)
+    # Some gateways send an `error` without words beside every answer, so one beside the choices counts only if it says
+    # something, and if the answer did not end by itself.
+    has_failed = choice.error or (why if reason is None else reason.casefold() == "error")
+    return (why or "it does not say why.") if has_failed else None
+
+
+class _Said(NamedTuple):
+    """What a message says, and how it ended."""
+
+    text: str
+    reasoning: str
+    finish: Finish
+
+
+def _said(message: _Message, reason: str | None) -> _Said | str:
+    """What a message says, or in our words why that cannot be told."""
+    if not _is_content(message.content):
+        return "the answer is not a chat completion: its JSON has another form (no string and no parts in `content`)."
+    text, reasoning, refusal = _parts(message)
+    if refusal or (refusal is not None and text is None):
+        return _Said(refusal, reasoning, Finish.REFUSAL)
     if reason is None:
-        return Finish.STOP if text == "" else Finish.OTHER
-    finish = _FINISHES.get(reason, Finish.OTHER)
-    # Without a text nothing was said, whatever the service calls it.
-    return Finish.OTHER if text is None and finish == Finish.STOP else finish
+        if text is None:
+            return "the answer has no text (finish_reason None)."
+        # Nothing says that the model had more to say, so that an empty text is its answer.
+        return _Said(text, reasoning, Finish.OTHER if text else Finish.STOP)
+    finish = _FINISHES.get(reason.casefold(), Finish.OTHER)
+    # Without a text nothing was said, even if the service says that all was: as of a model that only thought.
+    return _Said(text or "", reasoning, Finish.OTHER if text is None and finish == Finish.STOP else finish)
 
 
-def _parts(message: _Message) -> tuple[str | None, str]:
-    """The text of a message, `None` if it has none, and the reasoning."""
-    text, reasoning = message.content, _words(message.reasoning_content) or _words(message.reasoning) or ""
-    if isinstance(text, list):
-        # What is known to be no part of the text is told by its type; texts have different ones.
-        thoughts = [part for part in text if isinstance(part, dict) and part.get("type") in _THOUGHTS]
-        rest = [part for part in text if not (isinstance(part, dict) and part.get("type") in _THOUGHTS)]
-        reasoning = reasoning or _words(thoughts) or ""
-        text = _words(rest)
-    return (text if isinstance(text, str) else None), reasoning
+def _is_content(content: Any) -> bool:
+    is_list = isinstance(content, list) and all(isinstance(part, dict) for part in content)
+    return content is None or isinstance(content, str) or is_list
 
 
-_THOUGHTS = ("reasoning", "thinking", "reasoning_text", "redacted_thinking", "summary_text")
+def _parts(message: _Message) -> tuple[str | None, str, str | None]:
+    """The text of a message, its reasoning, and its refusal; there may be none of the first and the last."""
+    reasoning = _words(message.reasoning_content) or _words(message.reasoning) or ""
+    if not isinstance(message.content, list):
+        return message.content, reasoning, message.refusal
+    # What is no part of the text is told by its type. Texts have several types, and sometimes none.
+    texts, thoughts, refusals = [], [], []
+    for part in message.content:
+        kind = str(part.get("type"))
+        if kind == "refusal":
+            refusals.append(part.get("refusal"))
+        else:
+            (thoughts if kind.startswith(_THOUGHTS) else texts).append(part)
+    return _words(texts), reasoning or _words(thoughts) or "", message.refusal or _words(refusals)
+
+
+# How the types of parts begin that are reasoning.
+_THOUGHTS = ("reasoning", "thinking", "redacted_thinking", "summary")
 
 
 def _words(value: Any) -> str | None:
@@ -234,54 +268,83 @@ def _words(value: Any) -> str | None:
     if isinstance(value, str):
         return value
     if isinstance(value, dict):
-        return next(
-            (found for k in ("text", "thinking", "content") if (found := _words(value.get(k))) is not None), None
-        )
+        found = (_words(value.get(name)) for name in ("text", "thinking", "content", "summary"))
+        return next((words for words in found if words is not None), None)
     if isinstance(value, list):
         found = [words for part in value if (words := _words(part)) is not None]
         return "".join(found) if found else None
     return None
 
 
-def _encoded_error(error: Any) -> bytes:
-    return json.dumps({"error": error}).encode()
+def _response(answer: HTTPAnswer, request: Request, completion: _Completion, choice: _Choice, said: _Said) -> Response:
+    model = completion.model or request.model
+    tokens = _tokens(completion.usage) or Tokens()
+    tokens_said = _of_text(choice.logprobs, said.text, has_reasoning=bool(said.reasoning or tokens.reasoning))
+    return Response(
+        text=said.text,
+        input_tokens=int(tokens.input),
+        output_tokens=int(tokens.output),
+        cost=_cost(answer, request, model, completion.usage),
+        logprob=_summed(tokens_said),
+        model=model,
+        request_id=answer.headers.get("x-request-id") or completion.id or "",
+        alternatives=_alternatives(tokens_said),
+        finish=said.finish,
+        reasoning=said.reasoning,
+        cached_tokens=int(tokens.cached),
+        cache_write_tokens=int(tokens.cache_write),
+        reasoning_tokens=int(tokens.reasoning),
+        service_tier=completion.service_tier or "",
+        fingerprint=completion.system_fingerprint or "",
+    )
 
 
 # -- log-probabilities -----------------------------------------------------------------------------------------------
 
 
-def _place(logprobs: _Logprobs | None, text: str, has_reasoning: bool) -> tuple[int, int]:
-    """From which token to which, that one excluded, the answer's text goes; (0, 0) if that cannot be told.
+def _of_text(logprobs: _Logprobs | None, text: str, *, has_reasoning: bool) -> list[_Token]:
+    """Those of the listed tokens that make up the text; none if that cannot be told.
 
-    vLLM and llama.cpp list the tokens of the reasoning too, the mark that ends it, and that which ends the answer.
+    vLLM and llama.cpp list the tokens of the reasoning too, the mark that ends it, and that which ends the answer. So
+    the last place counts where the text is spelt from the begin of a token on; its white space may have been removed.
+    If there is none, and no reasoning, all tokens are the text's: some services spell them without white space.
     """
     tokens = (logprobs.content or []) if logprobs is not None else []
-    whole, ends = b"", []
-    for token in tokens:
-        whole += token.token.encode("utf-8", "replace") if token.bytes is None else bytes(b & 255 for b in token.bytes)
-        ends.append(len(whole))
-    sought = text.strip().encode("utf-8", "replace")
-    begin = whole.rfind(sought) if sought else -1
-    if begin < 0:
-        return (0, 0) if has_reasoning else (0, len(tokens))
-    return bisect.bisect_right(ends, begin), bisect.bisect_left(ends, begin + len(sought)) + 1
+    spelt = [_spelling(token) for token in tokens]
+    whole, ends = b"".join(spelt), list(itertools.accumulate(map(len, spelt)))
+    for words in (text, text.strip()):
+        sought = words.encode("utf-8", "replace")
+        begin = whole.rfind(sought) if sought.strip() else -1
+        while begin >= 0:
+            first, last = bisect.bisect_right(ends, begin), bisect.bisect_left(ends, begin + len(sought))
+            if not whole[ends[first] - len(spelt[first]) : begin].strip():
+                return tokens[first : last + 1]
+            begin = whole.rfind(sought, 0, begin + len(sought) - 1)
+    return [] if has_reasoning else tokens
 
 
-def _summed(logprobs: _Logprobs | None, first: int, last: int) -> float:
-    tokens = (logprobs.content or [])[first:last] if logprobs is not None else []
-    return math.fsum(token.logprob for token in tokens) if tokens else math.nan
+def _spelling(token: _Token) -> bytes:
+    return token.token.encode("utf-8", "replace") if token.bytes is None else bytes(b & 255 for b in token.bytes)
 
 
-def _alternatives(logprobs: _Logprobs | None, first: int, last: int) -> tuple[tuple[str, float], ...]:
-    tokens = (logprobs.content or [])[first:last] if logprobs is not None else []
-    return tuple((c.token, c.logprob) for c in (tokens[0].top_logprobs or ())) if tokens else ()
+def _summed(tokens: list[_Token]) -> float:
+    """NaN if one is not known; the sum of an infinite one is infinite."""
+    known = [math.nan if token.logprob is None else token.logprob for token in tokens]
+    return sum(known) if known else math.nan
+
+
+def _alternatives(tokens: list[_Token]) -> tuple[tuple[str, float], ...]:
+    """The candidates for the first token that is more than white space. One without a number is as good as none."""
+    first = next((token for token in tokens if _spelling(token).strip()), _Token())
+    return tuple((c.token, c.logprob) for c in first.top_logprobs or () if c.logprob is not None)
 
 
 # -- what it costs ---------------------------------------------------------------------------------------------------
 
 
 def _tokens(usage: _Usage | None) -> Tokens | None:
-    if usage is None:
+    """What is billed, `None` if the service does not say."""
+    if usage is None or (usage.prompt_tokens is None and usage.completion_tokens is None):
         return None
     read, written = usage.prompt_tokens_details or _InputDetails(), usage.completion_tokens_details or _OutputDetails()
     counts = (
@@ -294,10 +357,9 @@ def _tokens(usage: _Usage | None) -> Tokens | None:
     return Tokens(*(max(count or 0, 0) for count in counts))
 
 
-def _stated_tokens(body: bytes) -> Tokens | None:
-    """What a body that is no completion says that it bills."""
-    tree = tree_of(body)
-    usage = tree.get("usage") if isinstance(tree, dict) else None
+def _billed(body: bytes) -> Tokens | None:
+    """What a body that is no completion says that is billed for it."""
+    usage = field_of(body, "usage")
     try:
         return _tokens(lenient(usage, _Usage)) if isinstance(usage, dict) else None
     except ValueError:
@@ -314,9 +376,12 @@ def _cost(answer: HTTPAnswer, request: Request, model: str, usage: _Usage | None
     )
     if not math.isnan(dollars):
         return dollars
-    if usage is not None and usage.cost is not None and usage.cost >= 0:
-        return usage.cost
+    said = [usage.cost if usage is not None else None, _number(answer.headers.get("x-litellm-response-cost", ""))]
+    return next((cost for cost in said if cost is not None and 0 <= cost < math.inf), math.nan)
+
+
+def _number(words: str) -> float | None:
     try:
-        return float(answer.headers.get("x-litellm-response-cost", ""))
+        return float(words)
     except ValueError:
-        return math.nan
+        return None

@@ -1,9 +1,11 @@
 """What is odd about an answer, told once of each model: that it was cut, or that another model has given it."""
 
+import functools
 import warnings
 
 from .._errors import CutAnswerWarning, NoAnswerError, OtherModelWarning
 from .._providers.base import Finish, Request, Response
+from .._regex import regex
 
 
 class Oddities:
@@ -25,12 +27,9 @@ class Oddities:
         )
 
     def other_model(self, request: Request, response: Response) -> None:
-        """Tells that another model has answered, where its name is no longer form of the one that was asked for."""
+        """Tells that another model has answered than the one that was asked for, or than another version of it."""
         asked, answered = request.model, response.model
-        if not answered or asked == answered:
-            return
-        short, long = sorted((_bare(asked), _bare(answered)), key=len)
-        if not long.startswith(short):
+        if answered and asked != answered and _bare(asked) != _bare(answered):
             self._tell(
                 OtherModelWarning, request, f"was answered by another model, which calls itself {answered!r:.80}."
             )
@@ -46,18 +45,31 @@ class Oddities:
             warnings.showwarning(told, kind, __file__, 0)
 
 
+# How many characters of a refusal an error quotes.
+_QUOTED = 300
+
+
+@functools.lru_cache(maxsize=64)
 def _bare(model: str) -> str:
-    """A model's name without the path before it, in small letters."""
-    return model.rsplit("/", 1)[-1].casefold()
+    """A model's name in small letters, without the path before it and the version behind it."""
+    return _VERSION.sub("", model.rsplit("/", 1)[-1].casefold())
+
+
+# Dates, as in `gpt-4o-2024-08-06`, `command-r-08-2024` and `gpt-4-0613`, and the names of versions. One or two digits
+# are no date: `claude-sonnet-4` and `claude-sonnet-4-5` are two models.
+_VERSION = regex(
+    r"(?:[-_:@](?:\d{4}-\d{2}-\d{2}|\d{2}-\d{4}|\d{3,8}|latest|preview|beta|exp|experimental|free)|\.gguf)+\Z"
+)
 
 
 def no_answer(request: Request, response: Response) -> NoAnswerError:
     """The error for an answer with which nothing can be gone on."""
     finish = Finish(response.finish)
     if finish == Finish.REFUSAL or (finish == Finish.CONTENT_FILTER and not response.text):
-        words = f"the model declined: {response.text or 'its content filter stopped the answer.'}"
+        said = " ".join(response.text.split())  # on one line
+        words = f"the model declined: {said[:_QUOTED] or 'its content filter stopped the answer.'}"
     else:
         spent = f" after {response.output_tokens:,} tokens" if response.output_tokens else ""
         advice = " Give it more max_tokens." if finish == Finish.LENGTH else ""
-        words = f"the answer has no text{spent} (it ended by {finish.name}).{advice}"
+        words = f"the answer has no text{spent} (finish: {finish.name.lower()}).{advice}"
     return NoAnswerError(f"{request.provider}/{request.model}: {words}", finish=finish)
