@@ -207,9 +207,10 @@ def _why_failed(completion: _Completion) -> str | None:
     """Why the service failed while it answered, in its own words; `None` if it did not."""
     choice = completion.choices[0] if completion.choices else _Choice(_Message())
     reason, why = choice.finish_reason, stated_in(choice.error) or stated_in(completion.error)
-    # Some gateways send an `error` without words beside every answer, so one beside the choices counts only if it says
-    # something, and if the answer did not end by itself.
-    has_failed = choice.error or (why if reason is None else reason.casefold() == "error")
+    # Some gateways send an empty `error` with every answer. One beside the choices counts only if it says something,
+    # and if the answer did not end by itself.
+    is_error = any(choice.error.values()) if isinstance(choice.error, dict) else choice.error
+    has_failed = is_error or (why if reason is None else reason.casefold() == "error")
     return (why or "it does not say why.") if has_failed else None
 
 
@@ -306,21 +307,31 @@ def _of_text(logprobs: _Logprobs | None, text: str, *, has_reasoning: bool) -> l
     """Those of the listed tokens that make up the text; none if that cannot be told.
 
     vLLM and llama.cpp list the tokens of the reasoning too, the mark that ends it, and that which ends the answer. So
-    the last place counts where the text is spelt from the begin of a token on; its white space may have been removed.
-    If there is none, and no reasoning, all tokens are the text's: some services spell them without white space.
+    the last place counts where the text is spelt from the begin of a token on. If there is none, and no reasoning, all
+    tokens are the text's: some services spell them without white space.
     """
     tokens = (logprobs.content or []) if logprobs is not None else []
-    spelt = [_spelling(token) for token in tokens]
-    whole, ends = b"".join(spelt), list(itertools.accumulate(map(len, spelt)))
-    for words in (text, text.strip()):
-        sought = words.encode("utf-8", "replace")
-        begin = whole.rfind(sought) if sought.strip() else -1
-        while begin >= 0:
-            first, last = bisect.bisect_right(ends, begin), bisect.bisect_left(ends, begin + len(sought))
-            if not whole[ends[first] - len(spelt[first]) : begin].strip():
-                return tokens[first : last + 1]
-            begin = whole.rfind(sought, 0, begin + len(sought) - 1)
-    return [] if has_reasoning else tokens
+    pieces = [_spelling(token) for token in tokens]
+    whole, ends = b"".join(pieces), list(itertools.accumulate(map(len, pieces)))
+    begin, end = _last_place(text.strip().encode("utf-8", "replace"), whole, [0, *ends])
+    if begin == end:
+        return [] if has_reasoning else tokens
+    # Parsers of reasoning remove white space around the text. What is left of it is the text's too.
+    before, after = text[: len(text) - len(text.lstrip())].encode(), text[len(text.rstrip()) :].encode()
+    begin -= len(before) if whole.endswith(before, 0, begin) else 0
+    end += len(after) if whole.startswith(after, end) else 0
+    return tokens[bisect.bisect_right(ends, begin) : bisect.bisect_left(ends, end) + 1]
+
+
+def _last_place(sought: bytes, whole: bytes, starts: list[int]) -> tuple[int, int]:
+    """Where bytes are last found at a start, up to white space before them; (0, 0) if nowhere."""
+    begin = whole.rfind(sought) if sought else -1
+    while begin >= 0:
+        start = starts[bisect.bisect_right(starts, begin) - 1]
+        if not whole[start:begin].strip():
+            return begin, begin + len(sought)
+        begin = whole.rfind(sought, 0, begin + len(sought) - 1)
+    return 0, 0
 
 
 def _spelling(token: _Token) -> bytes:

@@ -208,9 +208,10 @@ class Sender:
 
     def _lose(self, request: Request, hold: Hold) -> None:
         """A request was sent, and nobody knows whether it is billed."""
-        hold.lose()
+        worst = self._pricing.worst(request)
+        hold.lose(worst)
         self._count("lost")
-        self._count("lost_usd", self._pricing.worst(request))
+        self._count("lost_usd", worst)
 
     def _sizes_of(self, request: Request) -> Sizes:
         found = self._sizes.get(request.model)

@@ -62,7 +62,8 @@ class Report:
     - `input_tokens`, `output_tokens`: of the requests sent, those that were billed without an answer among them.
     - `cost_usd`: of the same requests; NaN if the price of one is unknown.
     - `lost`: requests that were sent and are possibly billed, as their answers were lost.
-    - `lost_usd`: what these may come to at most. It is no part of `cost_usd`.
+    - `lost_usd`: what these may come to at most; NaN likewise, infinite if nothing bounds an answer. It is no part of
+        `cost_usd`.
     - `saved_usd`: what the calls replayed and merged would have cost; NaN likewise.
     - `islands`: operators run as a plan.
     - `barriers`: how often lanes inside an operator waited for each other, as `explain` names it.
@@ -102,7 +103,7 @@ class Report:
 def _shown(name: str, value: float) -> str:
     if not name.endswith("_usd"):
         return f"{value:,}"
-    return "unknown" if math.isnan(value) else f"${value:,.6f}"
+    return f"${value:,.6f}" if math.isfinite(value) else "unknown"
 
 
 # How many seconds the end of a session waits for a provider to close its connections.
@@ -452,7 +453,7 @@ def _turns(scheduler: Scheduler | None) -> Turns | None:
 
 
 # The statuses of a refusal that may be about a parameter that the service does not know. `None` is that of a provider
-# that is not HTTP. A refusal with status 200 is not among them: the model declined to answer, and would do so again.
+# that is not HTTP.
 _AT_FAULT = (None, 400, 422)
 
 
