@@ -21,6 +21,7 @@ from ._operator.lower import Plan as Plan
 from ._operator.lower import lower as lower
 from ._operator.operator import Operator as Operator
 from ._operator.operator import operator as operator
+from ._providers.base import Finish as Finish
 from ._providers.prices import Price as Price
 from ._providers.registry import register as register
 from ._runtime.journal.sqlite import Journal as Journal

@@ -14,6 +14,7 @@
     ├── ProviderError                     what a provider answered instead of a completion
     │   ├── AuthenticationError           no API key, or a wrong one
     │   ├── RefusedRequestError           the request itself is at fault (4xx)
+    │   │   └── NoAnswerError             a whole answer, paid for, that has no text or is a refusal
     │   ├── RateLimitError                too many requests (429)
     │   ├── ServerError                   the provider's fault (408, 5xx)
     │   ├── ConnectionFailedError         nothing, or half of an answer, came back
@@ -30,6 +31,8 @@
 
     RepeatedSampleWarning (UserWarning)   equal keyless calls that were answered by one sample
     UnknownPriceWarning (UserWarning)     a call that costs nobody knows what
+    CutAnswerWarning (UserWarning)        an answer that ended before all was said
+    OtherModelWarning (UserWarning)       an answer of another model than the one that was asked
     UntestedVersionWarning (UserWarning)  a JAX that is newer than any that this version is tested with
 
 No message holds a credential, and none but `SweepError`'s causes and `NotationError`'s line quote a prompt.
@@ -124,6 +127,7 @@ class ProviderError(EmberError):
     - `retry_after`: seconds the provider asks to wait, or `None`.
     - `quota`: what the provider said of its limits (a `Quota`), or `None`.
     - `was_sent`: whether the request may have reached the provider, if there was no HTTP answer.
+    - `tokens`: what the provider says that it bills all the same (`Tokens`), or `None`.
     """
 
     def __init__(
@@ -134,8 +138,10 @@ class ProviderError(EmberError):
         retry_after: float | None = None,
         quota: object = None,
         was_sent: bool = True,
+        tokens: object = None,
     ):
         super().__init__(message)
+        self.tokens = tokens
         self.status = status
         self.retry_after = retry_after
         self.quota = quota
@@ -148,6 +154,21 @@ class AuthenticationError(ProviderError):
 
 class RefusedRequestError(ProviderError):
     """The provider refused the request itself; sending it again cannot help."""
+
+
+class NoAnswerError(RefusedRequestError):
+    """The provider gave a whole answer, which is paid for, and there is nothing in it to go on with.
+
+    It is kept in the journal, so that a rerun gets it again for nothing.
+
+    **Attributes:**
+
+    - `finish`: how it ended, a `Finish`.
+    """
+
+    def __init__(self, message: str, *, finish: int):
+        super().__init__(message)
+        self.finish = finish
 
 
 class RateLimitError(ProviderError):
@@ -305,6 +326,14 @@ class RepeatedSampleWarning(UserWarning):
 
 class UnknownPriceWarning(UserWarning):
     """A model has no known price, so what its calls cost is not counted."""
+
+
+class CutAnswerWarning(UserWarning):
+    """An answer of a model ended before all was said. Told once of each model."""
+
+
+class OtherModelWarning(UserWarning):
+    """Another model answered than the one that was asked. Told once of each model."""
 
 
 class UntestedVersionWarning(UserWarning):

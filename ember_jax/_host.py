@@ -25,7 +25,7 @@ from . import _callback
 from ._alike import Alike, structural
 from ._errors import EmberError, HostResultError, LaneFailure, SweepError
 from ._jax.values import Aval
-from ._providers.base import Response
+from ._providers.base import Response, Tokens
 from ._runtime import failures, interrupt
 from ._runtime import session as sessions
 from ._runtime.loop import forbid_in_loop
@@ -40,17 +40,23 @@ class Used:
     """What the calls of some part of a program have used, answered anew or from the journal."""
 
     def __init__(self) -> None:
-        self._counts = np.zeros(3, np.int64)
+        self._counts = np.zeros(4, np.int64)
         self._cost = 0.0
 
     def add(self, response: Response) -> None:
         """Counts an answer."""
-        self._counts += 1, response.input_tokens, response.output_tokens
+        self._counts += 1, response.input_tokens, response.output_tokens, response.is_cut
         self._cost += response.cost
 
+    def bill(self, tokens: Tokens, cost: float) -> None:
+        """Counts what was billed for a request that was not answered."""
+        self._counts += 0, int(tokens.input), int(tokens.output), 0
+        self._cost += cost
+
     def arrays(self) -> list[np.ndarray]:
-        """Calls, input tokens, output tokens and US dollars."""
-        return [*(np.int32(n) for n in np.minimum(self._counts, 2**31 - 1)), np.float32(self._cost)]  # type: ignore
+        """Calls, input tokens, output tokens, US dollars, and answers that were cut."""
+        calls, read, written, cut = (np.int32(n) for n in np.minimum(self._counts, 2**31 - 1))
+        return [calls, read, written, np.float32(self._cost), cut]  # type: ignore[list-item]
 
 
 class Caller(NamedTuple):

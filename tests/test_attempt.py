@@ -464,8 +464,8 @@ def test_use_is_counted_by_lane(form, llm):
 
     out, usage = stacked(FORMS[form](ember.metered(two), ember.text(["a", "bb", "ccc", "dddd"])))
     assert out.tolist() == ["A?", "BB?", "CCC?", "DDDD?"]
-    assert used(usage) == [[2] * 4, [3, 5, 7, 9], [2] * 4, [2.0] * 4]
-    assert [u.dtype for u in usage] == [jnp.int32, jnp.int32, jnp.int32, jnp.float32]
+    assert used(usage) == [[2] * 4, [3, 5, 7, 9], [2] * 4, [2.0] * 4, [0] * 4]
+    assert [u.dtype for u in usage] == [jnp.int32, jnp.int32, jnp.int32, jnp.float32, jnp.int32]
 
 
 def test_only_what_is_done_is_counted(llm):
@@ -483,24 +483,24 @@ def test_use_inside_use_counts_for_both(llm):
         return llm(inner + "!"), usage
 
     (_, inside), usage = ember.jit(ember.metered(outer))(ember.text("ab"))
-    assert used(inside) == [1, 2, 1, 1.0]
-    assert used(usage) == [2, 5, 2, 2.0]
+    assert used(inside) == [1, 2, 1, 1.0, 0]
+    assert used(usage) == [2, 5, 2, 2.0, 0]
 
 
 def test_an_answer_of_the_journal_counts_as_it_did(provider):
     with ember.session(providers={"mine": provider}) as run:
         ask = ember.metered(ember.LLM("mine/m"))
         first, second = ask(ember.text("ab")), ask(ember.text("ab"))
-        assert used(first[1]) == used(second[1]) == [1, 2, 1, 1.0]
+        assert used(first[1]) == used(second[1]) == [1, 2, 1, 1.0, 0]
         assert (run.report().requests, run.report().replayed) == (1, 1)
 
 
 def test_equal_calls_count_once_and_failed_ones_not(llm):
     key = jax.random.key(0)
     twice = ember.metered(lambda word: (llm(word, key), llm(word, key)))
-    assert used(ember.jit(twice)(ember.text("a"))[1]) == [1, 1, 1, 1.0]
+    assert used(ember.jit(twice)(ember.text("a"))[1]) == [1, 1, 1, 1.0, 0]
     _, usage = ember.metered(ember.attempt(lambda word: llm(llm(word) + "bad")))(ember.text("a"))
-    assert used(usage) == [1, 1, 1, 1.0]
+    assert used(usage) == [1, 1, 1, 1.0, 0]
 
 
 def test_an_unknown_price_is_nan(provider):
@@ -516,7 +516,7 @@ def test_an_unknown_price_is_nan(provider):
 
 def test_answers_that_nobody_reads_are_paid_if_their_use_is_asked_for(llm, provider):
     usage = ember.jit(lambda word: ember.metered(llm)(word)[1])(ember.text("a"))
-    assert used(usage) == [1, 1, 1, 1.0]
+    assert used(usage) == [1, 1, 1, 1.0, 0]
     assert provider.asked == {"a": 1}
 
 

@@ -1,12 +1,14 @@
 """Faults in a fifth of all requests change no answer, lose no call and pay for none twice."""
 
 import importlib
+import warnings
 from pathlib import Path
 
 import pytest
 
 import ember_jax as ember
 from ember_jax import errors, testing
+from ember_jax._errors import CutAnswerWarning
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -22,6 +24,23 @@ def test_every_fault_in_a_fifth_of_requests_costs_what_it_forces_and_nothing_mor
     assert (outcome.again.requests, outcome.again.replayed) == (0, calls)
     assert ember.Journal(tmp_path / "journal.db").stats().calls == calls
     assert set(outcome.met) == set(chaos.KINDS)
+    assert outcome.ours["lost"] > 0
+
+
+def test_the_books_are_the_servers_to_the_token(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    chaos = importlib.import_module("chaos")
+    rows = 500
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CutAnswerWarning)
+        books = chaos.books(rows, tmp_path / "journal.db")
+    assert books.report == books.server
+    assert books.evaluation == {**books.server, "millionths": pytest.approx(books.server["millionths"], rel=1e-6)}
+    assert books.budget["millionths"] == books.server["millionths"]
+    assert books.lost["report"] == pytest.approx(books.lost["budget"]) and books.lost["report"] > 0
+    assert books.failed[0] == books.failed[1] > 0
+    assert (books.again.requests, books.again.replayed, books.again.cost_usd) == (0, rows, 0)
+    assert set(books.met) == set(chaos.KINDS | chaos.EMPTY)
 
 
 def test_a_drip_that_takes_too_long_is_stopped_by_the_deadline():

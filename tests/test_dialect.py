@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ember_jax._errors import MalformedResponseError, RefusedRequestError
 from ember_jax._providers import quota
-from ember_jax._providers.base import Message, Request, Response
+from ember_jax._providers.base import Finish, Message, Request, Response, Tokens
 from ember_jax._providers.dialect import Failure, HTTPAnswer, HTTPRequest, Meaning, Service, readable, stated
 from ember_jax._providers.openai import ChatCompletions
 
@@ -28,6 +28,12 @@ def answer(body, status=200, **headers):
 
 def read(body, **headers):
     return CHAT.read(answer(body, **headers), request())
+
+
+def said(text, *, finish=Finish.OTHER, **fields):
+    """What is read of `whole`."""
+    counted = {"input_tokens": 10, "output_tokens": 5, "cost": 4.5e-06, "model": "gpt-4o-mini", "request_id": "req_1"}
+    return Response(text, finish=finish, **{**counted, **fields})
 
 
 def whole(**choice):
@@ -71,8 +77,8 @@ TOKENS = [
 ]
 READ = {
     "whole": (
-        whole(message={"content": "391"}, logprobs={"content": TOKENS}),
-        Response("391", 10, 5, 4.5e-06, -0.75, "gpt-4o-mini", "req_1", (("3", -0.25), ("4", -2.0))),
+        whole(message={"content": "391"}, finish_reason="stop", logprobs={"content": TOKENS}),
+        said("391", finish=Finish.STOP, logprob=-0.75, alternatives=(("3", -0.25), ("4", -2.0))),
     ),
     "least": (
         {"choices": [{"message": {"content": ""}}]},
@@ -80,40 +86,38 @@ READ = {
     ),
     "of an unpriced name": (
         {**whole(message={"content": "391"}), "model": "deploy-7"},
-        Response("391", 10, 5, 4.5e-06, model="deploy-7", request_id="req_1"),
+        said("391", model="deploy-7"),
     ),
     "of negative counts": (
         {**whole(message={"content": "391"}), "usage": {"prompt_tokens": -1, "completion_tokens": None}},
-        Response("391", 0, 0, 0.0, model="gpt-4o-mini", request_id="req_1"),
+        said("391", input_tokens=0, output_tokens=0, cost=0.0),
     ),
     "no choices": ({"choices": []}, Failure(MalformedResponseError, "the answer has no choices.")),
     "a refusal": (
-        whole(message={"content": None, "refusal": "Not {that}."}),
-        Failure(RefusedRequestError, "the model declined: {}", ("Not {that}.",)),
+        whole(message={"content": None, "refusal": "Not {that}."}, finish_reason="stop"),
+        said("Not {that}.", finish=Finish.REFUSAL),
     ),
     "a refusal without words": (
         whole(message={"content": None, "refusal": ""}),
-        Failure(RefusedRequestError, "the model declined: {}", ("its content filter stopped the answer.",)),
+        said("", finish=Finish.REFUSAL),
+    ),
+    "no refusal, in other words": (
+        whole(message={"content": "391", "refusal": ""}, finish_reason="stop"),
+        said("391", finish=Finish.STOP),
     ),
     "a filter": (
         whole(message={"content": None}, finish_reason="content_filter"),
-        Failure(RefusedRequestError, "the model declined: {}", ("its content filter stopped the answer.",)),
+        said("", finish=Finish.CONTENT_FILTER),
     ),
-    "cut short": (
-        whole(message={"content": None}, finish_reason="length"),
-        Failure(
-            RefusedRequestError,
-            "the answer has no text (finish_reason {!r}). Give it more max_tokens.",
-            ("length",),
-        ),
-    ),
-    "a tool's call": (
-        whole(message={"content": None}, finish_reason="tool_calls"),
-        Failure(RefusedRequestError, "the answer has no text (finish_reason {!r}).", ("tool_calls",)),
+    "cut short": (whole(message={"content": None}, finish_reason="length"), said("", finish=Finish.LENGTH)),
+    "a tool's call": (whole(message={"content": None}, finish_reason="tool_calls"), said("", finish=Finish.TOOL_CALLS)),
+    "only thoughts": (
+        whole(message={"content": None, "reasoning": "17 * 23"}, finish_reason="stop"),
+        said("", finish=Finish.OTHER, reasoning="17 * 23"),
     ),
     "nothing": (
         whole(message={}),
-        Failure(MalformedResponseError, "the answer has no text (finish_reason None)."),
+        Failure(MalformedResponseError, "the answer has no text (finish_reason None).", (), Tokens(10, 5)),
     ),
     "an error with status 200": (
         {"error": {"message": "upstream is down", "code": 502}},
@@ -121,7 +125,7 @@ READ = {
     ),
     "empty": (b"", Failure(MalformedResponseError, "the answer is not a chat completion: {}.", ("it is empty",))),
     "half of UTF-8": (
-        b'{"choices": [{"message": {"content": "\xff"}}]}',
+        b'{"choices": [{"message": {"content": "\xff"}}',
         Failure(MalformedResponseError, "the answer is not a chat completion: {}.", ("it is not UTF-8 (byte 38)",)),
     ),
     "too deep": (

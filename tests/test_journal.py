@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 import ember_jax as ember
 from ember_jax import _cli, testing
 from ember_jax import _errors as errors
-from ember_jax._providers.base import Message, Request, Response
+from ember_jax._providers.base import Finish, Message, Request, Response
 from ember_jax._providers.callable import Callable
 from ember_jax._providers.openai import OpenAI
 from ember_jax._runtime import session as sessions
@@ -143,7 +143,14 @@ responses = st.builds(
     st.text(),
     st.text(),
     st.lists(st.tuples(st.text(), numbers)).map(tuple),
-    st.none(),  # a quota is of the moment, and not kept
+    st.sampled_from(Finish),
+    st.text(),
+    counts,
+    counts,
+    counts,
+    st.text(),
+    st.text(),
+    quota=st.none(),  # it is of the moment, and not kept
 )
 
 
@@ -379,7 +386,7 @@ import asyncio, os, sys, types
 package = sys.modules["ember_jax"] = types.ModuleType("ember_jax")
 package.__path__ = [{str(PACKAGE)!r}]
 from ember_jax._errors import *
-from ember_jax._providers.base import Message, Request, Response
+from ember_jax._providers.base import Finish, Message, Request, Response
 from ember_jax._runtime.journal.base import Entry
 from ember_jax._runtime.journal.sqlite import Journal
 assert "jax" not in sys.modules
@@ -549,7 +556,7 @@ BROKEN = {
     "a few bytes": (lambda path: path.write_bytes(b"SQLite"), "not a SQLite file"),
     "another program's": (lambda path: database(path, "create table calls (id)"), "another program's"),
     "another program's, empty": (lambda path: database(path, "pragma application_id = 7"), "another program's"),
-    "newer": (lambda path: filled(path) and database(path, "pragma user_version = 3"), "version 3.*Upgrade"),
+    "newer": (lambda path: filled(path) and database(path, "pragma user_version = 4"), "version 4.*Upgrade"),
     "older": (lambda path: filled(path) and database(path, "pragma user_version = 1"), "version 1.*that wrote it"),
     "cut to a header": (lambda path: cut(path, 100), "damaged"),
     "cut to some pages": (lambda path: cut(path, 3 * 4096), "damaged"),

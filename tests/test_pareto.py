@@ -109,7 +109,9 @@ def given(scores, costs):
     n = len(scores)
     none = np.zeros(n, int)
     scores = np.asarray(scores, float)
-    return Result({"gold": [""] * n}, "gold", [""] * n, scores, [""] * n, none + np.nan, none, none, none, costs, none)
+    return Result(
+        {"gold": [""] * n}, "gold", [""] * n, scores, [""] * n, none + np.nan, none, none, none, costs, none, none
+    )
 
 
 def test_draws_are_the_same_rows_for_all(monkeypatch):

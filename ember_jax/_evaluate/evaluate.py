@@ -142,4 +142,5 @@ def _result(found: Answered, by: Scorer, row: Asked, columns: Columns, right: st
         output_tokens=np.asarray(usage.output_tokens),
         costs=np.asarray(usage.cost, np.float64),
         score_costs=np.asarray(score_costs, np.float64),
+        cut=np.asarray(usage.cut),
     )

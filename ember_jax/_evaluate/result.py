@@ -36,6 +36,8 @@ class Result:
     - `calls`, `input_tokens`, `output_tokens`, `costs`: what the operator's calls have used, also in rows that failed.
         Costs are US dollars as they were when the calls were paid, NaN where the cost of a call is unknown.
     - `score_costs`: US dollars of the score's calls, if the score is an operator; else 0.
+    - `cut`: how many answers of the operator's calls ended before all was said, by `max_tokens` or a filter. One that
+        has words is scored like any other; one without any fails its row.
     """
 
     data: Mapping[str, Sequence[Any]]
@@ -49,6 +51,7 @@ class Result:
     output_tokens: np.ndarray
     costs: np.ndarray
     score_costs: np.ndarray
+    cut: np.ndarray
 
     def __len__(self) -> int:
         return len(self.answers)
@@ -132,6 +135,9 @@ class Result:
         rows += [("score's cost", dollars(self.score_cost))] if self.score_cost else []
         rows += [("calls", f"{self.calls.sum():,}")]
         rows += [("tokens", f"{self.input_tokens.sum():,} + {self.output_tokens.sum():,}")]
+        rows += (
+            [("cut", f"{self.cut.sum():,} answers, in {np.count_nonzero(self.cut):,} rows")] if self.cut.any() else []
+        )
         known = self.seconds[self.ok & ~np.isnan(self.seconds)]
         if len(known):
             middle, late = np.quantile(known, [0.5, 0.95])
@@ -162,6 +168,7 @@ class Result:
             "output_tokens": self.output_tokens,
             "cost": self.costs,
             "score_cost": self.score_costs,
+            "cut": self.cut,
         }
         named = {f"data_{name}" if name in found else name: column for name, column in self.data.items()}
         return pandas.DataFrame({**named, **found})

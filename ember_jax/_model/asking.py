@@ -123,9 +123,7 @@ class ModelCall(HostCall):
         request = self.asks(request, extra)
         if request.sample is None and _draws(request.parameters):
             caller.unkeyed(request.digest())
-        response = await session.ask(request, caller.lane, caller.scope, caller.stands_for, caller.path)
-        for used in caller.used:
-            used.add(response)
+        response = await session.ask(request, caller.lane, caller.scope, caller.stands_for, caller.path, caller.used)
         return self.read(request, response, extra)
 
 

@@ -58,6 +58,11 @@ class Completion(NamedTuple):
     - `input_tokens`, `output_tokens`: int32, as the provider counted them.
     - `cost`: float32, US dollars; NaN where no price is known.
     - `logprob`: float32, the sum of the answer's token log-probabilities; NaN where the provider does not say.
+    - `finish`: int32, how it ended, as a value of `ember.Finish`: `answer.finish == ember.Finish.LENGTH` is true of an
+        answer that was cut at its `max_tokens`.
+    - `cached_tokens`: int32, those of the input that came out of a cache.
+    - `reasoning_tokens`: int32, those of the output that are no part of `text`.
+    - `reasoning`: the words that the model thought in, empty where the service does not show them.
     """
 
     text: Text
@@ -65,6 +70,10 @@ class Completion(NamedTuple):
     output_tokens: jax.Array
     cost: jax.Array
     logprob: jax.Array
+    finish: jax.Array
+    cached_tokens: jax.Array
+    reasoning_tokens: jax.Array
+    reasoning: Text
 
 
 class LLM(eqx.Module):
@@ -119,8 +128,9 @@ class LLM(eqx.Module):
         """Asks the model; like calling it, with the answer's tokens, cost and log-probability."""
         static, arrays = self._operands(prompt_text(prompt), key)
         call = LLMCall(static)
-        digest, *numbers = _callback.invoke(call, call.out, *arrays)
-        return Completion(Text(digest), *numbers)
+        words, *numbers, reasoning = _callback.invoke(call, call.out, *arrays)
+        named = dict(zip(Completion._fields[1:-1], numbers, strict=True))
+        return Completion(text=Text(words), **named, reasoning=Text(reasoning))
 
     def choose(self, prompt: str | Text, options: Sequence[str | Text] | Text, key: Key | None = None) -> Choice:
         """Lets the model pick one of several options.
@@ -219,6 +229,9 @@ class LLM(eqx.Module):
         return f"LLM({', '.join(parts)})"
 
 
+_NO_WORDS = store.put("")
+
+
 @dataclass(frozen=True)
 class LLMCall(ModelCall):
     """One call for an answer in words."""
@@ -227,9 +240,9 @@ class LLMCall(ModelCall):
 
     @property
     def out(self) -> Sequence[jax.ShapeDtypeStruct]:
-        numbers = (np.int32, np.int32, np.float32, np.float32)
+        numbers = (np.int32, np.int32, np.float32, np.float32, np.int32, np.int32, np.int32)
         words = jax.ShapeDtypeStruct((store.DIGEST_WORDS,), np.uint32)
-        return words, *(jax.ShapeDtypeStruct((), dtype) for dtype in numbers)
+        return words, *(jax.ShapeDtypeStruct((), dtype) for dtype in numbers), words
 
     def __str__(self) -> str:
         return "LLM"
@@ -244,6 +257,10 @@ class LLMCall(ModelCall):
             np.asarray(response.output_tokens, np.int32),
             np.asarray(response.cost, np.float32),
             np.asarray(response.logprob, np.float32),
+            np.asarray(response.finish, np.int32),
+            np.asarray(response.cached_tokens, np.int32),
+            np.asarray(response.reasoning_tokens, np.int32),
+            np.frombuffer(store.put(response.reasoning) if response.reasoning else _NO_WORDS, np.uint32),
         ]
 
 

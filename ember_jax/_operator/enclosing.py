@@ -32,12 +32,16 @@ class Usage(NamedTuple):
         once.
     - `input_tokens`, `output_tokens`: `int32`, as the services counted them.
     - `cost`: `float32`, US dollars when they were paid; NaN if the price of one is unknown.
+    - `cut`: `int32`, the answers that ended before all was said.
+
+    Tokens and dollars are also those of requests that a service billed although it gave no answer.
     """
 
     calls: jax.Array
     input_tokens: jax.Array
     output_tokens: jax.Array
     cost: jax.Array
+    cut: jax.Array
 
 
 def attempt(fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -262,7 +262,7 @@ class Enclosed(Node):
     """A plan that may fail alone (`attempt`), or whose use is counted (`metered`).
 
     Its outputs are the body's, and after them what `EXTRAS` says: the digest of why it failed, all zeros if it did not,
-    with zeros for the body's; or calls, input tokens, output tokens and US dollars.
+    with zeros for the body's; or calls, input tokens, output tokens, US dollars and cut answers.
     """
 
     holds = ("body",)
@@ -284,7 +284,7 @@ How = Literal["attempt", "metered"]
 _COUNT, _DOLLARS = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((), np.float32)
 EXTRAS: dict[How, tuple[jax.ShapeDtypeStruct, ...]] = {
     "attempt": (jax.ShapeDtypeStruct((4,), np.uint32),),
-    "metered": (_COUNT, _COUNT, _COUNT, _DOLLARS),
+    "metered": (_COUNT, _COUNT, _COUNT, _DOLLARS, _COUNT),
 }
 
 

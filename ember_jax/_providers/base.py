@@ -6,6 +6,7 @@ runtime does these, in the same way for all providers.
 
 import abc
 import dataclasses
+import enum
 import functools
 import hashlib
 import json
@@ -72,21 +73,64 @@ _quoted = json.encoder.encode_basestring_ascii
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode
 
 
+class Finish(enum.IntEnum):
+    """How an answer ended. As numbers they are the values of `Completion.finish`, and comparable with it.
+
+    - `OTHER`: in another way, or the service did not say.
+    - `STOP`: the model had said all.
+    - `LENGTH`: at the most tokens that it was allowed.
+    - `TOOL_CALLS`: with a wish to call tools, which nobody here does.
+    - `CONTENT_FILTER`: the service stopped it.
+    - `REFUSAL`: the model declined.
+    - `ERROR`: the service failed while it answered.
+    """
+
+    OTHER = 0
+    STOP = 1
+    LENGTH = 2
+    TOOL_CALLS = 3
+    CONTENT_FILTER = 4
+    REFUSAL = 5
+    ERROR = 6
+
+
+class Tokens(NamedTuple):
+    """What is billed of one request, in tokens; they may be infinite where only a bound is asked for.
+
+    **Fields:**
+
+    - `input`, `output`: of the prompt, and of the answer with all reasoning.
+    - `cached`, `cache_write`: those of the input that came out of a cache, and that were written into one.
+    - `reasoning`: those of the output that are no part of the answer's text.
+    """
+
+    input: float = 0
+    output: float = 0
+    cached: float = 0
+    cache_write: float = 0
+    reasoning: float = 0
+
+
 class Response(NamedTuple):
     """One answer.
 
     **Fields:**
 
-    - `text`: the whole answer.
-    - `input_tokens`, `output_tokens`: as the provider counted them; 0 if it does not say.
-    - `cost`: US dollars; NaN if no price is known.
+    - `text`: the words; of an answer that is a refusal, those it was declined with.
+    - `input_tokens`, `output_tokens`: as the provider counted them; 0 where it does not say.
+    - `cost`: US dollars, NaN where no price is known.
     - `logprob`: the sum of the answer's token log-probabilities, NaN where the provider does not say.
     - `model`: the model that answered, as the provider names it.
     - `request_id`: the provider's own id of the request, empty where it gives none.
     - `alternatives`: the candidates for the answer's first token with their log-probabilities, as the provider lists
         them; empty where it does not say.
-    - `quota`: what the provider said of its limits at that moment, or `None`. The runtime takes it out of the response
-        before it keeps the response.
+    - `finish`: how it ended. By default all is said.
+    - `reasoning`: the words that the model thought in, where the service shows them; they are no part of `text`.
+    - `cached_tokens`, `cache_write_tokens`: those of the input that came out of a cache, and that were written into
+        one.
+    - `reasoning_tokens`: those of the output that are no part of `text`.
+    - `service_tier`, `fingerprint`: what the service says of how it answered.
+    - `quota`: what the provider said of its limits; no part of what is kept.
     """
 
     text: str
@@ -97,7 +141,37 @@ class Response(NamedTuple):
     model: str = ""
     request_id: str = ""
     alternatives: tuple[tuple[str, float], ...] = ()
+    finish: int = Finish.STOP
+    reasoning: str = ""
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    service_tier: str = ""
+    fingerprint: str = ""
     quota: Quota | None = None
+
+    @property
+    def tokens(self) -> Tokens:
+        """What is billed of it."""
+        return Tokens(
+            self.input_tokens,
+            self.output_tokens,
+            self.cached_tokens,
+            self.cache_write_tokens,
+            self.reasoning_tokens,
+        )
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it ended before all was said, by a limit or a filter."""
+        return self.finish in (Finish.LENGTH, Finish.CONTENT_FILTER)
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether it has something to go on with. An empty text is an answer only of a model that has said all."""
+        if self.finish == Finish.STOP:
+            return True
+        return self.finish != Finish.REFUSAL and self.text != "" and not self.text.isspace()
 
 
 class Provider(abc.ABC):
@@ -130,11 +204,8 @@ class Provider(abc.ABC):
         Called when an `LLM` is built; it must neither do IO nor need credentials.
         """
 
-    def cost(self, request: Request, input_tokens: float, output_tokens: float) -> float:
-        """The US dollars of an answer to `request` with so many tokens; NaN if its price is not known.
-
-        The numbers of tokens may be infinite, to ask for a bound.
-        """
+    def cost(self, request: Request, tokens: Tokens) -> float:
+        """The US dollars of an answer to `request` that takes so many tokens, NaN where its price is not known."""
         return math.nan
 
     def most_output(self, request: Request) -> float:

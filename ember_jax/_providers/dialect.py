@@ -22,13 +22,15 @@ POST in all protocols.
 """
 
 import abc
+import dataclasses
 import json
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from .._errors import MalformedResponseError, ProviderError
-from .base import Request, Response
+from .base import Request, Response, Tokens
 
 _Form = TypeVar("_Form")
 
@@ -76,11 +78,13 @@ class Failure(NamedTuple):
     - `kind`: the exception that it is raised as.
     - `words`: our message, with a `{}` for each item of `said`. The model id is put before it.
     - `said`: the service's own words. Each is scrubbed, put on one line and shortened before it is filled in.
+    - `tokens`: what the service says that it bills although this is no answer, or `None`.
     """
 
     kind: type[ProviderError]
     words: str
     said: tuple[str, ...] = ()
+    tokens: Tokens | None = None
 
 
 class Meaning(NamedTuple):
@@ -139,15 +143,83 @@ def decoded(answer: HTTPAnswer, form: type[_Form], noun: str, hint: str) -> _For
     # Imported on the first answer, so that `import ember_jax` stays cheap.
     import msgspec
 
+    fault: ValueError | RecursionError
     try:
         return msgspec.json.decode(answer.body, type=form)
     except (ValueError, RecursionError) as error:
-        # Some gateways send an error message with status 200. It says more than what is wrong with the JSON.
-        words, said = f"the answer is not {noun}: {{}}.", stated(answer.body) or _fault(answer.body, error)
+        fault = error
+        # Answers that were paid for are read as far as they can be. Most are strict JSON, which msgspec reads in a
+        # tenth of the time, so leniency is tried second. But some gateways send an error message with status 200.
+        said = stated(answer.body)
+        if not said and (tree := tree_of(answer.body)) is not None:
+            try:
+                return lenient(tree, form)
+            except ValueError as error:
+                fault = error
+        words, said = f"the answer is not {noun}: {{}}.", said or _fault(answer.body, fault)
     content_type = answer.headers.get("content-type", "")
     if "json" in content_type:
         return Failure(MalformedResponseError, words, (said,))
     return Failure(MalformedResponseError, f"{words} It is {{!r}}; {hint}", (said, content_type))
+
+
+def lenient(tree: Any, form: type[_Form]) -> _Form:
+    """A tree of JSON as a value of a dataclass. Raises `ValueError` where it has another form.
+
+    What services send although it is no JSON, or of another type than it should be, is read as what it means: the
+    constants `NaN` and `-Infinity`, whole numbers with a point, numbers in quotes; half of a surrogate pair is U+FFFD.
+    A field with a default has the default if what was sent for it cannot be read: an answer is not lost because of what
+    is said about it.
+    """
+    import msgspec
+
+    return msgspec.convert(_pruned(_unicode(tree), form), form, strict=False)
+
+
+def _pruned(tree: Any, hint: Any) -> Any:
+    """The tree without the fields of dataclasses that have a default and cannot be read."""
+    form = _form_in(hint)
+    if isinstance(tree, list):
+        return [_pruned(inner, form) for inner in tree]
+    if form is None or not isinstance(tree, dict):
+        return tree
+    kept = {}
+    for field in dataclasses.fields(form):
+        if field.name in tree:
+            value = _pruned(tree[field.name], field.type)
+            if field.default is dataclasses.MISSING or _is_readable(value, field.type):
+                kept[field.name] = value
+    return kept
+
+
+def _form_in(hint: Any) -> Any:
+    """The dataclass in a type such as `list[Form] | None`; `None` if there is none."""
+    if dataclasses.is_dataclass(hint):
+        return hint
+    return next((form for part in typing.get_args(hint) if (form := _form_in(part)) is not None), None)
+
+
+def _is_readable(value: Any, hint: Any) -> bool:
+    import msgspec
+
+    try:
+        msgspec.convert(value, hint, strict=False)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _unicode(tree: Any) -> Any:
+    match tree:
+        case str():
+            # Half of a pair that two escapes spell is whole after the first step, if its other half is there.
+            return tree.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        case list():
+            return [_unicode(inner) for inner in tree]
+        case dict():
+            return {_unicode(name): _unicode(inner) for name, inner in tree.items()}
+        case _:
+            return tree
 
 
 def stated(body: bytes) -> str:
@@ -156,22 +228,52 @@ def stated(body: bytes) -> str:
     The places of all vendors are looked at, whatever the dialect: a gateway may stand before any vendor's service, and
     sends errors in a form of its own.
     """
-    tree = _tree(body)
-    error = tree.get("error", tree) if isinstance(tree, dict) else None
+    tree = tree_of(body)
+    return stated_in(tree.get("error", tree)) if isinstance(tree, dict) else ""
+
+
+def stated_in(error: Any) -> str:
+    """The message of an error that is a tree of JSON; empty if it has none."""
     if isinstance(error, dict):
         error = error.get("message") or error.get("detail")
     return error if isinstance(error, str) else ""
 
 
 def readable(body: bytes) -> str:
-    """A body as text. JSON is decoded and encoded anew: escapes might else hide a key in it from the scrubbing."""
-    tree = _tree(body)
+    """A body as text. JSON is written anew, because a key in it might be hidden from the eye by escapes."""
+    tree = tree_of(body)
     return body.decode("utf-8", "replace") if tree is None else json.dumps(tree, ensure_ascii=False)
 
 
-def _tree(body: bytes) -> Any:
+def tree_of(body: bytes) -> Any:
+    """A body as a tree of JSON; `None` if it is none.
+
+    It may have what JSON has not: constants, a byte order mark, and bytes that are not UTF-8, each of which is U+FFFD.
+    """
     try:
-        return json.loads(body)
+        return json.loads(body.removeprefix(_MARK))
+    except UnicodeDecodeError:
+        words = body.removeprefix(_MARK).decode("utf-8", "replace")
+    except (ValueError, RecursionError):
+        return None
+    try:
+        return json.loads(words)
+    except (ValueError, RecursionError):
+        return None
+
+
+_MARK = b"\xef\xbb\xbf"
+
+
+def field_of(body: bytes, name: str) -> Any:
+    """A field of the body, `None` if it has none. Of a body that is no whole JSON, the last field of that name."""
+    tree = tree_of(body)
+    if tree is not None:
+        return tree.get(name) if isinstance(tree, dict) else None
+    # Within a string the quotation marks would be escaped, so this is no part of an answer's words.
+    words = body.decode("utf-8", "replace").rpartition(f'"{name}"')[2].lstrip(" \t\r\n:")
+    try:
+        return json.JSONDecoder().raw_decode(words)[0]
     except (ValueError, RecursionError):
         return None
 

@@ -33,7 +33,7 @@ from .._errors import (
 )
 from .._regex import regex
 from . import prices, quota
-from .base import Provider, Request, Response
+from .base import Finish, Provider, Request, Response, Tokens
 from .dialect import Dialect, Failure, HTTPAnswer, Meaning, Service, readable, stated
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ class Vendor(Provider):
         """Every name may be a model: only the server knows, and asking it would be IO."""
         self._http.check(model)
 
-    def cost(self, request: Request, input_tokens: float, output_tokens: float) -> float:
-        return self._http.cost(request, input_tokens, output_tokens)
+    def cost(self, request: Request, tokens: Tokens) -> float:
+        return self._http.cost(request, tokens)
 
     def most_output(self, request: Request) -> float:
         return self._http.most_output(request)
@@ -213,8 +213,8 @@ class HTTPProvider(Provider):
     def check(self, model: str) -> None:
         """Every name may be a model: only the server knows, and asking it would be IO."""
 
-    def cost(self, request: Request, input_tokens: float, output_tokens: float) -> float:
-        return prices.cost(request.provider, request.model, input_tokens, output_tokens)
+    def cost(self, request: Request, tokens: Tokens) -> float:
+        return prices.cost(request.provider, request.model, tokens.input, tokens.output)
 
     def most_output(self, request: Request) -> float:
         return prices.context_window(request.provider, request.model)
@@ -255,6 +255,8 @@ class HTTPProvider(Provider):
         response = self._dialect.read(answer, request)
         if isinstance(response, Failure):
             raise self._raised(response, request, status)
+        if response.finish == Finish.REFUSAL:  # its words will stand in an error
+            response = response._replace(text=self._access.scrubbed(response.text))
         left = _quota(answer, self._dialect)
         return response if left is None else response._replace(quota=left)
 
@@ -325,7 +327,7 @@ class HTTPProvider(Provider):
 
     def _raised(self, failure: Failure, request: Request, status: int | None) -> ProviderError:
         words = failure.words.format(*map(self._access.scrubbed, failure.said))
-        return failure.kind(f"{_id(request)}: {words}", status=status)
+        return failure.kind(f"{_id(request)}: {words}", status=status, tokens=failure.tokens)
 
 
 def _id(request: Request) -> str:

@@ -1,13 +1,26 @@
 """Chat completions, the protocol of OpenAI and of every server that imitates it. Nothing here does IO."""
 
+import bisect
+import itertools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from .._errors import MalformedResponseError, RefusedRequestError
+from .._errors import MalformedResponseError, RefusedRequestError, ServerError
 from . import prices, quota
-from .base import Request, Response
-from .dialect import Dialect, Failure, HTTPAnswer, HTTPRequest, Meaning, Service, decoded
+from .base import Finish, Request, Response, Tokens
+from .dialect import (
+    Dialect,
+    Failure,
+    HTTPAnswer,
+    HTTPRequest,
+    Meaning,
+    Service,
+    decoded,
+    field_of,
+    lenient,
+    stated_in,
+)
 from .http import HTTPProvider, Vendor
 
 if TYPE_CHECKING:
@@ -71,25 +84,17 @@ class ChatCompletions(Dialect):
     def read(self, answer: HTTPAnswer, request: Request) -> Response | Failure:
         completion = decoded(answer, _Completion, "a chat completion", "does the base URL end with /v1?")
         if isinstance(completion, Failure):
-            return completion
+            return completion._replace(tokens=_billed(answer.body))
+        tokens = _tokens(completion.usage)
+        if (why := _why_failed(completion)) is not None:
+            return Failure(ServerError, "the service failed while it answered: {}", (why,), tokens)
         if not completion.choices:
-            return Failure(MalformedResponseError, "the answer has no choices.")
+            return Failure(MalformedResponseError, "the answer has no choices.", (), tokens)
         choice = completion.choices[0]
-        if choice.message.content is None:
-            return _no_text(choice)
-        usage = completion.usage or _Usage()
-        tokens = max(usage.prompt_tokens or 0, 0), max(usage.completion_tokens or 0, 0)
-        model = completion.model or request.model
-        return Response(
-            text=choice.message.content,
-            input_tokens=tokens[0],
-            output_tokens=tokens[1],
-            cost=prices.of_answer(request.provider, request.model, model, *tokens) if completion.usage else math.nan,
-            logprob=_summed(choice.logprobs),
-            model=model,
-            request_id=answer.headers.get("x-request-id", ""),
-            alternatives=_alternatives(choice.logprobs),
-        )
+        said = _said(choice.message, choice.finish_reason)
+        if isinstance(said, str):
+            return Failure(MalformedResponseError, said, (), tokens)
+        return _response(answer, request, completion, choice, said)
 
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:
         # OpenAI answers 429 as well for an account without credit. As a refusal for too many requests it would be tried
@@ -99,24 +104,33 @@ class ChatCompletions(Dialect):
         return None
 
 
-# The forms that msgspec checks an answer against. Fields of the answer that are not here are ignored.
+# What msgspec checks an answer against. Fields that are not here are ignored.
 
 
 @dataclass
 class _Message:
-    content: str | None = None
+    # A string, or a list of parts: objects with a `type`, see `_parts`. It is checked there: what cannot be read has no
+    # default, as without it there is no answer.
+    content: Any = None
     refusal: str | None = None
+    # Servers of models that reason use one of the two names.
+    reasoning_content: Any = None
+    reasoning: Any = None
 
 
 @dataclass
 class _Candidate:
     token: str
-    logprob: float
+    # Null where the service's JSON has no way to write an infinity: llama.cpp's has none.
+    logprob: float | None = None
 
 
 @dataclass
 class _Token:
-    logprob: float
+    logprob: float | None = None
+    token: str = ""
+    # The token's own bytes in UTF-8, of which the token's words may show half a character.
+    bytes: list[int] | None = None
     top_logprobs: list[_Candidate] | None = None
 
 
@@ -130,41 +144,255 @@ class _Choice:
     message: _Message
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
+    error: Any = None
+
+
+@dataclass
+class _InputDetails:
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+
+
+@dataclass
+class _OutputDetails:
+    reasoning_tokens: int | None = None
 
 
 @dataclass
 class _Usage:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    prompt_tokens_details: _InputDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
+    # US dollars, which some gateways state.
+    cost: float | None = None
 
 
 @dataclass
 class _Completion:
     choices: list[_Choice]
+    id: str | None = None
     model: str | None = None
     usage: _Usage | None = None
+    service_tier: str | None = None
+    system_fingerprint: str | None = None
+    error: Any = None
 
 
-def _no_text(choice: _Choice) -> Failure:
-    refusal = choice.message.refusal
-    if refusal is not None or choice.finish_reason == "content_filter":
-        said = refusal or "its content filter stopped the answer."
-        return Failure(RefusedRequestError, "the model declined: {}", (said,))
-    if choice.finish_reason is None:
-        return Failure(MalformedResponseError, "the answer has no text (finish_reason None).")
-    # The answer is whole, but has no text. It was paid for, and another attempt would be too, so it is not malformed
-    # but refused, which is not tried again.
-    advice = " Give it more max_tokens." * (choice.finish_reason == "length")
-    words = "the answer has no text (finish_reason {!r})." + advice
-    return Failure(RefusedRequestError, words, (choice.finish_reason,))
+# -- what was said ---------------------------------------------------------------------------------------------------
+
+# The names are those of OpenAI, and of services that imitate it or stand before others, in small letters.
+_FINISHES = {
+    "stop": Finish.STOP,
+    "eos": Finish.STOP,
+    "eos_token": Finish.STOP,
+    "end_turn": Finish.STOP,
+    "stop_sequence": Finish.STOP,
+    "complete": Finish.STOP,
+    "length": Finish.LENGTH,
+    "max_tokens": Finish.LENGTH,
+    "model_length": Finish.LENGTH,
+    "model_context_window_exceeded": Finish.LENGTH,
+    "tool_calls": Finish.TOOL_CALLS,
+    "tool_use": Finish.TOOL_CALLS,
+    "tool_call": Finish.TOOL_CALLS,
+    "function_call": Finish.TOOL_CALLS,
+    "content_filter": Finish.CONTENT_FILTER,
+    "safety": Finish.CONTENT_FILTER,
+    "refusal": Finish.REFUSAL,
+}
 
 
-def _summed(logprobs: _Logprobs | None) -> float:
-    if logprobs is None or not logprobs.content:
-        return math.nan
-    return math.fsum(token.logprob for token in logprobs.content)
+def _why_failed(completion: _Completion) -> str | None:
+    """Why the service failed while it answered, in its own words; `None` if it did not."""
+    choice = completion.choices[0] if completion.choices else _Choice(_Message())
+    reason, why = choice.finish_reason, stated_in(choice.error) or stated_in(completion.error)
+    # Some gateways send an empty `error` with every answer. One beside the choices counts only if it says something,
+    # and if the answer did not end by itself.
+    is_error = any(choice.error.values()) if isinstance(choice.error, dict) else choice.error
+    has_failed = is_error or (why if reason is None else reason.casefold() == "error")
+    return (why or "it does not say why.") if has_failed else None
 
 
-def _alternatives(logprobs: _Logprobs | None) -> tuple[tuple[str, float], ...]:
-    first = logprobs.content[0] if logprobs is not None and logprobs.content else None
-    return tuple((c.token, c.logprob) for c in (first.top_logprobs or ())) if first is not None else ()
+class _Said(NamedTuple):
+    """What a message says, and how it ended."""
+
+    text: str
+    reasoning: str
+    finish: Finish
+
+
+def _said(message: _Message, reason: str | None) -> _Said | str:
+    """What a message says, or in our words why that cannot be told."""
+    if not _is_content(message.content):
+        return "the answer is not a chat completion: its JSON has another form (no string and no parts in `content`)."
+    text, reasoning, refusal = _parts(message)
+    if refusal or (refusal is not None and text is None):
+        return _Said(refusal, reasoning, Finish.REFUSAL)
+    if reason is None:
+        if text is None:
+            return "the answer has no text (finish_reason None)."
+        # Nothing says that the model had more to say, so that an empty text is its answer.
+        return _Said(text, reasoning, Finish.OTHER if text else Finish.STOP)
+    finish = _FINISHES.get(reason.casefold(), Finish.OTHER)
+    # Without a text nothing was said, even if the service says that all was: as of a model that only thought.
+    return _Said(text or "", reasoning, Finish.OTHER if text is None and finish == Finish.STOP else finish)
+
+
+def _is_content(content: Any) -> bool:
+    is_list = isinstance(content, list) and all(isinstance(part, dict) for part in content)
+    return content is None or isinstance(content, str) or is_list
+
+
+def _parts(message: _Message) -> tuple[str | None, str, str | None]:
+    """The text of a message, its reasoning, and its refusal; there may be none of the first and the last."""
+    reasoning = _words(message.reasoning_content) or _words(message.reasoning) or ""
+    if not isinstance(message.content, list):
+        return message.content, reasoning, message.refusal
+    # What is no part of the text is told by its type. Texts have several types, and sometimes none.
+    texts, thoughts, refusals = [], [], []
+    for part in message.content:
+        kind = str(part.get("type"))
+        if kind == "refusal":
+            refusals.append(part.get("refusal"))
+        else:
+            (thoughts if kind.startswith(_THOUGHTS) else texts).append(part)
+    return _words(texts), reasoning or _words(thoughts) or "", message.refusal or _words(refusals)
+
+
+# How the types of parts begin that are reasoning.
+_THOUGHTS = ("reasoning", "thinking", "redacted_thinking", "summary")
+
+
+def _words(value: Any) -> str | None:
+    """The words in a string, in a part, or in all parts of a list; `None` if there are none."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        found = (_words(value.get(name)) for name in ("text", "thinking", "content", "summary"))
+        return next((words for words in found if words is not None), None)
+    if isinstance(value, list):
+        found = [words for part in value if (words := _words(part)) is not None]
+        return "".join(found) if found else None
+    return None
+
+
+def _response(answer: HTTPAnswer, request: Request, completion: _Completion, choice: _Choice, said: _Said) -> Response:
+    model = completion.model or request.model
+    tokens = _tokens(completion.usage) or Tokens()
+    tokens_said = _of_text(choice.logprobs, said.text, has_reasoning=bool(said.reasoning or tokens.reasoning))
+    return Response(
+        text=said.text,
+        input_tokens=int(tokens.input),
+        output_tokens=int(tokens.output),
+        cost=_cost(answer, request, model, completion.usage),
+        logprob=_summed(tokens_said),
+        model=model,
+        request_id=answer.headers.get("x-request-id") or completion.id or "",
+        alternatives=_alternatives(tokens_said),
+        finish=said.finish,
+        reasoning=said.reasoning,
+        cached_tokens=int(tokens.cached),
+        cache_write_tokens=int(tokens.cache_write),
+        reasoning_tokens=int(tokens.reasoning),
+        service_tier=completion.service_tier or "",
+        fingerprint=completion.system_fingerprint or "",
+    )
+
+
+# -- log-probabilities -----------------------------------------------------------------------------------------------
+
+
+def _of_text(logprobs: _Logprobs | None, text: str, *, has_reasoning: bool) -> list[_Token]:
+    """Those of the listed tokens that make up the text; none if that cannot be told.
+
+    vLLM and llama.cpp list the tokens of the reasoning too, the mark that ends it, and that which ends the answer. So
+    the last place counts where the text is spelt from the begin of a token on. If there is none, and no reasoning, all
+    tokens are the text's: some services spell them without white space.
+    """
+    tokens = (logprobs.content or []) if logprobs is not None else []
+    pieces = [_spelling(token) for token in tokens]
+    whole, ends = b"".join(pieces), list(itertools.accumulate(map(len, pieces)))
+    begin, end = _last_place(text.strip().encode("utf-8", "replace"), whole, [0, *ends])
+    if begin == end:
+        return [] if has_reasoning else tokens
+    # Parsers of reasoning remove white space around the text. What is left of it is the text's too.
+    before, after = text[: len(text) - len(text.lstrip())].encode(), text[len(text.rstrip()) :].encode()
+    begin -= len(before) if whole.endswith(before, 0, begin) else 0
+    end += len(after) if whole.startswith(after, end) else 0
+    return tokens[bisect.bisect_right(ends, begin) : bisect.bisect_left(ends, end) + 1]
+
+
+def _last_place(sought: bytes, whole: bytes, starts: list[int]) -> tuple[int, int]:
+    """Where bytes are last found at a start, up to white space before them; (0, 0) if nowhere."""
+    begin = whole.rfind(sought) if sought else -1
+    while begin >= 0:
+        start = starts[bisect.bisect_right(starts, begin) - 1]
+        if not whole[start:begin].strip():
+            return begin, begin + len(sought)
+        begin = whole.rfind(sought, 0, begin + len(sought) - 1)
+    return 0, 0
+
+
+def _spelling(token: _Token) -> bytes:
+    return token.token.encode("utf-8", "replace") if token.bytes is None else bytes(b & 255 for b in token.bytes)
+
+
+def _summed(tokens: list[_Token]) -> float:
+    """NaN if one is not known; the sum of an infinite one is infinite."""
+    known = [math.nan if token.logprob is None else token.logprob for token in tokens]
+    return sum(known) if known else math.nan
+
+
+def _alternatives(tokens: list[_Token]) -> tuple[tuple[str, float], ...]:
+    """The candidates for the first token that is more than white space. One without a number is as good as none."""
+    first = next((token for token in tokens if _spelling(token).strip()), _Token())
+    return tuple((c.token, c.logprob) for c in first.top_logprobs or () if c.logprob is not None)
+
+
+# -- what it costs ---------------------------------------------------------------------------------------------------
+
+
+def _tokens(usage: _Usage | None) -> Tokens | None:
+    """What is billed, `None` if the service does not say."""
+    if usage is None or (usage.prompt_tokens is None and usage.completion_tokens is None):
+        return None
+    read, written = usage.prompt_tokens_details or _InputDetails(), usage.completion_tokens_details or _OutputDetails()
+    counts = (
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        read.cached_tokens,
+        read.cache_write_tokens,
+        written.reasoning_tokens,
+    )
+    return Tokens(*(max(count or 0, 0) for count in counts))
+
+
+def _billed(body: bytes) -> Tokens | None:
+    """What a body that is no completion says that is billed for it."""
+    usage = field_of(body, "usage")
+    try:
+        return _tokens(lenient(usage, _Usage)) if isinstance(usage, dict) else None
+    except ValueError:
+        return None
+
+
+def _cost(answer: HTTPAnswer, request: Request, model: str, usage: _Usage | None) -> float:
+    """By the price table; where it knows none, what the service says itself; else NaN."""
+    tokens = _tokens(usage)
+    dollars = (
+        math.nan
+        if tokens is None
+        else prices.of_answer(request.provider, request.model, model, tokens.input, tokens.output)
+    )
+    if not math.isnan(dollars):
+        return dollars
+    said = [usage.cost if usage is not None else None, _number(answer.headers.get("x-litellm-response-cost", ""))]
+    return next((cost for cost in said if cost is not None and 0 <= cost < math.inf), math.nan)
+
+
+def _number(words: str) -> float | None:
+    try:
+        return float(words)
+    except ValueError:
+        return None

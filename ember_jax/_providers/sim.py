@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 
 from .._errors import ModelError, RefusedRequestError
 from .._regex import regex
-from .base import Provider, Request, Response
+from .base import Finish, Provider, Request, Response, Tokens
 from .prices import Price
 from .sim_schema import fill
 
@@ -184,9 +184,9 @@ class Sim(Provider):
         self.check(request.model)
         return reply(self._models[request.model], request)
 
-    def cost(self, request: Request, input_tokens: float, output_tokens: float) -> float:
+    def cost(self, request: Request, tokens: Tokens) -> float:
         self.check(request.model)
-        return self._models[request.model].price.of(input_tokens, output_tokens)
+        return self._models[request.model].price.of(tokens.input, tokens.output)
 
     async def complete(self, request: Request) -> Response:
         response = self.answer(request)
@@ -219,13 +219,13 @@ def reply(model: SimModel, request: Request) -> Response:
     prompt = next((m.content for m in reversed(request.messages) if m.role == "user"), "")
     said = _said(model.at(prompt), prompt, request.parameters, _Draws(request))
     text = said.text
-    words = text.split()
+    words, finish = text.split(), Finish.STOP
     limit = request.parameters.get("max_completion_tokens", request.parameters.get("max_tokens"))
     if limit is not None:
         if not isinstance(limit, int) or limit < 1:
             raise RefusedRequestError(f"{request.model}: max_tokens is {limit!r}; give a whole number, at least 1.")
         if len(words) > limit:
-            words = words[:limit]
+            words, finish = words[:limit], Finish.LENGTH
             text = " ".join(words)
     tokens = sum(len(m.content.split()) for m in request.messages), len(words)
     return Response(
@@ -236,6 +236,7 @@ def reply(model: SimModel, request: Request) -> Response:
         logprob=said.logprob,
         model=request.model,
         alternatives=said.alternatives[: _reported(request.parameters)],
+        finish=finish,
     )
 
 

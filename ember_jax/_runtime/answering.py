@@ -11,7 +11,7 @@ from .scheduler import Task
 from .sending import Sender
 
 # The statuses of a refusal that may be about a parameter that the service does not know. `None` is that of a provider
-# that is not HTTP. A refusal with status 200 is not among them: the model declined to answer, and would do so again.
+# that is not HTTP.
 _AT_FAULT = (None, 400, 422)
 
 
@@ -74,10 +74,6 @@ class Answering:
         if known is not None:
             return known
         response = await self._complete(request, asked)
-        counts = self._counts
-        counts["input_tokens"] += response.input_tokens
-        counts["output_tokens"] += response.output_tokens
-        counts["cost_usd"] += response.cost
         return await asked.journal.put(asked.digest, asked.entry(request, response))
 
     async def _complete(self, request: Request, asked: Asking) -> Response:

@@ -205,9 +205,12 @@ class Hold:
         """The attempt was answered and costs `cost` US dollars. NaN, an unknown cost, counts as the worst case."""
         self._end(spent=self._amount if math.isnan(cost) else _units(cost))
 
-    def lose(self) -> None:
-        """The attempt was sent and may be billed, but its answer is lost: its worst case counts as spent."""
-        self._end(lost=self._amount)
+    def lose(self, worst: float = math.nan) -> None:
+        """The attempt was sent and may be billed, but its answer is lost: its worst case counts as spent.
+
+        Where nothing was reserved, as without a budget, that is `worst` US dollars; nothing if they are not known.
+        """
+        self._end(lost=self._amount or (_units(worst) if math.isfinite(worst) else 0))
 
     def give_back(self) -> None:
         """The call has ended: frees its reservation if it still has one, as after a refusal that costs nothing."""

@@ -1,10 +1,10 @@
 """What a session tells those who watch it: how each call went, once, when it has ended."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from .._errors import ProviderError
-from .._providers.base import Request, Response
+from .._providers.base import Request, Response, Tokens
 
 Ending = Literal["answered", "replayed", "merged", "failed"]
 
@@ -45,6 +45,16 @@ class CallEnded(NamedTuple):
     error: BaseException | None
     attempts: Sequence[Attempt]
     stands_for: int
+
+
+class Meter(Protocol):
+    """Counts what calls use."""
+
+    def add(self, response: Response) -> None:
+        """Counts an answer."""
+
+    def bill(self, tokens: Tokens, cost: float) -> None:
+        """Counts what was billed for a request that gave no answer; the cost is in US dollars."""
 
 
 Watcher = Callable[[CallEnded], None]

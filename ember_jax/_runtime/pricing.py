@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from .._errors import BudgetError, UnknownPriceWarning
 from .._providers import tokens
-from .._providers.base import Provider, Request, Response
+from .._providers.base import Provider, Request, Response, Tokens
 from .._providers.prices import Price
 from .budget import Budget, Hold
 
@@ -33,12 +33,12 @@ class Pricing:
         self._budget = budget
         self._warned: set[tuple[str, str]] = set()
 
-    def cost(self, request: Request, input_tokens: float, output_tokens: float) -> float:
-        """The US dollars of an answer with so many tokens, which may be infinite; NaN if no price is known."""
+    def cost(self, request: Request, tokens: Tokens) -> float:
+        """The US dollars of an answer that takes so many tokens, which may be infinite; NaN if nobody knows."""
         own = self._of(request)
         if own is not None:
-            return own.of(input_tokens, output_tokens)
-        return self._provider(request.provider).cost(request, input_tokens, output_tokens)
+            return own.of(tokens.input, tokens.output)
+        return self._provider(request.provider).cost(request, tokens)
 
     def most_output(self, request: Request) -> float:
         """The most tokens that an answer can have; infinite where nothing bounds it."""
@@ -46,11 +46,12 @@ class Pricing:
         return self._provider(request.provider).most_output(request) if limit is None else limit
 
     def hold(self, request: Request) -> Hold:
-        """The hold by which a call reserves its worst case. Raises `BudgetError` if nothing bounds its answer.
+        """What a call is to take of the budget. Raises `BudgetError` if nothing bounds its answer."""
+        return Hold(self._budget, self._reserved(request) if self._budget.asks_worst else 0.0)
 
-        The worst case is only worked out if the budget depends on it, as the prompt's tokens must be bounded for it.
-        """
-        return Hold(self._budget, self._worst(request) if self._budget.asks_worst else 0.0)
+    def worst(self, request: Request) -> float:
+        """The US dollars that a call may come to at most; infinite where nothing bounds it, NaN without a price."""
+        return self.cost(request, Tokens(tokens.bounds(request)[1], self.most_output(request)))
 
     def priced(self, request: Request, response: Response) -> Response:
         """The answer with its cost filled in, by the session's own price if there is one. Warns if it is not known."""
@@ -63,7 +64,7 @@ class Pricing:
         if math.isnan(response.cost) and not self._provider(request.provider).is_local:
             # Two causes: no price is known, or the price is but not the tokens. Each has another remedy.
             so = "what its calls cost is not counted, and the report's cost_usd is NaN"
-            if math.isnan(self.cost(request, 0, 0)):
+            if math.isnan(self.cost(request, Tokens())):
                 self._warn_of_price(request, so)
             else:
                 self._warn(request, f"does not say how many tokens its answers have: {so}.")
@@ -72,10 +73,8 @@ class Pricing:
     def _of(self, request: Request) -> Price | None:
         return self._own.get(f"{request.provider}/{request.model}") or self._own.get(request.provider)
 
-    def _worst(self, request: Request) -> float:
-        """The most US dollars that one attempt may cost; 0 without a price, of which a warning tells."""
-        most_input = tokens.bounds(request)[1]
-        worst = self.cost(request, most_input, self.most_output(request))
+    def _reserved(self, request: Request) -> float:
+        worst = self.worst(request)
         if math.isnan(worst):
             self._warn_of_price(request, "budget_usd does not cover its calls")
             return 0.0

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from .._errors import ConnectionFailedError, ProviderError, RateLimitError
-from .._providers.base import Provider, Request, Response
+from .._providers.base import Provider, Request, Response, Tokens
 from .._providers.quota import Quota
 from . import log, retry
 from .budget import Hold
@@ -29,18 +29,18 @@ class Sender:
     **Arguments:**
 
     - `provider`: finds a provider by name.
-    - `count`: adds one to the count of that name in the session's report.
-    - `limits`: limits by provider, or by `provider/model`.
-    - `policy`: which requests are sent again, and when.
-    - `pricing`: what calls cost, and the budget that they are paid from.
-    - `uniform`: draws a number from [0, 1), for the wait before another attempt.
-    - `turns`: asks the session's scheduler; `None` if it has none.
+    - `count`: adds one, or so much, to a count of the session's report.
+    - `limits`: by provider, or by `provider/model`.
+    - `policy`: what is tried again.
+    - `pricing`: what calls cost, and what that is taken from.
+    - `uniform`: draws from [0, 1).
+    - `turns`: asks the session's scheduler, if it has one.
     """
 
     def __init__(
         self,
         provider: Callable[[str], Provider],
-        count: Callable[[str], None],
+        count: Callable[..., None],
         limits: Mapping[str, Limit],
         policy: Retry,
         pricing: Pricing,
@@ -179,16 +179,19 @@ class Sender:
                 self._count("throttled")
             quota = error.quota if isinstance(error.quota, Quota) else None
             gate.failed(admission, is_refused, error.retry_after, quota)
-            if retry.may_be_billed(error):
-                hold.lose()
+            if isinstance(error.tokens, Tokens):  # billed, although it is no answer
+                cost = self._pricing.cost(request, error.tokens)
+                self._bill(error.tokens, cost)
+                hold.settle(cost)
+            elif retry.may_be_billed(error):
+                self._lose(request, hold)
             raise
         except BaseException:
-            # The attempt was cancelled, or a Python function behind the provider raised. The request may have been sent
-            # and billed, and nobody will hear what it cost.
-            hold.lose()
+            self._lose(request, hold)
             if admission is not None:
                 gate.abandoned(admission)
             raise
+        self._bill(response.tokens, response.cost)
         hold.settle(response.cost)
         attempts.append(Attempt(began, time.time()))
         if admission is not None:
@@ -197,6 +200,18 @@ class Sender:
             self._sizes_of(request).learn(request, response, count=gate.limits_tokens)
         # The quota is about this moment and was told to the gate. It is no part of an answer that is kept.
         return response if response.quota is None else response._replace(quota=None)
+
+    def _bill(self, tokens: Tokens, cost: float) -> None:
+        self._count("input_tokens", int(tokens.input))
+        self._count("output_tokens", int(tokens.output))
+        self._count("cost_usd", cost)
+
+    def _lose(self, request: Request, hold: Hold) -> None:
+        """A request was sent, and nobody knows whether it is billed."""
+        worst = self._pricing.worst(request)
+        hold.lose(worst)
+        self._count("lost")
+        self._count("lost_usd", worst)
 
     def _sizes_of(self, request: Request) -> Sizes:
         found = self._sizes.get(request.model)

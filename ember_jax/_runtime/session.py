@@ -13,20 +13,20 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from .._jax.internals import CALLBACK_ERRORS
 from .._providers import registry
-from .._providers.base import Provider, Request, Response
+from .._providers.base import Provider, Request, Response, Tokens
 from .._providers.prices import Price
 from . import failures, log, progress
 from .answering import Answering, Asking
 from .budget import Budget, Funds
 from .call_log import Log
-from .events import CallEnded, Ending, Watcher
+from .events import Attempt, CallEnded, Ending, Meter, Watcher
 from .host_results import HostResults
 from .journal.base import AbstractJournal
 from .journal.calls import Answer, Calls, LaneIndex, digests
@@ -34,6 +34,7 @@ from .journal.columns import CallRecord
 from .journal.place import UNSET, places
 from .limits import Limit, Statistics
 from .loop import Loop, get_loop
+from .oddities import Oddities
 from .pricing import Pricing
 from .progress import Tally
 from .retry import Retry
@@ -58,8 +59,13 @@ class Report:
     - `retries`: how many of the requests were another attempt, after one that failed.
     - `throttled`: how many of the requests were refused as one too many (429).
     - `failed`: how many of the requests got an error instead of an answer, refusals included.
-    - `input_tokens`, `output_tokens`: the tokens of the requests that were answered.
-    - `cost_usd`: the cost in US dollars of the requests that were answered; NaN if the cost of one is unknown.
+    - `cut`: how many calls had an answer that ended before all was said, by a limit or a filter.
+    - `input_tokens`, `output_tokens`: the tokens of the requests that were answered, and of those that were billed
+        without an answer.
+    - `cost_usd`: the cost in US dollars of the same requests; NaN if the cost of one is unknown.
+    - `lost`: how many requests were sent and are possibly billed, because their answers were lost.
+    - `lost_usd`: what these cost at most, which is no part of `cost_usd`; NaN if a price is unknown, infinite if
+        nothing bounds an answer.
     - `saved_usd`: what the replayed and merged calls would have cost; NaN if the cost of one is unknown.
     - `islands`: how often an operator ran as a plan.
     - `barriers`: how often lanes inside an operator waited for each other, in the sense of `explain`.
@@ -72,9 +78,12 @@ class Report:
     retries: int = 0
     throttled: int = 0
     failed: int = 0
+    cut: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float = 0.0
+    lost: int = 0
+    lost_usd: float = 0.0
     saved_usd: float = 0.0
     islands: int = 0
     barriers: int = 0
@@ -96,7 +105,7 @@ class Report:
 def _shown(name: str, value: float) -> str:
     if not name.endswith("_usd"):
         return f"{value:,}"
-    return "unknown" if math.isnan(value) else f"${value:,.6f}"
+    return f"${value:,.6f}" if math.isfinite(value) else "unknown"
 
 
 # How many seconds the end of a session waits for a provider to close its connections.
@@ -148,7 +157,7 @@ class Session:
         self._counts: dict[str, float] = dataclasses.asdict(Report())
         self.results = HostResults(self._lasting)
         self._progress = progress
-        self._log, self.trace = Log(), Trace()
+        self._log, self.trace, self._odd = Log(), Trace(), Oddities()
         self.watchers: list[Watcher] = []
         self.runner: Runner[Any, Session] | None = None
         self.turns = _turns(scheduler)
@@ -285,6 +294,7 @@ class Session:
         scope: str = "",
         stands_for: int = 1,
         path: Path = NOWHERE,
+        used: Sequence[Meter] = (),
     ) -> Response:
         """Answers one LLM call, which stands for `stands_for` equal calls of the program. Used on the event loop.
 
@@ -293,8 +303,10 @@ class Session:
         - `request`: what is asked.
         - `lane`, `scope`: who asks, outermost first.
         - `path`: where the call stands in its plan, for a scheduler.
+        - `used`: are told what it used, and what was billed for attempts that gave no answer.
 
-        **Raises:** the `ProviderError` of the last attempt, `BudgetError`, `SchedulerError` or `JournalError`.
+        **Raises:** the `ProviderError` of the last attempt, `BudgetError`, `SchedulerError` or `JournalError`;
+        `NoAnswerError` for an answer that is kept and paid for, and that has nothing to go on with.
         """
         self._counts["calls"] += stands_for
         self._counts["merged"] += stands_for - 1
@@ -314,16 +326,32 @@ class Session:
             # Of equal calls that were sent as one, one was paid for; of replayed and merged ones none was.
             if saved := stands_for - (how == "answered"):
                 self.count("saved_usd", saved * response.cost)
+            for meter in used:
+                meter.add(response)
+            if response.is_cut:
+                self._counts["cut"] += stands_for
+            self._odd.look_at(request, response)
             return response
         except BaseException as caught:
             error = caught
             raise
         finally:
+            if used:
+                _bill(self.pricing, request, asked.attempts, used)
             if self.watchers:
                 now, attempts = time.time(), asked.attempts
                 ended = CallEnded(digest, request, lane, scope, how, began, now, response, error, attempts, stands_for)
                 for watch in self.watchers:
                     watch(ended)
+
+
+def _bill(pricing: Pricing, request: Request, attempts: Sequence[Attempt], used: Sequence[Meter]) -> None:
+    """Tells meters what was billed for the attempts that gave no answer."""
+    billed = [a.error.tokens for a in attempts if a.error is not None and isinstance(a.error.tokens, Tokens)]
+    for tokens in billed:
+        cost = pricing.cost(request, tokens)
+        for meter in used:
+            meter.bill(tokens, cost)
 
 
 def _turns(scheduler: Scheduler | None) -> Turns | None:

@@ -13,7 +13,7 @@ from .._model.asking import ModelCall
 from .._model.choose import ChoiceCall
 from .._plan import ir
 from .._providers import tokens
-from .._providers.base import Request
+from .._providers.base import Request, Tokens
 from .._runtime.limits import MOST_IN_FLIGHT, Limit, pool_of, seconds_of
 from .._runtime.session import Session
 from .._text import store
@@ -200,7 +200,7 @@ class _Estimator:
         inputs = least + sum(s.least for s in unknown), most + sum(s.most for s in unknown)
         pricing, limit = self._session.pricing, tokens.output_limit(request)
         outputs = 1, pricing.most_output(request) if is_known else math.inf if limit is None else limit
-        costs = [pricing.cost(request, *n) if is_known else math.nan for n in zip(inputs, outputs, strict=True)]
+        costs = [pricing.cost(request, Tokens(*n)) if is_known else math.nan for n in zip(inputs, outputs, strict=True)]
         prices = (0.0, math.inf) if math.isnan(costs[0]) else costs
         return np.array([(1, 1), (1, 1), inputs, outputs, prices], float)
 

@@ -31,6 +31,9 @@ class Fault:
     - `status`: the answer's HTTP status.
     - `headers`: the answer's further headers. As pairs they may name a header twice.
     - `body`: the answer's body; by default the simulated answer for status 200, else an error in OpenAI's form.
+    - `edit`: changes the simulated answer: it gets the completion as a tree of JSON and returns what is sent, another
+        tree, or a string or bytes for what is no JSON. The server counts the answer and its tokens as if nothing was
+        changed.
     - `delay`: seconds before the answer.
     - `pad`: how many bytes of white space stand before the body. Some services send them to keep a connection alive.
     - `drip`: seconds between the ten pieces in which the body is sent; 0 sends it at once.
@@ -41,6 +44,7 @@ class Fault:
     status: int = 200
     headers: Mapping[str, str] | Sequence[tuple[str, str]] = field(default_factory=dict)
     body: str | bytes | None = None
+    edit: Callable[[dict[str, Any]], Any] | None = None
     delay: float = 0.0
     pad: int = 0
     drip: float = 0.0
@@ -204,6 +208,7 @@ class ChatServer:
         status, content, answer = fault.status, fault.body, None
         if content is None:
             status, content, answer = await self._content(request, number, body, status)
+            content = content if answer is None else _edited(content, fault)
         content = b" " * fault.pad + (content.encode() if isinstance(content, str) else content)
         headers = CIMultiDict({"Content-Type": "application/json", "x-request-id": f"req-{number}"})
         headers.update(fault.headers)
@@ -293,6 +298,13 @@ def _reset(request: "web.Request") -> None:
 
 def _error(message: str, code: str) -> str:
     return json.dumps({"error": {"message": message, "type": "error", "param": None, "code": code}})
+
+
+def _edited(completion: str, fault: Fault) -> str | bytes:
+    if fault.edit is None:
+        return completion
+    edited = fault.edit(json.loads(completion))
+    return edited if isinstance(edited, str | bytes) else json.dumps(edited)
 
 
 def _completion(response: Response, number: int, with_logprobs: bool) -> str:

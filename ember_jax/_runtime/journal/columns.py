@@ -12,16 +12,19 @@ too, but then neither an editor nor a type checker would know them.
 
 import dataclasses
 import datetime
+import functools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ..._providers.base import Message
+from ..._providers.base import Finish, Message
 from ..._text.store import digest_of
 
 # The version of the tables, which the file's header names: one more for a change of `COLUMNS`, or of another table.
-VERSION = 2
+# Files of an earlier version, down to the oldest that is read, get the columns that they lack when they are opened.
+VERSION = 3
+OLDEST = 2
 
 
 # -- the columns -----------------------------------------------------------------------------------------------------
@@ -45,6 +48,8 @@ class Column:
     - `exported`: its name in an export, if that is another one.
     - `export`: makes a value of JSON from the field of `CallRecord`. `None` if it is one.
     - `label`: if not empty, the printed call has a line of its own for it, which begins with these words.
+    - `since`: the first version of the file that has it.
+    - `default`: what it is, in SQL, of the calls of a file that was made before. A later column needs one.
     """
 
     name: str
@@ -58,6 +63,13 @@ class Column:
     exported: str = ""
     export: Callable[[Any], Any] | None = None
     label: str = ""
+    since: int = OLDEST
+    default: str = ""
+
+    @property
+    def definition(self) -> str:
+        """The column in SQL."""
+        return f"{self.name} {self.type}{f' default {self.default}' if self.default else ''}"
 
 
 # An encoder is kept, as `json.dumps` would make one for each call.
@@ -108,6 +120,19 @@ def _lane_of(words: str) -> tuple[int, ...]:
 # A model's id, as users write it.
 MODEL = "provider || '/' || model"
 
+_count = functools.partial(Column, type="integer not null", write=_whole, is_logged=True, since=3, default="0")
+_words = functools.partial(Column, type="text not null", write=_unicode, since=3, default="''")
+
+# Columns that were added later. They are the last ones in every file: SQLite adds a column at the end.
+_LATER = (
+    _count("finish", source="response.finish", write=int, export=lambda finish: Finish(finish).name.lower()),
+    _words("reasoning", source="response.reasoning"),
+    _count("cached_tokens", source="response.cached_tokens"),
+    _count("cache_write_tokens", source="response.cache_write_tokens"),
+    _count("reasoning_tokens", source="response.reasoning_tokens"),
+    _words("service_tier", source="response.service_tier", is_logged=True, label="service tier"),
+    _words("fingerprint", source="response.fingerprint", is_logged=True, label="fingerprint"),
+)
 # In the order of the table in the file.
 COLUMNS = (
     Column("digest", "blob not null unique", "", export=bytes.hex),
@@ -152,6 +177,7 @@ COLUMNS = (
     # The lane and the operators that asked first: equal calls, which ask later, have no row of their own.
     Column("lane", "text not null", "lane", write=lane_words, read=_lane_of, export=list),
     Column("scope", "text not null", "scope"),
+    *_LATER,
 )
 READ = tuple(column for column in COLUMNS if column.is_read)
 
@@ -192,7 +218,9 @@ class CallRecord:
     - `error`: why it failed; empty if it did not.
     - `answered_by`, `request_id`: the model and the request by the provider's own names.
     - `input_tokens`, `output_tokens`, `cost`, `logprob`: as in a `Response`.
-    - `alternatives`: as in a `Response`, if the call was read from a journal's file; else empty.
+    - `alternatives`, `reasoning`: as in a `Response`, if the call was read from a journal's file; else empty.
+    - `finish`: how the answer ended, a `Finish`.
+    - `cached_tokens`, `cache_write_tokens`, `reasoning_tokens`, `service_tier`, `fingerprint`: as in a `Response`.
     - `began`, `ended`: in seconds since 1970. In a session they are when the lane asked and when it had its answer. In
         a journal's file they are when the first request was sent and when the answer came.
     - `attempts`: how many requests were sent for it.
@@ -218,6 +246,13 @@ class CallRecord:
     cost: float = math.nan
     logprob: float = math.nan
     alternatives: tuple[tuple[str, float], ...] = ()
+    finish: int = Finish.OTHER
+    reasoning: str = ""
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    service_tier: str = ""
+    fingerprint: str = ""
     began: float = math.nan
     ended: float = math.nan
     attempts: int = 0
@@ -255,10 +290,21 @@ class CallRecord:
         yield "attempts", str(self.attempts) if self.attempts else ""
         yield "tokens", f"{self.input_tokens:,} + {self.output_tokens:,}" if self.answer is not None else ""
         yield "cost", "" if math.isnan(self.cost) else f"${self.cost:.6f}"
+        yield "of which", self._details()
+        yield "finish", "" if self.answer is None or self.finish == Finish.STOP else Finish(self.finish).name.lower()
         yield "logprob", "" if math.isnan(self.logprob) else f"{self.logprob:.4f}"
         for column in COLUMNS:
             if column.label:
                 yield column.label, str(getattr(self, column.name))
+
+    def _details(self) -> str:
+        """The tokens that are priced otherwise, in words."""
+        counts = {
+            "cached": self.cached_tokens,
+            "written to a cache": self.cache_write_tokens,
+            "reasoning": self.reasoning_tokens,
+        }
+        return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
 
     def row(self) -> dict[str, Any]:
         """The call as a dictionary of values of JSON, by their exported names."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..._errors import JournalError, JournalFileError, JournalWriteError
-from .columns import VERSION
-from .tables import APPLICATION, TABLES
+from .columns import OLDEST, VERSION
+from .tables import APPLICATION, TABLES, migration
 
 # Seconds that a write waits for another process to release the file. That process's commits take milliseconds.
 _PATIENCE = 60.0
@@ -39,9 +39,9 @@ def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
         undo.callback(connection.close)
         # One transaction for all questions: between two of them another process may make the file.
         with transaction(connection, "deferred"):
-            is_new = _is_new(connection, path)
-        if is_new:
-            _initialise(connection, path)
+            version = _version(connection, path)
+        if version < VERSION:
+            _bring_up(connection, path)
         elif not log and length % _pragma(connection, "page_size"):
             raise damaged(path, "it ends within a page")
         if _pragma(connection, "journal_mode = wal") != "wal":
@@ -75,31 +75,37 @@ def _pragma(connection: sqlite3.Connection, words: str) -> Any:
     return row and row[0]
 
 
-def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether the file is empty. Raises `JournalFileError` if it is not a journal of this version."""
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    """The version of the file, 0 if it is empty. Raises `JournalFileError` if it is no journal that can be read."""
     owner, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
-    if owner == APPLICATION and version == VERSION:
-        return False
+    if owner == APPLICATION and OLDEST <= version <= VERSION:
+        return version
     if owner == APPLICATION:
         other = "Upgrade ember_jax" if version > VERSION else "Read it with the ember_jax that wrote it"
         raise JournalFileError(
-            f"{path} is a journal of version {version}, and this ember_jax reads version {VERSION}. "
+            f"{path} is a journal of version {version}, and this ember_jax reads versions {OLDEST} to {VERSION}. "
             f"It was left as it is. {other}, or use another file. {_ELSEWHERE}"
         )
     if owner or version or connection.execute("select count(*) from sqlite_master").fetchone()[0]:
         raise JournalFileError(f"{path} is another program's database. It was left as it is. {_ELSEWHERE}")
-    return True
+    return 0
 
 
-def _initialise(connection: sqlite3.Connection, path: Path) -> None:
+def _bring_up(connection: sqlite3.Connection, path: Path) -> None:
+    """Makes the tables of an empty file, or those of an earlier version into those of this one.
+
+    It is one transaction, header and all: a process that dies in it leaves the file as it was, and the next one that
+    opens the file does all of it.
+    """
     with transaction(connection):
-        # Asked again, as another process may have made the file meanwhile. It cannot do so now: the transaction is one
-        # that writes.
-        if _is_new(connection, path):
-            for statement in TABLES:
-                connection.execute(statement)
+        # Asked again, as another process may have done it meanwhile. It cannot do so now: the transaction is one that
+        # writes.
+        version = _version(connection, path)
+        for statement in migration(version) if version else TABLES:
+            connection.execute(statement)
+        if not version:
             _pragma(connection, f"application_id = {APPLICATION}")
-            _pragma(connection, f"user_version = {VERSION}")
+        _pragma(connection, f"user_version = {VERSION}")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,84 @@
+"""What is odd about an answer, told once of each model: that it was cut, or that another model has given it."""
+
+import functools
+import warnings
+
+from .._errors import CutAnswerWarning, NoAnswerError, OtherModelWarning
+from .._providers.base import Finish, Request, Response
+from .._regex import regex
+
+
+class Oddities:
+    """The warnings of a session about answers."""
+
+    def __init__(self) -> None:
+        self._told: set[tuple[type[Warning], str]] = set()
+
+    def look_at(self, request: Request, response: Response) -> None:
+        """Warns of what is odd about an answer. Raises `NoAnswerError` if there is nothing in it to go on with."""
+        if response.is_cut:
+            self._cut(request, response)
+        if response.model != request.model:
+            self._other_model(request, response)
+        if not response.is_answer:
+            raise no_answer(request, response)
+
+    def _cut(self, request: Request, response: Response) -> None:
+        """Tells that an answer ended before all was said."""
+        limit = response.finish == Finish.LENGTH
+        why = "at the most tokens that it was allowed" if limit else "by the service's content filter"
+        what = "Give LLM(…, max_tokens=…) more. " if limit else ""
+        self._tell(
+            CutAnswerWarning,
+            request,
+            f"has cut an answer, {why}. {what}`run.report().cut` counts such answers, and `Completion.finish` marks "
+            "them.",
+        )
+
+    def _other_model(self, request: Request, response: Response) -> None:
+        """Tells that another model has answered than the one that was asked for, or than another version of it."""
+        asked, answered = request.model, response.model
+        if answered and asked != answered and _bare(asked) != _bare(answered):
+            self._tell(
+                OtherModelWarning, request, f"was answered by another model, which calls itself {answered!r:.80}."
+            )
+
+    def _tell(self, kind: type[Warning], request: Request, words: str) -> None:
+        model = f"{request.provider}/{request.model}"
+        if (kind, model) in self._told:
+            return
+        self._told.add((kind, model))
+        try:
+            warnings.warn(f"{model} {words}", kind, stacklevel=1)
+        except kind as told:  # warnings are errors, which must not reach the event loop: the answer was paid for
+            warnings.showwarning(told, kind, __file__, 0)
+
+
+# How many characters of a refusal an error quotes.
+_QUOTED = 300
+
+
+@functools.lru_cache(maxsize=64)
+def _bare(model: str) -> str:
+    """A model's name in small letters, without the path before it and the version behind it."""
+    return _VERSION.sub("", model.rsplit("/", 1)[-1].casefold())
+
+
+# Dates, as in `gpt-4o-2024-08-06`, `command-r-08-2024` and `gpt-4-0613`, and the names of versions. One or two digits
+# are no date: `claude-sonnet-4` and `claude-sonnet-4-5` are two models.
+_VERSION = regex(
+    r"(?:[-_:@](?:\d{4}-\d{2}-\d{2}|\d{2}-\d{4}|\d{3,8}|latest|preview|beta|exp|experimental|free)|\.gguf)+\Z"
+)
+
+
+def no_answer(request: Request, response: Response) -> NoAnswerError:
+    """The error for an answer with which nothing can be gone on."""
+    finish = Finish(response.finish)
+    if finish == Finish.REFUSAL or (finish == Finish.CONTENT_FILTER and not response.text):
+        said = " ".join(response.text.split())  # on one line
+        words = f"the model declined: {said[:_QUOTED] or 'its content filter stopped the answer.'}"
+    else:
+        spent = f" after {response.output_tokens:,} tokens" if response.output_tokens else ""
+        advice = " Give it more max_tokens." if finish == Finish.LENGTH else ""
+        words = f"the answer has no text{spent} (finish: {finish.name.lower()}).{advice}"
+    return NoAnswerError(f"{request.provider}/{request.model}: {words}", finish=finish)
