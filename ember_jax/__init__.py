@@ -20,6 +20,9 @@ from ._llm import LLM as LLM
 from ._llm import Completion as Completion
 from ._lower import Plan as Plan
 from ._lower import lower as lower
+from ._maybe import Many as Many
+from ._maybe import Maybe as Maybe
+from ._maybe import at_most as at_most
 from ._operator import Operator as Operator
 from ._operator import operator as operator
 from ._providers.base import Finish as Finish

@@ -24,7 +24,7 @@ FLOORS = (
     ("_host",),
     ("_plan",),
     ("_engine", "_tell"),
-    ("_boundary", "_annotations", "_traced", "_asking"),
+    ("_boundary", "_annotations", "_traced", "_asking", "_maybe"),
     ("_operator", "_jit", "_enclosing", "_choose", "_schema"),
     ("_structured", "_estimate"),
     ("_llm",),

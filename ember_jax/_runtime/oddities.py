@@ -1,8 +1,9 @@
 """What is odd about an answer, told once of each model: that it was cut, or that another model has given it."""
 
 import warnings
+from collections.abc import Sequence
 
-from .._errors import CutAnswerWarning, NoAnswerError, OtherModelWarning
+from .._errors import CutAnswerWarning, LooseAnswerWarning, NoAnswerError, OtherModelWarning
 from .._providers.base import Finish, Request, Response
 
 
@@ -34,6 +35,10 @@ class Oddities:
             self._tell(
                 OtherModelWarning, request, f"was answered by another model, which calls itself {answered!r:.80}."
             )
+
+    def loose(self, request: Request, passed_over: Sequence[str]) -> None:
+        """Tells that a structured answer has more in it than was asked for."""
+        self._tell(LooseAnswerWarning, request, f"answers loosely; passed over: {', '.join(passed_over)}.")
 
     def _tell(self, kind: type[Warning], request: Request, words: str) -> None:
         model = f"{request.provider}/{request.model}"

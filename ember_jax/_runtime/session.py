@@ -14,21 +14,21 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import jax
 
-from .._errors import RefusedRequestError
+from .._errors import MalformedResponseError, ProviderError, RefusedRequestError, ServerError
 from .._jax.internals import CALLBACK_ERRORS
 from .._providers import registry
-from .._providers.base import Provider, Request, Response, Tokens
+from .._providers.base import Form, Provider, Request, Response, Tokens
 from .._providers.prices import Price
 from . import failures, log, progress
 from .budget import Budget, Funds
 from .call_log import Log
 from .events import Attempt, CallEnded, How, Meter, Watcher
 from .flight import SingleFlight
-from .journal.base import AbstractJournal, Entry
+from .journal.base import AbstractJournal, Entry, Superseded, superseding
 from .journal.calls import Answer, Calls, Lane, digests
 from .journal.columns import Call
 from .journal.place import UNSET, places
@@ -109,16 +109,19 @@ def _shown(name: str, value: float) -> str:
 _CLOSE_SECONDS = 2.0
 
 
-class _Asked(NamedTuple):
+@dataclasses.dataclass(slots=True)
+class _Asked:
     """A call on its way.
 
-    **Fields:**
+    **Attributes:**
 
     - `digest`: of what is asked.
     - `journal`, `endpoint`: where its answer is kept, and the provider's address that it is kept under.
     - `lane`, `scope`: who asks, outermost first.
     - `attempts`: the requests that were sent for it so far.
     - `task`: what a scheduler sees of it; `None` without a scheduler.
+    - `read`: gives what an answer stands for, or raises `MalformedResponseError`.
+    - `supersedes`: an earlier answer that is of no use, and that it is asked again for.
     """
 
     digest: bytes
@@ -128,11 +131,46 @@ class _Asked(NamedTuple):
     scope: str
     attempts: list[Attempt]
     task: Task | None
+    read: "Read"
+    supersedes: Superseded | None = None
+    _last: "tuple[Response, Any, MalformedResponseError | None] | None" = None
 
     def entry(self, request: Request, response: Response) -> Entry:
         """What the journal keeps of the call."""
-        began, ended = self.attempts[0].began, self.attempts[-1].ended
-        return Entry(request, response, self.endpoint, began, ended, len(self.attempts), self.lane, self.scope)
+        return Entry(
+            request,
+            response,
+            self.endpoint,
+            self.attempts[0].began,
+            self.attempts[-1].ended,
+            len(self.attempts),
+            self.lane,
+            self.scope,
+            self.supersedes,
+        )
+
+    def fault(self, response: Response) -> MalformedResponseError | None:
+        """Why an answer stands for nothing, or `None`. It is read once, however often it is asked about."""
+        if self._last is None or self._last[0] is not response:
+            try:
+                self._last = response, self.read(response), None
+            except MalformedResponseError as error:
+                self._last = response, None, error
+        return self._last[2]
+
+    def value(self, response: Response) -> Any:
+        """What an answer stands for. Raises `MalformedResponseError` if it stands for nothing."""
+        fault = self.fault(response)
+        if fault is not None:
+            raise fault
+        return self._last and self._last[1]
+
+
+Read: TypeAlias = Callable[[Response], Any]
+
+
+def _itself(response: Response) -> Response:
+    return response
 
 
 class Session:
@@ -179,7 +217,10 @@ class Session:
         self._flights = SingleFlight()
         self._host_flights = SingleFlight()
         self._memo = Memo()
-        self._declining: set[tuple[str, str]] = set()
+        # The form in which a model is asked a kind of question, where it has refused those before.
+        self._declined: dict[tuple[str, str, tuple[Form, ...]], int] = {}
+        # Digests of what was answered in this session with what is of no use.
+        self._faulty: set[bytes] = set()
         self._progress = progress
         self._log, self.trace, self._odd = Log(), Trace(), Oddities()
         self.watchers: list[Watcher] = []
@@ -250,6 +291,7 @@ class Session:
         """
         asked = digests(calls)
         self._memo.clear()
+        self._faulty.difference_update(asked)
         kept = {id(journal): journal for journal in (self._lasting, self._passing)}
         return sum(journal.drop(asked) for journal in kept.values())
 
@@ -317,10 +359,15 @@ class Session:
         stands_for: int = 1,
         path: Path = NOWHERE,
         used: Sequence[Meter] = (),
-    ) -> Response:
+        read: Read = _itself,
+    ) -> Any:
         """Answers one LLM call, or so many equal ones that a plan has made one of; tells meters what it used.
 
-        Raises `NoAnswerError` for an answer that is kept and paid for, and that nobody can go on with.
+        Returns what `read` makes of the answer, by default the answer. Reading is part of the call: an answer that is
+        of no use fails it, is kept for audit, and is asked for again by another session.
+
+        **Raises:** what `read` raises, which is `MalformedResponseError` for an answer that is of no use;
+        `NoAnswerError` for one that is kept and paid for, and that nobody can go on with.
         """
         self._counts["calls"] += stands_for
         self._counts["merged"] += stands_for - 1
@@ -330,7 +377,7 @@ class Session:
         journal = self._passing if endpoint is None else self._lasting
         digest = request.digest(endpoint or "")
         task = None if self.turns is None else self._sender.task(request, self.turns, lane, scope, path)
-        asked = _Asked(digest, journal, endpoint or "", lane, scope, [], task)
+        asked = _Asked(digest, journal, endpoint or "", lane, scope, [], task, read)
         began = time.time()
         response: Response | None = None
         error: BaseException | None = None
@@ -343,7 +390,9 @@ class Session:
             for meter in used:
                 meter.add(response)
             self._look_at(request, response, stands_for)
-            return response
+            if asked.fault(response) is not None:
+                self._faulty.add(digest)
+            return asked.value(response)
         except BaseException as caught:
             error = caught
             raise
@@ -365,6 +414,10 @@ class Session:
         if not response.is_answer:
             raise no_answer(request, response)
 
+    def passed_over(self, request: Request, what: Sequence[str]) -> None:
+        """Takes note of what was passed over to read an answer. Called on the event loop."""
+        self._odd.loose(request, what)
+
     def _bill(self, request: Request, attempts: Sequence[Attempt], used: Sequence[Meter]) -> None:
         """Tells meters what was billed for the attempts that gave no answer."""
         billed = [a.error.tokens for a in attempts if a.error is not None and isinstance(a.error.tokens, Tokens)]
@@ -376,37 +429,56 @@ class Session:
     async def _answered(self, request: Request, asked: _Asked) -> tuple[Response, How]:
         """The answer from the journal, from an equal call in flight, or from the provider; and which it was."""
         response, how = asked.journal.get(asked.digest), "replayed"
-        if response is None:
+        if response is None or self._is_to_supersede(response, asked):
             response, shared = await self._flights.do(asked.digest, self._send, request, asked)
             how = "merged" if shared else "answered" if asked.attempts else "replayed"
         if how != "answered":
             self.count(how)
         return response, how
 
+    def _is_to_supersede(self, response: Response, asked: _Asked) -> bool:
+        """Whether the journal's answer is of no use to the call, comes from another session, and another may follow."""
+        if not response.is_answer or (fault := asked.fault(response)) is None or asked.digest in self._faulty:
+            return False
+        asked.supersedes = superseding(asked.journal, asked.digest, response._replace(fault=str(fault)))
+        return asked.supersedes is not None
+
     async def _send(self, request: Request, asked: _Asked) -> Response:
         """Asks the provider, counts what the answer used, and returns when the journal has kept it."""
         # Asked before the request is sent: an answer that cannot be kept would be paid for and lost.
         known = await asked.journal.ready(asked.digest)
-        if known is not None:
+        if known is not None and (asked.supersedes is None or asked.fault(known) is None):
             return known
         response = await self._complete(request, asked)
+        fault = no_answer(request, response) if not response.is_answer else asked.fault(response)
+        if fault is not None:
+            response = response._replace(fault=str(fault))
         return await asked.journal.put(asked.digest, asked.entry(request, response))
 
     async def _complete(self, request: Request, asked: _Asked) -> Response:
-        """Sends a request; and once more without its optional parameters, if these may be why it was refused."""
-        model = request.provider, request.model
-        if model in self._declining:
-            request = request.without_optional()
-        try:
-            return await self._sender.send(request, asked.attempts, asked.task)
-        except RefusedRequestError as error:
-            if not request.optional or error.status not in _AT_FAULT:
-                raise
-        response = await self._complete(request.without_optional(), asked)
-        # Without them the request was answered, so they were why. This model's later calls leave them out at once. (Had
-        # this call failed too, something else would be at fault, and nothing would be known of them.)
-        self._declining.add(model)
-        return response
+        """Sends a request; and again in its next form, if the form may be why it was refused.
+
+        **Raises:** why the first form was refused, if all are.
+        """
+        kind = request.provider, request.model, request.forms
+        first = number = self._declined.get(kind, 0)
+        refusal: ProviderError | None = None
+        while refusal is None or number <= len(request.forms):
+            try:
+                response = await self._sender.send(request.in_form(number), asked.attempts, asked.task)
+            except (RefusedRequestError, ServerError) as error:
+                if not _may_be_the_form(error, asked.attempts):
+                    raise
+                refusal = refusal or error
+                number += 1
+            else:
+                # In this form the question was answered, so the forms were why. The model's later questions of the kind
+                # begin with it. (Had no form been answered, something else would be at fault.)
+                if number > first:
+                    self._declined[kind] = number
+                    log.other_form(f"{request.provider}/{request.model}", number)
+                return response
+        raise refusal
 
     async def remember(
         self, key: Any, size: Callable[[Any], int], work: Callable[..., Awaitable[Any]], *args: Any
@@ -454,6 +526,17 @@ def _turns(scheduler: Scheduler | None) -> Turns | None:
 # The statuses of a refusal that may be about a parameter that the service does not know. `None` is that of a provider
 # that is not HTTP. A refusal with status 200 is not among them: the model declined to answer, and would do so again.
 _AT_FAULT = (None, 400, 422)
+
+
+def _may_be_the_form(error: ProviderError, attempts: Sequence[Attempt]) -> bool:
+    """Whether a request may have been refused for the form of its question.
+
+    Some servers (llama-cpp-python 0.3 is one) refuse a parameter with a status that blames themselves. They then say
+    the same whenever they are asked, as one that has failed by chance does not.
+    """
+    if isinstance(error, ServerError):
+        return error.status == 500 and len({str(attempt.error) for attempt in attempts[-2:]}) == 1 < len(attempts)
+    return error.status in _AT_FAULT
 
 
 # The sessions that are open, innermost last. The stack is the process's. A stack for each thread, or a context
