@@ -13,6 +13,9 @@ from ._host import host as host
 from ._model.choose import Choice as Choice
 from ._model.llm import LLM as LLM
 from ._model.llm import Completion as Completion
+from ._model.maybe import Many as Many
+from ._model.maybe import Maybe as Maybe
+from ._model.maybe import at_most as at_most
 from ._operator.enclosing import Usage as Usage
 from ._operator.enclosing import attempt as attempt
 from ._operator.enclosing import metered as metered

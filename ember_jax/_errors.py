@@ -33,6 +33,7 @@
     UnknownPriceWarning (UserWarning)     a call that costs nobody knows what
     CutAnswerWarning (UserWarning)        an answer that ended before all was said
     OtherModelWarning (UserWarning)       an answer of another model than the one that was asked
+    LooseAnswerWarning (UserWarning)      a structured answer that has more in it than was asked for
     UntestedVersionWarning (UserWarning)  a JAX that is newer than any that this version is tested with
 
 No message holds a credential, and none but `SweepError`'s causes and `NotationError`'s line quote a prompt.
@@ -334,6 +335,10 @@ class CutAnswerWarning(UserWarning):
 
 class OtherModelWarning(UserWarning):
     """Another model answered than the one that was asked. Told once of each model."""
+
+
+class LooseAnswerWarning(UserWarning):
+    """A structured answer has more in it than was asked for, which was passed over; told once of each model."""
 
 
 class UntestedVersionWarning(UserWarning):

@@ -2,9 +2,11 @@
 
 import contextlib
 import dataclasses
+import enum
 import json
 import math
-from typing import Any, Literal, NamedTuple, Optional
+import time
+from typing import Annotated, Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -18,7 +20,10 @@ from jaxtyping import Array, Bool, Float, Float16, Int, Integer, Num, Shaped
 import ember_jax as ember
 from ember_jax._errors import (
     AnnotationError,
+    CutAnswerWarning,
+    LooseAnswerWarning,
     MalformedResponseError,
+    ProviderError,
     RefusedRequestError,
     RepeatedSampleWarning,
     SweepError,
@@ -236,6 +241,80 @@ class Üñusual(NamedTuple):
     x: int = 3
 
 
+FIELDS = 'Reply with one JSON object that fits this JSON schema, and with nothing else:\n{"type": "object"'
+REFUSALS = {"none": [], "schemas": ["json_schema"], "formats": ["json_schema", "json_object"]}
+
+
+@pytest.mark.parametrize("status", [400, 422, 500])
+@pytest.mark.parametrize("refused", REFUSALS)
+def test_a_service_that_refuses_a_form_is_asked_in_the_next_and_remembered(tmp_path, status, refused):
+    forms = REFUSALS[refused]
+    # A server that blames itself is asked twice in each form. The second call begins with the form that was answered.
+    requests = 2 + len(forms) * (2 if status == 500 else 1)
+
+    def fault(number):
+        form = server.requests[number].body.get("response_format", {"type": None})["type"]
+        return Fault(status=status, body=f'{{"error": {{"message": "no {form}"}}}}') if form in forms else None
+
+    with ChatServer(SimModel(accuracy=1.0), faults=fault) as server:
+        for sent in (requests, 0):
+            provider = OpenAI(server.base_url, api_key="")
+            retry = ember.Retry(attempts=2, first=0)
+            with ember.session(providers={"local": provider}, retry=retry, journal=tmp_path / "run.db") as run:
+                llm = ember.LLM("local/m")
+                answers = [llm.structured(prompt, Number) for prompt in ("What is 1 + 2?", "What is 3 + 4?")]
+            assert [float(answer.answer) for answer in answers] == [3, 7]
+            report = run.report()
+            assert (report.requests, report.replayed) == (sent, 0 if sent else 2)
+            assert report.output_tokens == (server.output_tokens if sent else 0)
+        asked = [request.body for request in server.requests]
+    kinds = [body.get("response_format", {"type": None})["type"] for body in asked]
+    assert len(kinds) == requests and kinds[-2:] == [["json_schema", "json_object", None][len(forms)]] * 2
+    for body, kind in zip(asked, kinds, strict=True):
+        assert (FIELDS in body["messages"][-1]["content"]) == (kind != "json_schema")
+    for call in ember.Journal(tmp_path / "run.db").calls():
+        assert call.parameters["response_format"]["type"] == "json_schema" and FIELDS not in call.messages[-1].content
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "requests"),
+    [
+        (400, lambda i: f"too long {i}", 3),
+        (401, lambda i: f"no {i}", 1),
+        (404, lambda i: f"no {i}", 1),
+        (500, lambda i: f"weak {i}", 2),
+        (503, lambda i: "busy", 2),
+    ],
+)
+def test_what_is_refused_in_every_form_is_told_as_of_the_first(status, words, requests):
+    fault = lambda i: Fault(status=status, body=json.dumps({"error": {"message": words(i)}}))
+    with ChatServer(faults=fault) as server:
+        provider = OpenAI(server.base_url, api_key="")
+        retry = ember.Retry(attempts=2, first=0)
+        with ember.session(providers={"local": provider}, retry=retry, journal=None) as run:
+            first = words(0 if status < 500 else 1)
+            with pytest.raises(ProviderError, match=first):
+                ember.LLM("local/m").structured("1 + 1", Number)
+        assert (len(server.requests), run.report().failed) == (requests, requests)
+
+
+def test_a_service_that_refuses_schemas_may_still_give_log_probabilities():
+    def answers(request):
+        if "response_format" in request.parameters:
+            raise RefusedRequestError("no", status=400)
+        return "B" if "logprobs" in request.parameters else '{"answer": 1}'
+
+    model, session = scripted(answers)
+    with session:
+        llm = ember.LLM("mine/m")
+        for prompt in ("a", "b"):
+            llm.structured(prompt, Number)
+            llm.choose(prompt, ["yes", "no"])
+    sent = [sorted(r.parameters) for r in model.requests]
+    logprobs = ["logprobs", "top_logprobs"]
+    assert sent == [["response_format"], ["response_format"], [], logprobs, [], logprobs]
+
+
 @pytest.mark.parametrize(
     ("schema", "name", "expected"),
     [
@@ -311,7 +390,14 @@ def changed(**fields):
         ("", "it is not JSON: Expecting value"),
         ("SECRET", "it is not JSON"),
         (json.dumps(ANSWER)[:-9], r"it is not JSON: .*max_tokens"),
-        (json.dumps(ANSWER) + " SECRET", "Extra data"),
+        (json.dumps(ANSWER)[:-9] + " SECRET", "it is not JSON"),
+        (f"{json.dumps(ANSWER)} SECRET {json.dumps(changed(stars=5))}", "it is not JSON: 2 objects in it fit"),
+        (f"<think>SECRET {json.dumps(ANSWER)}", "ends within the model's thoughts .*max_tokens"),
+        (f"SECRET {json.dumps(changed(stars='4'))}", "the field `stars` is a string, not an integer"),
+        (f'{{"SECRET": {json.dumps(ANSWER)}, "cut', "it is not JSON: .*max_tokens"),
+        (f'{{"SECRET": {json.dumps(ANSWER)}, oops}}', "it is not JSON"),
+        ('{"a":' * 100_000, "nested too deeply"),
+        ("SECRET " + '{"a":' * 100_000, "nested too deeply"),
         (f"```\n{json.dumps(ANSWER)}\n```\n```\n{json.dumps(ANSWER)}\n```", "it is not JSON"),
         ("[" * 100_000, "nested too deeply"),
         ('{"stars": ' + "9" * 5000 + "}", "it is not JSON: Exceeds the limit"),
@@ -319,7 +405,6 @@ def changed(**fields):
         ("null", "the answer is null, not an object"),
         ('"SECRET"', "the answer is a string, not an object"),
         ({k: v for k, v in ANSWER.items() if k != "mood"}, "the field `mood` is missing"),
-        (changed(SECRET=1), "the answer has 1 more fields than the schema"),
         ('{"stars": 1, "stars": 2}', "a field stands in it twice"),
         (changed(stars="4"), "the field `stars` is a string, not an integer"),
         (changed(stars=4.5), "the field `stars` is a number, not an integer"),
@@ -341,7 +426,6 @@ def changed(**fields):
         (changed(level=4), "the field `level` is none of 1, 2, 3"),
         (changed(level="1"), "the field `level` is a string, not an integer"),
         (changed(title=["SECRET"]), "the field `title` is a list of 1, not a string"),
-        (changed(title="\ud800"), "the field `title` holds half of a surrogate pair"),
         (changed(topics=["a"]), "the field `topics` is a list of 1, not a list of 2"),
         (changed(topics="ab"), "the field `topics` is a string, not a list of 2"),
         (changed(topics=["a", 2]), r"the field `topics\[1\]` is a number, not a string"),
@@ -352,7 +436,6 @@ def changed(**fields):
         (changed(step=[]), "the field `step` is a list of 0, not an object"),
         (changed(step={"why": "SECRET"}), "the field `step.weight` is missing"),
         (changed(step={"why": 1, "weight": 2}), "the field `step.why` is a number, not a string"),
-        (changed(step={"why": "", "weight": 1, "SECRET": 2}), "the field `step` has 1 more fields"),
     ],
 )
 def test_a_wrong_answer_names_the_field_and_quotes_nothing(answer, words):
@@ -360,6 +443,59 @@ def test_a_wrong_answer_names_the_field_and_quotes_nothing(answer, words):
         answered(answer)
     assert "SECRET" not in str(caught.value) and "PROMPT" not in str(caught.value)
     assert caught.value.__cause__ is None and caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("answer", "passed_over"),
+    [
+        ("<think>\nPerhaps {}? No.\n</think>\n\n{}", "words around its JSON"),
+        ("I thought. </think>{}", "words around its JSON"),
+        ("<THINKING>{}</THINKING>\n```json\n{}\n```", "words around its JSON"),
+        ("<think>```\n{}\n```</think>{}", "words around its JSON"),
+        ("Let me see {what I can do}: {}", "words around its JSON"),
+        ('Of {"stars": 1} and {"like": "it"}:\n{}\nI hope that helps {you}.', "words around its JSON"),
+        ('It fits {"type": "object"}, see: {} {"', "words around its JSON"),
+        ("\ufeff{}", "words around its JSON"),
+    ],
+)
+def test_an_answer_may_stand_among_other_words(answer, passed_over):
+    *_, last = answer.rpartition("{}")
+    words = answer[: -len(last) - 2].replace("{}", json.dumps(changed(stars=9))) + json.dumps(ANSWER) + last
+    with pytest.warns(LooseAnswerWarning, match=f"^mine/m answers loosely; passed over: {passed_over}.$"):
+        assert_is_the_answer(answered(words))
+
+
+def test_what_is_too_much_is_passed_over_and_said_once_of_each_model():
+    step = {"why": "so", "weight": -1e-3, "note": 2}
+    odd = changed(more=[1], other=2, step=step)
+    _, session = scripted(lambda request: json.dumps(odd))
+    with session, pytest.warns(LooseAnswerWarning) as told:
+        for prompt in ("a", "b"):
+            assert_is_the_answer(ember.LLM("mine/m").structured(prompt, Review))
+        ember.LLM("mine/n").structured("a", Review)
+    more = "passed over: 1 more field than the schema has, 2 more fields than the schema has."
+    assert [str(w.message) for w in told] == [f"mine/{m} answers loosely; {more}" for m in "mn"]
+
+
+def test_half_of_a_surrogate_pair_is_read_as_what_stands_for_it():
+    with pytest.warns(LooseAnswerWarning, match="half of a surrogate pair"):
+        review = answered(changed(title="a\ud800b \ud83d\ude00", topics=["\udc00", "c"]))
+    assert str(review.title) == "a\ufffdb \U0001f600" and review.topics.tolist() == ["\ufffd", "c"]
+
+
+def test_reading_takes_a_bounded_time():
+    began = time.process_time()
+    for words in (
+        "{" * 200_000,
+        '{"a": 1} ' * 50_000,
+        '{"' * 100_000,
+        '{"a": {' * 100,
+        "{'a': 1}" * 50_000,
+        '{"a" ' * 50_000,
+    ):
+        with pytest.raises(MalformedResponseError):
+            answered(words)
+    assert time.process_time() - began < 10
 
 
 def test_numbers_at_the_bounds_fit():
@@ -386,6 +522,15 @@ def test_any_values_come_back_as_they_were_sent(stars, score, sure, title, row):
 # -- which classes ---------------------------------------------------------------------------------------------------
 
 
+class Odd(enum.Enum):
+    ONE = 1
+    TWO = "2"
+
+
+class Empty(enum.Enum):
+    pass
+
+
 class Itself(NamedTuple):
     again: "Itself"
 
@@ -406,11 +551,14 @@ class Static(eqx.Module):
 @pytest.mark.parametrize(
     ("hint", "words"),
     [
-        (Optional[int], "always there and of one type"),  # noqa: UP045
-        (int | None, "always there and of one type"),
-        (ember.Text | None, "always there and of one type"),
-        (ember.Text["2"] | None, "always there and of one type"),
-        (list[str], r"list\[str\].*Text\[\"3\"\]"),
+        (int | str, "one type, or of one and None"),
+        (int | str | None, "one type, or of one and None"),
+        (list, r"list.*Text\[\"3\"\].*list\[str\].*at_most"),
+        (list[bytes], "list"),
+        (list[int | str], "list"),
+        (Annotated[int, ember.at_most(3)], "at_most"),
+        (Odd, "Odd"),
+        (Empty, "Empty"),
         (dict, "dict"),
         (tuple[int, int], "Int\\[Array"),
         (Any, "Any"),
@@ -443,13 +591,14 @@ class NotOne:
 @pytest.mark.parametrize(
     ("schema", "words"),
     [
-        (dict, "a NamedTuple, a dataclass or an eqx.Module class"),
-        (int, "class; got"),
-        (NotOne, "class; got"),
-        ({"type": "object"}, "class; got"),
-        (list[int], "class; got"),
-        (Number(1.0), "class; got"),
-        (None, "class; got"),
+        (dict, "a NamedTuple, a dataclass, an eqx.Module class or a pydantic model"),
+        (int, "pydantic model; got"),
+        (NotOne, "pydantic model; got"),
+        ({"type": "object"}, "pydantic model; got"),
+        (list[int], "pydantic model; got"),
+        (Number(1.0), "pydantic model; got"),
+        (None, "pydantic model; got"),
+        (ember.Maybe, "pydantic model; got"),
         (Nothing, "Nothing has no fields"),
         (Itself, "Itself holds itself"),
         (Unresolved, "NoSuchName.*cannot be found"),
@@ -485,6 +634,290 @@ def test_a_response_format_of_ones_own_is_told(sim):
     with pytest.raises(TypeError, match=r"llm\.replace\(response_format=None\)"):
         llm.structured("1 + 1", Number)
     assert llm.replace(response_format=None).structured("1 + 1", Number).answer.shape == ()
+
+
+# -- what may be absent, and lists of any length ---------------------------------------------------------------------
+
+
+class Mood(enum.StrEnum):
+    GLAD = "glad"
+    ANGRY = "angry"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 7
+
+
+class Author(eqx.Module):
+    """Who wrote it."""
+
+    name: str
+    age: int | None
+
+
+class Film(eqx.Module):
+    """A film.
+
+    - `rating`: out of ten, if one is given.
+    - `topics`: what it is about.
+    """
+
+    title: str
+    rating: float | None
+    topics: Annotated[list[str], ember.at_most(3)]
+    years: list[int]
+    authors: Annotated[list[Author], ember.at_most(2)]
+    lead: Author | None
+    mood: Mood
+    level: Level | None
+    sequel: Literal["yes", "no", None]
+    sizes: Annotated[list[Float[Array, "2"]], ember.at_most(2)] | None
+    grid: Annotated[list[Annotated[list[int | None], ember.at_most(2)]], ember.at_most(2)]
+
+
+AUTHOR = {
+    "type": "object",
+    "description": "Who wrote it.",
+    "properties": {"name": {"type": "string"}, "age": {"anyOf": [{"type": "integer"}, {"type": "null"}]}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+PAIR = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
+NULL = {"type": "null"}
+FILM = {
+    "type": "object",
+    "description": "A film.",
+    "properties": {
+        "title": {"type": "string"},
+        "rating": {"anyOf": [{"type": "number"}, NULL], "description": "out of ten, if one is given."},
+        "topics": {"type": "array", "items": {"type": "string"}, "maxItems": 3, "description": "what it is about."},
+        "years": {"type": "array", "items": {"type": "integer"}, "maxItems": 16},
+        "authors": {"type": "array", "items": AUTHOR, "maxItems": 2},
+        "lead": {"anyOf": [AUTHOR, NULL]},
+        "mood": {"type": "string", "enum": ["glad", "angry"]},
+        "level": {"anyOf": [{"type": "integer", "enum": [1, 7]}, NULL]},
+        "sequel": {"anyOf": [{"type": "string", "enum": ["yes", "no"]}, NULL]},
+        "sizes": {"anyOf": [{"type": "array", "items": PAIR, "maxItems": 2}, NULL]},
+        "grid": {
+            "type": "array",
+            "items": {"type": "array", "items": {"anyOf": [{"type": "integer"}, NULL]}, "maxItems": 2},
+            "maxItems": 2,
+        },
+    },
+    "required": [
+        "title",
+        "rating",
+        "topics",
+        "years",
+        "authors",
+        "lead",
+        "mood",
+        "level",
+        "sequel",
+        "sizes",
+        "grid",
+    ],
+    "additionalProperties": False,
+}
+FULL = {
+    "title": "M",
+    "rating": 8.5,
+    "topics": ["crime", "fear"],
+    "years": [1931],
+    "authors": [{"name": "Fritz", "age": 40}, {"name": "Thea", "age": None}],
+    "lead": {"name": "Peter", "age": 27},
+    "mood": "angry",
+    "level": 7,
+    "sequel": "no",
+    "sizes": [[1, 2]],
+    "grid": [[1, None], [2]],
+}
+BARE = {
+    "title": "",
+    "rating": None,
+    "topics": [],
+    "years": [],
+    "authors": [],
+    "lead": None,
+    "mood": "glad",
+    "level": None,
+    "sequel": None,
+    "sizes": None,
+    "grid": [],
+}
+
+
+def plain(film):
+    """A film's fields as plain values."""
+    return {
+        name: value.tolist() if hasattr(value, "tolist") else jax.tree.map(np.ndarray.tolist, value)
+        for name, value in vars(film).items()
+    }
+
+
+def as_json(value):
+    """Plain values as JSON has them."""
+    if isinstance(value, eqx.Module | dict):
+        fields = value if isinstance(value, dict) else vars(value)
+        return {name: as_json(inner) for name, inner in fields.items()}
+    return [as_json(inner) for inner in value] if isinstance(value, list) else value
+
+
+def test_absent_fields_and_lists_are_asked_for_as_strict_schemas_have_them():
+    model, session = scripted(lambda request: json.dumps(FULL))
+    with session:
+        ember.LLM("mine/m").structured("a", Film)
+    form = model.requests[0].parameters["response_format"]["json_schema"]
+    assert form == {"name": "Film", "schema": FILM, "strict": True}
+
+
+def assert_is_strict(schema):
+    """What OpenAI demands of a schema, wherever it stands."""
+    if "anyOf" in schema:
+        return [assert_is_strict(inner) for inner in schema["anyOf"]]
+    if schema["type"] == "object":
+        assert schema["additionalProperties"] is False and schema["required"] == [*schema["properties"]]
+        return [assert_is_strict(inner) for inner in schema["properties"].values()]
+    return assert_is_strict(schema["items"]) if schema["type"] == "array" else None
+
+
+@pytest.mark.parametrize("answer", [FULL, BARE])
+def test_absent_fields_and_lists_come_back_as_they_were_sent(answer):
+    assert_is_strict(FILM)
+    film = answered(answer, Film)
+    assert as_json(plain(film)) == answer
+
+
+def test_what_is_absent_has_a_mask_and_a_place_of_its_type():
+    film = answered(FULL, Film)
+    assert (film.rating.value.dtype, film.rating.is_there.dtype) == (jnp.float32, jnp.bool_)
+    assert film.topics.length.dtype == jnp.int32 and film.topics.values.shape == (3,)
+    assert film.topics.mask.tolist() == [True, True, False] and film.topics.values.tolist() == ["crime", "fear", ""]
+    assert film.years.values.shape == (16,) and film.years.values.tolist() == [1931] + [0] * 15
+    assert isinstance(film.lead.value, Author) and int(film.lead.value.age.value) == 27
+    assert film.authors.values.name.tolist() == ["Fritz", "Thea"] and film.authors.values.age.value.tolist() == [40, 0]
+    assert film.authors.tolist() == [Author("Fritz", 40), Author("Thea", None)]
+    assert film.grid.values.length.tolist() == [2, 1] and film.grid.values.mask.tolist() == [[True] * 2, [True, False]]
+    assert film.sizes.value.values.shape == (2, 2)
+    bare = answered(BARE, Film)
+    assert not bare.rating.is_there and float(bare.rating.value) == 0 and str(bare.lead.value.name) == ""
+    assert Mood(answered(FULL, Film).mood.tolist()) is Mood.ANGRY
+
+
+def test_an_optional_field_may_be_left_out_by_a_service_that_allows_it():
+    film = answered({name: value for name, value in BARE.items() if value is not None}, Film)
+    assert as_json(plain(film)) == BARE
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"topics": ["a", "b", "c", "d"]}, "the field `topics` is a list of 4, not a list of at most 3"),
+        ({"topics": None}, "the field `topics` is null, not a list of at most 3"),
+        ({"topics": ["a", None]}, r"the field `topics\[1\]` is null"),
+        ({"rating": "SECRET"}, "the field `rating` is a string, not a number"),
+        ({"lead": {"name": 1, "age": 1}}, "the field `lead.name` is a number"),
+        ({"lead": {"age": 1}}, "the field `lead.name` is missing"),
+        ({"authors": [{"name": "a", "age": 1}, {"name": "b", "age": "SECRET"}]}, r"the field `authors\[1\].age`"),
+        ({"mood": "SECRET"}, 'the field `mood` is none of "glad", "angry"'),
+        ({"level": 2}, "the field `level` is none of 1, 7"),
+        ({"sizes": [[1]]}, r"the field `sizes\[0\]` is a list of 1, not a list of 2"),
+        ({"grid": [[1, "SECRET"]]}, r"the field `grid\[0\]\[1\]` is a string"),
+    ],
+)
+def test_a_wrong_element_is_named(fields, words):
+    with pytest.raises(MalformedResponseError, match=words) as caught:
+        answered({**FULL, **fields}, Film)
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("form", [*JITS, "operator"])
+def test_absent_fields_and_lists_are_arrays_in_every_form_and_lane(form):
+    def score(prompt: ember.Text) -> Float[Array, ""]:
+        film = ember.LLM("mine/m").structured(prompt, Film)
+        years = jnp.sum(jnp.where(film.years.mask, film.years.values, 0)).astype(jnp.float32)
+        return jnp.where(film.rating.is_there, film.rating.value, -1) + years
+
+    def ask(prompt):
+        return ember.LLM("mine/m").structured(prompt, Film)
+
+    _, session = scripted(lambda request: json.dumps(FULL if request.messages[0].content == "full" else BARE))
+    prompts = ember.text([["full", "bare"], ["bare", "full"], ["full", "full"]])
+    with session:
+        jit = JITS.get(form, lambda f: f)
+        films = jax.vmap(jax.vmap(jit(ask)))(prompts)
+        scores = jax.vmap(jax.vmap(ember.operator(score) if form == "operator" else jit(score)))(prompts)
+    np.testing.assert_array_equal(scores, [[1939.5, -1], [-1, 1939.5], [1939.5] * 2])
+    assert films.rating.tolist() == [[8.5, None], [None, 8.5], [8.5, 8.5]]
+    assert films.topics.tolist() == [[["crime", "fear"], []], [[], ["crime", "fear"]], [["crime", "fear"]] * 2]
+    assert films.topics.mask.shape == (3, 2, 3)
+    assert films.lead.tolist()[0] == [Author("Peter", 27), None]
+
+
+def test_lists_and_absent_fields_may_be_annotated_as_what_they_come_as():
+    class Typed(NamedTuple):
+        age: ember.Maybe[int]
+        names: Annotated[ember.Many[str], ember.at_most(2)]
+        more: tuple[int, ...]
+
+    typed = answered({"age": None, "names": ["a"], "more": [1, 2]}, Typed)
+    assert (typed.age.tolist(), typed.names.tolist(), typed.more.tolist()) == (None, ["a"], [1, 2])
+    assert typed.names.values.shape == (2,)
+
+
+@pytest.mark.parametrize("most", [0, -1, 1.5, "3"])
+def test_a_bound_is_a_whole_number(most):
+    with pytest.raises(ValueError, match=rf"at_most\({most!r}\)"):
+        ember.at_most(most)
+
+
+def test_no_lanes_are_empty_lists():
+    empty = ember.Maybe(jnp.zeros(0), jnp.zeros(0, bool))
+    assert empty.tolist() == [] and ember.Many(jnp.zeros((0, 3)), jnp.zeros(0, jnp.int32)).tolist() == []
+
+
+def test_pydantic_models_are_schemas():
+    pydantic = pytest.importorskip("pydantic")
+
+    class Place(pydantic.BaseModel):
+        city: str = pydantic.Field(description="its name", max_length=40)
+        people: int | None = None
+
+    class Trip(pydantic.BaseModel):
+        """A trip."""
+
+        places: list[Place] = pydantic.Field(max_length=2)
+        days: Annotated[list[int], pydantic.Field(max_length=3)]
+        first: Place
+
+    answer = {
+        "places": [{"city": "Rome", "people": 3}],
+        "days": [1, 2],
+        "first": {"city": "Bonn", "people": None},
+    }
+    model, session = scripted(lambda request: json.dumps(answer))
+    with session:
+        trips = jax.jit(jax.vmap(lambda p: ember.LLM("mine/m").structured(p, Trip)))(ember.text(["a", "b"]))
+    schema = model.requests[0].parameters["response_format"]["json_schema"]["schema"]
+    assert_is_strict(schema)
+    assert schema["description"] == "A trip." and schema["properties"]["places"]["maxItems"] == 2
+    assert schema["properties"]["days"]["maxItems"] == 3
+    assert schema["properties"]["first"]["properties"]["city"] == {"type": "string", "description": "its name"}
+    assert type(trips) is Trip and trips.first.city.tolist() == ["Bonn", "Bonn"]
+    assert trips.first.people.tolist() == [None, None] and trips.days.tolist() == [[1, 2], [1, 2]]
+    assert [[place.model_dump() for place in lane] for lane in trips.places.tolist()] == [answer["places"]] * 2
+
+
+def test_simulated_models_fill_in_lists_and_what_may_be_absent(sim):
+    films = many("sim/good", "What is 3 + 4?", Film, n=400)
+    lengths = films.topics.length
+    for length in range(4):
+        assert_rate(lengths == length, 0.25)
+    assert_rate(films.rating.is_there, 0.5)
+    assert_rate(films.rating.value[films.rating.is_there] == 7, 0.9)
+    assert set(films.mood.tolist()) == {"glad", "angry"}
+    assert {len(words) for words in films.topics.tolist()} == {0, 1, 2, 3}
 
 
 # -- the simulated models --------------------------------------------------------------------------------------------
@@ -555,7 +988,7 @@ def test_other_schemas_are_refused_by_simulated_models(schema):
 
 
 def test_a_simulated_answer_is_cut_as_any_and_then_malformed(sim):
-    with pytest.raises(MalformedResponseError, match="max_tokens"):
+    with pytest.warns(CutAnswerWarning), pytest.raises(MalformedResponseError, match="max_tokens"):
         ember.LLM("sim/good", max_tokens=3).structured("1 + 1", Guess)
 
 

@@ -79,6 +79,12 @@ def _days(words: str) -> datetime.timedelta:
     return datetime.timedelta(**{unit: int(number)})
 
 
+def _yes(words: str) -> bool:
+    if words not in ("yes", "no"):
+        raise argparse.ArgumentTypeError(f"{words!r} is neither yes nor no")
+    return words == "yes"
+
+
 def _prefix(words: str) -> str:
     if not words or len(words) > 64 or not set(words.lower()) <= set("0123456789abcdef"):
         raise argparse.ArgumentTypeError(f"{words!r} is not the beginning of a digest, which is hexadecimal")
@@ -86,7 +92,7 @@ def _prefix(words: str) -> str:
 
 
 # The functions that read the options whose values are other than plain words.
-_PARSED = {"since": _date, "lane": _lane, "digest": _prefix}
+_PARSED = {"since": _date, "lane": _lane, "failed": _yes, "digest": _prefix}
 
 
 # -- commands --------------------------------------------------------------------------------------------------------

@@ -7,9 +7,9 @@ The settings' values are operands, only their names are static, so a sweep over 
 import abc
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from .._host import Caller, HostCall
 from .._providers import registry
 from .._providers.base import Message, Request, Response
 from .._runtime import session as sessions
+from .._runtime.journal.base import MOST_ANSWERS
 from .._text import failed, store
 from .._text.text import Text, text
 from .._types import Key, is_key, key_problem
@@ -82,6 +83,10 @@ def operands(
     return Operands(tuple(settings), system is not None, key is not None, ranks), arrays
 
 
+# Takes note of what was passed over to read an answer.
+Note: TypeAlias = Callable[[Request, Sequence[str]], None]
+
+
 class ModelCall(HostCall):
     """One call that asks a model, as the callback that JAX sees. Subclasses are frozen dataclasses.
 
@@ -108,7 +113,7 @@ class ModelCall(HostCall):
         """The request that is sent, from that of the prompt alone and from what else the call takes."""
 
     @abc.abstractmethod
-    def read(self, request: Request, response: Response, extra: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def read(self, request: Request, response: Response, extra: Sequence[np.ndarray], note: Note) -> list[np.ndarray]:
         """The results that an answer stands for. Raises `MalformedResponseError` if it stands for none."""
 
     async def run(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -123,8 +128,15 @@ class ModelCall(HostCall):
         request = self.asks(request, extra)
         if request.sample is None and _draws(request.parameters):
             caller.unkeyed(request.digest())
-        response = await session.ask(request, caller.lane, caller.scope, caller.stands_for, caller.path, caller.used)
-        return self.read(request, response, extra)
+        return await session.ask(
+            request,
+            caller.lane,
+            caller.scope,
+            caller.stands_for,
+            caller.path,
+            caller.used,
+            lambda response: self.read(request, response, extra, session.oddities.loose),
+        )
 
 
 def prompt_text(prompt: Any, method: str = "") -> Text:
@@ -151,8 +163,9 @@ def setting(words: str) -> Any:
 
 
 def of_same_sample(request: Request) -> str:
-    """What to do about an answer that is of no use, which the journal keeps like any other."""
-    return "Equal calls give this answer again" + ("; another key asks anew." if _draws(request.parameters) else ".")
+    """What becomes of an answer that is of no use: within its session it is like any other."""
+    anew = ", and another key asks anew" if _draws(request.parameters) else ""
+    return f"Equal calls of this session fail alike{anew}; a rerun asks again, for {MOST_ANSWERS} answers in all."
 
 
 def _draws(parameters: Mapping[str, Any]) -> bool:

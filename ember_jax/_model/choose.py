@@ -21,7 +21,7 @@ from .._regex import regex
 from .._text import store
 from .._text.operations import stack
 from .._text.text import Text, text
-from .asking import ModelCall, Operands, of_same_sample
+from .asking import ModelCall, Note, Operands, of_same_sample
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -66,13 +66,13 @@ class ChoiceCall(ModelCall):
     def asks(self, request: Request, extra: Sequence[np.ndarray]) -> Request:
         *before, prompt = request.messages
         message = Message(prompt.role, _lettered(prompt.content, store.get_array(extra[0])))
-        parameters, optional = request.parameters, request.optional
+        parameters, forms = request.parameters, request.forms
         if parameters.get("logprobs", True):  # `LLM(…, logprobs=False)` does without
             parameters = {"logprobs": True, "top_logprobs": _TOP, **parameters}
-            optional |= {"logprobs", "top_logprobs"}
-        return dataclasses.replace(request, messages=(*before, message), parameters=parameters, optional=optional)
+            forms = (_without_logprobs,)
+        return dataclasses.replace(request, messages=(*before, message), parameters=parameters, forms=forms)
 
-    def read(self, request: Request, response: Response, extra: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def read(self, request: Request, response: Response, extra: Sequence[np.ndarray], note: Note) -> list[np.ndarray]:
         index = chosen(response.text, store.get_array(extra[0]))
         if index is None:
             # without the answer's words, which may be those of the prompt
@@ -83,6 +83,10 @@ class ChoiceCall(ModelCall):
             )
         probs = probabilities(response.alternatives, self.options, index)
         return [np.asarray(index, np.int32), probs, np.array(extra[0][index], np.uint32)]
+
+
+def _without_logprobs(request: Request) -> Request:
+    return request.without("logprobs", "top_logprobs")
 
 
 def options_text(options: Any) -> Text:

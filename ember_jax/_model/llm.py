@@ -20,9 +20,9 @@ from .._text import store
 from .._text.elementwise import NUMBER, TEXT, elementwise
 from .._text.text import Text, text
 from .._types import Key
-from .asking import ModelCall, Operands, operands, prompt_text, setting
+from .asking import ModelCall, Note, Operands, operands, prompt_text, setting
 from .choose import Choice, ChoiceCall, options_text
-from .schema import build, schema_of
+from .schema import schema_of
 from .structured import StructuredCall
 
 _S = TypeVar("_S")
@@ -176,15 +176,27 @@ class LLM(eqx.Module):
         **Arguments:**
 
         - `prompt`: the user's message, a Text of rank 0.
-        - `schema`: a NamedTuple, dataclass or `eqx.Module` class, which is sent as a JSON schema; its docstring and the
-            lines ``- `field`: …`` in it are descriptions that the model reads. A dataclass is registered with JAX if it
-            is not yet. Each field is one of
+        - `schema`: a NamedTuple, dataclass, `eqx.Module` class or pydantic model, which is sent as a JSON schema; its
+            docstring and the lines ``- `field`: …`` in it are descriptions that the model reads. A class that JAX does
+            not know is registered with it. A pydantic model's validators are not run. Each field is one of
 
-            - `Text`, `str` and a `Literal` of strings: a Text;
-            - `float`, `int`, `bool` and a `Literal` of whole numbers: a float32, int32 or boolean array of rank 0;
+            - `Text`, `str`, and a `Literal` or an `Enum` of strings: a Text;
+            - `float`, `int`, `bool`, and a `Literal` or an `Enum` of whole numbers: a float32, int32 or boolean array
+                of rank 0;
             - `Text["3"]`, `Float[Array, "3"]`, `Int[Array, "2 2"]`, `Bool[Array, "3"]`: lists of fixed lengths;
-            - another such class.
+            - another such class;
+            - `list[str]` and lists of any of these: an `ember.Many(values, length)` of up to 16 elements, or as many as
+                `Annotated[list[str], ember.at_most(5)]` says. Its `mask` says which values are there, its `tolist()`
+                gives them as plain Python;
+            - `int | None` and any of these or `None`: an `ember.Maybe(value, is_there)`, whose `tolist()` is plain
+                Python too.
+
+            `ember.Many[str]` and `ember.Maybe[int]` are the same as annotations, and tell type checkers what comes.
         - `key`: as when the LLM is called.
+
+        A service that refuses JSON schemas is asked for a JSON object, with the schema in the prompt, and one that
+        refuses this too by the prompt alone. Words around the JSON and fields beside those of the schema are passed
+        over, with one `LooseAnswerWarning`.
 
         **Returns:** an instance of `schema`; derivative zero.
 
@@ -193,7 +205,7 @@ class LLM(eqx.Module):
         fit.
         """
         prompt = prompt_text(prompt, f"structured(prompt, {getattr(schema, '__name__', 'Schema')})")
-        record = schema_of(schema)
+        record, make = schema_of(schema)
         if "response_format" in self.settings:
             raise TypeError(
                 "a structured answer has a response_format of its own, and this LLM sets one; take it out with "
@@ -201,7 +213,7 @@ class LLM(eqx.Module):
             )
         static, arrays = self._operands(prompt, key)
         call = StructuredCall(static, record)
-        return build(schema, record, _callback.invoke(call, call.out, *arrays))
+        return make(iter(_callback.invoke(call, call.out, *arrays)))
 
     def _operands(self, prompt: Text, key: Key | None, *extra: Text) -> tuple[Operands, list[Any]]:
         return operands(self.model, self.system, self.settings, prompt, key, extra)
@@ -250,7 +262,7 @@ class LLMCall(ModelCall):
     def asks(self, request: Request, extra: Sequence[np.ndarray]) -> Request:
         return request
 
-    def read(self, request: Request, response: Response, extra: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def read(self, request: Request, response: Response, extra: Sequence[np.ndarray], note: Note) -> list[np.ndarray]:
         return [
             np.frombuffer(store.put(response.text), np.uint32),
             np.asarray(response.input_tokens, np.int32),

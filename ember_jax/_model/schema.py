@@ -1,21 +1,25 @@
 """Schemas: a class of annotated fields as a JSON schema, and a JSON answer as the arrays of its fields.
 
-Design note. JAX fixes every shape when it traces, so a schema holds only what has a fixed one: no lists of any length,
-no field that may be absent. What is static about a schema is a `Record`, which compares by value and without the class:
-a class that is defined anew, as in a notebook's cell that runs again, is the same program.
+Design note. JAX fixes every shape when it traces. So a field that may be absent is an array with a mask beside it, and
+a list of any length an array of a bound's size with a length beside it, see `maybe`. What is static about a schema is
+a `Record`, which compares by value and without the class: a class that is defined anew, as in a notebook's cell that
+runs again, is the same program.
 """
 
 import contextlib
 import dataclasses
+import enum
 import functools
 import inspect
 import itertools
 import json
+import math
 import re
+import sys
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import equinox as eqx
 import jax
@@ -27,14 +31,20 @@ from .._errors import AnnotationError, TextError
 from .._regex import regex
 from .._text import store
 from .._text.text import Text, TextAnnotation
-
-_S = TypeVar("_S")
+from .maybe import Bound, Many, Maybe
 
 # JSON's types, and the dtypes in which answers come; a string is its digest.
 _DTYPES = {"number": np.dtype(np.float32), "integer": np.dtype(np.int32), "boolean": np.dtype(np.bool_)}
 _LARGEST = float(np.finfo(np.float32).max)
 _STRING = "string"
 _SCALARS = {Text: _STRING, str: _STRING, float: "number", int: "integer", bool: "boolean"}
+# What stands in the place of what is not there.
+_NOTHING: Mapping[str, Any] = {_STRING: "", "number": 0.0, "integer": 0, "boolean": False}
+# How many elements a list has at most that says no bound.
+MOST = 16
+
+
+# -- what an answer is made of ---------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +61,34 @@ class Leaf:
             return jax.ShapeDtypeStruct((*self.shape, store.DIGEST_WORDS), np.uint32)
         return jax.ShapeDtypeStruct(self.shape, _DTYPES[self.kind])
 
+    @property
+    def leaves(self) -> "tuple[Leaf, ...]":
+        return (self,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Perhaps:
+    """What may be absent. Its first leaf says whether it is there."""
+
+    of: "Node"
+
+    @functools.cached_property
+    def leaves(self) -> tuple[Leaf, ...]:
+        return (Leaf("boolean"), *self.of.leaves)
+
+
+@dataclasses.dataclass(frozen=True)
+class Several:
+    """A list of up to `most` elements. Its first leaf says how many there are."""
+
+    of: "Node"
+    most: int
+
+    @functools.cached_property
+    def leaves(self) -> tuple[Leaf, ...]:
+        inner = (dataclasses.replace(leaf, shape=(self.most, *leaf.shape)) for leaf in self.of.leaves)
+        return (Leaf("integer"), *inner)
+
 
 @dataclasses.dataclass(frozen=True)
 class Record:
@@ -58,12 +96,15 @@ class Record:
 
     name: str
     description: str
-    fields: "tuple[tuple[str, str, Leaf | Record], ...]"
+    fields: "tuple[tuple[str, str, Node], ...]"
 
-    def leaves(self) -> Iterator[Leaf]:
+    @functools.cached_property
+    def leaves(self) -> tuple[Leaf, ...]:
         """The leaves, in the order of the fields."""
-        for _, _, what in self.fields:
-            yield from what.leaves() if isinstance(what, Record) else (what,)
+        return tuple(leaf for _, _, what in self.fields for leaf in what.leaves)
+
+
+Node: TypeAlias = Leaf | Perhaps | Several | Record
 
 
 class Misfit(Exception):
@@ -73,59 +114,86 @@ class Misfit(Exception):
 # -- from a class ----------------------------------------------------------------------------------------------------
 
 
-def schema_of(cls: Any) -> Record:
-    """What a class says of an answer. A dataclass is registered with JAX, if it is not, so that it can be returned.
+class Part(NamedTuple):
+    """A type of field, or a class of fields: what it says of an answer, and what makes its value of the arrays."""
+
+    node: Node
+    make: Callable[[Iterator[Any]], Any]
+
+
+class Schema(NamedTuple):
+    """A class of fields, likewise."""
+
+    record: Record
+    make: Callable[[Iterator[Any]], Any]
+
+
+class _Field(NamedTuple):
+    """A field as a class declares it; `most` is the bound of a list that stands beside its annotation."""
+
+    hint: Any
+    description: str = ""
+    most: int | None = None
+
+
+def schema_of(cls: Any) -> Schema:
+    """What a class says of an answer. A class that JAX does not know is registered, so that it can be returned.
 
     **Raises:** `AnnotationError` for what is no such class, and for a field that cannot be one of an answer.
     """
     if not _is_record(cls):
         raise AnnotationError(
-            f"a structured answer is described by a NamedTuple, a dataclass or an eqx.Module class; got {cls!r:.80}."
+            "a structured answer is described by a NamedTuple, a dataclass, an eqx.Module class or a pydantic model; "
+            f"got {cls!r:.80}."
         )
-    return _record(cls, ())
-
-
-def build(cls: type[_S], record: Record, arrays: Sequence[Any]) -> _S:
-    """An instance of the class that a record was made of, from the arrays of its leaves."""
-    return _build(cls, record, iter(arrays))
-
-
-def _build(cls: Any, record: Record, arrays: Iterator[Any]) -> Any:
-    hints = _hints(cls)
-    values = {}
-    for name, _, what in record.fields:
-        if isinstance(what, Record):
-            values[name] = _build(hints[name], what, arrays)
-        else:
-            values[name] = Text(next(arrays)) if what.kind == _STRING else next(arrays)
-    return cls(**values)
+    return _schema(cls, ())
 
 
 def _is_record(hint: Any) -> bool:
     if not isinstance(hint, type):
         return False
-    return dataclasses.is_dataclass(hint) or (issubclass(hint, tuple) and "_fields" in vars(hint))
+    is_tuple = issubclass(hint, tuple) and "_fields" in vars(hint)
+    return is_tuple or (dataclasses.is_dataclass(hint) and not issubclass(hint, Maybe | Many)) or _is_model(hint)
+
+
+def _is_model(cls: type) -> bool:
+    """Whether a class is a pydantic model. Pydantic is no dependency: who has such a class has imported it."""
+    pydantic: Any = sys.modules.get("pydantic")
+    return pydantic is not None and issubclass(cls, pydantic.BaseModel)
 
 
 @functools.lru_cache(maxsize=256)
-def _record(cls: Any, within: tuple[Any, ...]) -> Record:
+def _schema(cls: Any, within: tuple[Any, ...]) -> Schema:
     if cls in within:
         raise AnnotationError(f"{cls.__name__} holds itself, so its answers have no fixed size. Say how often it may.")
-    hints = _hints(cls)
-    if not hints:
+    declared = _declared(cls)
+    if not declared:
         raise AnnotationError(f"{cls.__name__} has no fields: there is nothing to answer.")
-    description, of_fields = _descriptions(cls, tuple(hints))
-    fields = tuple((n, of_fields.get(n, ""), _field(cls, n, hint, (*within, cls))) for n, hint in hints.items())
-    if not issubclass(cls, tuple | eqx.Module):
-        _register(cls, tuple(hints))
-    return Record(cls.__name__, description, fields)
+    description, described = _descriptions(cls, tuple(declared))
+    parts = {name: _part_of(cls, name, field, (*within, cls)) for name, field in declared.items()}
+    fields = tuple((n, declared[n].description or described.get(n, ""), part.node) for n, part in parts.items())
+    new: Any = cls
+    if _is_model(cls):
+        new = cls.model_construct  # the values are arrays, which pydantic would refuse
+        _register_model(cls, tuple(declared))
+    elif not issubclass(cls, tuple | eqx.Module):
+        _register(cls, tuple(declared))
+    makes = {name: part.make for name, part in parts.items()}
+    return Schema(
+        Record(cls.__name__, description, fields),
+        lambda arrays: new(**{name: make(arrays) for name, make in makes.items()}),
+    )
 
 
-@functools.lru_cache(maxsize=256)
-def _hints(cls: Any) -> Mapping[str, Any]:
-    """The annotations of the fields that an instance is made of."""
+def _declared(cls: Any) -> Mapping[str, _Field]:
+    """The fields that an instance is made of."""
+    if _is_model(cls):
+        return {
+            name: _Field(info.annotation, info.description or "", _bound(info.metadata))
+            for name, info in cls.model_fields.items()
+        }
     try:
-        hints = typing.get_type_hints(cls)
+        hints = typing.get_type_hints(cls, include_extras=True)
     except NameError as error:
         raise AnnotationError(
             f"an annotation of {cls.__name__} names {error.name!r}, which cannot be found from the module that defines "
@@ -142,7 +210,7 @@ def _hints(cls: Any) -> Mapping[str, Any]:
     missing = [name for name in names if name not in hints]
     if missing:
         raise AnnotationError(f"{cls.__name__} does not annotate `{missing[0]}`; a field's annotation says what it is.")
-    return {name: hints[name] for name in names}
+    return {name: _Field(hints[name]) for name in names}
 
 
 def _register(cls: Any, names: tuple[str, ...]) -> None:
@@ -150,45 +218,126 @@ def _register(cls: Any, names: tuple[str, ...]) -> None:
         jax.tree_util.register_dataclass(cls, data_fields=names, meta_fields=())
 
 
-def _field(cls: Any, name: str, hint: Any, within: tuple[Any, ...]) -> Leaf | Record:
-    if isinstance(hint, type) and hint in _SCALARS:
-        return Leaf(_SCALARS[hint])
+def _register_model(cls: Any, names: tuple[str, ...]) -> None:
+    with contextlib.suppress(ValueError):  # it is registered
+        jax.tree_util.register_pytree_with_keys(
+            cls,
+            lambda model: (tuple((jax.tree_util.GetAttrKey(name), getattr(model, name)) for name in names), None),
+            lambda _, values: cls.model_construct(**dict(zip(names, values, strict=True))),
+        )
+
+
+def _part_of(cls: Any, name: str, field: _Field, within: tuple[Any, ...]) -> Part:
+    part = _part(field.hint, within, field.most)
+    if part is None:
+        _refuse(cls, name, field.hint)
+    return part
+
+
+def _part(hint: Any, within: tuple[Any, ...], most: int | None = None) -> Part | None:
+    """What an annotation says; `None` if no answer can be it. `most` is the bound of a list that stands around it."""
+    if typing.get_origin(hint) is typing.Annotated:
+        return _annotated(hint, within, most)
+    if hint in (list, tuple):
+        return None
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return _one_of(tuple(member.value for member in hint))
+    if isinstance(hint, type | TextAnnotation):
+        leaf = _leaf(hint)
+        if leaf is not None:
+            return _of_leaf(leaf)
+        return Part(*_schema(hint, within)) if _is_record(hint) else None
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        known = tuple(member for member in inner if member is not None)
+        return _perhaps(_one_of(known)) if len(known) < len(inner) else _one_of(known)
+    if origin in (typing.Union, types.UnionType):
+        known = [option for option in inner if option is not types.NoneType]
+        return _perhaps(_part(known[0], within, most)) if len(known) == 1 else None
+    if origin is Maybe:
+        return _perhaps(_part(inner[0], within, most))
+    if origin in _LISTS or (origin is tuple and inner[1:] == (...,)):
+        of = _part(inner[0], within)
+        return of and _several(of, most or MOST)
+    return None
+
+
+_LISTS = (list, Sequence, Many)
+
+
+def _annotated(hint: Any, within: tuple[Any, ...], most: int | None) -> Part | None:
+    part = _part(typing.get_args(hint)[0], within, _bound(hint.__metadata__) or most)
+    if part is not None and any(isinstance(word, Bound) for word in hint.__metadata__):
+        of = part.node.of if isinstance(part.node, Perhaps) else part.node
+        return part if isinstance(of, Several) else None
+    return part
+
+
+def _bound(words: Sequence[Any]) -> int | None:
+    """The bound of a list among what stands beside its annotation, `at_most` or pydantic's `max_length`."""
+    bounds = [word.most if isinstance(word, Bound) else getattr(word, "max_length", None) for word in words]
+    return min((bound for bound in bounds if isinstance(bound, int) and bound > 0), default=None)
+
+
+def _leaf(hint: Any) -> Leaf | None:
     if isinstance(hint, TextAnnotation):
-        return Leaf(_STRING, _dimensions(cls, name, hint, hint.dimensions))
-    if isinstance(hint, type) and issubclass(hint, AbstractArray):
+        sizes = _sizes(hint.dimensions)
+        return None if sizes is None else Leaf(_STRING, sizes)
+    if hint in _SCALARS:
+        return Leaf(_SCALARS[hint])
+    if issubclass(hint, AbstractArray):
         # By name; one of them is that in which answers come.  `Shaped` takes any and has no list.
         names = hint.dtypes if isinstance(hint.dtypes, list | tuple) else ()
         kinds = [kind for kind, dtype in _DTYPES.items() if dtype.name in names]
-        if kinds:
-            return Leaf(kinds[0], _dimensions(cls, name, hint, hint.dim_str))
-    if typing.get_origin(hint) is typing.Literal:
-        members = typing.get_args(hint)
-        for kind, scalar in ((_STRING, str), ("integer", int)):
-            if all(type(member) is scalar for member in members):
-                return Leaf(kind, (), members)
-    if _is_record(hint):
-        return _record(hint, within)
-    _refuse(cls, name, hint)
+        sizes = _sizes(hint.dim_str)
+        return Leaf(kinds[0], sizes) if kinds and sizes is not None else None
+    return None
 
 
-def _dimensions(cls: Any, name: str, hint: Any, dimensions: str) -> tuple[int, ...]:
+def _sizes(dimensions: str) -> tuple[int, ...] | None:
     sizes = dimensions.split()
-    if not all(size.isdecimal() and int(size) for size in sizes):
-        _refuse(cls, name, hint)
-    return tuple(map(int, sizes))
+    return tuple(map(int, sizes)) if all(size.isdecimal() and int(size) for size in sizes) else None
+
+
+def _of_leaf(leaf: Leaf) -> Part:
+    return Part(leaf, (lambda arrays: Text(next(arrays))) if leaf.kind == _STRING else next)
+
+
+def _one_of(members: tuple[Any, ...]) -> Part | None:
+    for kind, scalar in ((_STRING, str), ("integer", int)):
+        if members and all(type(member) is scalar for member in members):
+            return _of_leaf(Leaf(kind, (), members))
+    return None
+
+
+def _perhaps(of: Part | None) -> Part | None:
+    if of is None or isinstance(of.node, Perhaps):
+        return of
+
+    def make(arrays: Iterator[Any]) -> Any:
+        is_there = next(arrays)
+        return Maybe(of.make(arrays), is_there)
+
+    return Part(Perhaps(of.node), make)
+
+
+def _several(of: Part, most: int) -> Part:
+    def make(arrays: Iterator[Any]) -> Any:
+        length = next(arrays)
+        return Many(of.make(arrays), length)
+
+    return Part(Several(of.node, most), make)
 
 
 def _refuse(cls: Any, name: str, hint: Any) -> NoReturn:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        advice = (
-            "A field is always there and of one type, since shapes are fixed while JAX traces: for one that may be "
-            'absent, add a bool that says so, or ask for the words "none".'
-        )
+        advice = "A field is of one type, or of one and None: make a field of each, all but one of them None."
     else:
         advice = (
-            'A field is a Text, str, float, int or bool; a Literal of strings or of whole numbers; Text["3"], '
-            'Float[Array, "3"], Int[Array, "3"] or Bool[Array, "3"] with its sizes as numbers; or another class of '
-            "such fields."
+            "A field is a Text, str, float, int or bool; a Literal or an Enum of strings or of whole numbers; "
+            'Text["3"], Float[Array, "3"], Int[Array, "3"] or Bool[Array, "3"] with its sizes as numbers; a list of '
+            "these, as `list[str]` or `Annotated[list[str], ember.at_most(5)]`; another class of such fields; or one "
+            "of these or None."
         )
     raise AnnotationError(
         f"the field `{name}` of {cls.__name__} is annotated {shown(hint)}, which no structured answer can be. {advice}"
@@ -232,55 +381,134 @@ def _descriptions(cls: Any, names: Sequence[str]) -> tuple[str, dict[str, str]]:
 def response_format(record: Record) -> Mapping[str, Any]:
     """The parameter that asks for answers of a schema, in OpenAI's form. It is shared, and must not be changed."""
     name = re.sub(r"[^A-Za-z0-9_-]", "_", record.name)[:64]  # what OpenAI allows
-    return {"type": "json_schema", "json_schema": {"name": name, "schema": _object(record), "strict": True}}
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": _json_schema(record), "strict": True}}
 
 
-def _object(record: Record, description: str = "") -> dict[str, Any]:
-    described = description or record.description
-    return {
-        "type": "object",
-        **({"description": described} if described else {}),
-        "properties": {
-            name: _object(what, words) if isinstance(what, Record) else _list(what, words)
-            for name, words, what in record.fields
-        },
-        "required": [name for name, _, _ in record.fields],
-        "additionalProperties": False,
-    }
-
-
-def _list(leaf: Leaf, description: str) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": leaf.kind}
-    if leaf.members:
-        schema["enum"] = list(leaf.members)
-    for size in reversed(leaf.shape):
-        schema = {"type": "array", "items": schema, "minItems": size, "maxItems": size}
+def _json_schema(node: Node, description: str = "") -> dict[str, Any]:
+    """A schema in JSON, of the kind that services call strict: all fields are required."""
+    match node:
+        case Record():
+            described = description or node.description
+            return {
+                "type": "object",
+                **({"description": described} if described else {}),
+                "properties": {name: _json_schema(what, words) for name, words, what in node.fields},
+                "required": [name for name, _, _ in node.fields],
+                "additionalProperties": False,
+            }
+        case Perhaps():
+            schema: dict[str, Any] = {"anyOf": [_json_schema(node.of), {"type": "null"}]}
+        case Several():
+            schema = {"type": "array", "items": _json_schema(node.of), "maxItems": node.most}
+        case Leaf():
+            schema = {"type": node.kind, **({"enum": list(node.members)} if node.members else {})}
+            for size in reversed(node.shape):
+                schema = {"type": "array", "items": schema, "minItems": size, "maxItems": size}
     return {**schema, "description": description} if description else schema
 
 
 # -- from an answer --------------------------------------------------------------------------------------------------
 
 _FENCE = regex(r"^```(?:json)?[ \t]*\n(.*?)\n```[ \t]*$", re.DOTALL | re.MULTILINE | re.IGNORECASE)
+_THINKING, _THOUGHT = (regex(rf"<{slash}(?:think|thinking|thought|reasoning)>", re.IGNORECASE) for slash in ("", "/"))
+_OBJECT = regex(r"\{\s*+[\"}]")
+_MOST_ATTEMPTS = 1000
+_CUT = " (cut off? give more max_tokens)"
 
 
-def read(record: Record, answer: str) -> list[np.ndarray]:
-    """The arrays of a record's leaves, from an answer in JSON, which may stand in one fenced block.
+class _NoJSON(Misfit):
+    """Words that are no JSON."""
+
+
+def read(record: Record, answer: str) -> tuple[list[np.ndarray], list[str]]:
+    """The arrays of a record's leaves, from an answer in JSON, and what was passed over to read it.
+
+    Words may stand around the JSON, such as thoughts before it or a fence around it, if there is no doubt which it is.
+    It may have more fields than the record.
 
     **Raises:** `Misfit`, which names the field, for an answer of any other form.
     """
-    blocks = _FENCE.findall(answer)
-    value = _parsed(blocks[0] if len(blocks) == 1 else answer)
-    return list(_read_record(record, value, ""))
+    columns, notes = _found(record, answer)
+    return [_array(leaf, column, notes) for leaf, column in zip(record.leaves, columns, strict=True)], notes
+
+
+_Columns: TypeAlias = list[list[Any]]
+
+
+def _found(record: Record, answer: str) -> tuple[_Columns, list[str]]:
+    """For each leaf the values of its elements; and notes."""
+    try:
+        value = _parsed(answer)
+    except _NoJSON as error:
+        return _within(record, answer, error)
+    return _columns(record, value)
+
+
+def _within(record: Record, answer: str, error: _NoJSON) -> tuple[_Columns, list[str]]:
+    """Likewise of the one object that stands among other words and fits. `error` is why the whole is no JSON."""
+    fitting: list[tuple[_Columns, list[str]]] = []
+    misfit: Misfit = error
+    words, is_as_asked = _said(answer)
+    for value in _objects(words):
+        try:
+            fitting.append(_columns(record, value))
+        except Misfit as why:
+            misfit = why
+    if not fitting:
+        raise misfit
+    if len(fitting) > 1:
+        raise Misfit(f"it is not JSON: {len(fitting)} objects in it fit, and one is meant")
+    ((columns, notes),) = fitting
+    return columns, notes if is_as_asked else ["words around its JSON", *notes]
+
+
+def _said(answer: str) -> tuple[str, bool]:
+    """What an answer says, without the thoughts before it; if one fenced block is in it, what is in the block.
+
+    Returns as well whether that is no more than one expects: a block without thoughts.
+    """
+    end = _THOUGHT.search(answer)
+    if end is None and _THINKING.match(answer.lstrip()):
+        raise Misfit(f"it ends within the model's thoughts{_CUT}")
+    rest = answer[end.end() :] if end else answer
+    blocks = _FENCE.findall(rest)
+    return (blocks[0], end is None) if len(blocks) == 1 else (rest, False)
+
+
+def _objects(words: str) -> Iterator[Any]:
+    """The JSON objects among other words, the outermost ones."""
+    at = 0
+    # The number of attempts is bounded, as each takes time for all words that stand before it.
+    for _ in range(_MOST_ATTEMPTS):
+        begin = _OBJECT.search(words, at)
+        if begin is None:
+            return
+        try:
+            value, at = _decoded(_DECODER.raw_decode, words, begin.start())
+            yield value
+        except json.JSONDecodeError as error:
+            if error.msg.startswith("Unterminated string") or error.pos >= len(words.rstrip()):
+                return  # it was an object until its end, which is cut off
+            # Until there it was an object. So the objects in it were parts of that, and not meant by themselves.
+            at = max(error.pos, begin.start() + 1)
 
 
 def _parsed(words: str) -> Any:
     try:
-        return json.loads(words, parse_constant=_no_constant, object_pairs_hook=_distinct)
+        return _decoded(_DECODER.decode, words)
+    except json.JSONDecodeError as error:  # its message tells the place, and none of the words
+        raise _NoJSON(f"it is not JSON: {error}{_CUT if words.lstrip().startswith('{') else ''}") from None
+
+
+def _decoded(decode: Callable[..., Any], *args: Any) -> Any:
+    try:
+        return decode(*args)
     except RecursionError:
         raise Misfit("it is nested too deeply") from None
-    except ValueError as error:  # its message tells the place, and none of the words
-        cut = " (cut off? give more max_tokens)" if words.lstrip().startswith("{") else ""
-        raise Misfit(f"it is not JSON: {error}{cut}") from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:
+        raise Misfit(f"it is not JSON: {error}") from None
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -294,31 +522,71 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _read_record(record: Record, value: Any, path: str) -> Iterator[np.ndarray]:
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_distinct)
+
+
+def _columns(record: Record, value: Any) -> tuple[_Columns, list[str]]:
+    columns: _Columns = [[] for _ in record.leaves]
+    notes: list[str] = []
+    _put(record, value, "", columns, notes)
+    return columns, notes
+
+
+def _put(node: Node, value: Any, path: str, columns: _Columns, notes: list[str]) -> None:
+    """Adds the elements of a value to the columns of the node's leaves, which are the first of `columns`."""
+    match node:
+        case Leaf():
+            columns[0].extend(_elements(node, node.shape, value, path))
+        case Record():
+            _put_fields(node, value, path, columns, notes)
+        case Perhaps():
+            columns[0].append(value is not None)
+            if value is None:
+                _put_nothing(node.of, columns[1:])
+            else:
+                _put(node.of, value, path, columns[1:], notes)
+        case Several():
+            if not isinstance(value, list) or len(value) > node.most:
+                raise Misfit(f"{_at(path)} is {_kind(value)}, not a list of at most {node.most}")
+            columns[0].append(len(value))
+            for i, inner in enumerate(value):
+                _put(node.of, inner, f"{path}[{i}]", columns[1:], notes)
+            _put_nothing(node.of, columns[1:], node.most - len(value))
+
+
+def _put_fields(record: Record, value: Any, path: str, columns: _Columns, notes: list[str]) -> None:
     if not isinstance(value, dict):
         raise Misfit(f"{_at(path)} is {_kind(value)}, not an object")
+    at, missing = 0, 0
     for name, _, what in record.fields:
         inner = f"{path}.{name}" if path else name
         if name not in value:
-            raise Misfit(f"{_at(inner)} is missing")
-        if isinstance(what, Record):
-            yield from _read_record(what, value[name], inner)
-        else:
-            yield _read_leaf(what, value[name], inner)
-    if len(value) > len(record.fields):
-        raise Misfit(f"{_at(path)} has {len(value) - len(record.fields)} more fields than the schema")
+            if not isinstance(what, Perhaps):
+                raise Misfit(f"{_at(inner)} is missing")
+            missing += 1
+        _put(what, value.get(name), inner, columns[at:], notes)
+        at += len(what.leaves)
+    more = len(value) - len(record.fields) + missing
+    if more:
+        notes.append(f"{more} more field{'s' * (more > 1)} than the schema has")
 
 
-def _read_leaf(leaf: Leaf, value: Any, path: str) -> np.ndarray:
-    flat = list(_elements(leaf, leaf.shape, value, path))
+def _put_nothing(node: Node, columns: _Columns, times: int = 1) -> None:
+    for leaf, column in zip(node.leaves, columns, strict=False):
+        column.extend([_NOTHING[leaf.kind]] * (times * math.prod(leaf.shape)))
+
+
+def _array(leaf: Leaf, column: list[Any], notes: list[str]) -> np.ndarray:
     if leaf.kind != _STRING:
-        return np.asarray(flat, _DTYPES[leaf.kind]).reshape(leaf.shape)
-    words = np.empty(len(flat), object)
-    words[:] = flat
+        return np.asarray(column, _DTYPES[leaf.kind]).reshape(leaf.shape)
+    words = np.empty(len(column), object)
+    words[:] = column
     try:
         return store.put_array(words).reshape(leaf.aval.shape)
-    except TextError:
-        raise Misfit(f"{_at(path)} holds half of a surrogate pair, which is not valid Unicode") from None
+    except TextError:  # half of a surrogate pair, which is not valid Unicode
+        words[:] = [word.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for word in column]
+        notes.append("half of a surrogate pair")
+        return store.put_array(words).reshape(leaf.aval.shape)
 
 
 def _elements(leaf: Leaf, shape: tuple[int, ...], value: Any, path: str) -> Iterator[Any]:

@@ -11,9 +11,9 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from .quota import Quota
 
@@ -23,6 +23,10 @@ class Message(NamedTuple):
 
     role: str
     content: str
+
+
+# Makes another form of a question from the request of its first one.
+Form: TypeAlias = "Callable[[Request], Request]"
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,9 @@ class Request:
     - `parameters`: JSON values by name, as the user set them (`temperature`, `max_tokens`, …).
     - `sample`: the bits of the caller's key in hex, or `None` without a key. It tells several samples of one prompt
         apart. No provider sends it, but a simulated one draws from it.
-    - `optional`: the names of those `parameters` that the call can do without where a service refuses them. The digest
-        contains these parameters, but not that they are optional.
+    - `forms`: other forms of the same question, in the order in which they are asked where a service refuses the one
+        before. They are functions of a module: equal ones stand for the same kind of question. The digest is that of
+        the first form, this request, whichever is answered.
     """
 
     provider: str
@@ -45,12 +50,16 @@ class Request:
     messages: tuple[Message, ...]
     parameters: Mapping[str, Any] = field(default_factory=dict)
     sample: str | None = None
-    optional: frozenset[str] = frozenset()
+    forms: tuple[Form, ...] = field(default=(), repr=False)
 
-    def without_optional(self) -> "Request":
-        """The same request without its optional parameters."""
-        parameters = {k: v for k, v in self.parameters.items() if k not in self.optional}
-        return dataclasses.replace(self, parameters=parameters, optional=frozenset())
+    def in_form(self, number: int) -> "Request":
+        """The question in one of its forms; 0 is the first, this request."""
+        return self.forms[number - 1](self) if number else self
+
+    def without(self, *names: str) -> "Request":
+        """The same request without some parameters, and without other forms."""
+        parameters = {k: v for k, v in self.parameters.items() if k not in names}
+        return dataclasses.replace(self, parameters=parameters, forms=())
 
     def digest(self, endpoint: str = "") -> bytes:
         """32 bytes that are equal exactly for equal requests to one endpoint, on every machine."""
@@ -130,6 +139,7 @@ class Response(NamedTuple):
         one.
     - `reasoning_tokens`: those of the output that are no part of `text`.
     - `service_tier`, `fingerprint`: what the service says of how it answered.
+    - `fault`: why the answer is of no use to the call that asked for it; empty if it is. Providers leave it empty.
     - `quota`: what the provider said of its limits; no part of what is kept.
     """
 
@@ -148,6 +158,7 @@ class Response(NamedTuple):
     reasoning_tokens: int = 0
     service_tier: str = ""
     fingerprint: str = ""
+    fault: str = ""
     quota: Quota | None = None
 
     @property

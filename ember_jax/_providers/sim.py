@@ -2,7 +2,8 @@
 
 A simulated answer is a pure function of the model's name, the messages, the parameters and the sample: the same on
 every machine and in every order of calls. A request with a JSON schema is answered by filling it in, see
-`sim_schema.py`. Otherwise what is said depends on the form of the last user message; the first of these that fits is
+`sim_schema.py`; the schema is a parameter, or ends the last user message below a line `Reply with one JSON object …`.
+Otherwise what is said depends on the form of the last user message; the first of these that fits is
 taken:
 
 1. *Choice.* The last line that begins with `Reply with the letter` stands after lines `A. …`, `B. …`: the options. The
@@ -292,6 +293,9 @@ def _said(skill: _Skill, prompt: str, parameters: Mapping[str, Any], draws: _Dra
     match parameters.get("response_format"):
         case {"type": "json_schema", "json_schema": {"schema": schema}}:
             return _fill_in(skill, schema, prompt, draws)
+    question, line, schema = prompt.rpartition(_FILL_IN)
+    if line and (form := _parsed(schema)) is not None:
+        return _fill_in(skill, form, question, draws)
     match _read(prompt):
         case _MultipleChoice() as choice:
             return _choose(skill, choice, parameters.get("temperature") == 0, draws)
@@ -305,6 +309,16 @@ def _said(skill: _Skill, prompt: str, parameters: Mapping[str, Any], draws: _Dra
             return _Said(f"I cannot compute that: {reason}.", 0.0)
         case None:
             return _talk(draws)
+
+
+_FILL_IN = "\nReply with one JSON object that fits this JSON schema, and with nothing else:\n"
+
+
+def _parsed(words: str) -> Any:
+    try:
+        return json.loads(words)
+    except (ValueError, RecursionError):
+        return None
 
 
 class _MultipleChoice(NamedTuple):

@@ -1,12 +1,16 @@
 """How a call is answered: by the journal, an equal call in flight, or its provider, whose answer is then kept."""
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
 
-from .._errors import RefusedRequestError
-from .._providers.base import Request, Response
+from .._errors import MalformedResponseError, ProviderError, RefusedRequestError, ServerError
+from .._providers.base import Form, Request, Response
+from . import log
 from .events import Attempt, Ending
 from .flight import SingleFlight
-from .journal.base import AbstractJournal, Entry
+from .journal.base import AbstractJournal, Entry, Superseded, superseding
+from .oddities import no_answer
 from .scheduler import Task
 from .sending import Sender
 
@@ -15,16 +19,28 @@ from .sending import Sender
 _AT_FAULT = (None, 400, 422)
 
 
-class Asking(NamedTuple):
+# Makes of an answer what it stands for.
+Read: TypeAlias = Callable[[Response], Any]
+
+
+def itself(response: Response) -> Response:
+    """Reads an answer as it is."""
+    return response
+
+
+@dataclasses.dataclass(slots=True)
+class Asking:
     """A call on its way.
 
-    **Fields:**
+    **Attributes:**
 
     - `digest`: of what is asked.
     - `journal`, `endpoint`: where its answer is kept, and the provider's address that it is kept under.
     - `lane`, `scope`: who asks, outermost first.
     - `attempts`: the requests that were sent for it so far.
     - `task`: what a scheduler sees of it; `None` without a scheduler.
+    - `read`: gives what an answer stands for, or raises `MalformedResponseError`.
+    - `supersedes`: an earlier answer that is of no use, and that it is asked again for.
     """
 
     digest: bytes
@@ -34,11 +50,42 @@ class Asking(NamedTuple):
     scope: str
     attempts: list[Attempt]
     task: Task | None
+    read: Read
+    supersedes: Superseded | None = None
+    _last: tuple[Response, Any, MalformedResponseError | None] | None = None
 
     def entry(self, request: Request, response: Response) -> Entry:
         """What the journal keeps of the call."""
-        began, ended = self.attempts[0].began, self.attempts[-1].ended
-        return Entry(request, response, self.endpoint, began, ended, len(self.attempts), self.lane, self.scope)
+        return Entry(
+            request,
+            response,
+            self.endpoint,
+            self.attempts[0].began,
+            self.attempts[-1].ended,
+            len(self.attempts),
+            self.lane,
+            self.scope,
+            self.supersedes,
+        )
+
+    def fault(self, response: Response) -> MalformedResponseError | None:
+        """Why an answer stands for nothing, or `None`. It is read once, however often it is asked about."""
+        return self._read(response)[2]
+
+    def value(self, response: Response) -> Any:
+        """What an answer stands for. Raises `MalformedResponseError` if it stands for nothing."""
+        _, value, fault = self._read(response)
+        if fault is not None:
+            raise fault
+        return value
+
+    def _read(self, response: Response) -> tuple[Response, Any, MalformedResponseError | None]:
+        if self._last is None or self._last[0] is not response:
+            try:
+                self._last = response, self.read(response), None
+            except MalformedResponseError as error:
+                self._last = response, None, error
+        return self._last
 
 
 class Answering:
@@ -54,40 +101,82 @@ class Answering:
         self._sender = sender
         self._counts = counts
         self._flights = SingleFlight()
-        # The models, each by provider and name, that refuse optional parameters.
-        self._declining: set[tuple[str, str]] = set()
+        # The form in which a model, by provider and name, is asked a kind of question, if it has refused those before.
+        self._declined: dict[tuple[str, str, tuple[Form, ...]], int] = {}
+        # Digests of what was answered in this session with what is of no use.
+        self._faulty: set[bytes] = set()
 
     async def answer(self, request: Request, asked: Asking) -> tuple[Response, Ending]:
         """The answer from the journal, from an equal call in flight, or from the provider; and which it was."""
         response, how = asked.journal.get(asked.digest), "replayed"
-        if response is None:
+        if response is None or self._is_to_supersede(response, asked):
             response, shared = await self._flights.do(asked.digest, self._send, request, asked)
             how = "merged" if shared else "answered" if asked.attempts else "replayed"
         if how != "answered":
             self._counts[how] += 1
         return response, how
 
+    def value(self, response: Response, asked: Asking) -> Any:
+        """What an answer stands for. Raises `MalformedResponseError` if it stands for nothing, and remembers that."""
+        if asked.fault(response) is not None:
+            self._faulty.add(asked.digest)
+        return asked.value(response)
+
+    def forget(self, digests: Iterable[bytes]) -> None:
+        """Forgets that answers were of no use."""
+        self._faulty.difference_update(digests)
+
+    def _is_to_supersede(self, response: Response, asked: Asking) -> bool:
+        """Whether the journal's answer is of no use to the call, comes from another session, and another may follow."""
+        if not response.is_answer or (fault := asked.fault(response)) is None or asked.digest in self._faulty:
+            return False
+        asked.supersedes = superseding(asked.journal, asked.digest, response._replace(fault=str(fault)))
+        return asked.supersedes is not None
+
     async def _send(self, request: Request, asked: Asking) -> Response:
         """Asks the provider, counts what the answer used, and returns when the journal has kept it."""
         # Asking before the request is sent: an answer that cannot be kept would be paid for and lost.
         known = await asked.journal.ready(asked.digest)
-        if known is not None:
+        if known is not None and (asked.supersedes is None or asked.fault(known) is None):
             return known
         response = await self._complete(request, asked)
+        fault = asked.fault(response) if response.is_answer else no_answer(request, response)
+        if fault is not None:
+            response = response._replace(fault=str(fault))
         return await asked.journal.put(asked.digest, asked.entry(request, response))
 
     async def _complete(self, request: Request, asked: Asking) -> Response:
-        """Sends a request; and once more without its optional parameters, if these may be why it was refused."""
-        model = request.provider, request.model
-        if model in self._declining:
-            request = request.without_optional()
-        try:
-            return await self._sender.send(request, asked.attempts, asked.task)
-        except RefusedRequestError as error:
-            if not request.optional or error.status not in _AT_FAULT:
-                raise
-        response = await self._complete(request.without_optional(), asked)
-        # Without them the request was answered, so they were why. This model's later calls leave them out at once. (Had
-        # this call failed too, something else would be at fault, and nothing would be known of them.)
-        self._declining.add(model)
-        return response
+        """Sends a request; and again in its next form, if the form may be why it was refused.
+
+        **Raises:** why the first form was refused, if all are.
+        """
+        kind = request.provider, request.model, request.forms
+        first = number = self._declined.get(kind, 0)
+        refusal: ProviderError | None = None
+        while refusal is None or number <= len(request.forms):
+            try:
+                response = await self._sender.send(request.in_form(number), asked.attempts, asked.task)
+            except (RefusedRequestError, ServerError) as error:
+                if not _may_be_the_form(error, asked.attempts):
+                    raise
+                refusal = refusal or error
+                number += 1
+            else:
+                # In this form the question was answered, so the forms were why. The model's later questions of the kind
+                # begin with it. (Had no form been answered, something else would be at fault.)
+                if number > first:
+                    self._declined[kind] = number
+                    log.other_form(f"{request.provider}/{request.model}", number)
+                return response
+        raise refusal
+
+
+def _may_be_the_form(error: ProviderError, attempts: Sequence[Attempt]) -> bool:
+    """Whether a request may have been refused for the form of its question.
+
+    Some servers (llama-cpp-python 0.3 is one) refuse a parameter with a status that blames themselves. They then say
+    the same whenever they are asked, as one that has failed by chance does not.
+    """
+    if isinstance(error, ServerError):
+        return error.status == 500 and len({str(attempt.error) for attempt in attempts[-2:]}) == 1 < len(attempts)
+    return error.status in _AT_FAULT

@@ -64,7 +64,7 @@ class Log:
         row = (
             ended.digest,
             ended.lane,
-            ended.how,
+            "failed" if ended.error is not None else ended.how,  # an answer that is of no use came all the same
             ended.began,
             ended.ended,
             ended.stands_for,

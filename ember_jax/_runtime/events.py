@@ -26,8 +26,9 @@ class CallEnded(NamedTuple):
     - `request`: what was asked.
     - `lane`, `scope`: the lane and the operators that asked, outermost first.
     - `how`: `answered` by a service, `replayed` by the journal, `merged` with an equal call in flight, or `failed`.
+        It is `failed` only if there is no answer: one that is of no use came from somewhere.
     - `began`, `ended`: when the lane asked, and when it had its answer or error, in seconds since 1970.
-    - `response`: the answer, or `None` if the call failed.
+    - `response`: the answer, or `None` if there is none.
     - `error`: why the call failed, or `None`.
     - `attempts`: the requests that were sent for this call. There are none if the journal answered it, or if it shared
         the requests of an equal call.

@@ -78,6 +78,13 @@ def gave_up(model: str, error: ProviderError, attempt: int) -> None:
         _tell(logging.INFO, "gave_up", message, model=model, attempt=attempt, **_fields(error))
 
 
+def other_form(model: str, number: int) -> None:
+    """A model has refused a question, and has answered it in another of its forms, which are numbered from 0."""
+    if logger.isEnabledFor(logging.INFO):
+        message = f"{model}: refuses a form of a question, and is asked in form {number} from now on"
+        _tell(logging.INFO, "other_form", message, model=model, form=number)
+
+
 def not_counted(model: str, error: Exception) -> None:
     """The tokens of a model's prompts cannot be counted, and are estimated from characters; `error` says why."""
     if logger.isEnabledFor(logging.INFO):

@@ -2,8 +2,9 @@
 
 import functools
 import warnings
+from collections.abc import Sequence
 
-from .._errors import CutAnswerWarning, NoAnswerError, OtherModelWarning
+from .._errors import CutAnswerWarning, LooseAnswerWarning, NoAnswerError, OtherModelWarning
 from .._providers.base import Finish, Request, Response
 from .._regex import regex
 
@@ -42,6 +43,10 @@ class Oddities:
             self._tell(
                 OtherModelWarning, request, f"was answered by another model, which calls itself {answered!r:.80}."
             )
+
+    def loose(self, request: Request, passed_over: Sequence[str]) -> None:
+        """Tells that a structured answer has more in it than was asked for."""
+        self._tell(LooseAnswerWarning, request, f"answers loosely; passed over: {', '.join(passed_over)}.")
 
     def _tell(self, kind: type[Warning], request: Request, words: str) -> None:
         model = f"{request.provider}/{request.model}"

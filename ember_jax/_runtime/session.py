@@ -23,7 +23,7 @@ from .._providers import registry
 from .._providers.base import Provider, Request, Response, Tokens
 from .._providers.prices import Price
 from . import failures, log, progress
-from .answering import Answering, Asking
+from .answering import Answering, Asking, Read, itself
 from .budget import Budget, Funds
 from .call_log import Log
 from .events import Attempt, CallEnded, Ending, Meter, Watcher
@@ -122,6 +122,7 @@ class Session:
     - `trace`: when each call was made; `trace.save("run.json")` writes it for Perfetto, `trace.plot()` draws it.
     - `limits`: a `Limit` by provider or by model, as they were given.
     - `pricing`: what its calls cost.
+    - `oddities`: warns of what is odd about answers.
     - `runner`: where its operators run. May be set; `None` stands for the lane engine, which is not known down here.
     - `results`: results of host functions.
     """
@@ -157,7 +158,7 @@ class Session:
         self._counts: dict[str, float] = dataclasses.asdict(Report())
         self.results = HostResults(self._lasting)
         self._progress = progress
-        self._log, self.trace, self._odd = Log(), Trace(), Oddities()
+        self._log, self.trace, self.oddities = Log(), Trace(), Oddities()
         self.watchers: list[Watcher] = []
         self.runner: Runner[Any, Session] | None = None
         self.turns = _turns(scheduler)
@@ -227,6 +228,7 @@ class Session:
         **Raises:** `TypeError` for what is no call; `JournalError` if the journal cannot be written.
         """
         asked = digests(calls)
+        self._answering.forget(asked)
         self.results.clear()
         kept = {id(journal): journal for journal in (self._lasting, self._passing)}
         return sum(journal.drop(asked) for journal in kept.values())
@@ -295,7 +297,8 @@ class Session:
         stands_for: int = 1,
         path: Path = NOWHERE,
         used: Sequence[Meter] = (),
-    ) -> Response:
+        read: Read = itself,
+    ) -> Any:
         """Answers one LLM call, which stands for `stands_for` equal calls of the program. Used on the event loop.
 
         **Arguments:**
@@ -304,9 +307,12 @@ class Session:
         - `lane`, `scope`: who asks, outermost first.
         - `path`: where the call stands in its plan, for a scheduler.
         - `used`: are told what it used, and what was billed for attempts that gave no answer.
+        - `read`: makes what is returned of the answer; by default it is the answer. Reading is part of the call: an
+            answer that is of no use fails it, is kept for audit, and is asked for again by another session.
 
-        **Raises:** the `ProviderError` of the last attempt, `BudgetError`, `SchedulerError` or `JournalError`;
-        `NoAnswerError` for an answer that is kept and paid for, and that has nothing to go on with.
+        **Raises:** what `read` raises, which is `MalformedResponseError` for an answer that is of no use; the
+        `ProviderError` of the last attempt, `BudgetError`, `SchedulerError` or `JournalError`; `NoAnswerError` for an
+        answer that is kept and paid for, and that has nothing to go on with.
         """
         self._counts["calls"] += stands_for
         self._counts["merged"] += stands_for - 1
@@ -316,7 +322,7 @@ class Session:
         journal = self._passing if endpoint is None else self._lasting
         digest = request.digest(endpoint or "")
         task = None if self.turns is None else self._sender.task(request, self.turns, lane, scope, path)
-        asked = Asking(digest, journal, endpoint or "", lane, scope, [], task)
+        asked = Asking(digest, journal, endpoint or "", lane, scope, [], task, read)
         began = time.time()
         response: Response | None = None
         error: BaseException | None = None
@@ -330,8 +336,8 @@ class Session:
                 meter.add(response)
             if response.is_cut:
                 self._counts["cut"] += stands_for
-            self._odd.look_at(request, response)
-            return response
+            self.oddities.look_at(request, response)
+            return self._answering.value(response, asked)
         except BaseException as caught:
             error = caught
             raise

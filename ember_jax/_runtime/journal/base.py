@@ -1,10 +1,27 @@
 """What every journal does: it knows what was answered, by the digest of what was asked."""
 
 import abc
+import hashlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from ..._providers.base import Request, Response
+
+# How many answers to one question are asked for in all, if each is of no use.
+MOST_ANSWERS = 3
+
+
+class Superseded(NamedTuple):
+    """An answer that is of no use, and whose place another one takes.
+
+    **Fields:**
+
+    - `digest`: the digest that it is kept under from then on.
+    - `response`: the answer; its `fault` says why it is of no use.
+    """
+
+    digest: bytes
+    response: Response
 
 
 class Entry(NamedTuple):
@@ -17,6 +34,8 @@ class Entry(NamedTuple):
     - `began`, `ended`: when the first request was sent and when the answer had come, in seconds since 1970.
     - `attempts`: how many requests were sent until one was answered.
     - `lane`, `scope`: the lane and the operators that asked first, outermost first.
+    - `supersedes`: the answer whose place it takes, if it has one.
+    - `superseded`: whether another answer has taken its place.
     """
 
     request: Request
@@ -27,6 +46,8 @@ class Entry(NamedTuple):
     attempts: int = 1
     lane: tuple[int, ...] = ()
     scope: str = ""
+    supersedes: Superseded | None = None
+    superseded: bool = False
 
 
 class AbstractJournal(abc.ABC):
@@ -50,6 +71,7 @@ class AbstractJournal(abc.ABC):
         """Keeps an answer. When it returns, the answer is as safe as this journal can make it.
 
         Returns the answer that is kept. That is another one if another process was answered the same question first.
+        An answer that the entry `supersedes` is kept too, under its new digest.
 
         **Raises:** `JournalError` if the answer cannot be kept.
         """
@@ -61,3 +83,16 @@ class AbstractJournal(abc.ABC):
     @abc.abstractmethod
     def close(self) -> None:
         """Waits until what was put is safe, and frees files and threads. The journal may be used again afterwards."""
+
+
+def all_digests(digest: bytes) -> list[bytes]:
+    """What the answers to one question are kept under: its digest, and those of answers that were superseded."""
+    places = (hashlib.blake2b(digest + bytes([i]), digest_size=len(digest)) for i in range(1, MOST_ANSWERS))
+    return [digest, *(place.digest() for place in places)]
+
+
+def superseding(journal: AbstractJournal, digest: bytes, response: Response) -> Superseded | None:
+    """How an answer is superseded; `None` if there were as many answers to its question as there may be."""
+    free = (place for place in all_digests(digest) if journal.get(place) is None)
+    place = next(free, None)
+    return None if place is None else Superseded(place, response)

@@ -12,6 +12,7 @@ from typing import Any, Protocol, SupportsIndex, TypeAlias, overload
 import numpy as np
 
 from ..._text import store
+from .base import all_digests
 from .columns import EXPORTED, CallRecord
 
 
@@ -105,17 +106,21 @@ _COUNTED = 1000
 
 
 def digests(calls: CallRecord | Iterable[CallRecord]) -> list[bytes]:
-    """The digests of what some calls asked, each once, for those who are told to `forget` them.
+    """The digests that answers of some calls are kept under, each once, for those who are told to `forget` them.
 
     **Raises:** `TypeError` for what is no call.
     """
     if isinstance(calls, Calls):
-        return list(dict.fromkeys(calls.digests()))
+        return _all(calls.digests())
     found = [calls] if isinstance(calls, CallRecord) else list(calls)
     for call in found:
         if not isinstance(call, CallRecord):
             raise TypeError(f"forget(calls) takes what `calls(…)` gives, or some of it, not {type(call).__name__}.")
-    return list(dict.fromkeys(call.digest for call in found))
+    return _all(call.digest for call in found)
+
+
+def _all(digests: Iterable[bytes]) -> list[bytes]:
+    return list(dict.fromkeys(place for digest in digests for place in all_digests(digest)))
 
 
 # -- what calls are looked for by ------------------------------------------------------------------------------------

@@ -132,6 +132,9 @@ _LATER = (
     _count("reasoning_tokens", source="response.reasoning_tokens"),
     _words("service_tier", source="response.service_tier", is_logged=True, label="service tier"),
     _words("fingerprint", source="response.fingerprint", is_logged=True, label="fingerprint"),
+    # Why the answer is of no use. A session's log has it from the error that the call failed with.
+    _words("error", source="response.fault"),
+    Column("superseded", "integer not null", "superseded", write=int, read=bool, since=3, default="0"),
 )
 # In the order of the table in the file.
 COLUMNS = (
@@ -213,9 +216,12 @@ class CallRecord:
     - `endpoint`: the provider's address, if the call was read from a journal's file; else empty.
     - `messages`, `parameters`: what was asked.
     - `sample`: the bits of the key in hex, `None` without a key.
-    - `answer`: the model's whole answer, or `None` if the call failed.
+    - `answer`: the model's whole answer, or `None` if there is none. A call that failed has one if it is of no use,
+        such as a structured answer that does not fit its schema.
     - `how`: `answered` by a service, `replayed` by the journal, `merged` with an equal call in flight, or `failed`.
     - `error`: why it failed; empty if it did not.
+    - `superseded`: whether the call has failed, and was asked again by another session. Its digest is then another than
+        that of what was asked. A session's own calls are not.
     - `answered_by`, `request_id`: the model and the request by the provider's own names.
     - `input_tokens`, `output_tokens`, `cost`, `logprob`: as in a `Response`.
     - `alternatives`, `reasoning`: as in a `Response`, if the call was read from a journal's file; else empty.
@@ -239,6 +245,7 @@ class CallRecord:
     answer: str | None
     how: str
     error: str = ""
+    superseded: bool = False
     answered_by: str = ""
     request_id: str = ""
     input_tokens: int = 0
@@ -283,7 +290,8 @@ class CallRecord:
         yield "endpoint", self.endpoint
         yield "parameters", json.dumps(dict(self.parameters)) if self.parameters else ""
         yield "sample", self.sample or ""
-        yield "outcome", self.how + (f", for {self.stands_for:,} equal calls" if self.stands_for > 1 else "")
+        many = f", for {self.stands_for:,} equal calls" if self.stands_for > 1 else ""
+        yield "outcome", self.how + many + (", asked again since" if self.superseded else "")
         yield "error", self.error
         yield "began", moment(self.began)
         yield "ended", f"{moment(self.ended)}, after {self.ended - self.began:.3f} s"

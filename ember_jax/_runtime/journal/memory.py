@@ -37,8 +37,8 @@ class MemoryJournal(AbstractJournal):
 
     def __init__(self, most_bytes: int = 64 << 20) -> None:
         self._answers = Spilling(most_bytes, _size, _encode, _decode)
-        # Answers that were forgotten: the new answer, or `None` until there is one. They are looked up here first, as
-        # `Spilling` never deletes a value.
+        # Of answers that were forgotten or superseded: the new answer, or `None` until there is one. They are looked up
+        # here first, as `Spilling` never deletes a value.
         self._later: dict[bytes, Response | None] = {}
         self._count = 0
 
@@ -50,15 +50,22 @@ class MemoryJournal(AbstractJournal):
 
     async def put(self, digest: bytes, entry: Entry) -> Response:
         with lock:
-            known = self.get(digest)
-            if known is not None:
+            known, old = self.get(digest), entry.supersedes
+            if known is not None and (old is None or known.text != old.response.text):
                 return known
-            if digest in self._later:
-                self._later[digest] = entry.response
-            else:
-                self._answers.put(digest, entry.response)
-            self._count += 1
+            if known is not None and old is not None:
+                self._keep(old.digest, old.response)
+                self._later[digest] = None
+                self._count -= 1
+            self._keep(digest, entry.response)
             return entry.response
+
+    def _keep(self, digest: bytes, response: Response) -> None:
+        if digest in self._later:
+            self._later[digest] = response
+        else:
+            self._answers.put(digest, response)
+        self._count += 1
 
     def drop(self, digests: Iterable[bytes]) -> int:
         with lock:

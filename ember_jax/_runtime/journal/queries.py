@@ -76,6 +76,7 @@ CONDITIONS = (
         lambda lane: lane_words(lane_index(lane)),
         option="only asked by this lane: 3, or 3,7",
     ),
+    Condition("failed", "(error != '') = :failed", option="only of no use (yes), or only of use (no)"),
     Condition(
         "digest",
         "substr(lower(hex(digest)), 1, length(:digest)) = :digest",
@@ -110,7 +111,7 @@ def read(connection: sqlite3.Connection, ids: Iterable[int]) -> Iterator[CallRec
         if row is not None:  # else another process, or `forget`, has deleted it since it was found
             known = {c.name: v if c.read is None else c.read(v) for c, v in zip(READ, row, strict=True)}
             messages = tuple(Message(*message) for message in connection.execute(_MESSAGES, (i,)))
-            yield CallRecord(messages=messages, how="answered", **known)
+            yield CallRecord(messages=messages, how="failed" if known["error"] else "answered", **known)
 
 
 def delete(connection: sqlite3.Connection, digests: Iterable[bytes]) -> int:

@@ -161,6 +161,7 @@ class Journal(AbstractJournal):
         contains: str | None = None,
         lane: LaneIndex | None = None,
         op: str | None = None,
+        failed: bool | None = None,
         digest: str | None = None,
     ) -> Calls:
         """The calls whose answers the file holds, oldest first; all, or those that are asked for.
@@ -177,7 +178,9 @@ class Journal(AbstractJournal):
             time.
         - `contains`: words in a message or in the answer.
         - `lane`, `op`: who has asked, as for a session's `calls`. The file knows the first who did, as equal calls are
-            one row, and no call that failed.
+            one row.
+        - `failed`: whether the answers are of no use, such as a structured one that does not fit its schema. The file
+            knows no call that failed without an answer.
         - `digest`: the first digits of the digest.
 
         **Returns:** one `CallRecord` for each answer.
@@ -193,6 +196,7 @@ class Journal(AbstractJournal):
             "contains": contains,
             "lane": lane,
             "op": op,
+            "failed": failed,
             "digest": digest,
         }
         where, values = queries.conditions(asked)

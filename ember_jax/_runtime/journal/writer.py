@@ -25,6 +25,9 @@ _MOST = 1024
 _PUT_TEXT = "insert into texts (digest, words) values (?, ?) on conflict do nothing"
 _PUT_CALL = f"""insert into calls ({", ".join(c.name for c in COLUMNS)})
     values ({", ".join("?" for _ in COLUMNS)}) on conflict do nothing"""
+# Only the answer that was read is superseded: another process may have put another in its place since.
+_SUPERSEDE = """update or ignore calls set digest = ?, error = ?, superseded = 1
+    where digest = ? and answer_digest = ?"""
 _PUT_MESSAGE = """insert into messages (call, position, role, text) select ?, ?, ?, id from texts where digest = ?
     on conflict do nothing"""
 
@@ -37,11 +40,13 @@ class Row(NamedTuple):
     - `texts`: the digest and the words of each message.
     - `call`: the row of `calls`, as `_PUT_CALL` takes it.
     - `messages`: the position, the role and the words' digest of each message.
+    - `supersedes`: what `_SUPERSEDE` takes; nothing if the answer supersedes none.
     """
 
     texts: list[tuple[bytes, str]]
     call: tuple[Any, ...]
     messages: list[tuple[int, str, bytes]]
+    supersedes: tuple[Any, ...] = ()
 
 
 def row_of(digest: bytes, entry: Entry) -> Row:
@@ -51,7 +56,9 @@ def row_of(digest: bytes, entry: Entry) -> Row:
     values = [*_values(entry)]
     for i, write in _WRITES:
         values[i] = write(values[i])
-    return Row(texts, (digest, *values), messages)
+    old = entry.supersedes
+    moved = () if old is None else (old.digest, old.response.fault, digest, digest_of(old.response.text))
+    return Row(texts, (digest, *values), messages, moved)
 
 
 _DIGEST, *_OTHERS = COLUMNS
@@ -166,6 +173,7 @@ class Writer:
             raise JournalWriteError(f"the journal {self._path} was moved or deleted while it was in use: begin anew.")
         with transaction(self._connection):
             self._connection.executemany(_PUT_TEXT, {text: None for row in rows for text in row.texts})
+            self._connection.executemany(_SUPERSEDE, [row.supersedes for row in rows if row.supersedes])
             written = self._connection.executemany(_PUT_CALL, [row.call for row in rows]).rowcount
             ids = self._ids(rows, are_new=written == len(rows))
             messages = [(call, *message) for call, row in zip(ids, rows, strict=True) for message in row.messages]
