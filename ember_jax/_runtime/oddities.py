@@ -29,7 +29,7 @@ class Oddities:
     def other_model(self, request: Request, response: Response) -> None:
         """Tells that another model has answered than the one that was asked for, or than another version of it."""
         asked, answered = request.model, response.model
-        if answered and asked != answered and _bare(asked) != _bare(answered):
+        if answered and _bare(asked) != _bare(answered):
             self._tell(
                 OtherModelWarning, request, f"was answered by another model, which calls itself {answered!r:.80}."
             )

@@ -21,7 +21,7 @@ import jax
 from .._errors import RefusedRequestError
 from .._jax.internals import CALLBACK_ERRORS
 from .._providers import registry
-from .._providers.base import Provider, Request, Response, Tokens
+from .._providers.base import Finish, Provider, Request, Response, Tokens
 from .._providers.prices import Price
 from . import failures, log, progress
 from .budget import Budget, Funds
@@ -105,6 +105,9 @@ def _shown(name: str, value: float) -> str:
         return f"{value:,}"
     return f"${value:,.6f}" if math.isfinite(value) else "unknown"
 
+
+# To look it up in the enumeration for each call would take longer than to compare it.
+_STOP = Finish.STOP
 
 # How many seconds the end of a session waits for a provider to close its connections.
 _CLOSE_SECONDS = 2.0
@@ -359,10 +362,13 @@ class Session:
 
     def _look_at(self, request: Request, response: Response, stands_for: int) -> None:
         """Counts and tells what is odd about an answer; raises `NoAnswerError` if there is nothing in it."""
+        if response.model != request.model:
+            self._odd.other_model(request, response)
+        if response.finish == _STOP:  # nearly always
+            return
         if response.is_cut:
             self._counts["cut"] += stands_for
             self._odd.cut(request, response)
-        self._odd.other_model(request, response)
         if not response.is_answer:
             raise no_answer(request, response)
 
