@@ -33,7 +33,7 @@ from ember_jax._providers.base import Finish, Message, Request, Response
 from ember_jax._providers.callable import Callable
 from ember_jax._providers.openai import OpenAI
 from ember_jax._runtime import session as sessions
-from ember_jax._runtime.journal import columns, file, place, stats
+from ember_jax._runtime.journal import columns, file, place, schema, stats
 from ember_jax._runtime.journal.base import Entry
 from ember_jax._runtime.journal.memory import MemoryJournal, NoJournal
 from ember_jax._text.store import digest_of
@@ -812,3 +812,173 @@ def test_commands_refuse_what_is_no_journal(tmp_path):
         with pytest.raises(SystemExit, match="not a SQLite file"):
             _cli.main(["journal", action, "--path", str(tmp_path / "text")])
     assert dataclasses.is_dataclass(stats.Stats)
+
+
+# -- files of an earlier version -------------------------------------------------------------------------------------
+
+VERSION_2 = """
+create table texts (id integer primary key, digest blob not null unique, words text not null);
+create table calls (id integer primary key, digest blob not null unique, provider text not null, endpoint text not null,
+    model text not null, parameters text not null, sample text, answer text not null, answer_digest blob not null,
+    answered_by text not null, request_id text not null, input_tokens integer not null, output_tokens integer not null,
+    cost real, logprob real, alternatives text not null, began real not null, ended real not null,
+    attempts integer not null, lane text not null, scope text not null);
+create table messages (call integer not null references calls, position integer not null, role text not null,
+    text integer not null references texts, primary key (call, position)) without rowid;
+pragma application_id = 0x656d6272;
+pragma user_version = 2;
+pragma journal_mode = wal;
+"""
+
+
+def request_2(i):
+    return Request("openai", "m", (Message("system", "Be brief."), Message("user", f"prompt {i}")), {"top_p": 0.5})
+
+
+def answer_2(i):
+    return "" if i % 100 == 7 else f"answer {i}, é"
+
+
+def version_2(path, count):
+    """A file as version 2 has written it, with so many calls."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.executescript(VERSION_2)
+        connection.execute("begin")
+        system = "Be brief."
+        connection.execute("insert into texts values (1, ?, ?)", (digest_of(system), system))
+        for i in range(count):
+            request, answer = request_2(i), answer_2(i)
+            words = request.messages[1].content
+            cost = None if i % 3 == 0 else i / 1000
+            alternatives = '[["a", -0.5]]' if i % 2 else ""
+            row = (i + 1, request.digest("http://host/v1"), "openai", "http://host/v1", "m", '{"top_p": 0.5}', None)
+            row += (answer, digest_of(answer), "m-1", f"req-{i}", i, 2 * i, cost, -0.25, alternatives, 1.0, 2.0, 1)
+            connection.execute(f"insert into calls values ({', '.join('?' * 21)})", (*row, f"{i},", "Op"))
+            connection.execute("insert into texts values (?, ?, ?)", (i + 2, digest_of(words), words))
+            connection.execute(
+                "insert into messages values (?, 0, 'system', 1), (?, 1, 'user', ?)", (i + 1, i + 1, i + 2)
+            )
+        connection.execute("commit")
+
+
+def tables(path):
+    """The version of a file, and the rows of its tables, of the calls what version 2 has of them."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("pragma integrity_check").fetchall() == [("ok",)]
+        found = [connection.execute(f"select * from {name} order by 1, 2").fetchall() for name in ("texts", "messages")]
+        calls = connection.execute("select * from calls order by id").fetchall()
+        return connection.execute("pragma user_version").fetchone()[0], *found, [row[:21] for row in calls]
+
+
+def test_a_file_of_version_2_becomes_one_of_this_version_in_place(path):
+    count = 10_000
+    version_2(path, count)
+    version, *before = tables(path)
+    identity = path.stat().st_ino
+    with ember.session(journal=path):
+        pass
+    now, *after = tables(path)
+    assert (version, now) == (2, columns.VERSION) and after == before and len(after[2]) == count
+    assert path.stat().st_ino == identity
+    kept = ember.Journal(path)
+    assert (kept.stats().calls, len(kept.calls())) == (count, count)
+    for i in range(count):
+        found = kept.get(request_2(i).digest("http://host/v1"))
+        assert (found.text, found.model, found.request_id) == (answer_2(i), "m-1", f"req-{i}")
+        assert (found.input_tokens, found.output_tokens, found.logprob) == (i, 2 * i, -0.25)
+        assert math.isnan(found.cost) if i % 3 == 0 else found.cost == i / 1000
+        assert found.alternatives == ((("a", -0.5),) if i % 2 else ())
+        # How it ended is not known; but an empty text was replayed as an answer, and still is.
+        assert found.finish == (Finish.OTHER if found.text else Finish.STOP) and found.is_answer
+        assert found.tokens == (i, 2 * i, 0, 0, 0)
+    kept.close()
+    (call,) = ember.Journal(path).calls(contains=f"prompt {count - 1}")
+    assert (call.messages, call.lane, call.scope) == (request_2(count - 1).messages, (count - 1,), "Op")
+    assert (call.reasoning, call.service_tier, call.fingerprint, call.row()["finish"]) == ("", "", "", "other")
+
+
+def test_an_answer_of_version_2_is_replayed_and_new_ones_join_it(path):
+    version_2(path, 10)
+    with testing.ChatServer(faults=[testing.Fault(status=500)]) as server:
+        endpoint = server.base_url
+        database(path, f"update calls set endpoint = '{endpoint}'")
+        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+            moved = [(request_2(i).digest(endpoint), i + 1) for i in range(10)]
+            connection.executemany("update calls set digest = ? where id = ?", moved)
+        llm = ember.LLM("openai/m", system="Be brief.", top_p=0.5)
+        database(path, "update calls set answered_by = 'm'")
+        settings = {"providers": {"openai": OpenAI(endpoint, api_key="")}, "retry": ember.Retry(first=0.0)}
+        with ember.session(journal=path, **settings) as run:
+            assert [str(llm(f"prompt {i}")) for i in range(10)] == [answer_2(i) for i in range(10)]
+            assert (run.report().requests, run.report().replayed) == (0, 10)
+            llm("another prompt")
+        assert len(server.requests) == 2
+    finishes = [call.finish for call in ember.Journal(path).calls()]
+    assert finishes == [Finish.STOP if i == 7 else Finish.OTHER for i in range(10)] + [Finish.STOP]
+
+
+STATEMENTS = schema.migration(2)
+
+
+@pytest.mark.parametrize("at", range(len(STATEMENTS) + 1))
+def test_a_migration_that_fails_is_undone_and_then_done_by_the_next_opening(path, monkeypatch, at):
+    version_2(path, 50)
+    before = tables(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(file, "migration", lambda version: [*STATEMENTS[:at], "no statement"])
+        with pytest.raises(errors.JournalFileError):
+            ember.Journal(path).check()
+    assert tables(path) == before
+    ember.Journal(path).check()
+    assert tables(path) == (columns.VERSION, *before[1:])
+
+
+@pytest.mark.parametrize("at", [0, 1, len(STATEMENTS) // 2, len(STATEMENTS)])
+def test_a_migration_that_is_killed_is_done_by_the_next_opening(path, at):
+    version_2(path, 2000)
+    before = tables(path)
+    script = """
+        import signal
+        from ember_jax._runtime.journal import file, schema
+
+        def dying(version):
+            yield from schema.migration(version)[:int(sys.argv[2])]
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        file.migration = dying
+        Journal(sys.argv[1]).check()
+    """
+    assert child(script, path, at).wait(_HANG) == -signal.SIGKILL
+    assert tables(path) == before
+    assert ember.Journal(path).stats().calls == 2000
+    assert tables(path) == (columns.VERSION, *before[1:])
+
+
+def test_processes_that_open_an_old_file_at_once_migrate_it_once(path):
+    version_2(path, 5000)
+    before = tables(path)
+    script = """
+        kept = Journal(sys.argv[1])
+        print("ready", flush=True)
+        sys.stdin.readline()
+        print(kept.stats().calls, kept.get(bytes(32)), len(kept.calls()))
+    """
+    running = [child(script, path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(3)]
+    for each in running:
+        assert each.stdout.readline() == "ready\n"
+    for each in running:
+        each.stdin.write("go\n")
+        each.stdin.flush()
+    for each in running:
+        out, _ = each.communicate(timeout=_HANG)
+        assert (out, each.returncode) == ("5000 None 5000\n", 0)
+    assert tables(path) == (columns.VERSION, *before[1:])
+
+
+def test_a_damaged_file_of_version_2_is_left_as_it_is(path):
+    version_2(path, 500)
+    os.truncate(path, path.stat().st_size - 1)
+    before = path.read_bytes()
+    with pytest.raises(errors.JournalFileError, match="within a page"):
+        ember.Journal(path).check()
+    assert path.read_bytes() == before

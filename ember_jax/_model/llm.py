@@ -263,17 +263,14 @@ class LLMCall(ModelCall):
         return request
 
     def read(self, request: Request, response: Response, extra: Sequence[np.ndarray], note: Note) -> list[np.ndarray]:
-        return [
-            np.frombuffer(store.put(response.text), np.uint32),
-            np.asarray(response.input_tokens, np.int32),
-            np.asarray(response.output_tokens, np.int32),
-            np.asarray(response.cost, np.float32),
-            np.asarray(response.logprob, np.float32),
-            np.asarray(response.finish, np.int32),
-            np.asarray(response.cached_tokens, np.int32),
-            np.asarray(response.reasoning_tokens, np.int32),
-            np.frombuffer(store.put(response.reasoning) if response.reasoning else _NO_WORDS, np.uint32),
-        ]
+        r = response
+        # Two arrays are made and taken apart, as to make one for each number would take longer.
+        counts = (r.input_tokens, r.output_tokens, r.finish, r.cached_tokens, r.reasoning_tokens)
+        read, written, finish, cached, reasoning = np.array(counts, np.int32)
+        cost, logprob = np.array((r.cost, r.logprob), np.float32)
+        words = np.frombuffer(store.put(r.text), np.uint32)
+        thoughts = np.frombuffer(store.put(r.reasoning) if r.reasoning else _NO_WORDS, np.uint32)
+        return [words, read, written, cost, logprob, finish, cached, reasoning, thoughts]
 
 
 # -- settings --------------------------------------------------------------------------------------------------------

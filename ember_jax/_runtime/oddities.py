@@ -17,10 +17,12 @@ class Oddities:
 
     def look_at(self, request: Request, response: Response) -> None:
         """Warns of what is odd about an answer. Raises `NoAnswerError` if there is nothing in it to go on with."""
-        if response.is_cut:
-            self._cut(request, response)
         if response.model != request.model:
             self._other_model(request, response)
+        if response.finish == Finish.STOP:  # nearly always
+            return
+        if response.is_cut:
+            self._cut(request, response)
         if not response.is_answer:
             raise no_answer(request, response)
 
@@ -39,7 +41,7 @@ class Oddities:
     def _other_model(self, request: Request, response: Response) -> None:
         """Tells that another model has answered than the one that was asked for, or than another version of it."""
         asked, answered = request.model, response.model
-        if answered and asked != answered and _bare(asked) != _bare(answered):
+        if answered and _bare(asked) != _bare(answered):
             self._tell(
                 OtherModelWarning, request, f"was answered by another model, which calls itself {answered!r:.80}."
             )

@@ -181,7 +181,7 @@ class Sender:
             gate.failed(admission, is_refused, error.retry_after, quota)
             if isinstance(error.tokens, Tokens):  # billed, although it is no answer
                 cost = self._pricing.cost(request, error.tokens)
-                self._bill(error.tokens, cost)
+                self._bill(int(error.tokens.input), int(error.tokens.output), cost)
                 hold.settle(cost)
             elif retry.may_be_billed(error):
                 self._lose(request, hold)
@@ -191,7 +191,7 @@ class Sender:
             if admission is not None:
                 gate.abandoned(admission)
             raise
-        self._bill(response.tokens, response.cost)
+        self._bill(response.input_tokens, response.output_tokens, response.cost)
         hold.settle(response.cost)
         attempts.append(Attempt(began, time.time()))
         if admission is not None:
@@ -201,9 +201,9 @@ class Sender:
         # The quota is about this moment and was told to the gate. It is no part of an answer that is kept.
         return response if response.quota is None else response._replace(quota=None)
 
-    def _bill(self, tokens: Tokens, cost: float) -> None:
-        self._count("input_tokens", int(tokens.input))
-        self._count("output_tokens", int(tokens.output))
+    def _bill(self, input_tokens: int, output_tokens: int, cost: float) -> None:
+        self._count("input_tokens", input_tokens)
+        self._count("output_tokens", output_tokens)
         self._count("cost_usd", cost)
 
     def _lose(self, request: Request, hold: Hold) -> None:

@@ -40,10 +40,10 @@ def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
         # One transaction for all questions: between two of them another process may make the file.
         with transaction(connection, "deferred"):
             version = _version(connection, path)
+        if version and not log and length % _pragma(connection, "page_size"):
+            raise damaged(path, "it ends within a page")
         if version < VERSION:
             _bring_up(connection, path)
-        elif not log and length % _pragma(connection, "page_size"):
-            raise damaged(path, "it ends within a page")
         if _pragma(connection, "journal_mode = wal") != "wal":
             raise JournalWriteError(
                 f"the file system of {path} has no shared memory, without which several processes cannot share a "
