@@ -17,11 +17,13 @@ os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_
 
 
 def _size(response: Response) -> int:
-    """About how many bytes an answer takes in memory: 550 for the object and its numbers, its words, its alternatives.
+    """About how many bytes an answer takes in memory: 650 for the object and its numbers, its words, its alternatives."""
+    return 650 + _bytes(response.text) + _bytes(response.reasoning) + 150 * len(response.alternatives)
 
-    CPython stores a string in 1, 2 or 4 bytes a character. One that is not ASCII is counted as the largest.
-    """
-    return 550 + len(response.text) * (1 if response.text.isascii() else 4) + 150 * len(response.alternatives)
+
+def _bytes(words: str) -> int:
+    """CPython stores a string in 1, 2 or 4 bytes a character. One that is not ASCII is counted as the largest."""
+    return len(words) * (1 if words.isascii() else 4)
 
 
 def _encode(response: Response) -> bytes:
