@@ -94,7 +94,7 @@ class ChatCompletions(Dialect):
         said = _said(choice.message, choice.finish_reason)
         if isinstance(said, str):
             return Failure(MalformedResponseError, said, (), tokens)
-        return _response(answer, request, completion, choice, said)
+        return _response(answer, request, completion, said, tokens)
 
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:
         # OpenAI answers 429 as well for an account without credit. As a refusal for too many requests it would be tried
@@ -278,20 +278,32 @@ def _words(value: Any) -> str | None:
 
 
 def _response(
-    answer: HTTPAnswer, request: Request, completion: _Completion, choice: _Choice, said: _Content
+    answer: HTTPAnswer, request: Request, completion: _Completion, said: _Said, counted: 
+@@<<<<<<<
+_Content
+
+@@|||||||
+_Said
+@@=======
+Tokens | None
+
+@@>>>>>>>
 ) -> Response:
     model = completion.model or request.model
-    tokens = _tokens(completion.usage) or Tokens()
-    tokens_said = _of_text(choice.logprobs, said.text, has_reasoning=bool(said.reasoning or tokens.reasoning))
+    tokens = counted or Tokens()
+    logprobs = completion.choices[0].logprobs
+    listed = logprobs.content if logprobs is not None else None
+    if listed:
+        listed = _of_text(listed, said.text, has_reasoning=bool(said.reasoning or tokens.reasoning))
     return Response(
         text=said.text,
         input_tokens=int(tokens.input),
         output_tokens=int(tokens.output),
-        cost=_cost(answer, request, model, completion.usage),
-        logprob=_summed(tokens_said),
+        cost=_cost(answer, request, model, completion.usage, counted),
+        logprob=_summed(listed) if listed else math.nan,
         model=model,
         request_id=answer.headers.get("x-request-id") or completion.id or "",
-        alternatives=_alternatives(tokens_said),
+        alternatives=_alternatives(listed) if listed else (),
         finish=said.finish,
         reasoning=said.reasoning,
         cached_tokens=int(tokens.cached),
@@ -305,14 +317,13 @@ def _response(
 # -- log-probabilities -----------------------------------------------------------------------------------------------
 
 
-def _of_text(logprobs: _Logprobs | None, text: str, *, has_reasoning: bool) -> list[_Token]:
+def _of_text(tokens: list[_Token], text: str, *, has_reasoning: bool) -> list[_Token]:
     """Those of the listed tokens that make up the text; none if that cannot be told.
 
     vLLM and llama.cpp list the tokens of the reasoning too, the mark that ends it, and that which ends the answer. So
     the last place counts where the text is spelt from the begin of a token on. If there is none, and no reasoning, all
     tokens are the text's: some services spell them without white space.
     """
-    tokens = (logprobs.content or []) if logprobs is not None else []
     pieces = [_spelling(token) for token in tokens]
     whole, ends = b"".join(pieces), list(itertools.accumulate(map(len, pieces)))
     begin, end = _last_place(text.strip().encode("utf-8", "replace"), whole, [0, *ends])
@@ -342,8 +353,7 @@ def _spelling(token: _Token) -> bytes:
 
 def _summed(tokens: list[_Token]) -> float:
     """NaN if one is not known; the sum of an infinite one is infinite."""
-    known = [math.nan if token.logprob is None else token.logprob for token in tokens]
-    return sum(known) if known else math.nan
+    return sum(math.nan if token.logprob is None else token.logprob for token in tokens)
 
 
 def _alternatives(tokens: list[_Token]) -> tuple[tuple[str, float], ...]:
@@ -359,15 +369,18 @@ def _tokens(usage: _Usage | None) -> Tokens | None:
     """What is billed, `None` if the service does not say."""
     if usage is None or (usage.prompt_tokens is None and usage.completion_tokens is None):
         return None
-    read, written = usage.prompt_tokens_details or _InputDetails(), usage.completion_tokens_details or _OutputDetails()
-    counts = (
-        usage.prompt_tokens,
-        usage.completion_tokens,
-        read.cached_tokens,
-        read.cache_write_tokens,
-        written.reasoning_tokens,
+    read, written = usage.prompt_tokens_details, usage.completion_tokens_details
+    return Tokens(
+        _count(usage.prompt_tokens),
+        _count(usage.completion_tokens),
+        _count(read.cached_tokens) if read else 0,
+        _count(read.cache_write_tokens) if read else 0,
+        _count(written.reasoning_tokens) if written else 0,
     )
-    return Tokens(*(max(count or 0, 0) for count in counts))
+
+
+def _count(number: int | None) -> int:
+    return number if number and number > 0 else 0
 
 
 def _billed(body: bytes) -> Tokens | None:
@@ -379,9 +392,8 @@ def _billed(body: bytes) -> Tokens | None:
         return None
 
 
-def _cost(answer: HTTPAnswer, request: Request, model: str, usage: _Usage | None) -> float:
+def _cost(answer: HTTPAnswer, request: Request, model: str, usage: _Usage | None, tokens: Tokens | None) -> float:
     """By the price table; where it knows none, what the service says itself; else NaN."""
-    tokens = _tokens(usage)
     dollars = (
         math.nan
         if tokens is None

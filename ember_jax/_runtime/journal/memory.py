@@ -17,7 +17,7 @@ os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_
 
 
 def _size(response: Response) -> int:
-    """About how many bytes an answer takes in memory: 650 for the object and numbers, its words, its alternatives."""
+    """About how many bytes an answer takes in memory: 650 for the object and numbers, words, alternatives."""
     return 650 + _bytes(response.text) + _bytes(response.reasoning) + 150 * len(response.alternatives)
 
 
