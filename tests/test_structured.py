@@ -26,6 +26,7 @@ from ember_jax._errors import (
     ProviderError,
     RefusedRequestError,
     RepeatedSampleWarning,
+    ServerError,
     SweepError,
     TextError,
 )
@@ -296,6 +297,44 @@ def test_what_is_refused_in_every_form_is_told_as_of_the_first(status, words, re
             with pytest.raises(ProviderError, match=first):
                 ember.LLM("local/m").structured("1 + 1", Number)
         assert (len(server.requests), run.report().failed) == (requests, requests)
+
+
+def test_a_form_that_was_answered_is_not_at_fault_for_what_comes_later():
+    faults = [
+        None,
+        Fault(status=500, body="cut"),
+        Fault(status=500, body="cut"),
+        Fault(status=400, body="no"),
+        None,
+        None,
+    ]
+    with ChatServer(faults=faults) as server:
+        provider = OpenAI(server.base_url, api_key="")
+        retry = ember.Retry(attempts=2, first=0)
+        with ember.session(providers={"local": provider}, retry=retry, journal=None):
+            llm = ember.LLM("local/m")
+            llm.structured("1 + 1", Number)
+            with pytest.raises(ServerError, match="cut"):
+                llm.structured("1 + 2", Number)
+            llm.structured("1 + 3", Number)
+            llm.structured("1 + 4", Number)
+        kinds = [request.body["response_format"]["type"] for request in server.requests]
+    assert kinds == ["json_schema"] * 4 + ["json_object", "json_schema"]
+
+
+def test_a_service_may_refuse_one_schema_and_take_another():
+    def answers(request):
+        if request.parameters.get("response_format", {}).get("json_schema", {}).get("name") == "Plain":
+            raise RefusedRequestError("no", status=400)
+        return '{"answer": 1, "ok": true}'
+
+    model, session = scripted(answers)
+    with session, pytest.warns(LooseAnswerWarning):
+        for prompt in ("a", "b"):
+            for schema in (Plain, Number):
+                ember.LLM("mine/m").structured(prompt, schema)
+    kinds = [request.parameters["response_format"]["type"] for request in model.requests]
+    assert kinds == ["json_schema", "json_object", "json_schema", "json_object", "json_schema"]
 
 
 def test_a_service_that_refuses_schemas_may_still_give_log_probabilities():

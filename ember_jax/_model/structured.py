@@ -7,6 +7,7 @@ the first form: what is asked is the same.
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 
 from .._errors import MalformedResponseError
-from .._providers.base import Request, Response
+from .._providers.base import Form, Request, Response
 from .asking import ModelCall, Note, Operands, of_same_sample
 from .schema import Misfit, Record, read, response_format
 
@@ -35,7 +36,11 @@ class StructuredCall(ModelCall):
 
     def asks(self, request: Request, extra: Sequence[np.ndarray]) -> Request:
         parameters = {**request.parameters, "response_format": response_format(self.record)}
-        return dataclasses.replace(request, parameters=parameters, forms=(_as_any_object, _by_the_prompt))
+        return dataclasses.replace(request, parameters=parameters, forms=self._forms)
+
+    @functools.cached_property
+    def _forms(self) -> tuple[Form, ...]:
+        return _Form(self.record, any_object=True), _Form(self.record, any_object=False)
 
     def read(self, request: Request, response: Response, extra: Sequence[np.ndarray], note: Note) -> list[np.ndarray]:
         try:
@@ -50,15 +55,25 @@ class StructuredCall(ModelCall):
         return arrays
 
 
-def _as_any_object(request: Request) -> Request:
-    parameters = {**request.parameters, "response_format": {"type": "json_object"}}
-    return dataclasses.replace(_by_the_prompt(request), parameters=parameters)
+@dataclasses.dataclass(frozen=True)
+class _Form:
+    """The form of a question for an answer of a schema that has the schema in the prompt, as a function of the request.
+
+    Equal forms are of equal schemas, as a service may refuse one schema and take another.
+    """
+
+    record: Record
+    any_object: bool
+
+    def __call__(self, request: Request) -> Request:
+        *before, prompt = request.messages
+        schema = json.dumps(response_format(self.record)["json_schema"]["schema"], ensure_ascii=False)
+        words = f"{prompt.content}\n\n{_FITTING}\n{schema}"
+        bare = request.without("response_format")
+        wished = {"response_format": {"type": "json_object"}} if self.any_object else {}
+        return dataclasses.replace(
+            bare, messages=(*before, prompt._replace(content=words)), parameters={**bare.parameters, **wished}
+        )
 
 
-def _by_the_prompt(request: Request) -> Request:
-    *before, prompt = request.messages
-    schema = json.dumps(request.parameters["response_format"]["json_schema"]["schema"], ensure_ascii=False)
-    words = (
-        f"{prompt.content}\n\nReply with one JSON object that fits this JSON schema, and with nothing else:\n{schema}"
-    )
-    return dataclasses.replace(request.without("response_format"), messages=(*before, prompt._replace(content=words)))
+_FITTING = "Reply with one JSON object that fits this JSON schema, and with nothing else:"

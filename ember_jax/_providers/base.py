@@ -41,8 +41,8 @@ class Request:
     - `sample`: the bits of the caller's key in hex, or `None` without a key. It tells several samples of one prompt
         apart. No provider sends it, but a simulated one draws from it.
     - `forms`: other forms of the same question, in the order in which they are asked where a service refuses the one
-        before. They are functions of a module: equal ones stand for the same kind of question. The digest is that of
-        the first form, this request, whichever is answered.
+        before. Questions with equal forms are of one kind, of which a service is expected to refuse all or none. The
+        digest is that of the first form, this request, whichever is answered.
     """
 
     provider: str

@@ -136,7 +136,343 @@ class Session:
         scheduler: Scheduler | None = None,
         progress: bool | None = None,
         prices: Mapping[str, Price] | None = None,
+        budget_usd: float | None 
+@@<<<<<<<
+=
+@@|||||||
+the call."""
+        return Entry(
+            request,
+            response,
+            self.endpoint,
+            self.attempts[0].began,
+            self.attempts[-1].ended,
+            len(self.attempts),
+            self.lane,
+            self.scope,
+            self.supersedes,
+        )
+
+    def fault(self, response: Response) -> MalformedResponseError | None:
+        """Why an answer stands for nothing, or `None`. It is read once, however often it is asked about."""
+        if self._last is None or self._last[0] is not response:
+            try:
+                self._last = response, self.read(response), None
+            except MalformedResponseError as error:
+                self._last = response, None, error
+        return self._last[2]
+
+    def value(self, response: Response) -> Any:
+        """What an answer stands for. Raises `MalformedResponseError` if it stands for nothing."""
+        fault = self.fault(response)
+        if fault is not None:
+            raise fault
+        return self._last and self._last[1]
+
+
+Read: TypeAlias = Callable[[Response], Any]
+
+
+def _itself(response: Response) -> Response:
+    return response
+
+
+class Session:
+    """The state behind `ember.session`; calls reach it from the event loop.
+
+    **Attributes:**
+
+    - `turns`: asks the session's scheduler on behalf of calls; `None` without a scheduler.
+    - `watchers`: functions that are told of each call when it has ended, on the event loop. They must not raise.
+    - `trace`: when each call was made; `trace.save("run.json")` writes it for Perfetto, `trace.plot()` draws it.
+    - `limits`: a `Limit` by provider or by model, as they were given.
+    - `pricing`: what its calls cost.
+    """
+
+    def __init__(
+        self,
+        journal: AbstractJournal | str | os.PathLike[str] | None,
+        providers: Mapping[str, Provider],
+        limits: Mapping[str, Limit] | None = None,
+        retry: Retry | None = None,
+        scheduler: Scheduler | None = None,
+        progress: bool | None = None,
+        prices: Mapping[str, Price] | None = None,
         budget_usd: float | None = None,
+    ):
+        for name, given in (("limits", limits), ("prices", prices)):
+            if given is not None and not isinstance(given, Mapping):
+                kind = name.removesuffix("s").capitalize()
+                raise TypeError(
+                    f'session({name}=…) takes a dict by provider or model, as in {{"openai": {kind}(…)}}, not '
+                    f"{type(given).__name__}."
+                )
+        if retry is not None and not isinstance(retry, Retry):
+            raise TypeError(f"session(retry=…) takes an ember.Retry, as in Retry(attempts=3), not {retry!r:.40}.")
+        if progress not in (None, True, False):
+            raise TypeError(f"session(progress=…) takes True, False, or None to decide, not {progress!r:.40}.")
+        # Where answers of services are kept, and where those of local models and host functions without a name are.
+        self._lasting, self._passing = places(journal)
+        self._closes = not isinstance(
+            journal, AbstractJournal
+        )  # a journal that the caller made is the caller's to close
+        self._providers = dict(providers)
+        self._counts: dict[str, float] = dataclasses.asdict(Report())
+        self._flights = SingleFlight()
+        self._host_flights = SingleFlight()
+        self._memo = Memo()
+        # The form in which a model is asked a kind of question, where it has refused those before.
+        self._declined: dict[tuple[str, str, tuple[Form, ...]], int] = {}
+        # Digests of what was answered in this session with what is of no use.
+        self._faulty: set[bytes] = set()
+        self._progress = progress
+        self._log, self.trace, self._odd = Log(), Trace(), Oddities()
+        self.watchers: list[Watcher] = []
+        self.turns = _turns(scheduler)
+        self._budget = Budget(math.inf if budget_usd is None else budget_usd)
+        self.limits = self.checked(limits or {})
+        self.pricing = Pricing(prices or {}, self.provider, self._budget)
+        self._sender = Sender(self.provider, self.count, self.limits, retry or Retry(), self.pricing, turns=self.turns)
+
+    def watch(self) -> None:
+        """From now on remembers each call, for `calls` and `trace`.
+
+        `ember.session` calls this. The process's own session remembers no calls.
+        """
+        self.watchers += [self._log.note, self.trace.add]
+
+    def report(self) -> Report:
+        """The counts of what was done so far."""
+        return Report(**self._counts)  # type: ignore[arg-type]
+
+    def calls(
+        self,
+        lane: Lane | None = None,
+        op: str | None = None,
+        answer: Answer | None = None,
+        failed: bool | None = None,
+    ) -> Calls:
+        """The LLM calls that have ended so far, failed ones included: all, or those that match all arguments given.
+
+        ```python
+        run.calls(answer=answers[3]).show()  # the prompt that was sent, and who sent it
+        ```
+
+        **Arguments:**
+
+        - `lane`: a lane's index, the outermost `vmap` first, or the first indices of it. A call that was made once for
+            many lanes is found by each of them.
+        - `op`: the name of an operator that the calls stand in, or the names of several nested ones, joined by `/`.
+            Equal calls that a plan makes as one stand where the first of them does.
+        - `answer`: the model's whole answer, as a `str` or a Text. Of a Text with several strings, any one may match.
+        - `failed`: whether the calls failed.
+
+        **Returns:** one `Call` for each time that a lane asked, in the order in which they ended. To remember a call
+        takes 4 us and some 300 bytes, without its words. The last 262,144 calls are remembered; `Journal(path).calls`
+        has older ones.
+
+        **Raises:** `TypeError` for a lane or an answer that is none.
+        """
+        return self._log.calls(lane, op, answer, failed)
+
+    def forget(self, calls: Call | Iterable[Call]) -> int:
+        """Deletes the answers of calls, in the journal too, so that a program that makes them again asks the model.
+
+        ```python
+        run.forget(run.calls(op="Judge", lane=3))
+        ```
+
+        All results of host functions that this session has in memory are dropped too: they may have been made of these
+        answers, and nothing records which were.
+
+        **Arguments:**
+
+        - `calls`: what `calls` returns, or some of it.
+
+        **Returns:** how many answers were deleted. Calls that failed have none, and equal calls have one together.
+
+        **Raises:** `TypeError` for what is no call; `JournalError` if the journal cannot be written.
+        """
+        asked = digests(calls)
+        self._memo.clear()
+        self._faulty.difference_update(asked)
+        kept = {id(journal): journal for journal in (self._lasting, self._passing)}
+        return sum(journal.drop(asked) for journal in kept.values())
+
+    @property
+    def budget(self) -> Funds:
+        """What is spent, reserved and left of the budget, in US dollars."""
+        return self._budget.funds()
+
+    def count(self, name: str, amount: float = 1) ->
+@@=======
+the call."""
+        return Entry(
+            request,
+            response,
+            self.endpoint,
+            self.attempts[0].began,
+            self.attempts[-1].ended,
+            len(self.attempts),
+            self.lane,
+            self.scope,
+            self.supersedes,
+        )
+
+    def fault(self, response: Response) -> MalformedResponseError | None:
+        """Why an answer stands for nothing, or `None`. It is read once, however often it is asked about."""
+        if self._last is None or self._last[0] is not response:
+            try:
+                self._last = response, self.read(response), None
+            except MalformedResponseError as error:
+                self._last = response, None, error
+        return self._last[2]
+
+    def value(self, response: Response) -> Any:
+        """What an answer stands for. Raises `MalformedResponseError` if it stands for nothing."""
+        fault = self.fault(response)
+        if fault is not None:
+            raise fault
+        return self._last and self._last[1]
+
+
+Read: TypeAlias = Callable[[Response], Any]
+
+
+def _itself(response: Response) -> Response:
+    return response
+
+
+class Session:
+    """The state behind `ember.session`; calls reach it from the event loop.
+
+    **Attributes:**
+
+    - `turns`: asks the session's scheduler on behalf of calls; `None` without a scheduler.
+    - `watchers`: functions that are told of each call when it has ended, on the event loop. They must not raise.
+    - `trace`: when each call was made; `trace.save("run.json")` writes it for Perfetto, `trace.plot()` draws it.
+    - `limits`: a `Limit` by provider or by model, as they were given.
+    - `pricing`: what its calls cost.
+    """
+
+    def __init__(
+        self,
+        journal: AbstractJournal | str | os.PathLike[str] | None,
+        providers: Mapping[str, Provider],
+        limits: Mapping[str, Limit] | None = None,
+        retry: Retry | None = None,
+        scheduler: Scheduler | None = None,
+        progress: bool | None = None,
+        prices: Mapping[str, Price] | None = None,
+        budget_usd: float | None = None,
+    ):
+        for name, given in (("limits", limits), ("prices", prices)):
+            if given is not None and not isinstance(given, Mapping):
+                kind = name.removesuffix("s").capitalize()
+                raise TypeError(
+                    f'session({name}=…) takes a dict by provider or model, as in {{"openai": {kind}(…)}}, not '
+                    f"{type(given).__name__}."
+                )
+        if retry is not None and not isinstance(retry, Retry):
+            raise TypeError(f"session(retry=…) takes an ember.Retry, as in Retry(attempts=3), not {retry!r:.40}.")
+        if progress not in (None, True, False):
+            raise TypeError(f"session(progress=…) takes True, False, or None to decide, not {progress!r:.40}.")
+        # Where answers of services are kept, and where those of local models and host functions without a name are.
+        self._lasting, self._passing = places(journal)
+        self._closes = not isinstance(
+            journal, AbstractJournal
+        )  # a journal that the caller made is the caller's to close
+        self._providers = dict(providers)
+        self._counts: dict[str, float] = dataclasses.asdict(Report())
+        self._flights = SingleFlight()
+        self._host_flights = SingleFlight()
+        self._memo = Memo()
+        # The form in which a model has answered a kind of question; it has refused those before.
+        self._forms: dict[tuple[str, str, tuple[Form, ...]], int] = {}
+        # Digests of what was answered in this session with what is of no use.
+        self._faulty: set[bytes] = set()
+        self._progress = progress
+        self._log, self.trace, self._odd = Log(), Trace(), Oddities()
+        self.watchers: list[Watcher] = []
+        self.turns = _turns(scheduler)
+        self._budget = Budget(math.inf if budget_usd is None else budget_usd)
+        self.limits = self.checked(limits or {})
+        self.pricing = Pricing(prices or {}, self.provider, self._budget)
+        self._sender = Sender(self.provider, self.count, self.limits, retry or Retry(), self.pricing, turns=self.turns)
+
+    def watch(self) -> None:
+        """From now on remembers each call, for `calls` and `trace`.
+
+        `ember.session` calls this. The process's own session remembers no calls.
+        """
+        self.watchers += [self._log.note, self.trace.add]
+
+    def report(self) -> Report:
+        """The counts of what was done so far."""
+        return Report(**self._counts)  # type: ignore[arg-type]
+
+    def calls(
+        self,
+        lane: Lane | None = None,
+        op: str | None = None,
+        answer: Answer | None = None,
+        failed: bool | None = None,
+    ) -> Calls:
+        """The LLM calls that have ended so far, failed ones included: all, or those that match all arguments given.
+
+        ```python
+        run.calls(answer=answers[3]).show()  # the prompt that was sent, and who sent it
+        ```
+
+        **Arguments:**
+
+        - `lane`: a lane's index, the outermost `vmap` first, or the first indices of it. A call that was made once for
+            many lanes is found by each of them.
+        - `op`: the name of an operator that the calls stand in, or the names of several nested ones, joined by `/`.
+            Equal calls that a plan makes as one stand where the first of them does.
+        - `answer`: the model's whole answer, as a `str` or a Text. Of a Text with several strings, any one may match.
+        - `failed`: whether the calls failed.
+
+        **Returns:** one `Call` for each time that a lane asked, in the order in which they ended. To remember a call
+        takes 4 us and some 300 bytes, without its words. The last 262,144 calls are remembered; `Journal(path).calls`
+        has older ones.
+
+        **Raises:** `TypeError` for a lane or an answer that is none.
+        """
+        return self._log.calls(lane, op, answer, failed)
+
+    def forget(self, calls: Call | Iterable[Call]) -> int:
+        """Deletes the answers of calls, in the journal too, so that a program that makes them again asks the model.
+
+        ```python
+        run.forget(run.calls(op="Judge", lane=3))
+        ```
+
+        All results of host functions that this session has in memory are dropped too: they may have been made of these
+        answers, and nothing records which were.
+
+        **Arguments:**
+
+        - `calls`: what `calls` returns, or some of it.
+
+        **Returns:** how many answers were deleted. Calls that failed have none, and equal calls have one together.
+
+        **Raises:** `TypeError` for what is no call; `JournalError` if the journal cannot be written.
+        """
+        asked = digests(calls)
+        self._memo.clear()
+        self._faulty.difference_update(asked)
+        kept = {id(journal): journal for journal in (self._lasting, self._passing)}
+        return sum(journal.drop(asked) for journal in kept.values())
+
+    @property
+    def budget(self) -> Funds:
+        """What is spent, reserved and left of the budget, in US dollars."""
+        return self._budget.funds()
+
+    def count(self, name: str, amount: float = 1) ->
+@@>>>>>>>
+ None,
     ):
         for name, given in (("limits", limits), ("prices", prices)):
             if given is not None and not isinstance(given, Mapping):
@@ -287,24 +623,311 @@ class Session:
 
     def check(self, model_id: str) -> None:
         """Raises `ModelError` if a model id is malformed, or names a provider or model known not to exist."""
-        registry.check(model_id, self._providers)
+        
+@@<<<<<<<
+registry
+@@|||||||
+kind = request.provider, request
+@@=======
+if not request.forms:
+            return await self._sender.send(request, asked.attempts, asked.task)
+        kind = request.provider, request
+@@>>>>>>>
+.check(model_id, self.
+@@<<<<<<<
+_providers)
 
-    async def ask(
+    async
+@@|||||||
+forms
+        first = number
+@@=======
+forms
+        number
+@@>>>>>>>
+ def 
+@@<<<<<<<
+ask
+@@|||||||
+self._declined.get
+@@=======
+self._forms.get
+@@>>>>>>>
+(
         self,
         request: Request,
         lane: tuple[int, ...] = (),
         scope: str = "",
-        stands_for: int = 1,
-        path: Path = NOWHERE,
+        stands_for: int = 
+@@<<<<<<<
+1,
+        path
+@@|||||||
+asked.attempts)
+@@=======
+asked.attempts, is_taken=number == self._forms.get(kind))
+@@>>>>>>>
+: Path = NOWHERE,
         used: Sequence[Meter] = (),
-        read: Read = itself,
-    ) -> Any:
-        """Answers one LLM call, which stands for `stands_for` equal calls of the program. Used on the event loop.
+        read:
+@@<<<<<<<
+
+@@|||||||
+
+                # In this
+@@=======
+
+                # The
+@@>>>>>>>
+ 
+@@<<<<<<<
+Read
+@@|||||||
+form
+@@=======
+model's
+@@>>>>>>>
+ 
+@@<<<<<<<
+=
+@@|||||||
+the
+@@=======
+later
+@@>>>>>>>
+ 
+@@<<<<<<<
+itself,
+    )
+@@|||||||
+question
+@@=======
+questions
+@@>>>>>>>
+ 
+@@<<<<<<<
+->
+@@|||||||
+was
+@@=======
+of
+@@>>>>>>>
+ 
+@@<<<<<<<
+Any:
+        """Answers
+@@|||||||
+answered,
+@@=======
+the
+@@>>>>>>>
+ 
+@@<<<<<<<
+one
+@@|||||||
+so
+@@=======
+kind
+@@>>>>>>>
+ 
+@@<<<<<<<
+LLM
+@@|||||||
+the
+@@=======
+begin
+@@>>>>>>>
+ 
+@@<<<<<<<
+call,
+@@|||||||
+forms
+@@=======
+with
+@@>>>>>>>
+ 
+@@<<<<<<<
+which
+@@|||||||
+were
+@@=======
+this
+@@>>>>>>>
+ 
+@@<<<<<<<
+stands
+@@|||||||
+why.
+@@=======
+form.
+@@>>>>>>>
+ 
+@@<<<<<<<
+for
+@@|||||||
+The
+@@=======
+They
+@@>>>>>>>
+ 
+@@<<<<<<<
+`stands_for`
+@@|||||||
+model's
+@@=======
+still
+@@>>>>>>>
+ 
+@@<<<<<<<
+equal
+@@|||||||
+later
+@@=======
+do
+@@>>>>>>>
+ 
+@@<<<<<<<
+calls
+@@|||||||
+questions
+@@=======
+so
+@@>>>>>>>
+ with the 
+@@<<<<<<<
+program.
+@@|||||||
+kind
+                # begin with it.
+@@=======
+first one, if
+                # that was
+@@>>>>>>>
+ 
+@@<<<<<<<
+Used
+@@|||||||
+(Had no form
+@@=======
+ever answered: what
+@@>>>>>>>
+ 
+@@<<<<<<<
+on
+@@|||||||
+been
+@@=======
+was
+@@>>>>>>>
+ 
+@@<<<<<<<
+the
+@@|||||||
+answered,
+@@=======
+refused
+@@>>>>>>>
+ 
+@@<<<<<<<
+event
+@@|||||||
+something
+@@=======
+this
+@@>>>>>>>
+ 
+@@<<<<<<<
+loop.
 
         **Arguments:**
 
-        - `request`: what is asked.
-        - `lane`, `scope`: who asks, outermost first.
+        -
+@@|||||||
+else
+@@=======
+time
+@@>>>>>>>
+ 
+@@<<<<<<<
+`request`:
+@@|||||||
+would
+@@=======
+was
+@@>>>>>>>
+ 
+@@<<<<<<<
+what
+@@|||||||
+be
+@@=======
+then
+@@>>>>>>>
+ 
+@@<<<<<<<
+is
+@@|||||||
+at
+@@=======
+something
+@@>>>>>>>
+ 
+@@<<<<<<<
+asked
+@@|||||||
+fault
+@@=======
+else
+@@>>>>>>>
+.
+@@<<<<<<<
+
+        -
+@@|||||||
+)
+                if number
+@@=======
+
+                if self._forms.get(kind)
+@@>>>>>>>
+ 
+@@<<<<<<<
+`lane`,
+@@|||||||
+>
+@@=======
+not
+@@>>>>>>>
+ 
+@@<<<<<<<
+`scope`
+@@|||||||
+first
+@@=======
+in (0, number)
+@@>>>>>>>
+:
+@@<<<<<<<
+
+@@|||||||
+
+                    self._declined[kind]
+@@=======
+
+                    self._forms[kind]
+@@>>>>>>>
+ who 
+@@<<<<<<<
+asks
+@@|||||||
+number
+                    log.other_form(f"{request.provider}/{request.model}"
+@@=======
+number
+                    if number:
+                        log.other_form(f"{request.provider}/{request.model}"
+@@>>>>>>>
+, outermost first.
         - `path`: where the call stands in its plan, for a scheduler.
         - `used`: are told what it used, and what was billed for attempts that gave no answer.
         - `read`: makes what is returned of the answer; by default it is the answer. Reading is part of the call: an
@@ -351,8 +974,24 @@ class Session:
                     watch(ended)
 
 
-def _bill(pricing: Pricing, request: Request, attempts: Sequence[Attempt], used: Sequence[Meter]) -> None:
-    """Tells meters what was billed for the attempts that gave no answer."""
+def _bill(pricing: Pricing, request: Request, attempts: Sequence[Attempt]
+@@<<<<<<<
+, used: Sequence[Meter]
+@@|||||||
+
+@@=======
+, is_taken: bool
+@@>>>>>>>
+) -> None:
+    """Tells meters what was billed for the attempts that gave no 
+@@<<<<<<<
+answer
+@@|||||||
+question
+@@=======
+question; `is_taken` if that was answered before
+@@>>>>>>>
+."""
     billed = [a.error.tokens for a in attempts if a.error is not None and isinstance(a.error.tokens, Tokens)]
     for tokens in billed:
         cost = pricing.cost(request, tokens)
@@ -360,12 +999,53 @@ def _bill(pricing: Pricing, request: Request, attempts: Sequence[Attempt], used:
             meter.bill(tokens, cost)
 
 
-def _turns(scheduler: Scheduler | None) -> Turns | None:
+def _turns(scheduler: Scheduler | None) -> Turns | 
+@@<<<<<<<
+None:
+@@|||||||
+not.
+    """
+@@=======
+not. But llama.cpp's own does the same for
+    an answer that its schema does not allow, such as one that was cut.
+    """
+@@>>>>>>>
+
     if scheduler is None or isinstance(scheduler, Scheduler):
-        return scheduler and Turns(scheduler)
-    if isinstance(scheduler, type):
-        raise TypeError(f"session(scheduler={scheduler.__name__}) is given a class; make one: {scheduler.__name__}().")
-    raise TypeError(f"session(scheduler=…) takes an ember.Scheduler, not {type(scheduler).__name__}.")
+        return 
+@@<<<<<<<
+scheduler
+@@|||||||
+error.status
+@@=======
+(
+            not is_taken
+            and error.status
+@@>>>>>>>
+ and Turns(scheduler)
+    if 
+@@<<<<<<<
+isinstance(scheduler, type):
+        raise
+@@|||||||
+500 and
+@@=======
+500
+            and
+@@>>>>>>>
+ TypeError(f"session(scheduler={scheduler.__name__}) is given a class; make one: {scheduler.__name__}().")
+    raise TypeError(f"session(scheduler=…) takes 
+@@<<<<<<<
+an
+@@|||||||
+len(attempts)
+    return
+@@=======
+len(attempts)
+        )
+    return
+@@>>>>>>>
+ ember.Scheduler, not {type(scheduler).__name__}.")
 
 
 # The sessions that are open, innermost last. The stack is the process's. A stack for each thread, or a context
