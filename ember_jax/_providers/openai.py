@@ -278,16 +278,7 @@ def _words(value: Any) -> str | None:
 
 
 def _response(
-    answer: HTTPAnswer, request: Request, completion: _Completion, said: _Said, counted: 
-@@<<<<<<<
-_Content
-
-@@|||||||
-_Said
-@@=======
-Tokens | None
-
-@@>>>>>>>
+    answer: HTTPAnswer, request: Request, completion: _Completion, said: _Content, counted: Tokens | None
 ) -> Response:
     model = completion.model or request.model
     tokens = counted or Tokens()

@@ -101,8 +101,8 @@ class Answering:
         self._sender = sender
         self._counts = counts
         self._flights = SingleFlight()
-        # The form in which a model, by provider and name, is asked a kind of question, if it has refused those before.
-        self._declined: dict[tuple[str, str, tuple[Form, ...]], int] = {}
+        # The form in which a model has answered a kind of question; it has refused those before.
+        self._forms: dict[tuple[str, str, tuple[Form, ...]], int] = {}
         # Digests of what was answered in this session with what is of no use.
         self._faulty: set[bytes] = set()
 
@@ -150,33 +150,41 @@ class Answering:
 
         **Raises:** why the first form was refused, if all are.
         """
+        if not request.forms:
+            return await self._sender.send(request, asked.attempts, asked.task)
         kind = request.provider, request.model, request.forms
-        first = number = self._declined.get(kind, 0)
+        number = self._forms.get(kind, 0)
         refusal: ProviderError | None = None
         while refusal is None or number <= len(request.forms):
             try:
                 response = await self._sender.send(request.in_form(number), asked.attempts, asked.task)
             except (RefusedRequestError, ServerError) as error:
-                if not _may_be_the_form(error, asked.attempts):
+                if not _may_be_the_form(error, asked.attempts, is_taken=number == self._forms.get(kind)):
                     raise
                 refusal = refusal or error
                 number += 1
             else:
-                # In this form the question was answered, so the forms were why. The model's later questions of the kind
-                # begin with it. (Had no form been answered, something else would be at fault.)
-                if number > first:
-                    self._declined[kind] = number
-                    log.other_form(f"{request.provider}/{request.model}", number)
+                # The model's later questions of the kind begin with this form. They still do so with the first one, if
+                # that was ever answered: what was refused this time was then something else.
+                if self._forms.get(kind) not in (0, number):
+                    self._forms[kind] = number
+                    if number:
+                        log.other_form(f"{request.provider}/{request.model}", number)
                 return response
         raise refusal
 
 
-def _may_be_the_form(error: ProviderError, attempts: Sequence[Attempt]) -> bool:
-    """Whether a request may have been refused for the form of its question.
+def _may_be_the_form(error: ProviderError, attempts: Sequence[Attempt], is_taken: bool) -> bool:
+    """Whether a request may have been refused for the form of its question; `is_taken` if that was answered before.
 
     Some servers (llama-cpp-python 0.3 is one) refuse a parameter with a status that blames themselves. They then say
-    the same whenever they are asked, as one that has failed by chance does not.
+    the same whenever they are asked, as one that has failed by chance does not. But llama.cpp's own does the same for
+    an answer that its schema does not allow, such as one that was cut.
     """
     if isinstance(error, ServerError):
-        return error.status == 500 and len({str(attempt.error) for attempt in attempts[-2:]}) == 1 < len(attempts)
+        return (
+            not is_taken
+            and error.status == 500
+            and len({str(attempt.error) for attempt in attempts[-2:]}) == 1 < len(attempts)
+        )
     return error.status in _AT_FAULT
