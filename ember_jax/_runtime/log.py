@@ -78,6 +78,13 @@ def gave_up(model: str, error: ProviderError, attempt: int) -> None:
         _tell(logging.INFO, "gave_up", message, model=model, attempt=attempt, **_fields(error))
 
 
+def held(model: str, by: str, seconds: float, waiting: int) -> None:
+    """Calls of a model are held back for some seconds, by something that is named; so many of them wait."""
+    if logger.isEnabledFor(logging.INFO):
+        message = f"{model}: held for {seconds:,.0f} s by {by}; {waiting:,} waiting"
+        _tell(logging.INFO, "held", message, model=model, by=by, wait_s=seconds, waiting=waiting)
+
+
 def not_counted(model: str, error: Exception) -> None:
     """The tokens of a model's prompts cannot be counted, and are estimated from characters; `error` says why."""
     if logger.isEnabledFor(logging.INFO):

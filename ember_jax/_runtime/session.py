@@ -28,6 +28,7 @@ from .budget import Budget, Funds
 from .call_log import Log
 from .events import Attempt, CallEnded, How, Meter, Watcher
 from .flight import SingleFlight
+from .gate import TOLD_SECONDS
 from .journal.base import AbstractJournal, Entry
 from .journal.calls import Answer, Calls, Lane, digests
 from .journal.columns import Call
@@ -57,6 +58,8 @@ class Report:
     - `merged`: calls that shared the request of an equal one, in the plan or in flight.
     - `retries`: requests among them that a failed one was tried again by.
     - `throttled`: requests refused as one too many (429).
+    - `held_s`: seconds for which calls of a model were all held back, the waits of more than three seconds added up:
+        by a limit that is given, told or found out, or as a service asked to wait. `run.statistics()` says which.
     - `failed`: requests that a provider did not answer.
     - `cut`: calls whose answer ended before all was said, by a limit or a filter.
     - `input_tokens`, `output_tokens`: of the requests sent, those that were billed without an answer among them.
@@ -74,6 +77,7 @@ class Report:
     merged: int = 0
     retries: int = 0
     throttled: int = 0
+    held_s: float = 0.0
     failed: int = 0
     cut: int = 0
     input_tokens: int = 0
@@ -96,10 +100,15 @@ class Report:
 
     def _rows(self) -> list[tuple[str, str]]:
         """The fields as they are shown, each its name and its value in words; an unknown cost is `unknown`."""
-        return [(name.replace("_", " ").removesuffix(" usd"), _shown(name, v)) for name, v in vars(self).items()]
+        return [
+            (name.replace("_", " ").removesuffix(" usd").removesuffix(" s"), _shown(name, v))
+            for name, v in vars(self).items()
+        ]
 
 
 def _shown(name: str, value: float) -> str:
+    if name.endswith("_s"):
+        return f"{value:,.0f} s"
     if not name.endswith("_usd"):
         return f"{value:,}"
     return "unknown" if math.isnan(value) else f"${value:,.6f}"
@@ -265,6 +274,11 @@ class Session:
     def counted(self) -> dict[str, float]:
         """The report's counts so far, and `waiting`: how many calls wait for their turn."""
         return {**self._counts, "waiting": sum(s.waiting for s in self.statistics().values())}
+
+    def held(self) -> list[str]:
+        """What holds back calls for more than some seconds: words for each model of which any wait."""
+        told = [(model, stats) for model, stats in self.statistics().items() if stats.held_s > TOLD_SECONDS]
+        return [f"{model} waits {stats.held_s:,.0f} s for {stats.held_by}" for model, stats in told]
 
     @contextlib.contextmanager
     def sweeping(self, operator: str, tally: Tally) -> Iterator[None]:
