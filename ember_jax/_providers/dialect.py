@@ -32,7 +32,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 from .._errors import MalformedResponseError, ProviderError
 from .base import Request, Response, Tokens
 
-_Form = TypeVar("_Form")
+_Wire = TypeVar("_Wire")
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ class Dialect(abc.ABC):
     **Attributes:**
 
     - `service`: the service that is asked.
-    - `quota_headers`: the families of headers, see `quota`, that may tell the service's limits. The first counts for
-        which all headers are there.
+    - `quota_headers`: the families of headers, see `quota`, that may tell the service's limits. The first counts
+        that says how much is left.
     """
 
     service: Service
@@ -130,7 +130,7 @@ class Dialect(abc.ABC):
         """
 
 
-def decoded(answer: HTTPAnswer, form: type[_Form], noun: str, hint: str) -> _Form | Failure:
+def decoded(answer: HTTPAnswer, form: type[_Wire], noun: str, hint: str) -> _Wire | Failure:
     """The body as a value of a dataclass, or why it is none. Fields that the dataclass does not have are ignored.
 
     **Arguments:**
@@ -163,7 +163,7 @@ def decoded(answer: HTTPAnswer, form: type[_Form], noun: str, hint: str) -> _For
     return Failure(MalformedResponseError, f"{words} It is {{!r}}; {hint}", (said, content_type))
 
 
-def lenient(tree: Any, form: type[_Form]) -> _Form:
+def lenient(tree: Any, form: type[_Wire]) -> _Wire:
     """A tree of JSON as a value of a dataclass. Raises `ValueError` where it has another form.
 
     What services send although it is no JSON, or of another type than it should be, is read as what it means: the

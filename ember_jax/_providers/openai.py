@@ -21,7 +21,7 @@ from .dialect import (
     lenient,
     stated_in,
 )
-from .http import HTTPProvider, Vendor
+from .http import TIMEOUT, HTTPProvider, Vendor
 
 if TYPE_CHECKING:
     import httpx
@@ -39,8 +39,8 @@ class OpenAI(Vendor):
     - `api_key`: by default the environment's `OPENAI_API_KEY`, whatever the `base_url`; `""` sends none.
     - `client`: an `httpx.AsyncClient` of your own, for a proxy or another TLS setup. (Without it, proxies of the
         environment are not used.) It is used as it is, its timeouts included, and never closed here.
-    - `timeout`: seconds to wait for the connection, again for the answer to begin, and for each further piece of it.
-        It does not stop an answer that comes in pieces without end; `Retry(deadline=…)` does.
+    - `timeout`: seconds to wait for the answer to begin, and again for each further piece of it. The whole answer may
+        take six times as long. `Retry(deadline=…)` bounds a call and all that it waits for.
 
     The environment is read at each call. Prices are looked up by the provider name that it is registered under.
 
@@ -52,7 +52,7 @@ class OpenAI(Vendor):
         base_url: str | None = None,
         api_key: str | None = None,
         client: "httpx.AsyncClient | None" = None,
-        timeout: float = 120.0,
+        timeout: float = TIMEOUT,
     ):
         self._http = HTTPProvider(ChatCompletions(SERVICE), base_url, api_key, client, timeout)
 
@@ -62,8 +62,8 @@ class ChatCompletions(Dialect):
     """The dialect of chat completions. A server that imitates OpenAI has a `Service` of its own."""
 
     service: Service
-    # Gateways that speak this protocol to us, and stand before Anthropic's models, pass Anthropic's headers on.
-    quota_headers: ClassVar[tuple[str, ...]] = (quota.OPENAI, quota.ANTHROPIC)
+    # Gateways that speak this protocol to us, and stand before other vendors' models, pass those vendors' headers on.
+    quota_headers: ClassVar[tuple[str, ...]] = quota.FAMILIES
 
     def authorization(self, key: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {key}"}
@@ -214,7 +214,7 @@ def _why_failed(completion: _Completion) -> str | None:
     return (why or "it does not say why.") if has_failed else None
 
 
-class _Said(NamedTuple):
+class _Reply(NamedTuple):
     """What a message says, and how it ended."""
 
     text: str
@@ -222,21 +222,21 @@ class _Said(NamedTuple):
     finish: Finish
 
 
-def _said(message: _Message, reason: str | None) -> _Said | str:
+def _said(message: _Message, reason: str | None) -> _Reply | str:
     """What a message says, or in our words why that cannot be told."""
     if not _is_content(message.content):
         return "the answer is not a chat completion: its JSON has another form (no string and no parts in `content`)."
     text, reasoning, refusal = _parts(message)
     if refusal or (refusal is not None and text is None):
-        return _Said(refusal, reasoning, Finish.REFUSAL)
+        return _Reply(refusal, reasoning, Finish.REFUSAL)
     if reason is None:
         if text is None:
             return "the answer has no text (finish_reason None)."
         # Nothing says that the model had more to say, so that an empty text is its answer.
-        return _Said(text, reasoning, Finish.OTHER if text else Finish.STOP)
+        return _Reply(text, reasoning, Finish.OTHER if text else Finish.STOP)
     finish = _FINISHES.get(reason.casefold(), Finish.OTHER)
     # Without a text nothing was said, even if the service says that all was: as of a model that only thought.
-    return _Said(text or "", reasoning, Finish.OTHER if text is None and finish == Finish.STOP else finish)
+    return _Reply(text or "", reasoning, Finish.OTHER if text is None and finish == Finish.STOP else finish)
 
 
 def _is_content(content: Any) -> bool:
@@ -277,7 +277,7 @@ def _words(value: Any) -> str | None:
     return None
 
 
-def _response(answer: HTTPAnswer, request: Request, completion: _Completion, choice: _Choice, said: _Said) -> Response:
+def _response(answer: HTTPAnswer, request: Request, completion: _Completion, choice: _Choice, said: _Reply) -> Response:
     model = completion.model or request.model
     tokens = _tokens(completion.usage) or Tokens()
     tokens_said = _of_text(choice.logprobs, said.text, has_reasoning=bool(said.reasoning or tokens.reasoning))

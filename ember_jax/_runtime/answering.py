@@ -1,10 +1,10 @@
 """How a call is answered: by the journal, an equal call in flight, or its provider, whose answer is then kept."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
-from .._errors import MalformedResponseError, ProviderError, RefusedRequestError, ServerError
+from .._errors import MalformedResponseError, RefusedRequestError
 from .._providers.base import Form, Request, Response
 from . import log
 from .events import Attempt, Ending
@@ -15,7 +15,7 @@ from .scheduler import Task
 from .sending import Sender
 
 # The statuses of a refusal that may be about a parameter that the service does not know. `None` is that of a provider
-# that is not HTTP.
+# that is not HTTP, and of a server error that is taken for a refusal, see `Tries.disguised`.
 _AT_FAULT = (None, 400, 422)
 
 
@@ -152,12 +152,12 @@ class Answering:
         """
         kind = request.provider, request.model, request.forms
         first = number = self._declined.get(kind, 0)
-        refusal: ProviderError | None = None
+        refusal: RefusedRequestError | None = None
         while refusal is None or number <= len(request.forms):
             try:
                 response = await self._sender.send(request.in_form(number), asked.attempts, asked.task)
-            except (RefusedRequestError, ServerError) as error:
-                if not _may_be_the_form(error, asked.attempts):
+            except RefusedRequestError as error:
+                if error.status not in _AT_FAULT:
                     raise
                 refusal = refusal or error
                 number += 1
@@ -169,14 +169,3 @@ class Answering:
                     log.other_form(f"{request.provider}/{request.model}", number)
                 return response
         raise refusal
-
-
-def _may_be_the_form(error: ProviderError, attempts: Sequence[Attempt]) -> bool:
-    """Whether a request may have been refused for the form of its question.
-
-    Some servers (llama-cpp-python 0.3 is one) refuse a parameter with a status that blames themselves. They then say
-    the same whenever they are asked, as one that has failed by chance does not.
-    """
-    if isinstance(error, ServerError):
-        return error.status == 500 and len({str(attempt.error) for attempt in attempts[-2:]}) == 1 < len(attempts)
-    return error.status in _AT_FAULT
