@@ -16,7 +16,7 @@
     │   ├── RefusedRequestError           the request itself is at fault (4xx)
     │   │   └── NoAnswerError             a whole answer, paid for, that has no text or is a refusal
     │   ├── RateLimitError                too many requests (429)
-    │   ├── ServerError                   the provider's fault (408, 5xx)
+    │   ├── ServerError                   the provider's fault (408, 409, 5xx)
     │   ├── ConnectionFailedError         nothing, or half of an answer, came back
     │   └── MalformedResponseError        an answer that is not what the protocol says
     ├── BudgetError                       a call would cost more than is left of `budget_usd`; it is not sent
@@ -129,6 +129,7 @@ class ProviderError(EmberError):
     - `quota`: what the provider said of its limits (a `Quota`), or `None`.
     - `was_sent`: whether the request may have reached the provider, if there was no HTTP answer.
     - `tokens`: what the provider says that it bills all the same (`Tokens`), or `None`.
+    - `should_retry`: whether the provider says that the request should be sent again, or `None`.
     """
 
     def __init__(
@@ -140,8 +141,10 @@ class ProviderError(EmberError):
         quota: object = None,
         was_sent: bool = True,
         tokens: object = None,
+        should_retry: bool | None = None,
     ):
         super().__init__(message)
+        self.should_retry = should_retry
         self.tokens = tokens
         self.status = status
         self.retry_after = retry_after

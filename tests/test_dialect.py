@@ -163,7 +163,7 @@ def test_a_web_page_is_told_by_its_type():
 def test_a_quota_is_not_the_dialects_to_read_but_its_headers_are_told():
     limits = {f"x-ratelimit-{field}-requests": "60" for field in ("limit", "remaining", "reset")}
     assert read(whole(message={"content": "391"}), **limits).quota is None
-    assert CHAT.quota_headers == (quota.OPENAI, quota.ANTHROPIC)
+    assert CHAT.quota_headers == quota.FAMILIES
 
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text()

@@ -21,7 +21,7 @@ from ember_jax._errors import (
 from ember_jax._providers import quota
 from ember_jax._providers.base import Message, Request, Response
 from ember_jax._providers.dialect import Dialect, Failure, HTTPAnswer, HTTPRequest, Meaning, Service, decoded
-from ember_jax._providers.http import HTTPProvider, Vendor
+from ember_jax._providers.http import TIMEOUT, HTTPProvider, Vendor
 from ember_jax._providers.quota import Allowance, Quota
 
 SERVICE = Service("Toy", "https://toy.example", ("TOY_BASE_URL", "TOY_ENDPOINT"), ("TOY_API_KEY", "TOY_TOKEN"))
@@ -85,7 +85,7 @@ def request(**parameters):
 
 
 def provider(api_key=KEY, base_url=None, client=None):
-    return HTTPProvider(Toy(), base_url, api_key, client, 120.0)
+    return HTTPProvider(Toy(), base_url, api_key, client, TIMEOUT)
 
 
 def ask(answer, asked=None):
@@ -141,7 +141,8 @@ def test_errors_name_the_vendors_class_and_variables(environment):
     with pytest.raises(ConnectionFailedError) as caught:
         ask(httpx.ReadTimeout(""))
     assert str(caught.value) == (
-        "toy/t-1: no complete answer from https://toy.example/models/t-1:ask: ReadTimeout. Give Toy(timeout=…) more "
+        "toy/t-1: no complete answer from https://toy.example/models/t-1:ask: ReadTimeout. It took 0.0 s, and is "
+        "possibly billed: up to 82 tokens of the prompt and up to 9 tokens of the answer. Give Toy(timeout=…) more "
         "seconds."
     )
 
@@ -170,6 +171,7 @@ def test_errors_of_the_transport(raised, kind, was_sent):
         (400, RefusedRequestError),
         (403, AuthenticationError),
         (408, ServerError),
+        (409, ServerError),
         (429, RateLimitError),
         (503, ServerError),
         (529, ServerError),
@@ -180,6 +182,16 @@ def test_a_status_means_the_same_in_every_dialect(status, kind):
     said = error(status, '{"type": "error", "error": {"type": "t", "message": "so"}}', **{"retry-after": "3"})
     assert type(said) is kind and (said.status, said.retry_after) == (status, 3.0)
     assert str(said).startswith(f"toy/t-1: HTTP {status}: so")
+
+
+@pytest.mark.parametrize(("words", "should"), [("true", True), ("False", False), ("perhaps", None), (None, None)])
+def test_a_service_may_say_whether_to_try_again(words, should):
+    headers = {} if words is None else {"x-should-retry": words}
+    for status in (400, 429, 500):
+        assert error(status, **headers).should_retry is should
+    # A dialect that has read what the answer means knows better.
+    known = '{"error": {"code": 400, "message": "KEY not valid", "status": "INVALID_ARGUMENT"}}'
+    assert error(400, known, **headers).should_retry is None
 
 
 def test_a_dialect_may_know_better_what_a_status_means():
@@ -228,7 +240,7 @@ def test_a_request_that_a_dialect_refuses_is_not_sent():
 
 def test_a_dialect_goes_to_other_processes_and_a_key_does_not():
     own = provider(None, "http://mine")
-    assert repr(pickle.loads(pickle.dumps(own))) == repr(own) == "Toy(base_url='http://mine', timeout=120.0)"
+    assert repr(pickle.loads(pickle.dumps(own))) == repr(own) == "Toy(base_url='http://mine', timeout=600.0)"
     for secret in (provider(), provider(None, client=Client(None))):
         with pytest.raises(TypeError, match=r"^a Toy\(api_key=…\) or Toy\(client=…\) is not pickled.*TOY_API_KEY"):
             pickle.dumps(secret)

@@ -26,9 +26,10 @@ from ember_jax._providers.openai import OpenAI
 from ember_jax._providers.quota import Allowance, Quota
 from ember_jax._providers.sim import Sim
 from ember_jax._runtime.budget import Budget
-from ember_jax._runtime.limits import Limiter
+from ember_jax._runtime.gate import Limiter
 from ember_jax._runtime.loop import get_loop
 from ember_jax._runtime.pricing import Pricing
+from ember_jax._runtime.probe import Probe
 from ember_jax._runtime.retry import Retry
 from ember_jax._runtime.sending import Sender
 from ember_jax.testing import VirtualClock
@@ -179,7 +180,8 @@ def test_slots_are_never_exceeded_and_never_idle_while_calls_wait(ticks, slots):
 
     async def scenario():
         nonlocal running, most
-        gate = limiter(in_flight=slots).gate("p", "m", False)
+        # Of a local model, as the slots of a service are filled slowly: what it allows is still to be found out.
+        gate = limiter(in_flight=slots).gate("p", "m", True)
 
         async def one(duration):
             nonlocal running, most
@@ -316,6 +318,38 @@ def test_who_is_cancelled_before_it_heard_that_it_may_begin_gives_everything_bac
         return began
 
     assert virtually(scenario) == 5.0  # and not a second later
+
+
+def test_who_is_cancelled_just_when_it_may_begin_gives_its_share_of_a_told_quota_back():
+    async def scenario():
+        gate = limiter(in_flight=1).gate("p", "m", True)
+        first = await gate.enter()
+        tasks = [asyncio.ensure_future(call(gate)) for _ in range(3)]
+        await asyncio.sleep(5)
+        # Two are left: for the second, which is cancelled, and so for the third and the fourth.
+        gate.succeeded(first, None, Quota(Allowance(60, 2, 58.0)))
+        tasks[0].cancel()
+        return [await task for task in tasks[1:]]
+
+    assert virtually(scenario) == about([5.0, 6.0])  # spread over the minute, and no later
+
+
+def test_who_is_cancelled_just_when_it_may_begin_proves_nothing_and_takes_no_pace():
+    async def scenario():
+        probe = Probe(1000)
+        for k in range(40):
+            probe.take(k / 20)
+        probe.succeeded(1.0, 0.5, 20)
+        probe.refused(2.0, 1.95, 2.0, False)
+        pace, due = probe.rate(2.0), probe.ready(0, False)
+        probe.take(2.0)
+        after = probe.ready(0, False)
+        probe.give_back(2.0, 2.0)
+        return pace, due, after, probe.ready(0, False)
+
+    pace, due, after, back = virtually(scenario)
+    assert pace < math.inf and after > due
+    assert back == pytest.approx(after - 1 / pace)
 
 
 def test_who_is_cancelled_in_flight_frees_its_slot():
@@ -547,8 +581,8 @@ def sweep(server, prompts, **limit):
     """Sends prompts at once: seconds, and the counts of a report."""
     counts = {"requests": 0, "failed": 0, "retries": 0, "throttled": 0}
 
-    def count(name):
-        counts[name] += 1
+    def count(name, amount=1):
+        counts[name] = counts.get(name, 0) + amount
 
     async def scenario():
         pricing = Pricing({"p": Price(0, 0)}, lambda name: server, Budget(math.inf))
@@ -608,6 +642,13 @@ def test_other_buckets_are_found_out_too(rate, burst):
     # Not well, where a bucket has no room for what slow start begins with; but nothing is lost, and it ends.
     assert sweep(server, prompts) < 5 * 200 / rate + 20
     assert server.refused < 20
+
+
+@pytest.mark.parametrize("limit", [{}, {"in_flight": 200}])
+def test_calls_in_flight_are_a_bound_and_the_pace_is_found_out_all_the_same(limit):
+    server = Bucket(8.0, 8.0, after=1.0)
+    assert sweep(server, PROMPTS[:230], **limit) < 1.1 * (230 - 8) / 8
+    assert server.refused <= 10
 
 
 class ByChance(Bucket):

@@ -311,7 +311,7 @@ def test_a_model_that_declines_is_a_refusal(choice):
         (403, AuthenticationError),
         (404, RefusedRequestError),
         (408, ServerError),
-        (409, RefusedRequestError),
+        (409, ServerError),
         (413, RefusedRequestError),
         (422, RefusedRequestError),
         (429, RateLimitError),
@@ -349,6 +349,9 @@ def test_a_wrong_key_is_refused():
     ("headers", "seconds"),
     [
         ({"retry-after": "7"}, 7.0),
+        ({"llm_provider-retry-after": "7"}, 7.0),
+        ({"llm_provider-retry-after-ms": "1500"}, 1.5),
+        ({"llm_provider-retry-after": "7", "retry-after": "8"}, 8.0),
         ({"Retry-After": "0.25"}, 0.25),
         ({"retry-after-ms": "1500", "retry-after": "2"}, 1.5),
         ({"retry-after-ms": "soon", "retry-after": "2"}, 2.0),
@@ -514,6 +517,17 @@ def test_an_answer_that_stalls_in_the_middle_runs_into_the_timeout_and_one_that_
         # ten pieces take longer than the timeout, but none of them does
         assert complete(OpenAI(server.base_url, timeout=1.0))[0].text
     assert server.answered == [1]
+
+
+def test_an_answer_that_drips_without_end_is_given_up():
+    with (
+        ChatServer(faults=[Fault(drip=0.15)]) as server,
+        pytest.raises(
+            ConnectionFailedError, match=r"It took 1\.\d* s, and is possibly billed: up to \d+ tokens"
+        ) as caught,
+    ):
+        complete(OpenAI(server.base_url, timeout=0.2))
+    assert caught.value.was_sent and server.answered == []
 
 
 def test_ten_megabytes_around_an_answer_and_in_it():

@@ -217,9 +217,13 @@ class Counted:
     def __init__(self, **counts):
         names = ("cost_usd", "waiting", "retries", "throttled", "failed", "replayed", "merged")
         self.counts = {**dict.fromkeys(names, 0), **counts}
+        self.holds = []
 
     def counted(self):
         return dict(self.counts)
+
+    def held(self):
+        return self.holds
 
 
 def test_sweeps_that_overlap_share_one_bar_with_what_was_counted_since(drawn):
@@ -232,12 +236,14 @@ def test_sweeps_that_overlap_share_one_bar_with_what_was_counted_since(drawn):
             with progress.shown(inner, second):
                 inner.begun = inner.ended = 10
                 first.counts.update(cost_usd=9.5, waiting=2, retries=1)
+                first.holds = ["openai/m waits 59 s for the service, which asked to wait (429)"]
                 second.counts.update(cost_usd=0.25, throttled=4)
             while not (drawn and drawn[0].n == 13):
                 await asyncio.sleep(0.001)
             assert not drawn[0].is_closed
             outer.begun, outer.ended = 20, 20
             first.counts["waiting"] = 0
+            first.holds = []
 
     words_seen = []
     refresh = Drawn.refresh
@@ -248,7 +254,8 @@ def test_sweeps_that_overlap_share_one_bar_with_what_was_counted_since(drawn):
         Drawn.refresh = refresh
     (bar,) = drawn
     assert (bar.total, bar.n, bar.is_closed) == (30, 30, True)
-    assert (13, "$0.7500, 3 in flight, 2 waiting, 1 retries, 4 throttled") in words_seen
+    held = "openai/m waits 59 s for the service, which asked to wait (429)"
+    assert (13, f"$0.7500, 3 in flight, 2 waiting, 1 retries, 4 throttled, {held}") in words_seen
     assert bar.words.endswith("/s, $0.7500, 1 retries, 4 throttled")
 
 

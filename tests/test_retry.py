@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import json
+import logging
 import math
 import random
+import re
 
 import jax
 import pytest
@@ -67,13 +69,27 @@ def test_what_the_service_asks_for_is_obeyed_to_the_letter(uniform, seconds, att
 
 
 def test_attempts_and_seconds_have_a_cap():
-    wait = lambda attempts, spent, uniform=0.5: retry.wait(Retry(3, 10.0, 4.0), LATER[0], attempts, spent, uniform)
+    wait = lambda attempts, spent, uniform=0.5: retry.wait(Retry(3, 10.0, 4.0), LATER[1], attempts, spent, uniform)
     assert wait(2, 0.0) == 4.0
     assert wait(3, 0.0) is None
     assert wait(1, 8.0) == 2.0
     assert wait(1, 8.1) is None
     long = errors.RateLimitError("429", status=429, retry_after=10.5)
     assert retry.wait(Retry(3, 10.0), long, 1, 0.0, 0.5) is None
+
+
+def test_refusals_are_bounded_by_time_and_not_by_their_number():
+    wait = lambda attempts, spent, policy: retry.wait(policy, LATER[0], attempts, spent, 0.5)
+    assert wait(100, 8.0, Retry(3, 10.0, 4.0, 4.0)) == 2.0
+    assert wait(100, 8.1, Retry(3, 10.0, 4.0, 4.0)) is None
+    assert wait(1, 0.0, Retry(1)) is None
+
+
+@pytest.mark.parametrize("error", [*LATER, *NEVER])
+@pytest.mark.parametrize("should", [True, False])
+def test_what_the_service_says_of_trying_again_counts(error, should):
+    said = type(error)("so", status=error.status, should_retry=should)
+    assert retry.can_pass(said) is should
 
 
 @pytest.mark.parametrize(
@@ -126,6 +142,11 @@ def test_a_call_waits_as_long_as_it_is_asked_to(kind):
     assert report.failed == 2
 
 
+async def a_while_later(x):
+    await asyncio.sleep(60)
+    return x
+
+
 async def a_little_later(x):
     await asyncio.sleep(1.5)
     return x
@@ -157,11 +178,18 @@ def test_backoff_is_within_its_bounds():
 
 
 def test_attempts_end_with_the_last_error():
-    fn = Failing(*[busy(1.0) for _ in range(9)])
-    with answering(fn, retry=Retry(attempts=3)) as (_, run), pytest.raises(errors.RateLimitError, match="not now"):
+    fn = Failing(*[busy(1.0, errors.ServerError, 503) for _ in range(9)])
+    with answering(fn, retry=Retry(attempts=3)) as (_, run), pytest.raises(errors.ServerError, match="not now"):
         ask(ember.text("a"))
     assert fn.calls == [0.0, 2.0, 4.0]
     assert (run.report().requests, run.report().retries, run.report().failed) == (3, 2, 3)
+
+
+def test_refusals_do_not_use_attempts_up():
+    fn = Failing(*[busy(1.0) for _ in range(9)], busy(1.0, errors.ServerError, 503))
+    with answering(fn, retry=Retry(attempts=2)) as (_, run):
+        assert str(ask(ember.text("a"))) == "a"
+    assert (run.report().requests, run.report().retries, run.report().throttled) == (11, 10, 9)
 
 
 def test_a_wait_beyond_the_cap_is_not_begun():
@@ -191,6 +219,108 @@ def test_a_deadline_counts_from_when_a_call_begins_and_frees_what_it_held():
             jax.vmap(ask)(ember.text(["e", "f"]))
         stats = run.statistics()["ours/model"]
     assert (stats.in_flight, stats.waiting) == (0, 0)
+
+
+# -- behind a gate ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policy", "named"), [(Retry(), r"Retry\(seconds=600\)"), (Retry(deadline=3.0), r"Retry\(deadline=3\)")]
+)
+@pytest.mark.parametrize("kind", [errors.RateLimitError, errors.ServerError])
+def test_a_wait_that_is_longer_than_the_policy_allows_ends_all_calls_at_once(policy, named, kind):
+    fn = Failing(busy(3600.0, kind, 429 if kind is errors.RateLimitError else 503), seconds=1.0)
+    limits = {"ours": ember.Limit(in_flight=10)}
+    words = ember.text([f"w{i}" for i in range(40)])
+    with answering(fn, retry=policy, limits=limits) as (clock, run):
+        with pytest.raises(errors.SweepError) as caught:
+            jax.block_until_ready(jax.vmap(ask)(words))
+        # Those that were sent with the one that was refused are answered, and none waits.
+        assert clock.now <= 3.0
+        failed = [failure.cause for failure in caught.value.failures]
+        assert len(failed) == 31 and run.report().requests == 10
+        behind = [cause for cause in failed if "not sent" in str(cause)]
+        assert len(behind) == 30 and {type(cause) for cause in behind} == {errors.RateLimitError}
+        for cause in behind:
+            assert re.search(
+                rf"not sent, as it would wait for 3,600 s, .* {named}.*the service, which asked", str(cause)
+            )
+        assert run.statistics()["ours/model"].waiting == 0
+
+
+def test_who_comes_when_little_of_the_wait_is_left_waits():
+    fn = Failing(busy(100.0), seconds=1.0)
+    later = ember.host(a_while_later, out=ember.Text)
+    limits = {"ours": ember.Limit(in_flight=1)}
+    two = ember.jit(lambda a, b: (ember.attempt(OURS)(a), OURS(later(b))))
+    with answering(fn, retry=Retry(seconds=50.0), limits=limits) as (clock, _):
+        two(ember.text("a"), ember.text("b"))
+        assert clock.now == 102.0
+    assert fn.calls == [0.0, 101.0]
+
+
+def test_what_holds_calls_for_long_is_told(caplog):
+    caplog.set_level(logging.INFO, "ember_jax")
+    fn = Failing(busy(90.0), seconds=1.0)
+    limits = {"ours": ember.Limit(in_flight=1)}
+    seen = []
+
+    async def look(x):
+        await asyncio.sleep(31.0)
+        seen.append((run.statistics()["ours/model"], run.held()))
+        return x
+
+    watch = ember.host(look, out=ember.Text)
+    with answering(fn, limits=limits) as (_, run):
+        jax.block_until_ready(ember.jit(lambda a, b, c: (OURS(a), OURS(b), watch(c)))(*ember.text(["a", "b", "c"])))
+        after = run.statistics()["ours/model"]
+    (stats, words), by = seen[0], "the service, which asked to wait (429)"
+    assert (stats.held_s, stats.held_by, stats.waiting) == (60.0, by, 2)
+    assert words == [f"ours/model waits 60 s for {by}"]
+    assert (after.held_s, after.held_by) == (0.0, "")
+    (record,) = [record for record in caplog.records if getattr(record, "event", None) == "held"]
+    assert (record.model, record.by, record.wait_s, record.waiting) == ("ours/model", by, 90.0, 1)
+    assert run.report().held_s == 90.0 and re.search(r"^held +90 s$", str(run.report()), re.M)
+
+
+def test_a_limit_that_is_given_is_told_of_as_well():
+    fn = Failing(seconds=0.0)
+    with answering(fn, limits={"ours": ember.Limit(rpm=2)}) as (_, run):
+        jax.vmap(ask)(ember.text(["a", "b", "c"])).tolist()
+    assert run.report().held_s == 60.0
+
+
+# -- refusals in disguise --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words", "sent"),
+    [
+        ({"response_format": {"type": "json_object"}}, ["no such form", "no such form", ""], 2),
+        ({"response_format": {"type": "json_object"}}, ["no such form", "slot 3 is busy", ""], 3),
+        ({"response_format": {"type": "json_object"}}, ["a", "b", "b", ""], 3),
+        ({"temperature": 0.5, "max_tokens": 5}, ["no such form", "no such form", ""], 3),
+    ],
+)
+def test_a_server_error_that_is_said_twice_to_the_same_request_is_a_refusal(parameters, words, sent):
+    faults = [Fault(status=500, body=json.dumps({"error": {"message": w}})) if w else None for w in words]
+    with serving(faults) as (server, _):
+        model = ember.LLM("openai/m", **parameters)
+        is_refused = sent < len(words)
+        with pytest.raises(errors.RefusedRequestError, match="twice") if is_refused else contextlib.nullcontext():
+            str(model(ember.text("hello")))
+    assert len(server.requests) == sent
+
+
+def test_what_a_server_refuses_with_500_is_asked_without():
+    def refusing(number):
+        asked = server.requests[number].body
+        return Fault(status=500, body='{"error": {"message": "logprobs?"}}') if "logprobs" in asked else None
+
+    with serving(refusing) as (server, _):
+        for word in ("one", "two"):
+            MODEL.choose(ember.text(word), ["yes", "no"])
+    assert ["logprobs" in request.body for request in server.requests] == [True, True, False, False]
 
 
 def test_who_waits_to_try_again_holds_no_slot():
@@ -279,8 +409,8 @@ def test_a_fault_that_lasts_fails_at_once(name):
         MODEL(ember.text("What is 17 * 23?"))
     assert len(server.requests) == 1
     report = run.report()
-    answered = kind is errors.NoAnswerError  # the answer is that the model declines
-    assert (report.requests, report.retries, report.failed) == (1, 0, 0 if answered else 1)
+    # What the model declined is an answer, which is paid for and kept.
+    assert (report.requests, report.retries, report.failed) == (1, 0, int(name != "declined"))
 
 
 def test_a_wrong_key_fails_at_once():

@@ -100,8 +100,8 @@ class Dialect(abc.ABC):
     **Attributes:**
 
     - `service`: the service that is asked.
-    - `quota_headers`: the families of headers, see `quota`, that may tell the service's limits. The first counts for
-        which all headers are there.
+    - `quota_headers`: the families of headers, see `quota`, that may tell the service's limits. The first counts
+        that says how much is left.
     """
 
     service: Service

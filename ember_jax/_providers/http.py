@@ -32,7 +32,7 @@ from .._errors import (
     ServerError,
 )
 from .._regex import regex
-from . import prices, quota
+from . import prices, quota, tokens
 from .base import Finish, Provider, Request, Response, Tokens
 from .dialect import Dialect, Failure, HTTPAnswer, Meaning, Service, readable, stated
 
@@ -43,6 +43,14 @@ if TYPE_CHECKING:
 # client must close it first: a request that is sent just as the server closes is lost, and the client does not send a
 # POST again by itself.
 _KEEPALIVE = 4.0
+
+# How many seconds a service may take to answer by default, as in the vendors' own clients: models that reason take
+# minutes before the first byte comes, and an answer that is given up is billed all the same.
+TIMEOUT = 600.0
+# The seconds within which a connection has to be made, if the timeout is longer.
+_CONNECT = 60.0
+# An answer that comes in pieces without end is given up after so many times the timeout.
+_WHOLE = 6.0
 
 # How many characters of a service's words an error quotes.
 _QUOTED = 300
@@ -70,7 +78,7 @@ class Vendor(Provider):
         base_url: str | None = None,
         api_key: str | None = None,
         client: "httpx.AsyncClient | None" = None,
-        timeout: float = 120.0,
+        timeout: float = TIMEOUT,
     ):
         """The arguments of every vendor, see `HTTPProvider`; their defaults are the vendor's own."""
 
@@ -106,6 +114,8 @@ class Vendor(Provider):
     async def close(self) -> None:
         await self._http.close()
 
+
+_BOOLEANS = {"true": True, "false": False}
 
 # What looks like a key, in case it is another one than the key that we know.
 _SECRET = regex(r"\bsk-[^\s\"'<>,;)]+|\bBearer\s+[^\s\"'<>,;)]+")
@@ -163,7 +173,8 @@ class HTTPProvider(Provider):
     - `base_url`: what the dialect's paths are appended to. By default the environment's, else the service's own.
     - `api_key`: by default the environment's, whatever the `base_url`; `""` sends none.
     - `client`: an `httpx.AsyncClient` to use as it is. It is not closed here.
-    - `timeout`: seconds to wait for the connection, again for the answer to begin, and for each further piece of it.
+    - `timeout`: seconds to wait for the answer to begin, and again for each further piece of it. The whole answer may
+        take six times as long, also with a client of one's own. A connection has to be made within a minute of it.
 
     The environment is read at each call, so that a variable may be set after the provider was made.
 
@@ -245,9 +256,9 @@ class HTTPProvider(Provider):
     def read(self, status: int, headers: Mapping[str, str], body: bytes, request: Request) -> Response:
         """What an HTTP answer to `request` says.
 
-        Raises `AuthenticationError` (401, 403), `RateLimitError` (429), `ServerError` (408, 5xx), `RefusedRequestError`
-        (any other 4xx, a redirect, or a model that declines) and `MalformedResponseError`, except where the dialect
-        finds that an error is another than its status says.
+        Raises `AuthenticationError` (401, 403), `RateLimitError` (429), `ServerError` (408, 409, 5xx),
+        `RefusedRequestError` (any other 4xx, a redirect, or a model that declines) and `MalformedResponseError`, except
+        where the dialect finds that an error is another than its status says.
         """
         answer = HTTPAnswer(status, {name.lower(): value for name, value in headers.items()}, body)
         if not 200 <= status < 300:
@@ -268,13 +279,17 @@ class HTTPProvider(Provider):
         url, headers, body = self.build(request)
         content = _encoded(body, request)
         client = self._client or await self._own_client()
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        whole = asyncio.timeout(_WHOLE * self._timeout)
         try:
             address = _parsed(url)
-            if len(content) < _LARGE:
-                answer = await client.post(address, headers=headers, content=content)
-            else:
-                sized = {**headers, "Content-Length": str(len(content))}
-                answer = await client.post(address, headers=sized, content=_pieces(content))
+            async with whole:
+                if len(content) < _LARGE:
+                    answer = await client.post(address, headers=headers, content=content)
+                else:
+                    sized = {**headers, "Content-Length": str(len(content))}
+                    answer = await client.post(address, headers=sized, content=_pieces(content))
         except httpx.InvalidURL as error:
             failure = RefusedRequestError(f"{_id(request)}: {url} is not a URL: {error}.")
         except httpx.DecodingError as error:
@@ -283,8 +298,8 @@ class HTTPProvider(Provider):
             # The transport maps most of aiohttp's errors to httpx's, but not the error for an answer that is not HTTP.
             # So aiohttp's errors are caught too.
             words = self._access.scrubbed(str(error)) or type(error).__name__
-            timed_out = isinstance(error, httpx.ReadTimeout)
-            hint = f" Give {self._dialect.service.maker}(timeout=…) more seconds." if timed_out else ""
+            timed_out = isinstance(error, httpx.ReadTimeout) or whole.expired()
+            hint = f" {self._burnt(request, clock() - began)}" if timed_out else ""
             # A failure to connect is the only error that is sure to come before anything was sent, so only after it the
             # budget need not count the request. The transport may raise it as a timeout, whose cause is the error to
             # look for.
@@ -298,6 +313,18 @@ class HTTPProvider(Provider):
         # Raised here and not in the `except` blocks. There Python would attach the transport's error as the context,
         # and that error holds the request's headers, and with them the key.
         raise failure
+
+    def _burnt(self, request: Request, seconds: float) -> str:
+        """What a request took that was given up, and how to wait longer."""
+        highest = tokens.bounds(request)[1]
+        limit = tokens.output_limit(request)
+        output = self.most_output(request) if limit is None else limit
+        answer = f"up to {output:,.0f} tokens of the answer" if output < math.inf else "an answer of any length"
+        prompt = f"up to {highest:,.0f} tokens of the prompt" if highest < math.inf else "the prompt"
+        return (
+            f"It took {seconds:,.1f} s, and is possibly billed: {prompt} and {answer}. Give "
+            f"{self._dialect.service.maker}(timeout=…) more seconds."
+        )
 
     async def close(self) -> None:
         own, self._own = self._own, None
@@ -316,13 +343,16 @@ class HTTPProvider(Provider):
 
     def _failure(self, answer: HTTPAnswer, request: Request) -> ProviderError:
         """The exception for an answer with a status of failure. The dialect is asked first for what it means."""
-        kind, advice = self._dialect.meaning(answer) or _meaning(answer.status, self._dialect.service)
+        meant = self._dialect.meaning(answer)
+        kind, advice = meant or _meaning(answer.status, self._dialect.service)
         words = self._access.scrubbed(stated(answer.body) or readable(answer.body)) or "(no message)"
         return kind(
             f"{_id(request)}: HTTP {answer.status}: {words}{advice}",
             status=answer.status,
             retry_after=_retry_after(answer.headers),
             quota=_quota(answer, self._dialect),
+            # What the dialect has found in the answer is more exact.
+            should_retry=_BOOLEANS.get(answer.headers.get("x-should-retry", "").lower()) if meant is None else None,
         )
 
     def _raised(self, failure: Failure, request: Request, status: int | None) -> ProviderError:
@@ -399,7 +429,7 @@ def _open_client(timeout: float) -> "httpx.AsyncClient":
 
     none = NoCookies()
     transport = httpx_aiohttp.AiohttpTransport(verify=tls, client=session)
-    return Client(transport=transport, timeout=timeout)
+    return Client(transport=transport, timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT)))
 
 
 async def _retire(loop: asyncio.AbstractEventLoop, client: "httpx.AsyncClient") -> None:
@@ -432,7 +462,8 @@ def _meaning(status: int, service: Service) -> Meaning:
         return Meaning(AuthenticationError, advice)
     if status == 429:
         return Meaning(RateLimitError)
-    if status == 408 or 500 <= status < 600:  # Anthropic's 529 too, which means that it is overloaded
+    # 408 is a timeout and 409 a conflict of the moment. Anthropic's 529 means that it is overloaded.
+    if status in (408, 409) or 500 <= status < 600:
         return Meaning(ServerError)
     if 400 <= status < 500:
         return Meaning(RefusedRequestError)
@@ -449,14 +480,18 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     """The seconds that a service asks to wait; `None` if it does not.
 
     There are three forms in use: `retry-after-ms` in milliseconds, `retry-after` in seconds, and `retry-after` as a
-    date.
+    date. LiteLLM's proxy puts `llm_provider-` before the names that it passes on.
     """
-    seconds = _number(headers.get("retry-after-ms"), 1e-3)
-    if seconds is None:
-        seconds = _number(headers.get("retry-after"), 1.0)
-    if seconds is None and (then := _timestamp(headers.get("retry-after"))) is not None:
-        seconds = then - _now(headers)
-    return None if seconds is None else max(seconds, 0.0)
+    for prefix in ("", "llm_provider-"):
+        said = headers.get(f"{prefix}retry-after")
+        seconds = _number(headers.get(f"{prefix}retry-after-ms"), 1e-3)
+        if seconds is None:
+            seconds = _number(said, 1.0)
+        if seconds is None and (then := _timestamp(said)) is not None:
+            seconds = then - _now(headers)
+        if seconds is not None:
+            return max(seconds, 0.0)
+    return None
 
 
 def _now(headers: Mapping[str, str]) -> float:

@@ -21,7 +21,7 @@ from .dialect import (
     lenient,
     stated_in,
 )
-from .http import HTTPProvider, Vendor
+from .http import TIMEOUT, HTTPProvider, Vendor
 
 if TYPE_CHECKING:
     import httpx
@@ -39,8 +39,8 @@ class OpenAI(Vendor):
     - `api_key`: by default the environment's `OPENAI_API_KEY`, whatever the `base_url`; `""` sends none.
     - `client`: an `httpx.AsyncClient` of your own, for a proxy or another TLS setup. (Without it, proxies of the
         environment are not used.) It is used as it is, its timeouts included, and never closed here.
-    - `timeout`: seconds to wait for the connection, again for the answer to begin, and for each further piece of it.
-        It does not stop an answer that comes in pieces without end; `Retry(deadline=…)` does.
+    - `timeout`: seconds to wait for the answer to begin, and again for each further piece of it. The whole answer may
+        take six times as long. `Retry(deadline=…)` bounds a call and all that it waits for.
 
     The environment is read at each call. Prices are looked up by the provider name that it is registered under.
 
@@ -52,7 +52,7 @@ class OpenAI(Vendor):
         base_url: str | None = None,
         api_key: str | None = None,
         client: "httpx.AsyncClient | None" = None,
-        timeout: float = 120.0,
+        timeout: float = TIMEOUT,
     ):
         self._http = HTTPProvider(ChatCompletions(SERVICE), base_url, api_key, client, timeout)
 
@@ -62,8 +62,8 @@ class ChatCompletions(Dialect):
     """The dialect of chat completions. A server that imitates OpenAI has a `Service` of its own."""
 
     service: Service
-    # Gateways that speak this protocol to us, and stand before Anthropic's models, pass Anthropic's headers on.
-    quota_headers: ClassVar[tuple[str, ...]] = (quota.OPENAI, quota.ANTHROPIC)
+    # Gateways that speak this protocol to us, and stand before other vendors' models, pass those vendors' headers on.
+    quota_headers: ClassVar[tuple[str, ...]] = quota.FAMILIES
 
     def authorization(self, key: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {key}"}

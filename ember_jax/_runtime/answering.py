@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
-from .._errors import MalformedResponseError, ProviderError, RefusedRequestError, ServerError
+from .._errors import MalformedResponseError, RefusedRequestError, ServerError
 from .._providers.base import Form, Request, Response
 from . import log
 from .events import Attempt, Ending
@@ -15,7 +15,7 @@ from .scheduler import Task
 from .sending import Sender
 
 # The statuses of a refusal that may be about a parameter that the service does not know. `None` is that of a provider
-# that is not HTTP.
+# that is not HTTP, and of a server error that is taken for a refusal, see `Tries.disguised`.
 _AT_FAULT = (None, 400, 422)
 
 
@@ -154,11 +154,11 @@ class Answering:
             return await self._sender.send(request, asked.attempts, asked.task)
         kind = request.provider, request.model, request.forms
         number = self._forms.get(kind, 0)
-        refusal: ProviderError | None = None
+        refusal: RefusedRequestError | None = None
         while refusal is None or number <= len(request.forms):
             try:
                 response = await self._sender.send(request.in_form(number), asked.attempts, asked.task)
-            except (RefusedRequestError, ServerError) as error:
+            except RefusedRequestError as error:
                 if not _may_be_the_form(error, asked.attempts, is_taken=number == self._forms.get(kind)):
                     raise
                 refusal = refusal or error
@@ -174,17 +174,11 @@ class Answering:
         raise refusal
 
 
-def _may_be_the_form(error: ProviderError, attempts: Sequence[Attempt], is_taken: bool) -> bool:
+def _may_be_the_form(error: RefusedRequestError, attempts: Sequence[Attempt], is_taken: bool) -> bool:
     """Whether a request may have been refused for the form of its question; `is_taken` if that was answered before.
 
-    Some servers (llama-cpp-python 0.3 is one) refuse a parameter with a status that blames themselves. They then say
-    the same whenever they are asked, as one that has failed by chance does not. But llama.cpp's own does the same for
-    an answer that its schema does not allow, such as one that was cut.
+    A server error that was taken for a refusal is none if the form was answered before: llama.cpp's server fails so
+    for an answer that its schema does not allow, such as one that was cut.
     """
-    if isinstance(error, ServerError):
-        return (
-            not is_taken
-            and error.status == 500
-            and len({str(attempt.error) for attempt in attempts[-2:]}) == 1 < len(attempts)
-        )
-    return error.status in _AT_FAULT
+    is_disguised = bool(attempts) and isinstance(attempts[-1].error, ServerError)
+    return error.status in _AT_FAULT and not (is_taken and is_disguised)

@@ -85,6 +85,13 @@ def other_form(model: str, number: int) -> None:
         _tell(logging.INFO, "other_form", message, model=model, form=number)
 
 
+def held(model: str, by: str, seconds: float, waiting: int) -> None:
+    """Calls of a model are held back for some seconds, by something that is named; so many of them wait."""
+    if logger.isEnabledFor(logging.INFO):
+        message = f"{model}: held for {seconds:,.0f} s by {by}; {waiting:,} waiting"
+        _tell(logging.INFO, "held", message, model=model, by=by, wait_s=seconds, waiting=waiting)
+
+
 def not_counted(model: str, error: Exception) -> None:
     """The tokens of a model's prompts cannot be counted, and are estimated from characters; `error` says why."""
     if logger.isEnabledFor(logging.INFO):

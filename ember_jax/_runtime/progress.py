@@ -54,6 +54,10 @@ class Counting(Protocol):
         """The counts of its report so far, and `waiting`: how many calls wait for their turn."""
         ...
 
+    def held(self) -> list[str]:
+        """What holds calls back for more than some seconds, and for how long, in words."""
+        ...
+
 
 def is_wanted(setting: bool | None) -> bool:
     """Whether a bar is to be shown: the session's `setting`; if it is `None`, on a terminal and in a notebook."""
@@ -163,7 +167,8 @@ class Bar:
         told = {"in flight": open_calls - waiting, "waiting": waiting}
         told |= {name: int(counts[name]) for name in ("replayed", "merged", "retries", "throttled", "failed")}
         cost = "cost unknown" if math.isnan(counts["cost_usd"]) else f"${counts['cost_usd']:,.4f}"
-        return [cost, *(f"{n:,} {name}" for name, n in told.items() if n > 0)]
+        held = [words for session in list(self._before) for words in session.held()]
+        return [cost, *(f"{n:,} {name}" for name, n in told.items() if n > 0), *held]
 
 
 def _pace(calls: int, seconds: float, left: int) -> str:

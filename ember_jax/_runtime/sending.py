@@ -15,9 +15,10 @@ from .._providers.quota import Quota
 from . import log, retry
 from .budget import Hold
 from .events import Attempt
-from .limits import Admission, Gate, Limit, Limiter, Statistics
+from .gate import Admission, Gate, Limiter, TooLong
+from .limits import Limit, Statistics
 from .pricing import Pricing
-from .retry import Retry
+from .retry import Retry, Tries
 from .scheduler import Path, Task
 from .sizes import Sizes
 from .turns import Turns
@@ -70,7 +71,8 @@ class Sender:
     async def send(self, request: Request, attempts: list[Attempt], task: Task | None = None) -> Response:
         """Answers a request, and appends each attempt to `attempts`. `task` is `None` if no scheduler is to be asked.
 
-        **Raises:** the `ProviderError` of the last attempt; `ConnectionFailedError` at the call's deadline;
+        **Raises:** the `ProviderError` of the last attempt; `RateLimitError` for a call that is not sent, as the
+        service holds it back for longer than the policy allows; `ConnectionFailedError` at the call's deadline;
         `BudgetError` before an attempt that the budget cannot pay; `SchedulerError` if the scheduler fails.
         """
         hold = self._pricing.hold(request)
@@ -105,7 +107,7 @@ class Sender:
         """Attempts, until one succeeds or no other can."""
         provider = self._provider(request.provider)
         gate = self._gate(request, provider)
-        made, began, turn, clock = 0, 0.0, None, asyncio.get_running_loop().time
+        tries, began, turn, clock = Tries(self._policy, request), 0.0, None, asyncio.get_running_loop().time
         while True:
             # The reservation comes before the turn. In the other order a call that waits for money would hold a slot,
             # which calls that are cheap enough could use.
@@ -113,26 +115,23 @@ class Sender:
             try:
                 # An open gate is passed without an admission, which costs time, as a local model's call takes little.
                 is_free = gate.is_open and task is None
-                admission = None if is_free else await self._admitted(request, gate, turn, task)
+                # A call that was sent before has its deadline, which runs already.
+                patience = self._policy.seconds if tries.made else self._policy.patience
+                admission = None if is_free else await self._admitted(request, gate, turn, patience, task)
                 if admission is not None:
                     turn = admission.turn
-                if made:
+                if tries.made:
                     self._count("retries")
                 else:
                     began = clock()
                     if deadline is not None and self._policy.deadline is not None:
                         deadline.reschedule(began + self._policy.deadline)
-                made += 1
+                tries.made += 1
                 return await self._attempt(request, provider, gate, admission, hold, attempts)
+            except TooLong as wait:
+                raise _too_long(request, self._policy, wait) from None
             except ProviderError as error:
-                seconds = retry.wait(self._policy, error, made, clock() - began, self._uniform())
-                model = f"{request.provider}/{request.model}"
-                if seconds is None:
-                    log.gave_up(model, error, made)
-                    raise
-                log.retry(model, error, made, seconds, gate.statistics().rate)
-                # If the service has said how long to wait, the gate holds all calls of the model back until then.
-                is_held = error.retry_after is not None
+                seconds, is_held = self._again(request, error, tries, gate, clock() - began)
             finally:
                 if self._turns is not None and task is not None:
                     self._turns.leave(task)
@@ -141,12 +140,31 @@ class Sender:
             if not is_held or task is not None:
                 await asyncio.sleep(seconds)
 
+    def _again(
+        self, request: Request, error: ProviderError, tries: Tries, gate: Gate, spent: float
+    ) -> tuple[float, bool]:
+        """The seconds until a failed call is sent again, and whether the gate holds back the model's calls so long.
+
+        Raises the error, or the refusal that it is in disguise, if the call is not sent again.
+        """
+        model, shut = f"{request.provider}/{request.model}", gate.shut_s()
+        refusal, seconds = tries.disguised(error), tries.wait(error, spent, self._uniform())
+        # The gate holds calls back if the service has said how long to wait, or if it refuses all of them.
+        refuses_all = isinstance(error, RateLimitError) and error.retry_after is None and shut > 0
+        if refuses_all and seconds is not None:
+            seconds = shut if spent + shut <= self._policy.seconds else None
+        if refusal is not None or seconds is None:
+            log.gave_up(model, error, tries.made)
+            raise error if refusal is None else refusal
+        log.retry(model, error, tries.made, seconds, gate.statistics().rate)
+        return seconds, refuses_all or error.retry_after is not None
+
     async def _admitted(
-        self, request: Request, gate: Gate, turn: tuple[float, int] | None, task: Task | None
+        self, request: Request, gate: Gate, turn: tuple[float, int] | None, patience: float, task: Task | None
     ) -> Admission | None:
         """Waits until the scheduler, if any, has started the request, and then for its turn at the gate.
 
-        Returns the gate's ticket, or `None` if the gate is open.
+        Returns the gate's admission, or `None` if the gate is open.
         """
         priority = 0.0
         if self._turns is not None and task is not None:
@@ -155,7 +173,7 @@ class Sender:
         if gate.is_open:
             return None
         size = self._sizes_of(request).estimate(request, count=gate.limits_tokens)
-        return await gate.enter(size, priority=priority, turn=turn)
+        return await gate.enter(size, priority=priority, turn=turn, patience=patience)
 
     async def _attempt(
         self,
@@ -224,5 +242,19 @@ class Sender:
         # All times that a limiter knows are those of one loop. A session may meet another loop: after a fork, or within
         # a virtual clock.
         if self._limiter is None or self._limiter.loop is not loop:
-            self._limiter = Limiter(self._limits, loop)
+            self._limiter = Limiter(self._limits, loop, self._tell)
         return self._limiter.gate(request.provider, request.model, provider.is_local)
+
+    def _tell(self, model: str, by: str, seconds: float, added: float, waiting: int) -> None:
+        self._count("held_s", added)
+        log.held(model, by, seconds, waiting)
+
+
+def _too_long(request: Request, policy: Retry, wait: TooLong) -> RateLimitError:
+    name = "deadline" if wait.patience == policy.deadline else "seconds"
+    return RateLimitError(
+        f"{request.provider}/{request.model}: not sent, as it would wait for {wait.seconds:,.0f} s, which is longer "
+        f"than Retry({name}={wait.patience:g}) lets a call be tried. It is held by {wait.by}. Run the program again "
+        f"later, or give Retry({name}=…) more seconds.",
+        retry_after=wait.seconds,
+    )

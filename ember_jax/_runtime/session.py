@@ -27,12 +27,13 @@ from .answering import Answering, Asking, Read, itself
 from .budget import Budget, Funds
 from .call_log import Log
 from .events import Attempt, CallEnded, Ending, Meter, Watcher
+from .gate import TOLD_SECONDS
 from .host_results import HostResults
 from .journal.base import AbstractJournal
 from .journal.calls import Answer, Calls, LaneIndex, digests
 from .journal.columns import CallRecord
 from .journal.place import UNSET, places
-from .limits import Limit, Statistics
+from .limits import Limit, Statistics, checked
 from .loop import Loop, get_loop
 from .oddities import Oddities
 from .pricing import Pricing
@@ -58,6 +59,8 @@ class Report:
         flight.
     - `retries`: how many of the requests were another attempt, after one that failed.
     - `throttled`: how many of the requests were refused as one too many (429).
+    - `held_s`: seconds for which calls of a model were all held back, the waits of more than three seconds added up:
+        by a limit that is given, told or found out, or as a service asked to wait. `run.statistics()` says which.
     - `failed`: how many of the requests got an error instead of an answer, refusals included.
     - `cut`: how many calls had an answer that ended before all was said, by a limit or a filter.
     - `input_tokens`, `output_tokens`: the tokens of the requests that were answered, and of those that were billed
@@ -77,6 +80,7 @@ class Report:
     merged: int = 0
     retries: int = 0
     throttled: int = 0
+    held_s: float = 0.0
     failed: int = 0
     cut: int = 0
     input_tokens: int = 0
@@ -99,10 +103,15 @@ class Report:
 
     def _rows(self) -> list[tuple[str, str]]:
         """The fields as they are shown, each its name and its value in words; an unknown cost is `unknown`."""
-        return [(name.replace("_", " ").removesuffix(" usd"), _shown(name, v)) for name, v in vars(self).items()]
+        return [
+            (name.replace("_", " ").removesuffix(" usd").removesuffix(" s"), _shown(name, v))
+            for name, v in vars(self).items()
+        ]
 
 
 def _shown(name: str, value: float) -> str:
+    if name.endswith("_s"):
+        return f"{value:,.0f} s"
     if not name.endswith("_usd"):
         return f"{value:,}"
     return f"${value:,.6f}" if math.isfinite(value) else "unknown"
@@ -163,7 +172,7 @@ class Session:
         self.runner: Runner[Any, Session] | None = None
         self.turns = _turns(scheduler)
         self._budget = Budget(math.inf if budget_usd is None else budget_usd)
-        self.limits = self.checked(limits or {})
+        self.limits = checked(limits or {}, self.provider)
         self.pricing = Pricing(prices or {}, self.provider, self._budget)
         self._sender = Sender(self.provider, self.count, self.limits, retry or Retry(), self.pricing, turns=self.turns)
         self._answering = Answering(self._sender, self._counts)
@@ -208,6 +217,11 @@ class Session:
         **Raises:** `TypeError` for a lane or an answer that is none.
         """
         return self._log.calls(lane, op, answer, failed)
+
+    def held(self) -> list[str]:
+        """What holds back calls for more than some seconds: words for each model of which any wait."""
+        told = [(model, stats) for model, stats in self.statistics().items() if stats.held_s > TOLD_SECONDS]
+        return [f"{model} waits {stats.held_s:,.0f} s for {stats.held_by}" for model, stats in told]
 
     def forget(self, calls: CallRecord | Iterable[CallRecord]) -> int:
         """Deletes the answers of calls, in the journal too, so that a program that makes them again asks the model.
@@ -276,14 +290,6 @@ class Session:
     def statistics(self) -> dict[str, Statistics]:
         """How the calls of each model are paced, by `provider/model`."""
         return self._sender.statistics()
-
-    def checked(self, limits: Mapping[str, Limit]) -> Mapping[str, Limit]:
-        """The limits, as they are. Raises `TypeError` for what is no `Limit`, `ModelError` for an unknown provider."""
-        for name, limit in limits.items():
-            if not isinstance(limit, Limit):
-                raise TypeError(f"limits={{{name!r}: …}} takes a Limit, not {type(limit).__name__}.")
-            self.provider(name.partition("/")[0])  # raises for a misspelt name, whose limit would limit nothing
-        return limits
 
     def check(self, model_id: str) -> None:
         """Raises `ModelError` if a model id is malformed, or names a provider or model known not to exist."""

@@ -14,7 +14,7 @@ from .._model.choose import ChoiceCall
 from .._plan import ir
 from .._providers import tokens
 from .._providers.base import Request, Tokens
-from .._runtime.limits import MOST_IN_FLIGHT, Limit, pool_of, seconds_of
+from .._runtime.limits import MOST_IN_FLIGHT, Limit, checked, pool_of, seconds_of
 from .._runtime.session import Session
 from .._text import store
 from .._text.lengths import UNKNOWN, Span
@@ -128,7 +128,7 @@ def estimate(
     """
     if not 0 <= latency < math.inf:
         raise ValueError(f"estimate(latency={latency!r}): give the seconds that a call takes, at least 0.")
-    limits = session.limits if limits is None else session.checked(limits)
+    limits = session.limits if limits is None else checked(limits, session.provider)
     asked = _Estimator(session)
     tally = asked.bounds.of(plan, given)
     models = {name: _amounts(rows) for name, rows in tally.items() if name}
