@@ -31,6 +31,7 @@
 
     RepeatedSampleWarning (UserWarning)   equal keyless calls that were answered by one sample
     UnknownPriceWarning (UserWarning)     a call that costs nobody knows what
+    UnboundedAnswerWarning (UserWarning)  an answer that a budget can bound by the model's own limit only
     CutAnswerWarning (UserWarning)        an answer that ended before all was said
     OtherModelWarning (UserWarning)       an answer of another model than the one that was asked
     UntestedVersionWarning (UserWarning)  a JAX that is newer than any that this version is tested with
@@ -326,6 +327,10 @@ class RepeatedSampleWarning(UserWarning):
 
 class UnknownPriceWarning(UserWarning):
     """A model has no known price, so what its calls cost is not counted."""
+
+
+class UnboundedAnswerWarning(UserWarning):
+    """A budget reserves for each answer of a model the longest one that the model can give. Told once of each model."""
 
 
 class CutAnswerWarning(UserWarning):

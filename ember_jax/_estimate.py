@@ -188,8 +188,9 @@ class _Asked:
         inputs = least + sum(s.least for s in unknown), most + sum(s.most for s in unknown)
         pricing, limit = self._session.pricing, tokens.output_limit(request)
         outputs = 1, pricing.most_output(request) if is_known else math.inf if limit is None else limit
-        costs = [pricing.cost(request, Tokens(*n)) if is_known else math.nan for n in zip(inputs, outputs, strict=True)]
-        prices = (0.0, math.inf) if math.isnan(costs[0]) else costs
+        least, most = (Tokens(*n) for n in zip(inputs, outputs, strict=True))
+        costs = (pricing.cost(request, least), pricing.most(request, most)) if is_known else (math.nan, math.nan)
+        prices = (0.0, math.inf) if any(map(math.isnan, costs)) else costs
         return np.array([(1, 1), (1, 1), inputs, outputs, prices], float)
 
     def _count_once(self, request: Request, amounts: np.ndarray) -> None:

@@ -19,7 +19,7 @@ import ember_jax as ember
 from ember_jax import Limit, Price, errors
 from ember_jax._errors import BudgetError, UnknownPriceWarning
 from ember_jax._providers import prices, tokens
-from ember_jax._providers.base import Message, Request, Response
+from ember_jax._providers.base import Message, Request, Response, Tokens
 from ember_jax._providers.callable import Callable
 from ember_jax._providers.openai import OpenAI
 from ember_jax._providers.sim import SimModel, reply
@@ -60,7 +60,7 @@ def test_prices_are_those_of_the_table():
                 told = float(genai_prices.calc_price(usage, model.id, provider_id=provider.id).total_price)
             except LookupError:
                 told = math.nan
-            found = prices.cost(provider.id, model.id, 300_000, 567)
+            found = prices.cost(Request(provider.id, model.id, ()), Tokens(300_000, 567))
             assert found == pytest.approx(told, nan_ok=True), (provider.id, model.id)
 
 

@@ -206,6 +206,14 @@ class Provider(abc.ABC):
         """The US dollars of an answer to `request` that takes so many tokens, NaN where its price is not known."""
         return math.nan
 
+    def most_cost(self, request: Request, tokens: Tokens) -> float:
+        """The US dollars that a call comes to at most, if it is billed no more tokens than these; NaN without a price.
+
+        It is asked before the call is sent, when neither the hour nor the service's tier is known. By default it is
+        the `cost`.
+        """
+        return self.cost(request, tokens)
+
     def most_output(self, request: Request) -> float:
         """The most tokens that an answer can have if `request` sets no limit; infinite if that is not known."""
         return math.inf

@@ -89,6 +89,9 @@ class Vendor(Provider):
     def cost(self, request: Request, tokens: Tokens) -> float:
         return self._http.cost(request, tokens)
 
+    def most_cost(self, request: Request, tokens: Tokens) -> float:
+        return self._http.most_cost(request, tokens)
+
     def most_output(self, request: Request) -> float:
         return self._http.most_output(request)
 
@@ -166,7 +169,10 @@ class HTTPProvider(Provider):
         """Every name may be a model: only the server knows, and asking it would be IO."""
 
     def cost(self, request: Request, tokens: Tokens) -> float:
-        return prices.cost(request.provider, request.model, tokens.input, tokens.output)
+        return prices.cost(request, tokens)
+
+    def most_cost(self, request: Request, tokens: Tokens) -> float:
+        return prices.most_cost(request, tokens)
 
     def most_output(self, request: Request) -> float:
         return prices.context_window(request.provider, request.model)

@@ -502,12 +502,15 @@ class session:
     - `progress`: whether a bar shows how far the calls of a sweep are, if that takes more than half a second; by
         default where standard error is a terminal, and in notebooks.
     - `prices`: a `Price` by provider, as `"local"`, or by model, as `"local/my-model"`, which takes precedence; both
-        take precedence over the price table. The cost of a model without any price is NaN, and there is one warning.
+        take precedence over the table of the installed package `genai_prices`. It knows cached input, long prompts,
+        service tiers and prices that change by the hour; `ember.Price` says more. The cost of a model without any
+        price, or of a service tier without one, is NaN, and there is one warning.
     - `budget_usd`: US dollars that calls may cost at most, however many are in flight. A call is sent only if the most
-        that it may cost, by its `max_tokens`, fits into what is left. Else it waits until other calls are settled. If
-        that does not help, it and all calls after it raise `BudgetError`, and the calls in flight finish. `run.budget`
-        says what is spent, reserved and left. Replayed calls cost nothing. With 0 no call is sent, not even a free one.
-        The cap holds by the prices known here, and does not cover models without a price.
+        that it may cost, by its `max_tokens` or else by the model's own limit, fits into what is left. Else it waits
+        until other calls are settled. If that does not help, it and all calls after it raise `BudgetError`, and the
+        calls in flight finish. `run.budget` says what is spent, reserved and left. Replayed calls cost nothing. With 0
+        no call is sent, not even a free one.
+        The cap holds by the prices known here, the dearest that may apply, and does not cover models without a price.
 
     Sessions nest; the innermost open one counts. They belong to the process, not to a thread.
 
