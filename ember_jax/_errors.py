@@ -283,7 +283,8 @@ class SweepError(EmberError):
 
     **Attributes:**
 
-    - `failures`: one `LaneFailure` for each failed lane, in lane order.
+    - `failures`: one `LaneFailure` for each failed lane, in lane order. Lanes inside of a lane, such as several samples
+        of one question, are not counted by themselves: the lane failed, by the first of them.
     - `lanes`: the number of lanes that were run.
     """
 

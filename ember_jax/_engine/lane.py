@@ -49,6 +49,14 @@ class Lane:
         """The lane that this is, or is a part of."""
         return self
 
+    @property
+    def seen(self) -> "Lane":
+        """The lane that the user sees: this one, or the one that it is inside of, see `is_seen`."""
+        lane = self.whole
+        while lane.parent is not None and not (lane.spread and lane.spread.is_seen):
+            lane = lane.parent.whole
+        return lane
+
 
 class Part(Lane):
     """What a lane does in an enclosed plan: it may fail without the lane, and what it uses is counted.
@@ -118,15 +126,16 @@ class Spread:
     """A step that spreads into lanes: which of them have started, and what they gave.
 
     `early` counts, for outputs that are given before lanes end, the lanes that are yet to give; `awaited`, for steps
-    that wait for such outputs only, how many.
+    that wait for such outputs only, how many. `is_seen` says whether the user sees its lanes as such.
     """
 
-    __slots__ = ("awaited", "early", "inputs", "inside", "left", "node", "outputs", "started")
+    __slots__ = ("awaited", "early", "inputs", "inside", "is_seen", "left", "node", "outputs", "started")
 
     def __init__(self, node: ir.Lanes, inside: tuple[Frame, int]):
         self.node = node
         self.inputs = inputs_of(inside[0], node)
         self.inside = inside
+        self.is_seen = is_seen(*inside)
         self.left = math.prod(node.sizes)
         self.started = 0
         self.outputs = [np.zeros((*node.sizes, *a.shape), a.dtype) for a in node.body.avals]
@@ -143,6 +152,19 @@ class Spread:
     def place(self, lane: Lane) -> tuple[int, ...]:
         """Where a lane's outputs stand."""
         return lane.index[len(lane.index) - len(self.node.sizes) :]
+
+
+def is_seen(frame: Frame, index: int) -> bool:
+    """Whether the user sees the lanes, or the batch, that a step spreads into as lanes of the program.
+
+    They are those of the program itself, such as a sweep over questions. Those inside a lane, such as several samples
+    of a question, are so where the lane does nothing else: its results are theirs, as in a `vmap` of a `vmap`.
+    """
+    lane = frame.lane.whole
+    if lane.parent is None:
+        return True
+    results = frame.plan.nodes[index].outputs
+    return frame.done is None and lane.seen is lane and set(frame.plan.outputs) <= set(results)
 
 
 def inputs_of(frame: Frame, node: ir.Node) -> list[Any]:

@@ -43,7 +43,7 @@ from .._runtime.session import Session
 from .._runtime.threads import Threads
 from .._text.failed import digest_for
 from .device import device
-from .lane import Frame, Lane, Part, Spread, inputs_of
+from .lane import Frame, Lane, Part, Spread, inputs_of, is_seen
 from .repeats import Repeats
 from .runners import Runners
 from .segments import CAPACITIES, SegmentRunner
@@ -98,7 +98,8 @@ class Sweep:
         self._steps: dict[asyncio.Task[Any], tuple[Frame, int]] = {}
         self._blocks: dict[asyncio.Task[Any], tuple[Callable[[Any], object], Callable[[BaseException], object]]] = {}
         self._pumping = False
-        self._failures: list[LaneFailure] = []
+        # By the lane that the user sees, and its index where it is one of a batch.
+        self._failures: dict[tuple[Lane, tuple[int, ...]], LaneFailure] = {}
         self._fault: InternalError | None = None
         self._uploaded: dict[int, tuple[Any, jax.Array]] = {}
         self._open = 0
@@ -131,10 +132,10 @@ class Sweep:
         if self._fault is not None:
             raise self._fault from self._fault.cause
         if self._failures:
-            self._failures.sort(key=lambda f: f.lane)
-            if self._total == 1 and len(self._failures) == 1:
-                raise self._failures[0].cause
-            raise SweepError(self._failures, self._total)
+            failures = sorted(self._failures.values(), key=lambda f: f.lane)
+            if self._total == 1 and len(failures) == 1:
+                raise failures[0].cause
+            raise SweepError(failures, self._total)
         return outputs
 
     def warning(self) -> str | None:
@@ -241,10 +242,12 @@ class Sweep:
         if part is not None and part.failed:  # told already
             return
         if part is None and isinstance(error, SweepError):  # calls of a batch inside this lane
-            self._failures.extend(error.failures)
-            self._total += error.lanes - 1
-        elif part is None and not lane.failed:  # a lane is told once, by its first failure
-            self._failures.append(LaneFailure(lane.index, self._scope(frame, index), error))
+            are_seen = is_seen(frame, index)
+            self._total += (error.lanes - 1) * are_seen
+            for failure in error.failures:
+                self._tell(lane, failure, failure.lane if are_seen else ())
+        elif part is None and not lane.failed:
+            self._tell(lane, LaneFailure(lane.index, self._scope(frame, index), error))
         while lane is not None and not lane.failed:  # what a lane is nested in cannot finish either
             lane.failed = True
             if part is not None and lane is part:
@@ -252,6 +255,12 @@ class Sweep:
                 return
             self._fly(lane, False)
             lane = lane.parent
+
+    def _tell(self, lane: Lane, failure: LaneFailure, at: tuple[int, ...] = ()) -> None:
+        """Notes why a lane that the user sees has failed: of lanes inside it, why the first of them did."""
+        known = self._failures.setdefault((lane.seen, at), failure)
+        if failure.lane < known.lane:
+            self._failures[lane.seen, at] = failure
 
     def _catch(self, part: Part, error: BaseException) -> None:
         """Goes on after a part of a lane that has failed."""
@@ -598,7 +607,7 @@ class Sweep:
         if node.meets:
             self._session.count("barriers")
         spread = Spread(node, (frame, index))
-        self._total += spread.left - 1
+        self._total += (spread.left - 1) * spread.is_seen
         if spread.left:
             self._spreads.append(spread)
         else:

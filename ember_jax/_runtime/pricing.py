@@ -120,8 +120,8 @@ class Pricing:
         if worst:
             self._warn(
                 request,
-                f"is asked without max_tokens: budget_usd reserves {usd(worst)} for a call, by the model's own limit of "
-                f"{self.most_output(request):,.0f} tokens. Give LLM(…, max_tokens=…), so that more calls go at once.",
+                f"is asked without max_tokens: budget_usd reserves {usd(worst)} for a call, by the model's own limit "
+                f"of {self.most_output(request):,.0f} tokens. Give LLM(…, max_tokens=…) to let more calls go at once.",
                 UnboundedAnswerWarning,
             )
 
