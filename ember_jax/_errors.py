@@ -20,6 +20,7 @@
     │   ├── ConnectionFailedError         nothing, or half of an answer, came back
     │   └── MalformedResponseError        an answer that is not what the protocol says
     ├── BudgetError                       a call would cost more than is left of `budget_usd`; it is not sent
+    ├── PilotError                        a lane that is not one of those that a pilot runs
     ├── JournalError                      the journal, where answers are kept, cannot be used
     │   ├── JournalFileError              its file is damaged, another program's, or a newer version's
     │   └── JournalWriteError             an answer cannot be kept: a full disk, a folder that is read-only
@@ -316,9 +317,13 @@ class CancelledError(EmberError):
     """The sweep was stopped before it finished."""
 
 
+class PilotError(EmberError):
+    """A lane is not one of those that a pilot runs. `Plan.estimate` raises it inside, and catches it."""
+
+
 def can_be_caught(error: BaseException) -> bool:
     """Whether `ember.attempt` turns an error into a value. It does not for errors that stop all calls."""
-    stops = CancelledError | JournalError | SchedulerError | BudgetError | InternalError
+    stops = CancelledError | JournalError | SchedulerError | BudgetError | PilotError | InternalError
     return isinstance(error, Exception) and not isinstance(error, stops)
 
 

@@ -25,7 +25,7 @@ FLOORS = (
     ("_plan",),
     ("_engine", "_tell"),
     ("_boundary", "_annotations", "_traced", "_asking"),
-    ("_operator", "_jit", "_enclosing", "_choose", "_schema"),
+    ("_operator", "_jit", "_enclosing", "_choose", "_schema", "_expect"),
     ("_structured", "_estimate"),
     ("_llm",),
     ("_lower", "testing"),

@@ -186,6 +186,11 @@ class Provider(abc.ABC):
     is_local: ClassVar[bool] = False
 
     @property
+    def price_table(self) -> str:
+        """The name and the version of the table that its `cost` is by; empty if there is none."""
+        return ""
+
+    @property
     def endpoint(self) -> str | None:
         """The address that it asks, such as a base URL. It is part of the digest that answers are kept under.
 

@@ -82,6 +82,10 @@ class Vendor(Provider):
         """The base URL. Raises `RefusedRequestError` if an environment variable holds one that is no URL."""
         return self._http.endpoint
 
+    @property
+    def price_table(self) -> str:
+        return self._http.price_table
+
     def check(self, model: str) -> None:
         """Every name may be a model: only the server knows, and asking it would be IO."""
         self._http.check(model)
@@ -164,6 +168,10 @@ class HTTPProvider(Provider):
     def endpoint(self) -> str:
         """The base URL. Raises `RefusedRequestError` if an environment variable holds one that is no URL."""
         return self._base()
+
+    @property
+    def price_table(self) -> str:
+        return prices.table()
 
     def check(self, model: str) -> None:
         """Every name may be a model: only the server knows, and asking it would be IO."""

@@ -28,6 +28,10 @@ class Pricing:
     - `provider`: finds a provider by name.
     - `budget`: the budget that calls are paid from.
 
+    **Attributes:**
+
+    - `tables`: the price tables that answers have been priced by so far, with their versions.
+
     **Raises:** `TypeError` for what is no `Price`, `ModelError` for the price of a provider that is not there.
     """
 
@@ -39,6 +43,7 @@ class Pricing:
         self._own = dict(own)
         self._provider = provider
         self._budget = budget
+        self.tables: set[str] = set()
         self._warned: set[tuple[type[Warning], str]] = set()
         # The service tiers that have answered without being asked for, by provider and model.
         self._tiers: dict[tuple[str, str], set[str]] = {}
@@ -49,6 +54,13 @@ class Pricing:
         if own is not None:
             return own.of(tokens.input, tokens.output, tokens.cached, tokens.cache_write)
         return self._provider(request.provider).cost(request, tokens)
+
+    def table(self, model: str) -> str:
+        """The table that a model's price is from, with its version; empty if it is from none."""
+        provider, _, name = model.partition("/")
+        request = Request(provider, name, ())
+        is_own = self._of(request) is not None or math.isnan(self.cost(request, Tokens()))
+        return "" if is_own else self._provider(provider).price_table
 
     def most_output(self, request: Request) -> float:
         """The most tokens that an answer can have; infinite where nothing bounds it."""
@@ -80,6 +92,8 @@ class Pricing:
             # A service that does not count tokens says 0 and 0. The cost is then unknown, unless the price is 0.
             is_known = is_counted or own.most(1, 1) == 0
             response = response._replace(cost=self.cost(request, response.tokens) if is_known else math.nan)
+        else:
+            self._note_table(request)
         if response.service_tier and not (prices.is_standard(response.service_tier) or prices.asked_tier(request)):
             self._tiers.setdefault((request.provider, request.model), set()).add(response.service_tier)
         if math.isnan(response.cost) and not self._provider(request.provider).is_local:
@@ -90,6 +104,12 @@ class Pricing:
             else:
                 self._warn(request, f"does not say how many tokens its answers have: {so}.")
         return response
+
+    def _note_table(self, request: Request) -> None:
+        """Notes the table that an answer is priced by, if it has the model."""
+        table = self._provider(request.provider).price_table
+        if table and table not in self.tables and not math.isnan(self.cost(request, Tokens())):
+            self.tables.add(table)
 
     def _of(self, request: Request) -> Price | None:
         return self._own.get(f"{request.provider}/{request.model}") or self._own.get(request.provider)

@@ -8,17 +8,18 @@ reaches its lane.
 
 import concurrent.futures
 import contextlib
+import copy
 import dataclasses
 import math
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
-from .._errors import RefusedRequestError
+from .._errors import JournalError, PilotError, RefusedRequestError
 from .._jax.internals import CALLBACK_ERRORS
 from .._providers import registry
 from .._providers.base import Provider, Request, Response, Tokens
@@ -32,6 +33,7 @@ from .journal.base import AbstractJournal, Entry
 from .journal.calls import Answer, Calls, Lane, digests
 from .journal.columns import Call
 from .journal.place import UNSET, places
+from .journal.sqlite import Journal
 from .limits import Limit, Statistics
 from .loop import Loop, get_loop
 from .memo import Memo
@@ -66,6 +68,7 @@ class Report:
     - `saved_usd`: what the calls replayed and merged would have cost; NaN likewise.
     - `islands`: operators run as a plan.
     - `barriers`: how often lanes inside an operator waited for each other, as `explain` names it.
+    - `prices`: the names and versions of the price tables that costs are by; empty where they are by none.
     """
 
     calls: int = 0
@@ -84,6 +87,7 @@ class Report:
     saved_usd: float = 0.0
     islands: int = 0
     barriers: int = 0
+    prices: str = ""
 
     def __str__(self) -> str:
         rows = self._rows()
@@ -96,7 +100,9 @@ class Report:
 
     def _rows(self) -> list[tuple[str, str]]:
         """The fields as they are shown, each its name and its value in words; an unknown cost is `unknown`."""
-        return [(name.replace("_", " ").removesuffix(" usd"), _shown(name, v)) for name, v in vars(self).items()]
+        counts = {name: value for name, value in vars(self).items() if name != "prices"}
+        rows = [(name.replace("_", " ").removesuffix(" usd"), _shown(name, value)) for name, value in counts.items()]
+        return [*rows, ("prices", self.prices)] if self.prices else rows
 
 
 def _shown(name: str, value: float) -> str:
@@ -175,7 +181,7 @@ class Session:
             journal, AbstractJournal
         )  # a journal that the caller made is the caller's to close
         self._providers = dict(providers)
-        self._counts: dict[str, float] = dataclasses.asdict(Report())
+        self._counts: dict[str, float] = {n: v for n, v in vars(Report()).items() if n != "prices"}
         self._flights = SingleFlight()
         self._host_flights = SingleFlight()
         self._memo = Memo()
@@ -184,6 +190,8 @@ class Session:
         self._log, self.trace, self._odd = Log(), Trace(), Oddities()
         self.watchers: list[Watcher] = []
         self.turns = _turns(scheduler)
+        # The outermost lanes that a pilot runs; `None` without a pilot.
+        self._piloted: Container[int] | None = None
         self._budget = Budget(math.inf if budget_usd is None else budget_usd)
         self.limits = self.checked(limits or {})
         self.pricing = Pricing(prices or {}, self.provider, self._budget)
@@ -198,7 +206,8 @@ class Session:
 
     def report(self) -> Report:
         """The counts of what was done so far."""
-        return Report(**self._counts)  # type: ignore[arg-type]
+        tables = ", ".join(sorted(self.pricing.tables))
+        return Report(**self._counts, prices=tables)  # type: ignore[arg-type]
 
     def calls(
         self,
@@ -229,6 +238,32 @@ class Session:
         **Raises:** `TypeError` for a lane or an answer that is none.
         """
         return self._log.calls(lane, op, answer, failed)
+
+    def answers(self, model: str, scope: str, most: int) -> Iterator[Call]:
+        """What a model has answered to calls of the operators of a scope, as this session and its journals' files know.
+
+        They are the last of them, among the last `most` that stand in the innermost of the operators.
+        """
+        operators = _operators(scope)
+        op = operators[-1] if operators else None
+        found = [self._log.calls(op=op, failed=False)]
+        for journal in dict.fromkeys((self._lasting, self._passing)):
+            if isinstance(journal, Journal):
+                with contextlib.suppress(JournalError):  # there is no file yet
+                    found.append(journal.calls(model=model, op=op))
+        for calls in found:
+            yield from (call for call in calls[-most:] if call.model == model and _operators(call.scope) == operators)
+
+    def piloted(self, lanes: Container[int], watch: Watcher) -> "Session":
+        """This session, with calls of these outermost lanes only, and with one more to watch them."""
+        pilot = copy.copy(self)  # it shares all that has a state: counts, budget, journal, limits
+        pilot._piloted, pilot.watchers = lanes, [*self.watchers, watch]
+        return pilot
+
+    def admit(self, lane: tuple[int, ...]) -> None:
+        """Raises `PilotError` for a call of a lane that is not one of those that a pilot runs."""
+        if self._piloted is not None and lane and lane[0] not in self._piloted:
+            raise PilotError(f"lane {list(lane)} is not one of those that this pilot runs.")
 
     def forget(self, calls: Call | Iterable[Call]) -> int:
         """Deletes the answers of calls, in the journal too, so that a program that makes them again asks the model.
@@ -456,6 +491,15 @@ def _turns(scheduler: Scheduler | None) -> Turns | None:
 _AT_FAULT = (None, 400, 422)
 
 
+def _operators(scope: str) -> list[str]:
+    """The operators of a scope, each once where a function and a plan of it have one name, and without transformations.
+
+    A plan of `jax.vmap(op)` has another scope than a call of it.
+    """
+    names = [name for name in scope.split("/") if name and not name.endswith(")")]
+    return [name for i, name in enumerate(names) if name not in names[i - 1 : i]]
+
+
 # The sessions that are open, innermost last. The stack is the process's. A stack for each thread, or a context
 # variable, would not do: XLA runs host callbacks on threads of its own, which know nothing of the thread that
 # dispatched them.
@@ -473,6 +517,20 @@ def current() -> Session:
         if _default is None:
             _default = Session(UNSET, {})
         return _default
+
+
+@contextlib.contextmanager
+def piloting(around: Session, lanes: Container[int], watch: Watcher) -> Iterator[None]:
+    """Within, calls are made in a session, but only those of some outermost lanes; `watch` is told of each."""
+    pilot = around.piloted(lanes, watch)
+    with _lock:
+        _open.append(pilot)
+    try:
+        yield
+        _wait_for_dispatched()
+    finally:
+        with _lock:
+            _open.remove(pilot)
 
 
 class session:

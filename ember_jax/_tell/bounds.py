@@ -23,8 +23,10 @@ from .._text.elementwise import NUMBER, TEXT, TEXTS, Kind
 from .._text.lengths import UNKNOWN, Span
 from .known import Known, known, move, one_of
 
-# What calls come to, a row for each quantity with its least and most, by what is asked; under `""` all together.
-Tally = Mapping[str, np.ndarray]
+# What calls come to, a row for each quantity with its least and most: by the model that is asked, by the scope that
+# asks and the model, and under `""` all together.
+Key = str | tuple[str, str]
+Tally = Mapping[Key, np.ndarray]
 # One call: its function, its operands, and the types of its results. What it comes to, and its results. Operands and
 # results are digests, or `None`; only a single text may be one of several.
 Ask = Callable[[HostCall, Sequence[Known | None], Sequence[Any]], tuple[Tally, Sequence["np.ndarray | None"]]]
@@ -32,7 +34,7 @@ Ask = Callable[[HostCall, Sequence[Known | None], Sequence[Any]], tuple[Tally, S
 
 def added(tallies: Sequence[Tally]) -> Tally:
     """What several come to together."""
-    total: dict[str, np.ndarray] = {}
+    total: dict[Key, np.ndarray] = {}
     for tally in tallies:
         for name, amounts in tally.items():
             total[name] = total[name] + amounts if name in total else amounts
@@ -43,7 +45,7 @@ def either(tallies: Sequence[Tally]) -> Tally:
     """What one of several comes to."""
     if len(tallies) == 1:
         return tallies[0]
-    found: dict[str, np.ndarray] = {}
+    found: dict[Key, np.ndarray] = {}
     for name in dict.fromkeys(name for tally in tallies for name in tally):
         ways = [tally[name] for tally in tallies if name in tally]
         ways += [np.zeros_like(ways[0])] * (len(ways) < len(tallies))
@@ -62,10 +64,16 @@ class Bounds:
     **Arguments:**
 
     - `ask`: what one call comes to.
+    - `scope`: the operator that the plan is of.
+
+    **Attributes:**
+
+    - `scope`: the operators that the call stands in which `ask` is asked about, outermost first.
     """
 
-    def __init__(self, ask: Ask):
+    def __init__(self, ask: Ask, scope: str = ""):
         self._ask = ask
+        self.scope = scope
         self._spans: dict[bytes, Span] = {}
         self._parts: list[Tally] = []
 
@@ -115,6 +123,7 @@ class Bounds:
         tallies: list[Tally] = []
         for node in _ordered(plan):
             mine = [values.get(v) for v in node.inputs]
+            outer, self.scope = self.scope, within(self.scope, node.scope)
             outs: Sequence[Known | None] = ()
             match node:
                 case ir.Segment():
@@ -142,6 +151,7 @@ class Bounds:
                 case ir.Lanes():
                     outs, tally = self._lanes(node, mine)
                     tallies.append(tally)
+            self.scope = outer
             values.update({v: k for v, k in zip(node.outputs, outs, strict=False) if k is not None})
         return [values.get(v) for v in plan.outputs], added(tallies)
 
@@ -223,6 +233,11 @@ class Bounds:
             rows.append(outs)
             tallies.append(tally)
         return _stacked(rows, node.sizes), added(tallies)
+
+
+def within(scope: str, inner: str) -> str:
+    """The scope of what stands in `inner` within `scope`."""
+    return f"{scope}/{inner}" if scope and inner else scope or inner
 
 
 @functools.lru_cache(maxsize=256)
