@@ -119,7 +119,8 @@ class Pricing:
         if math.isnan(worst):
             self._warn_of_price(request, "budget_usd does not cover its calls")
             return 0.0
-        if math.isnan(self.cost(request, Tokens())):  # another tier's price is known, and better than none
+        # Of a tier without a price, another one's price is better than none.
+        if prices.asked_tier(request) and math.isnan(self.cost(request, Tokens())):
             self._warn_of_price(request, "budget_usd does not cover its calls, as what is reserved is no bound")
         if worst < math.inf:
             if tokens.output_limit(request) is None and self.most_output(request) < math.inf:
