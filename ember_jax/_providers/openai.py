@@ -162,6 +162,7 @@ class _OutputDetails:
 class _Usage:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    total_tokens: int | None = None
     prompt_tokens_details: _InputDetails | None = None
     completion_tokens_details: _OutputDetails | None = None
     # US dollars, which some gateways state.
@@ -285,7 +286,7 @@ def _response(answer: HTTPAnswer, request: Request, completion: _Completion, cho
         text=said.text,
         input_tokens=int(tokens.input),
         output_tokens=int(tokens.output),
-        cost=_cost(answer, request, model, completion.usage),
+        cost=_cost(answer, request, model, completion.service_tier or "", completion.usage),
         logprob=_summed(tokens_said),
         model=model,
         request_id=answer.headers.get("x-request-id") or completion.id or "",
@@ -358,9 +359,11 @@ def _tokens(usage: _Usage | None) -> Tokens | None:
     if usage is None or (usage.prompt_tokens is None and usage.completion_tokens is None):
         return None
     read, written = usage.prompt_tokens_details or _InputDetails(), usage.completion_tokens_details or _OutputDetails()
+    # xAI and Google count the reasoning beside the completion, and only in the total. It is billed as any output.
+    beside = (usage.total_tokens or 0) - (usage.prompt_tokens or 0)
     counts = (
         usage.prompt_tokens,
-        usage.completion_tokens,
+        max(usage.completion_tokens or 0, beside),
         read.cached_tokens,
         read.cache_write_tokens,
         written.reasoning_tokens,
@@ -377,14 +380,10 @@ def _billed(body: bytes) -> Tokens | None:
         return None
 
 
-def _cost(answer: HTTPAnswer, request: Request, model: str, usage: _Usage | None) -> float:
+def _cost(answer: HTTPAnswer, request: Request, model: str, tier: str, usage: _Usage | None) -> float:
     """By the price table; where it knows none, what the service says itself; else NaN."""
     tokens = _tokens(usage)
-    dollars = (
-        math.nan
-        if tokens is None
-        else prices.of_answer(request.provider, request.model, model, tokens.input, tokens.output)
-    )
+    dollars = math.nan if tokens is None else prices.cost(request, tokens, model, tier)
     if not math.isnan(dollars):
         return dollars
     said = [usage.cost if usage is not None else None, _number(answer.headers.get("x-litellm-response-cost", ""))]
