@@ -20,6 +20,7 @@
     │   ├── ConnectionFailedError         nothing, or half of an answer, came back
     │   └── MalformedResponseError        an answer that is not what the protocol says
     ├── BudgetError                       a call would cost more than is left of `budget_usd`; it is not sent
+    ├── PilotError                        a lane that is not one of those that a pilot runs
     ├── JournalError                      the journal, where answers are kept, cannot be used
     │   ├── JournalFileError              its file is damaged, another program's, or a newer version's
     │   └── JournalWriteError             an answer cannot be kept: a full disk, a folder that is read-only
@@ -31,6 +32,7 @@
 
     RepeatedSampleWarning (UserWarning)   equal keyless calls that were answered by one sample
     UnknownPriceWarning (UserWarning)     a call that costs nobody knows what
+    UnboundedAnswerWarning (UserWarning)  an answer that a budget can bound by the model's own limit only
     CutAnswerWarning (UserWarning)        an answer that ended before all was said
     OtherModelWarning (UserWarning)       an answer of another model than the one that was asked
     LooseAnswerWarning (UserWarning)      a structured answer that has more in it than was asked for
@@ -284,7 +286,8 @@ class SweepError(EmberError):
 
     **Attributes:**
 
-    - `failures`: one `LaneFailure` for each failed lane, in lane order.
+    - `failures`: one `LaneFailure` for each failed lane, in lane order. Lanes inside of a lane, such as several samples
+        of one question, are not counted by themselves: the lane failed, by the first of them.
     - `lanes`: the number of lanes that were run.
     """
 
@@ -316,9 +319,13 @@ class CancelledError(EmberError):
     """The sweep was stopped before it finished."""
 
 
+class PilotError(EmberError):
+    """A lane is not one of those that a pilot runs. `Plan.estimate` raises it inside, and catches it."""
+
+
 def can_be_caught(error: BaseException) -> bool:
     """Whether `ember.attempt` turns an error into a value. It does not for errors that stop all calls."""
-    stops = CancelledError | JournalError | SchedulerError | BudgetError | InternalError
+    stops = CancelledError | JournalError | SchedulerError | BudgetError | PilotError | InternalError
     return isinstance(error, Exception) and not isinstance(error, stops)
 
 
@@ -328,6 +335,10 @@ class RepeatedSampleWarning(UserWarning):
 
 class UnknownPriceWarning(UserWarning):
     """A model has no known price, so what its calls cost is not counted."""
+
+
+class UnboundedAnswerWarning(UserWarning):
+    """A budget reserves for each answer of a model the longest one that the model can give. Told once of each model."""
 
 
 class CutAnswerWarning(UserWarning):

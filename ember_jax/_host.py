@@ -314,6 +314,7 @@ class FunctionCall(HostCall):
         return getattr(self.function.fn, "__qualname__", type(self.function.fn).__name__).rsplit(".", 1)[-1]
 
     async def run(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        sessions.admit(session, caller.lane)
         digest = failed.first([a for a, is_text in zip(arrays, self._are_text, strict=True) if is_text])
         if digest is not None:  # the call is not made
             return [failed.result(digest, s.shape, None if s.is_text else s.dtype) for s in self.function.out]

@@ -19,7 +19,7 @@ import ember_jax as ember
 from ember_jax import Limit, Price, errors
 from ember_jax._errors import BudgetError, UnknownPriceWarning
 from ember_jax._providers import prices, tokens
-from ember_jax._providers.base import Message, Request, Response
+from ember_jax._providers.base import Message, Request, Response, Tokens
 from ember_jax._providers.callable import Callable
 from ember_jax._providers.openai import OpenAI
 from ember_jax._providers.sim import SimModel, reply
@@ -60,7 +60,7 @@ def test_prices_are_those_of_the_table():
                 told = float(genai_prices.calc_price(usage, model.id, provider_id=provider.id).total_price)
             except LookupError:
                 told = math.nan
-            found = prices.cost(provider.id, model.id, 300_000, 567)
+            found = prices.cost(Request(provider.id, model.id, ()), Tokens(300_000, 567))
             assert found == pytest.approx(told, nan_ok=True), (provider.id, model.id)
 
 
@@ -535,3 +535,37 @@ def test_a_spent_budget_is_not_caught_as_a_failure_of_the_program():
         with pytest.raises(errors.SweepError, match="budget_usd=0"):
             jax.block_until_ready(jax.vmap(ember.attempt(ember.LLM("mine/a", max_tokens=5)))(ember.text(["a", "b"])))
     assert not seen
+
+
+@pytest.mark.parametrize("wrap", [lambda f: jax.vmap(ember.jit(f)), lambda f: ember.jit(jax.vmap(f))])
+def test_an_error_counts_lanes_as_the_user_sees_them_and_not_the_samples_inside(wrap):
+    """Of 40 questions with three samples and a judge each, some calls are paid. What fails are questions."""
+    own, seen = counted("3")
+
+    def answered(question, key):
+        llm, judge = ember.LLM("mine/a", max_tokens=1), ember.LLM("mine/b", max_tokens=1)
+        drafts = jax.vmap(lambda k: llm(question, k))(jax.random.split(key, 3))
+        return judge(ember.format("{q} {d}", q=question, d=ember.join(" ", drafts)))
+
+    questions = ember.text([f"{i:02}?" for i in range(40)])
+    keys = jax.random.split(jax.random.key(0), 40)
+    one = PRICE.of(tokens.bounds(Request("mine", "a", (Message("user", "00?"),)))[1], 1)
+    with (
+        pytest.raises(errors.SweepError, match=r"^(\d+) of 40 lanes failed") as caught,
+        ember.session(providers=own, prices={"mine": PRICE}, budget_usd=6.5 * one, journal=None) as run,
+    ):
+        jax.block_until_ready(wrap(answered)(questions, keys))
+    error = caught.value
+    assert error.lanes == 40 and len(error.failures) == len({f.lane[0] for f in error.failures})
+    assert 0 < len(error.failures) <= 40 < len(seen)
+    # what is left at the end is less than the call that did not fit could have cost
+    assert run.budget.reserved == 0 and run.budget.left < 1.1 * one
+
+
+def test_lanes_inside_of_lanes_are_lanes_where_nothing_else_is_done():
+    own, _ = counted()
+    grid = ember.text([["a", "b", "c"], ["d", "e", "f"]])
+    with pytest.raises(errors.SweepError) as caught, ember.session(providers=own, budget_usd=0):
+        llm = ember.LLM("mine/a", max_tokens=1)
+        jax.block_until_ready(jax.vmap(jax.vmap(ember.jit(lambda q: llm(llm(q)))))(grid))
+    assert (caught.value.lanes, len(caught.value.failures)) == (6, 6)

@@ -19,9 +19,9 @@ TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for p
 OVERRIDING = {
     # Users write providers: they say what they know of the service, and a default tells that nothing is known.
     "Callable": {"Provider.endpoint"},
-    "HTTPProvider": {"Provider.endpoint", "Provider.cost", "Provider.most_output"},
-    "Sim": {"Provider.endpoint", "Provider.cost"},
-    "Vendor": {"Provider.endpoint", "Provider.cost", "Provider.most_output"},
+    "HTTPProvider": {f"Provider.{name}" for name in ("endpoint", "price_table", "cost", "most_cost", "most_output")},
+    "Sim": {"Provider.endpoint", "Provider.cost", "Provider.most_output"},
+    "Vendor": {f"Provider.{name}" for name in ("endpoint", "price_table", "cost", "most_cost", "most_output")},
     # Most kinds of node hold no plan and have nothing to say of one; a kind that does says which it holds, what it
     # gives besides, and how it loses inputs.
     "Branch": {"Node.held"},

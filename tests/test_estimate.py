@@ -2,8 +2,10 @@
 
 import asyncio
 import math
+from types import SimpleNamespace
 from typing import NamedTuple
 
+import genai_prices
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,11 +18,15 @@ from ember_jax import Limit, Price
 from ember_jax._providers.base import Response
 from ember_jax._providers.callable import Callable
 from ember_jax._providers.openai import OpenAI
-from ember_jax._tell.estimate import Amounts
+from ember_jax._providers.sim import SimModel
+from ember_jax._runtime import sending
+from ember_jax._runtime.journal.memory import MemoryJournal
+from ember_jax._tell.estimate import Amounts, Expected, Likely
+from ember_jax._tell.expect import Observation, Pilot, of_calls, of_pilot
 from ember_jax._text import lengths
 from ember_jax._text.elementwise import NUMBER, TEXT, ElementwiseOp
 from ember_jax._text.operations import _format
-from ember_jax.testing import VirtualClock
+from ember_jax.testing import ChatServer, VirtualClock
 
 # What is allowed for what a service adds to a prompt of one message: 16 tokens for it and 64 for the request.
 ADDED = 80
@@ -345,3 +351,211 @@ def test_what_may_fail_and_what_is_counted_is_estimated_like_any_other():
     assert found.models["sim/small"].calls == (1, 1)
     assert found.models["sim/large"].calls == (1, 2)
     assert found.models["sim/large"].input_tokens == (0, 30 + 1 + 2 * ADDED)
+
+
+# -- what is expected ------------------------------------------------------------------------------------------------
+
+
+def judged(question, key):
+    """Three samples, a judge, and a second look where it is not sure."""
+    small = ember.LLM("mine/small", max_tokens=400, temperature=1.0)
+    drafts = jax.vmap(lambda k: small(question, k))(jax.random.split(key, 3))
+    verdict = ember.LLM("mine/large", max_tokens=400)(ember.format("{q}\n{d}", q=question, d=ember.join("\n", drafts)))
+    again = ember.parse_number(verdict) > 300
+    return jax.lax.cond(again, lambda: small(ember.format("{q} Really?", q=verdict)), lambda: verdict)
+
+
+def lengthy(seed, seconds=0.0):
+    """A provider whose answers have lengths, and latencies, that its seed draws; and the sessions' prices of it."""
+
+    async def answer(request):
+        rng = np.random.default_rng([seed, *request.digest()])
+        ask = np.random.default_rng([seed, *request.messages[0].content.partition("?")[0].encode()])
+        if seconds:
+            await asyncio.sleep(seconds * rng.lognormal(0, 0.4))
+        words = int(min(400, 1 + 60 * rng.lognormal(0, 0.5) * ask.lognormal(0, 0.4)))
+        read = len(request.messages[0].content.split())
+        return Response(str(rng.integers(1000)), input_tokens=read, output_tokens=words)
+
+    prices = {"mine/small": Price(0.15, 0.6), "mine/large": Price(15, 60)}
+    return {"providers": {"mine": Callable(answer)}, "prices": prices}
+
+
+def sweep(seed, count=90):
+    questions = ember.text([f"{seed}: what is {i} + 11{' or so' * (i % 7)}?" for i in range(count)])
+    return questions, jax.random.split(jax.random.key(seed), count)
+
+
+QUANTITIES = ("input_tokens", "output_tokens", "cost_usd")
+
+
+def test_the_interval_of_a_pilot_holds_what_the_whole_run_uses_and_the_pilot_is_not_paid_again():
+    fn, held = jax.vmap(ember.jit(judged)), []
+    for seed in range(8):
+        with ember.session(journal=MemoryJournal(), **lengthy(seed)) as run:
+            args = sweep(seed)
+            plan = ember.lower(fn)(*args)
+            found = plan.estimate(pilot=20)
+            paid = run.report()
+            assert 80 <= paid.requests <= 100 and paid.failed == 0
+            assert plan.estimate(pilot=20) == found and run.report().requests == paid.requests
+            plan.run(*args)
+            whole = run.report()
+            assert whole.replayed >= paid.requests * 2
+            assert whole.requests == whole.calls - whole.replayed - whole.merged
+        expected = found.expected
+        assert expected.source == "of 20 of 90 lanes" and expected.answers == paid.requests
+        for name in QUANTITIES:
+            likely, bounds = getattr(expected, name), getattr(found, name)
+            assert bounds.least <= likely.low <= likely.mean <= likely.high <= bounds.most
+            held.append(likely.low <= getattr(whole, name) <= likely.high)
+        likely = expected.calls
+        held.append(likely.low <= whole.requests <= likely.high)
+        assert likely.high - likely.low < 40
+    assert np.mean(held) > 0.8  # of 32, that are alike in fours
+
+
+def test_the_interval_of_earlier_answers_holds_what_others_like_them_use(tmp_path):
+    fn, held = jax.vmap(ember.jit(judged)), []
+    for seed in range(6):
+        path = tmp_path / f"{seed}.db"
+        with ember.session(journal=path, **lengthy(seed)):
+            assert ember.lower(fn)(*sweep(seed)).estimate().expected is None  # nothing is known
+            jax.block_until_ready(fn(*sweep(100 + seed, 25)))
+        with ember.session(journal=path, **lengthy(seed)) as run:  # which has seen none of them
+            found = ember.lower(fn)(*sweep(seed)).estimate().expected
+            assert found is not None and found.source == "of earlier calls"
+            assert run.report().requests == 0
+            jax.block_until_ready(fn(*sweep(seed)))
+        held += [
+            getattr(found, name).low <= getattr(run.report(), name) <= getattr(found, name).high for name in QUANTITIES
+        ]
+        assert found.calls.low <= found.calls.mean <= found.calls.high
+    assert np.mean(held) > 0.75  # of 18, that are alike in threes
+
+
+def test_the_time_that_is_expected_holds_under_limits(monkeypatch):
+    monkeypatch.setattr(sending, "time", SimpleNamespace(time=lambda: asyncio.get_running_loop().time()))
+    held, fn = [], jax.vmap(ember.jit(judged))
+    for seed, limit in enumerate((Limit(), Limit(in_flight=8), Limit(rpm=600), Limit(tpm=60_000))):
+        how = {"limits": {"mine": limit}, **lengthy(seed, 2.0)}
+        with VirtualClock() as clock, ember.session(journal=MemoryJournal(), **how):
+            plan = ember.lower(fn)(*sweep(seed, 60))
+            plan.estimate(pilot=15)
+            before = clock.now
+            found = plan.estimate(pilot=15).expected.seconds  # replayed, and its times are remembered
+            assert clock.now == before
+        with VirtualClock() as clock, ember.session(journal=None, **how):
+            jax.block_until_ready(fn(*sweep(seed, 60)))
+            held.append((limit, found, clock.now))
+    assert all(found.low <= taken <= found.high < 3 * found.low for _, found, taken in held), held
+
+
+def test_an_operator_that_is_asked_once_is_known_whole_by_its_pilot():
+    with ember.session(journal=MemoryJournal(), **lengthy(0)) as run:
+        question, key = ember.text("what is 1 + 1?"), jax.random.key(0)
+        found = ember.lower(ember.jit(lambda q, k: ember.LLM("mine/small", max_tokens=400)(q, k)))(question, key)
+        expected = found.estimate(pilot=20).expected
+    assert expected.output_tokens == (run.report().output_tokens,) * 3
+    assert expected.cost_usd.mean == pytest.approx(run.report().cost_usd)
+
+
+def test_a_pilot_that_ends_badly_says_why_and_one_without_lanes_of_one_kind_is_refused():
+    def answer(request):
+        raise ember.errors.RefusedRequestError("not today")
+
+    with ember.session(providers={"mine": Callable(answer)}, journal=None) as run:
+        plan = ember.lower(jax.vmap(ember.jit(judged)))(*sweep(0))
+        with pytest.raises(ember.errors.SweepError, match=r"5 of 5 lanes failed.*(?s:.*)and 4 more.*not today"):
+            plan.estimate(pilot=5)
+        assert run.report().calls == 15
+        with pytest.raises(ValueError, match="pilot=-1"):
+            plan.estimate(pilot=-1)
+
+        def two(short, long):
+            llm = ember.LLM("mine/small", max_tokens=4)
+            return jax.vmap(llm)(short), jax.vmap(llm)(long)
+
+        plan = ember.lower(two)(ember.text(["a", "b"]), ember.text(["a", "b", "c"]))
+        with pytest.raises(ember.errors.UnsupportedError, match="sweeps of 2 and 3 lanes"):
+            plan.estimate(pilot=1)
+
+
+def test_lanes_outside_of_a_pilot_call_nothing_of_the_users():
+    seen = []
+    search = ember.host(lambda words: seen.append(words) or words, ember.Text, pure=False)
+    with ember.session(journal=MemoryJournal(), **lengthy(0)) as run:
+        fn = ember.jit(lambda q: ember.LLM("mine/small", max_tokens=400)(search(q)))
+        ember.lower(jax.vmap(fn))(sweep(0)[0]).estimate(pilot=7)
+    assert len(seen) == run.report().requests == 7
+
+
+def test_a_pilot_over_http_is_paid_once_by_the_servers_own_count(tmp_path):
+    model = SimModel(verbosity=20)
+    with ChatServer(model) as server:
+        own = {"local": OpenAI(base_url=server.base_url, api_key="")}
+        with ember.session(providers=own, prices={"local": Price(1, 2)}, journal=tmp_path / "kept.db") as run:
+            llm = ember.LLM("local/m", max_tokens=60)
+            fn = jax.vmap(ember.jit(lambda q: llm(ember.format("{q} Sure?", q=llm(q)))))
+            plan = ember.lower(fn)(sweep(0, 40)[0])
+            expected = plan.estimate(pilot=10).expected
+            assert len(server.requests) == expected.answers == 20
+            jax.block_until_ready(plan.run(sweep(0, 40)[0]))
+        bill = server.input_tokens + 2 * server.output_tokens
+        assert len(server.requests) == 80 == expected.calls.mean
+        assert run.report().cost_usd == pytest.approx(bill / 1e6)
+    assert expected.cost_usd.low <= bill / 1e6 <= expected.cost_usd.high < 1.5 * expected.cost_usd.mean
+
+
+def test_a_budget_ends_a_pilot():
+    with ember.session(journal=None, budget_usd=1e-9, **lengthy(0)):
+        plan = ember.lower(jax.vmap(ember.jit(judged)))(*sweep(0))
+        with pytest.raises((ember.errors.BudgetError, ember.errors.SweepError), match="more than all of budget_usd"):
+            plan.estimate(pilot=3)
+
+
+def test_the_table_of_prices_is_named():
+    own = {"openai": OpenAI(base_url="http://localhost:1/v1", api_key="")}
+    with ember.session(providers=own):
+        shown = str(estimate(ember.LLM("openai/gpt-4o-mini"), ember.text("x")))
+    assert shown.splitlines()[-1] == f"prices: genai_prices {genai_prices.__version__}"
+    with ember.session(providers=own, prices={"openai": Price(1, 1)}):
+        assert estimate(ember.LLM("openai/gpt-4o-mini"), ember.text("x")).prices == ""
+
+
+def test_what_is_expected_is_shown():
+    likely = Likely(100.0, 80.0, 120.4)
+    shown = str(
+        Expected(likely, likely, likely, Likely(0.5, 0.25, 1.0), Likely(30.0, 20.0, 150.0), 7, "of earlier calls")
+    )
+    assert shown == (
+        "expected, by 7 answers of earlier calls: 100 (80 to 120) calls, 100 (80 to 120) input tokens, 100 (80 to 120) "
+        "output tokens, $0.500000 ($0.250000 to $1.000000), 30 s (20 s to 2.5 min)"
+    )
+    unknown = Likely(math.nan, math.nan, math.nan)
+    assert str(Expected(likely, likely, likely, unknown, unknown, 7, "x")).endswith("output tokens, an unknown cost")
+
+
+@pytest.mark.parametrize(("known", "lanes"), [(10, 120), (20, 40)])
+def test_intervals_hold_for_lanes_that_differ_and_branch(known, lanes):
+    """Lanes of three calls that are alike, and in half of them a fourth: heavy tails, by closed form and simulation."""
+    rng, trials, pilot, earlier = np.random.default_rng(0), 300, 0, 0
+
+    def lane(i):
+        alike = rng.lognormal(0, 0.5)
+        calls = [("a", alike * rng.lognormal(3, 0.6)) for _ in range(3)]
+        calls += [("b", alike * rng.lognormal(4, 0.4))] if rng.uniform() < 0.5 else []
+        return [Observation(("op", model), i, (1, 10, words, words * 1e-5), 1.0) for model, words in calls]
+
+    for _ in range(trials):
+        made = [lane(i) for i in range(lanes)]
+        total = np.array([answer.amounts for calls in made for answer in calls]).sum(0)
+        taken = rng.permutation(lanes)[:known].tolist()
+        sums = of_pilot(Pilot(lanes, taken, [answer for i in taken for answer in made[i]]))
+        pilot += np.abs(sums.total - total) <= sums.margin()
+        before = {("op", "a"): [], ("op", "b"): []}
+        for answer in (answer for i in range(known) for answer in lane(i)):
+            before[answer.group].append(answer)
+        sums = of_calls(before, {("op", "a"): (3 * lanes, 3 * lanes), ("op", "b"): (0, lanes)})
+        earlier += np.abs(sums.total - total) <= sums.margin()
+    assert np.all(pilot >= 0.88 * trials) and np.all(earlier >= 0.88 * trials)

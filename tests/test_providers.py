@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ember_jax._errors import MalformedResponseError, ModelError, ServerError
 from ember_jax._providers import prices, registry
-from ember_jax._providers.base import Message, Request, Response
+from ember_jax._providers.base import Message, Request, Response, Tokens
 from ember_jax._providers.callable import Callable
 from ember_jax._providers.openai import OpenAI
 from ember_jax._providers.sim import Sim
@@ -226,14 +226,14 @@ def test_all_are_closed_even_where_one_fails(server):
 
 
 def test_known_models_have_a_price():
-    assert prices.cost("openai", "gpt-4o-mini", 1_000_000, 0) == pytest.approx(0.15)
-    assert prices.cost("openai", "gpt-4o-mini", 0, 1_000_000) == pytest.approx(0.60)
-    assert prices.cost("openai", "gpt-4o-mini", 0, 0) == 0.0
+    assert prices.cost(Request("openai", "gpt-4o-mini", ()), Tokens(1_000_000, 0)) == pytest.approx(0.15)
+    assert prices.cost(Request("openai", "gpt-4o-mini", ()), Tokens(0, 1_000_000)) == pytest.approx(0.60)
+    assert prices.cost(Request("openai", "gpt-4o-mini", ()), Tokens()) == 0.0
 
 
 @pytest.mark.parametrize("names", [("openai", "no-such-model"), ("nobody", "gpt-4o-mini"), ("local", ""), ("", "")])
 def test_unknown_models_have_none(names):
-    assert math.isnan(prices.cost(*names, 10, 10))
+    assert math.isnan(prices.cost(Request(*names, ()), Tokens(10, 10)))
 
 
 # The server for tests

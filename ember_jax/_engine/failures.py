@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 
 from .._errors import InternalError, LaneFailure, SweepError, can_be_caught
-from .lane import Frame, Part, Runs
+from .lane import Frame, Lane, Part, Runs, is_seen
 from .stack import Stack
 from .window import Window
 
@@ -28,7 +28,8 @@ class Failures:
         self.fault: InternalError | None = None
         self._stack = stack
         self._window = window
-        self._failures: list[LaneFailure] = []
+        # By the lane that the user sees, and its index where it is one of a batch.
+        self._failures: dict[tuple[Lane, tuple[int, ...]], LaneFailure] = {}
 
     def fail(self, frame: Frame, index: int, error: BaseException, lane: Runs | None = None) -> None:
         """Ends whoever runs a frame, or the given lane, at a step; or the part around it that may fail alone."""
@@ -48,11 +49,19 @@ class Failures:
             around = around.parent
 
     def _note(self, frame: Frame, index: int, error: BaseException, runs: Runs) -> None:
-        if isinstance(error, SweepError):  # of a batch of calls, each of which counts as a lane inside this one
-            self._failures.extend(error.failures)
-            self._window.total += error.lanes - 1
-        elif not runs.failed:  # a lane is told of once, by its first failure
-            self._failures.append(LaneFailure(runs.index, self._stack.scope(frame, index), error))
+        if isinstance(error, SweepError):  # of a batch of calls inside this lane
+            are_seen = is_seen(frame, index)
+            self._window.total += (error.lanes - 1) * are_seen
+            for failure in error.failures:
+                self._tell(runs.whole.seen, failure, failure.lane if are_seen else ())
+        elif not runs.failed:
+            self._tell(runs.whole.seen, LaneFailure(runs.index, self._stack.scope(frame, index), error))
+
+    def _tell(self, lane: Lane, failure: LaneFailure, at: tuple[int, ...] = ()) -> None:
+        """Notes why a lane that the user sees has failed: of lanes inside it, why the first of them did."""
+        known = self._failures.setdefault((lane, at), failure)
+        if failure.lane < known.lane:
+            self._failures[lane, at] = failure
 
     def _catch(self, part: Part, error: BaseException) -> None:
         """Goes on after a part of a lane that has failed. Lanes inside it are stopped, or never start."""
@@ -74,10 +83,10 @@ class Failures:
         if self.fault is not None:
             raise self.fault from self.fault.cause
         if self._failures:
-            self._failures.sort(key=lambda f: f.lane)
-            if self._window.total == 1 and len(self._failures) == 1:
-                raise self._failures[0].cause
-            raise SweepError(self._failures, self._window.total)
+            failures = sorted(self._failures.values(), key=lambda f: f.lane)
+            if self._window.total == 1 and len(failures) == 1:
+                raise failures[0].cause
+            raise SweepError(failures, self._window.total)
 
 
 def _fault(error: BaseException) -> InternalError:

@@ -57,6 +57,14 @@ class Lane:
         """The lane that this is."""
         return self
 
+    @property
+    def seen(self) -> "Lane":
+        """The lane that the user sees: this one, or the one that it is inside of, see `is_seen`."""
+        lane = self
+        while lane.parent is not None and not (lane.spread and lane.spread.is_seen):
+            lane = lane.parent.whole
+        return lane
+
 
 class Part:
     """What a lane does in an enclosed plan, which may fail without the lane, or whose calls are counted.
@@ -172,18 +180,32 @@ class Spread:
     - `count`: how many lanes there are.
     - `started`: how many of them have started.
     - `left`: how many of them have not ended.
+    - `is_seen`: whether the user sees them as lanes of the program.
     - `inputs`: the step's inputs, with the axes of lanes in front.
     - `outputs`: the step's outputs, filled as lanes end.
     - `early`: by the position of an output that lanes give before they end, how many lanes are yet to give it.
     - `awaited`: by a step that needs early outputs of this one alone, how many of them are not complete.
     """
 
-    __slots__ = ("awaited", "count", "early", "ended", "inputs", "inside", "left", "node", "outputs", "started")
+    __slots__ = (
+        "awaited",
+        "count",
+        "early",
+        "ended",
+        "inputs",
+        "inside",
+        "is_seen",
+        "left",
+        "node",
+        "outputs",
+        "started",
+    )
 
     def __init__(self, node: ir.Lanes, inside: FrameStep, ended: Callable[[Lane, list[Any]], None]):
         self.node = node
         self.inputs = inputs_of(inside[0], node)
         self.inside = inside
+        self.is_seen = is_seen(*inside)
         self.ended = ended
         self.count = self.left = math.prod(node.sizes)
         self.started = 0
@@ -203,6 +225,19 @@ class Spread:
     def place(self, lane: Lane) -> tuple[int, ...]:
         """Where along the spread's own axes a lane stands."""
         return lane.index[len(lane.index) - len(self.node.sizes) :]
+
+
+def is_seen(frame: Frame, index: int) -> bool:
+    """Whether the user sees the lanes, or the batch, that a step spreads into as lanes of the program.
+
+    They are those of the program itself, such as a sweep over questions. Those inside a lane, such as several samples
+    of a question, are so where the lane does nothing else: its results are theirs, as in a `vmap` of a `vmap`.
+    """
+    lane = frame.lane.whole
+    if lane.parent is None:
+        return True
+    results = frame.plan.nodes[index].outputs
+    return frame.done is None and lane.seen is lane and set(frame.plan.outputs) <= set(results)
 
 
 def inputs_of(frame: Frame, node: ir.Node) -> list[Any]:

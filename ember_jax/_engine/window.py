@@ -33,7 +33,7 @@ class Window:
 
     **Attributes:**
 
-    - `total`: how many lanes the sweep has, as far as is known: nested ones count when their spread begins.
+    - `total`: how many lanes the user sees, as far as is known: nested ones count when their spread begins.
     """
 
     def __init__(self, size: int):
@@ -44,7 +44,7 @@ class Window:
 
     def add(self, spread: Spread) -> None:
         """Takes in the lanes of a spread, which are to start when there is room."""
-        self.total += spread.count - 1
+        self.total += (spread.count - 1) * spread.is_seen
         if spread.count:
             self._to_start.append(spread)
 

@@ -117,6 +117,7 @@ class ModelCall(HostCall):
         """The results that an answer stands for. Raises `MalformedResponseError` if it stands for none."""
 
     async def run(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        sessions.admit(session, caller.lane)
         digest = failed.first(arrays[:-1] if self.operands.has_key else arrays)
         if digest is not None:  # the call is not made; of its results only text is of unsigned integers
             are_text = [aval.dtype == np.uint32 for aval in self.out]

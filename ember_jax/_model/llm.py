@@ -40,6 +40,8 @@ _KNOWN_SETTINGS = (
     "repetition_penalty",
     "response_format",
     "seed",
+    "service_tier",
+    "speed",
     "stop",
     "temperature",
     "top_k",

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from .._callback import all_concrete
-from .._errors import UnknownDigestError
+from .._errors import PilotError, SweepError, UnknownDigestError, UnsupportedError, can_be_caught
 from .._jax.refuse import refuse
 from .._model.asking import ModelCall
 from .._plan import ir
@@ -14,10 +15,13 @@ from .._plan.counts import count
 from .._plan.operators import Program
 from .._plan.passes import arrange
 from .._plan.recording import Recording
+from .._runtime import failures
 from .._runtime import session as sessions
+from .._runtime.events import CallEnded
 from .._runtime.garbage import calm
 from .._runtime.limits import Limit
-from .._tell.estimate import Estimate, estimate
+from .._tell.estimate import Estimate, answer, estimate
+from .._tell.expect import Pilot
 from .._tell.explain import explain
 from .._tell.known import Known, first_operands, known
 from .._tell.mermaid import mermaid
@@ -35,12 +39,14 @@ _NAMED = 4
 class Plan:
     """What a function does outside XLA: its calls, and what each waits for. Made by `ember.lower`; `str` shows it."""
 
-    def __init__(self, program: Program, inputs: Sequence[Any], run: Callable[..., Any]):
+    def __init__(self, program: Program, inputs: Sequence[Any], run: Callable[..., Any], given: tuple[Any, Any]):
         self._name = program.name
         self._plan = arrange(program.plan)
         self._given = [known(x) if all_concrete(x) and not is_key(x) else None for x in inputs]
         self._models = _models(self._plan, self._given)
         self._run = run
+        self._args, self._kwargs = given
+        self._is_concrete = all(map(all_concrete, inputs))
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the function, with arguments as it was lowered for or any others."""
@@ -60,12 +66,18 @@ class Plan:
         """
         return explain(self._plan, self._name, self._models)
 
-    def estimate(self, limits: Mapping[str, Limit] | None = None, latency: float = 0.0) -> Estimate:
-        """What the plan asks for, costs and takes, at least and at most, on the arguments that it was lowered for.
+    def estimate(self, limits: Mapping[str, Limit] | None = None, latency: float = 0.0, pilot: int = 0) -> Estimate:
+        """What the plan asks for, costs and takes, on the arguments that it was lowered for: bounds, and expectations.
 
         ```python
-        print(ember.lower(jax.vmap(op))(questions).estimate(latency=2.0))
+        plan = ember.lower(jax.vmap(op))(questions)
+        print(plan.estimate(latency=2.0))  # nothing is paid
+        print(plan.estimate(pilot=20))  # runs 20 of the lanes
         ```
+
+        What is expected is found from answers that are there: with a pilot from its own, else from those to earlier
+        calls of the same operators to the same models, as this session and its journal know them. So it is as good as
+        those are like what is planned. It is `None` where no answer is known to a call that is certain to be made.
 
         Prompts whose words are known are counted by them, others by the `max_tokens` of the answers they are made of.
         What a loop repeats has no most.
@@ -73,16 +85,83 @@ class Plan:
         **Arguments:**
 
         - `limits`: as those of a session; by default those of the session in force, whose prices are used.
-        - `latency`: the seconds that each call takes; without it only the limits take time.
+        - `latency`: the seconds that each call takes at least; without it only the limits take time.
+        - `pilot`: how many lanes are run, to see what they use. They are drawn at random, and each time the same ones.
+            Their calls are made in the session in force: paid, kept by its journal, and so not paid again when the plan
+            is run.
 
-        **Raises:** `TypeError` for what is no `Limit`, `ModelError` for a limit of a provider that is not there,
-        `ValueError` for a latency that is no time.
+        **Raises:** what a lane of the pilot raises, if none of its lanes ends well; `UnsupportedError` for a pilot of a
+        plan with sweeps of several sizes; `ValueError` for a pilot of a negative number of lanes, or a latency that is
+        no time; `TypeError` for what is no `Limit`, `ModelError` for a limit of a provider that is not there.
         """
-        return estimate(self._plan, self._given, sessions.current(), limits, latency)
+        session = sessions.current()
+        found = self._piloted(pilot, session) if pilot else None
+        return estimate(self._plan, self._given, session, limits, latency, self._name, found)
+
+    def _piloted(self, count: int, session: sessions.Session) -> Pilot:
+        """Runs so many of the outermost lanes."""
+        if count < 0 or not self._is_concrete:
+            raise ValueError(
+                f"estimate(pilot={count}): give how many lanes to run, and lower the function with values: "
+                "ember.lower(fn)(*args)."
+            )
+        widths = _widths(self._plan) or {1}
+        if len(widths) > 1:
+            sizes = " and ".join(map(str, sorted(widths)))
+            raise UnsupportedError(
+                f"estimate(pilot={count}): this plan has sweeps of {sizes} lanes. Give a plan of one of them, as a "
+                "pilot draws from lanes of one kind."
+            )
+        (lanes,) = widths
+        taken = sorted(np.random.default_rng(lanes).permutation(lanes)[:count].tolist())
+        ended: dict[bytes, CallEnded] = {}
+
+        def watch(call: CallEnded) -> None:
+            ended.setdefault(call.digest, call)
+
+        with sessions.piloting(session, frozenset(taken), watch):
+            try:
+                jax.block_until_ready(self._run(*self._args, **self._kwargs))
+            except Exception as error:
+                _check(failures.typed(error) or error, any(call.response for call in ended.values()), len(taken))
+        answers = [
+            answer(session, call.request, call.response, call.scope, call.lane)
+            for call in ended.values()
+            if call.response is not None
+        ]
+        return Pilot(lanes, taken, answers)
 
     def to_mermaid(self) -> str:
         """The plan as a Mermaid flowchart."""
         return mermaid(self._plan, self._models)
+
+
+def _widths(plan: ir.Plan) -> set[int]:
+    """How many lanes the sweeps of a plan have, the outermost ones."""
+    found: set[int] = set()
+    for node in plan.nodes:
+        match node:
+            case ir.Lanes():
+                found.add(node.sizes[0])
+            case ir.Call():
+                found |= set(node.batch[:1])
+            case _:
+                found = found.union(*map(_widths, node.plans))
+    return found
+
+
+def _check(error: BaseException, is_answered: bool, lanes: int) -> None:
+    """Raises what has ended a pilot of so many lanes: an error that stops all calls, or any where nothing is answered.
+
+    The lanes that are not in the pilot have failed too, and are not told.
+    """
+    if not isinstance(error, SweepError):
+        if not isinstance(error, PilotError):
+            raise error
+        return
+    failed = [failure for failure in error.failures if not isinstance(failure.cause, PilotError)]
+    if failed and not (is_answered and all(can_be_caught(failure.cause) for failure in failed)):
+        raise SweepError(failed, lanes)
 
 
 def lower(fn: Callable[..., Any]) -> Callable[..., Plan]:
@@ -100,9 +179,9 @@ def lower(fn: Callable[..., Any]) -> Callable[..., Plan]:
             if isinstance(fn, Operator):
                 through = boundary_of(fn)
                 args, kwargs = through.specification.bind(args, kwargs)
-                return Plan(*_program(through.boundary, (fn, *args), kwargs), fn)
+                return Plan(*_program(through.boundary, (fn, *args), kwargs), fn, (args, kwargs))
             boundary = boundary_for(fn)
-            return Plan(*_program(boundary, args, kwargs), boundary)
+            return Plan(*_program(boundary, args, kwargs), boundary, (args, kwargs))
 
     return lowered
 

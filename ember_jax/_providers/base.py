@@ -199,6 +199,11 @@ class Provider(abc.ABC):
     is_local: ClassVar[bool] = False
 
     @property
+    def price_table(self) -> str:
+        """The name and the version of the table that its `cost` is by; empty if there is none."""
+        return ""
+
+    @property
     def endpoint(self) -> str | None:
         """The address that it asks, such as a base URL. It is part of the digest that answers are kept under.
 
@@ -218,6 +223,14 @@ class Provider(abc.ABC):
     def cost(self, request: Request, tokens: Tokens) -> float:
         """The US dollars of an answer to `request` that takes so many tokens, NaN where its price is not known."""
         return math.nan
+
+    def most_cost(self, request: Request, tokens: Tokens) -> float:
+        """The US dollars that a call comes to at most, if it is billed no more tokens than these; NaN without a price.
+
+        It is asked before the call is sent, when neither the hour nor the service's tier is known. By default it is
+        the `cost`.
+        """
+        return self.cost(request, tokens)
 
     def most_output(self, request: Request) -> float:
         """The most tokens that an answer can have if `request` sets no limit; infinite if that is not known."""

@@ -90,12 +90,19 @@ class Vendor(Provider):
         """The base URL. Raises `RefusedRequestError` if an environment variable holds one that is no URL."""
         return self._http.endpoint
 
+    @property
+    def price_table(self) -> str:
+        return self._http.price_table
+
     def check(self, model: str) -> None:
         """Every name may be a model: only the server knows, and asking it would be IO."""
         self._http.check(model)
 
     def cost(self, request: Request, tokens: Tokens) -> float:
         return self._http.cost(request, tokens)
+
+    def most_cost(self, request: Request, tokens: Tokens) -> float:
+        return self._http.most_cost(request, tokens)
 
     def most_output(self, request: Request) -> float:
         return self._http.most_output(request)
@@ -221,11 +228,18 @@ class HTTPProvider(Provider):
         """The base URL. Raises `RefusedRequestError` if an environment variable holds one that is no URL."""
         return self._access.base()
 
+    @property
+    def price_table(self) -> str:
+        return prices.table()
+
     def check(self, model: str) -> None:
         """Every name may be a model: only the server knows, and asking it would be IO."""
 
     def cost(self, request: Request, tokens: Tokens) -> float:
-        return prices.cost(request.provider, request.model, tokens.input, tokens.output)
+        return prices.cost(request, tokens)
+
+    def most_cost(self, request: Request, tokens: Tokens) -> float:
+        return prices.most_cost(request, tokens)
 
     def most_output(self, request: Request) -> float:
         return prices.context_window(request.provider, request.model)
@@ -247,7 +261,7 @@ class HTTPProvider(Provider):
             )
         built = self._dialect.build(request)
         if isinstance(built, Failure):
-            raise self._raised(built, request, None)
+            raise _raised(built, self._access, request, None)
         headers = {"Content-Type": "application/json", **built.headers}
         if key:
             headers.update(self._dialect.authorization(key))
@@ -265,7 +279,7 @@ class HTTPProvider(Provider):
             raise self._failure(answer, request)
         response = self._dialect.read(answer, request)
         if isinstance(response, Failure):
-            raise self._raised(response, request, status)
+            raise _raised(response, self._access, request, status)
         if response.finish == Finish.REFUSAL:  # its words will stand in an error
             response = response._replace(text=self._access.scrubbed(response.text))
         left = _quota(answer, self._dialect)
@@ -355,9 +369,11 @@ class HTTPProvider(Provider):
             should_retry=_BOOLEANS.get(answer.headers.get("x-should-retry", "").lower()) if meant is None else None,
         )
 
-    def _raised(self, failure: Failure, request: Request, status: int | None) -> ProviderError:
-        words = failure.words.format(*map(self._access.scrubbed, failure.said))
-        return failure.kind(f"{_id(request)}: {words}", status=status, tokens=failure.tokens)
+
+def _raised(failure: Failure, access: _Access, request: Request, status: int | None) -> ProviderError:
+    """The exception for what a dialect says is a failure."""
+    words = failure.words.format(*map(access.scrubbed, failure.said))
+    return failure.kind(f"{_id(request)}: {words}", status=status, tokens=failure.tokens)
 
 
 def _id(request: Request) -> str:

@@ -162,6 +162,7 @@ class _OutputDetails:
 class _Usage:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    total_tokens: int | None = None
     prompt_tokens_details: _InputDetails | None = None
     completion_tokens_details: _OutputDetails | None = None
     # US dollars, which some gateways state.
@@ -290,7 +291,7 @@ def _response(
         text=said.text,
         input_tokens=int(tokens.input),
         output_tokens=int(tokens.output),
-        cost=_cost(answer, request, model, completion.usage, counted),
+        cost=_cost(answer, request, model, completion.service_tier or "", completion.usage, counted),
         logprob=_summed(listed) if listed else math.nan,
         model=model,
         request_id=answer.headers.get("x-request-id") or completion.id or "",
@@ -361,9 +362,11 @@ def _tokens(usage: _Usage | None) -> Tokens | None:
     if usage is None or (usage.prompt_tokens is None and usage.completion_tokens is None):
         return None
     read, written = usage.prompt_tokens_details, usage.completion_tokens_details
+    # xAI and Google count the reasoning beside the completion, and only in the total. It is billed as any output.
+    beside = (usage.total_tokens or 0) - (usage.prompt_tokens or 0)
     return Tokens(
         _count(usage.prompt_tokens),
-        _count(usage.completion_tokens),
+        max(_count(usage.completion_tokens), beside),
         _count(read.cached_tokens) if read else 0,
         _count(read.cache_write_tokens) if read else 0,
         _count(written.reasoning_tokens) if written else 0,
@@ -383,13 +386,11 @@ def _billed(body: bytes) -> Tokens | None:
         return None
 
 
-def _cost(answer: HTTPAnswer, request: Request, model: str, usage: _Usage | None, tokens: Tokens | None) -> float:
+def _cost(
+    answer: HTTPAnswer, request: Request, model: str, tier: str, usage: _Usage | None, tokens: Tokens | None
+) -> float:
     """By the price table; where it knows none, what the service says itself; else NaN."""
-    dollars = (
-        math.nan
-        if tokens is None
-        else prices.of_answer(request.provider, request.model, model, tokens.input, tokens.output)
-    )
+    dollars = math.nan if tokens is None else prices.cost(request, tokens, model, tier)
     if not math.isnan(dollars):
         return dollars
     said = [usage.cost if usage is not None else None, _number(answer.headers.get("x-litellm-response-cost", ""))]

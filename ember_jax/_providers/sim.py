@@ -61,9 +61,10 @@ class SimModel:
     - `verify_accuracy`: the probability that an answer is judged rightly, as correct or wrong; `accuracy` if `None`.
     - `false_accept`: the probability that a wrong answer is said to be correct; `1 - verify_accuracy` if `None`.
     - `wrong_answers`: how many different wrong answers a question has, all equally likely; 1 makes it binary.
+    - `max_output`: the most tokens of an answer, where the request allows more.
 
-    **Raises:** `ValueError` for a probability outside [0, 1], a negative or infinite number, and a `verbosity` or
-    `wrong_answers` that is not whole.
+    **Raises:** `ValueError` for a probability outside [0, 1], a negative or infinite number, and a `verbosity`,
+    `wrong_answers` or `max_output` that is not whole.
     """
 
     accuracy: float | Callable[[str], float] = 0.8
@@ -76,6 +77,7 @@ class SimModel:
     verify_accuracy: float | None = None
     false_accept: float | None = None
     wrong_answers: int = 20
+    max_output: int = 4096
 
     def __post_init__(self):
         for name in ("accuracy", "judge_accuracy", "verify_accuracy", "false_accept"):
@@ -88,8 +90,10 @@ class SimModel:
                 raise ValueError(f"SimModel({name}={value!r}): give a finite number that is at least 0.")
         if not isinstance(self.verbosity, int):
             raise ValueError(f"SimModel(verbosity={self.verbosity!r}): give a whole number of words.")
-        if not isinstance(self.wrong_answers, int) or self.wrong_answers < 1:
-            raise ValueError(f"SimModel(wrong_answers={self.wrong_answers!r}): give a whole number, at least 1.")
+        for name in ("wrong_answers", "max_output"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"SimModel({name}={value!r}): give a whole number, at least 1.")
 
     @functools.cached_property
     def price(self) -> Price:
@@ -189,6 +193,10 @@ class Sim(Provider):
         self.check(request.model)
         return self._models[request.model].price.of(tokens.input, tokens.output)
 
+    def most_output(self, request: Request) -> float:
+        self.check(request.model)
+        return self._models[request.model].max_output
+
     async def complete(self, request: Request) -> Response:
         response = self.answer(request)
         seconds = delay(self._models[request.model], request)
@@ -222,12 +230,12 @@ def reply(model: SimModel, request: Request) -> Response:
     text = said.text
     words, finish = text.split(), Finish.STOP
     limit = request.parameters.get("max_completion_tokens", request.parameters.get("max_tokens"))
-    if limit is not None:
-        if not isinstance(limit, int) or limit < 1:
-            raise RefusedRequestError(f"{request.model}: max_tokens is {limit!r}; give a whole number, at least 1.")
-        if len(words) > limit:
-            words, finish = words[:limit], Finish.LENGTH
-            text = " ".join(words)
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise RefusedRequestError(f"{request.model}: max_tokens is {limit!r}; give a whole number, at least 1.")
+    most = min(limit or model.max_output, model.max_output)
+    if len(words) > most:
+        words, finish = words[:most], Finish.LENGTH
+        text = " ".join(words)
     tokens = sum(len(m.content.split()) for m in request.messages), len(words)
     return Response(
         text=text,

@@ -17,8 +17,8 @@ What a failed attempt costs depends on how it failed:
   on the bill. Its worst case counts as spent (and as `lost`), and the next attempt needs another reservation.
 
 So the cap holds whichever of these attempts the service bills, and `spent` may be more than the bill. The cap holds by
-the prices and bounds that it is given. A service that bills by other prices, such as those of a faster tier, may bill
-more.
+the prices and bounds that it is given, which are the highest that are known to be possible, see `prices.most_cost`. A
+service that bills by other prices may bill more.
 
 Amounts are whole trillionths of a dollar. Floating-point sums would depend on the order in which calls are settled, and
 giving back a reservation might not restore what was left. Nothing here knows what a call is.

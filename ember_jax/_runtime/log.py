@@ -25,10 +25,11 @@ def session_opened() -> None:
         _tell(logging.INFO, "session_opened", "session opened")
 
 
-def session_closed(seconds: float, report: Mapping[str, float]) -> None:
-    """A session has ended; the counts of its report are the record's fields."""
+def session_closed(seconds: float, report: Mapping[str, float | str]) -> None:
+    """A session has ended; the fields of its report are the record's."""
     if logger.isEnabledFor(logging.INFO):
-        told = ", ".join(f"{name} {value:g}" for name, value in report.items() if value) or "no calls"
+        counts = {name: value for name, value in report.items() if value and not isinstance(value, str)}
+        told = ", ".join(f"{name} {value:g}" for name, value in counts.items()) or "no calls"
         message = f"session closed after {seconds:.3f} s: {told}"
         _tell(logging.INFO, "session_closed", message, seconds=seconds, **report)
 

@@ -8,16 +8,18 @@ reaches its lane.
 
 import concurrent.futures
 import contextlib
+import copy
 import dataclasses
 import math
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
+from .._errors import PilotError
 from .._jax.internals import CALLBACK_ERRORS
 from .._providers import registry
 from .._providers.base import Provider, Request, Response, Tokens
@@ -72,6 +74,7 @@ class Report:
     - `saved_usd`: what the replayed and merged calls would have cost; NaN if the cost of one is unknown.
     - `islands`: how often an operator ran as a plan.
     - `barriers`: how often lanes inside an operator waited for each other, in the sense of `explain`.
+    - `prices`: the names and versions of the price tables that costs are by; empty where they are by none.
     """
 
     calls: int = 0
@@ -91,6 +94,7 @@ class Report:
     saved_usd: float = 0.0
     islands: int = 0
     barriers: int = 0
+    prices: str = ""
 
     def __str__(self) -> str:
         rows = self._rows()
@@ -103,10 +107,12 @@ class Report:
 
     def _rows(self) -> list[tuple[str, str]]:
         """The fields as they are shown, each its name and its value in words; an unknown cost is `unknown`."""
-        return [
-            (name.replace("_", " ").removesuffix(" usd").removesuffix(" s"), _shown(name, v))
-            for name, v in vars(self).items()
+        counts = {name: value for name, value in vars(self).items() if name != "prices"}
+        rows = [
+            (name.replace("_", " ").removesuffix(" usd").removesuffix(" s"), _shown(name, value))
+            for name, value in counts.items()
         ]
+        return [*rows, ("prices", self.prices)] if self.prices else rows
 
 
 def _shown(name: str, value: float) -> str:
@@ -134,6 +140,8 @@ class Session:
     - `oddities`: warns of what is odd about answers.
     - `runner`: where its operators run. May be set; `None` stands for the lane engine, which is not known down here.
     - `results`: results of host functions.
+    - `journals`: where answers are kept.
+    - `lanes`: the outermost lanes that make calls, where it is a pilot's; else `None`, and all do.
     """
 
     def __init__(
@@ -160,17 +168,19 @@ class Session:
             raise TypeError(f"session(progress=…) takes True, False, or None to decide, not {progress!r:.40}.")
         # Where answers of services are kept, and where those of local models and host functions without a name are.
         self._lasting, self._passing = places(journal)
+        self.journals = (self._lasting,) if self._passing is self._lasting else (self._lasting, self._passing)
         self._closes = not isinstance(
             journal, AbstractJournal
         )  # a journal that the caller made is the caller's to close
         self._providers = dict(providers)
-        self._counts: dict[str, float] = dataclasses.asdict(Report())
+        self._counts: dict[str, float] = {n: v for n, v in vars(Report()).items() if n != "prices"}
         self.results = HostResults(self._lasting)
         self._progress = progress
         self._log, self.trace, self.oddities = Log(), Trace(), Oddities()
         self.watchers: list[Watcher] = []
         self.runner: Runner[Any, Session] | None = None
         self.turns = _turns(scheduler)
+        self.lanes: Container[int] | None = None
         self._budget = Budget(math.inf if budget_usd is None else budget_usd)
         self.limits = checked(limits or {}, self.provider)
         self.pricing = Pricing(prices or {}, self.provider, self._budget)
@@ -186,7 +196,8 @@ class Session:
 
     def report(self) -> Report:
         """The counts of what was done so far."""
-        return Report(**self._counts)  # type: ignore[arg-type]
+        tables = ", ".join(sorted(self.pricing.tables))
+        return Report(**self._counts, prices=tables)  # type: ignore[arg-type]
 
     def calls(
         self,
@@ -244,8 +255,7 @@ class Session:
         asked = digests(calls)
         self._answering.forget(asked)
         self.results.clear()
-        kept = {id(journal): journal for journal in (self._lasting, self._passing)}
-        return sum(journal.drop(asked) for journal in kept.values())
+        return sum(journal.drop(asked) for journal in self.journals)
 
     @property
     def budget(self) -> Funds:
@@ -393,6 +403,27 @@ def current() -> Session:
         return _default
 
 
+def admit(session: Session, lane: tuple[int, ...]) -> None:
+    """Raises `PilotError` for a call of a lane that is not one of those that a pilot's session is for."""
+    if session.lanes is not None and lane and lane[0] not in session.lanes:
+        raise PilotError(f"lane {list(lane)} is not one of those that this pilot runs.")
+
+
+@contextlib.contextmanager
+def piloting(around: Session, lanes: Container[int], watch: Watcher) -> Iterator[None]:
+    """Within, calls are made in a session, but only those of some outermost lanes; `watch` is told of each."""
+    pilot = copy.copy(around)  # it shares all that has a state: counts, budget, journal, limits
+    pilot.lanes, pilot.watchers = lanes, [*around.watchers, watch]
+    with _lock:
+        _open.append(pilot)
+    try:
+        yield
+        _wait_for_dispatched()
+    finally:
+        with _lock:
+            _open.remove(pilot)
+
+
 class session:
     """Runs calls under settings of their own, and counts them.
 
@@ -420,12 +451,15 @@ class session:
     - `progress`: whether a bar shows how far the calls of a sweep are, if that takes more than half a second; by
         default where standard error is a terminal, and in notebooks.
     - `prices`: a `Price` by provider, as `"local"`, or by model, as `"local/my-model"`, which takes precedence; both
-        take precedence over the price table. The cost of a model without any price is NaN, and there is one warning.
+        take precedence over the table of the installed package `genai_prices`. It knows cached input, long prompts,
+        service tiers and prices that change by the hour; `ember.Price` says more. The cost of a model without any
+        price, or of a service tier without one, is NaN, and there is one warning.
     - `budget_usd`: US dollars that calls may cost at most, however many are in flight. A call is sent only if the most
-        that it may cost, by its `max_tokens`, fits into what is left. Else it waits until other calls are settled. If
-        that does not help, it and all calls after it raise `BudgetError`, and the calls in flight finish. `run.budget`
-        says what is spent, reserved and left. Replayed calls cost nothing. With 0 no call is sent, not even a free one.
-        The cap holds by the prices known here, and does not cover models without a price.
+        that it may cost, by its `max_tokens` or else by the model's own limit, fits into what is left. Else it waits
+        until other calls are settled. If that does not help, it and all calls after it raise `BudgetError`, and the
+        calls in flight finish. `run.budget` says what is spent, reserved and left. Replayed calls cost nothing. With 0
+        no call is sent, not even a free one.
+        The cap holds by the prices known here, the dearest that may apply, and does not cover models without a price.
 
     Sessions nest; the innermost open one counts. They belong to the process, not to a thread.
 

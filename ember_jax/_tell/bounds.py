@@ -7,10 +7,11 @@ through one by one, so that the prompts of a sweep are counted and not guessed. 
 least of the leasts and the most of the mosts. A `while` tests once at least, and has no most.
 """
 
+import contextlib
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import compress
 from typing import Any
 
@@ -25,8 +26,10 @@ from .._text.elementwise import NUMBER, TEXT, TEXTS, Kind
 from .._text.lengths import UNKNOWN, Span
 from .known import Known, constants, move, one_of
 
-# What calls come to, a row for each quantity with its least and most, by what is asked; under `""` all together.
-ByModel = Mapping[str, np.ndarray]
+# What calls come to, a row for each quantity with its least and most: by the model that is asked, by the scope that
+# asks and the model, and under `""` all together.
+Key = str | tuple[str, str]
+ByModel = Mapping[Key, np.ndarray]
 # One call: its function, its operands, and the types of its results. What it comes to, and its results. Operands and
 # results are digests, or `None`; only a single text may be one of several.
 Ask = Callable[[HostCall, Sequence[Known | None], Sequence[Any]], tuple[ByModel, Sequence["np.ndarray | None"]]]
@@ -34,7 +37,7 @@ Ask = Callable[[HostCall, Sequence[Known | None], Sequence[Any]], tuple[ByModel,
 
 def added(tallies: Sequence[ByModel]) -> ByModel:
     """What several come to together."""
-    total: dict[str, np.ndarray] = {}
+    total: dict[Key, np.ndarray] = {}
     for tally in tallies:
         for name, amounts in tally.items():
             total[name] = total[name] + amounts if name in total else amounts
@@ -45,7 +48,7 @@ def either(tallies: Sequence[ByModel]) -> ByModel:
     """What one of several comes to."""
     if len(tallies) == 1:
         return tallies[0]
-    found: dict[str, np.ndarray] = {}
+    found: dict[Key, np.ndarray] = {}
     for name in dict.fromkeys(name for tally in tallies for name in tally):
         ways = [tally[name] for tally in tallies if name in tally]
         ways += [np.zeros_like(ways[0])] * (len(ways) < len(tallies))
@@ -100,14 +103,17 @@ class Bounds(Walk[Known | None, ByModel]):
     **Arguments:**
 
     - `ask`: what one call comes to.
+    - `scope`: the operator that the plan is of.
 
     **Attributes:**
 
     - `texts`: what is known of the words.
+    - `scope`: the operators that the step stands in that the walk is at, outermost first.
     """
 
-    def __init__(self, ask: Ask):
+    def __init__(self, ask: Ask, scope: str = ""):
         self._ask = ask
+        self.scope = scope
         self.texts = Texts()
 
     def of(self, plan: ir.Plan, inputs: Sequence[Known | None]) -> ByModel:
@@ -127,18 +133,27 @@ class Bounds(Walk[Known | None, ByModel]):
             case ir.Words():
                 return [self._words(node, given, [plan.types[v] for v in node.inputs])], {}
             case ir.Call():
-                return self._call(node, given, plan)
+                with self._inside(node):
+                    return self._call(node, given, plan)
             case ir.Take():
                 return given, {}
         return (), {}
 
     def control(self, node: ir.Node, given: Sequence[Known | None], begin: Known | None) -> Any:
-        outs, tallies = zip(*(self._runs(held, given) for held in node.held), strict=True)
+        with self._inside(node):
+            outs, tallies = zip(*(self._runs(held, given) for held in node.held), strict=True)
         if node.runs == "one":
             return [_same(ways) for ways in zip(*outs, strict=True)], either(tallies)
         # nothing fails here, and what stands for a failure is no words
         extras = [Known(self.texts.digest(Span(0, 0))) if is_text(aval) else None for aval in node.extras]
         return [*outs[-1], *extras], added(tallies)
+
+    @contextlib.contextmanager
+    def _inside(self, node: ir.Node) -> Iterator[None]:
+        """Within, the walk is at a step."""
+        outer, self.scope = self.scope, within(self.scope, node.scope)
+        yield
+        self.scope = outer
 
     def _runs(self, held: ir.Held, given: Sequence[Known | None]) -> tuple[list[Known | None], ByModel]:
         """All runs of a plan that a step holds, one by one if it is known how many they are."""
@@ -196,6 +211,11 @@ class Bounds(Walk[Known | None, ByModel]):
         if kind == TEXTS:
             return [self.texts.text(row.tobytes()) for row in array[lane]]
         return self.texts.text(array[lane].tobytes())
+
+
+def within(scope: str, inner: str) -> str:
+    """The scope of what stands in `inner` within `scope`."""
+    return f"{scope}/{inner}" if scope and inner else scope or inner
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,4 +1,4 @@
-"""What a plan will ask for, cost and take, told before anything is paid."""
+"""What a plan will ask for, cost and take: bounds, told before anything is paid, and what is expected."""
 
 import dataclasses
 import itertools
@@ -13,12 +13,16 @@ from .._model.asking import ModelCall
 from .._model.choose import ChoiceCall
 from .._plan import ir
 from .._providers import tokens
-from .._providers.base import Request, Tokens
+from .._providers.base import Request, Response, Tokens
+from .._runtime.earlier import answers
+from .._runtime.journal.columns import CallRecord
 from .._runtime.limits import MOST_IN_FLIGHT, Limit, checked, pool_of, seconds_of
 from .._runtime.session import Session
 from .._text import store
 from .._text.lengths import UNKNOWN, Span
+from . import expect
 from .bounds import Bounds, ByModel, either, is_text
+from .expect import CallSite, Observation, Pilot
 from .known import Known
 from .longest import chain
 
@@ -73,9 +77,59 @@ class Amounts:
         return [*numbers, self.cost_usd.written("${:,.6f}")]
 
 
+class Likely(NamedTuple):
+    """What is expected of a number, with an interval that holds the number in 95 of 100 cases."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return self.written("{:,.0f}")
+
+    def written(self, how: str) -> str:
+        """The numbers in words, each in the format `how`."""
+        if math.isnan(self.mean):
+            return "an unknown number of"
+        mean, low, high = (how.format(x) for x in self)
+        return mean if low == mean == high else f"{mean} ({low} to {high})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """What a run is expected to come to, from answers that are there.
+
+    It is that of a run in which nothing fails and nothing is replayed, as the bounds are. The calls are those that are
+    sent.
+
+    **Fields:**
+
+    - `calls`, `input_tokens`, `output_tokens`, `cost_usd`, `seconds`: each a `Likely`, with `mean`, `low` and `high`.
+        The seconds are NaN if no answer tells how long it took.
+    - `answers`: from how many answers this was found.
+    - `source`: where they are from, in words.
+    """
+
+    calls: Likely
+    input_tokens: Likely
+    output_tokens: Likely
+    cost_usd: Likely
+    seconds: Likely
+    answers: int
+    source: str
+
+    def __str__(self) -> str:
+        cost = "an unknown cost" if math.isnan(self.cost_usd.mean) else self.cost_usd.written("${:,.6f}")
+        told = [f"{self.calls} calls", f"{self.input_tokens} input tokens", f"{self.output_tokens} output tokens", cost]
+        if not math.isnan(self.seconds.mean):
+            low, high = _duration(self.seconds.low), _duration(self.seconds.high)
+            told.append(f"{_duration(self.seconds.mean)} ({low} to {high})")
+        return f"expected, by {self.answers:,} answers {self.source}: {', '.join(told)}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """Bounds of what a plan will ask for, cost and take; `str` shows a table.
+    """Bounds of what a plan will ask for, cost and take, and what is expected of it; `str` shows a table.
 
     These are bounds for one run in which nothing fails and nothing is replayed. Calls that are known to be equal count
     once in the lower bounds. Calls that depend on answers, and calls with keys, are taken to differ.
@@ -84,6 +138,8 @@ class Estimate:
 
     - `seconds`: how many seconds the run takes at least, under the limits, with the latency that was given.
     - `models`: `Amounts` by model.
+    - `expected`: an `Expected`, with intervals; `None` where too little is known. See `Plan.estimate`.
+    - `prices`: the names and versions of the tables that the costs are by; empty for prices of the session's own.
     """
 
     calls: Range
@@ -92,6 +148,8 @@ class Estimate:
     cost_usd: Range
     seconds: float
     models: Mapping[str, Amounts]
+    expected: Expected | None = None
+    prices: str = ""
 
     def row(self) -> list[str]:
         """All models together, as cells of a table."""
@@ -104,7 +162,9 @@ class Estimate:
             rows.append(["all", *self.row()])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join([r[0].ljust(widths[0]), *map(str.rjust, r[1:], widths[1:])]).rstrip() for r in rows]
-        return "\n".join([*lines, f"at least {_duration(self.seconds)}"] if self.seconds else lines)
+        lines += [f"at least {_duration(self.seconds)}"] if self.seconds else []
+        lines += [str(self.expected)] if self.expected is not None else []
+        return "\n".join([*lines, f"prices: {self.prices}"] if self.prices else lines)
 
 
 def estimate(
@@ -113,15 +173,19 @@ def estimate(
     session: Session,
     limits: Mapping[str, Limit] | None,
     latency: float,
+    name: str = "",
+    pilot: Pilot | None = None,
 ) -> Estimate:
-    """Bounds of what a plan asks for, costs and takes, from what is known of its inputs.
+    """What a plan asks for, costs and takes, from what is known of its inputs, and of answers that are there.
 
     **Arguments:**
 
     - `given`: what is known of each input; `None` for what is not text.
     - `session`: whose prices and providers count.
     - `limits`: as of `session`; `None` for those of the session.
-    - `latency`: the seconds that one call takes.
+    - `latency`: the seconds that one call takes at least.
+    - `name`: the operator that the plan is of.
+    - `pilot`: what a pilot of the plan has found.
 
     **Raises:** `ValueError` for a latency that is negative or infinite; `TypeError` and `ModelError` for limits as
     `session` does.
@@ -129,23 +193,123 @@ def estimate(
     if not 0 <= latency < math.inf:
         raise ValueError(f"estimate(latency={latency!r}): give the seconds that a call takes, at least 0.")
     limits = session.limits if limits is None else checked(limits, session.provider)
-    asked = _Estimator(session)
+    asked = _Estimator(session, name)
     tally = asked.bounds.of(plan, given)
-    models = {name: _amounts(rows) for name, rows in tally.items() if name}
+    rows = {model: found for model, found in tally.items() if isinstance(model, str) and model}
     total = _amounts(tally.get("", np.zeros((5, 2))))
-    waits = chain(plan).calls.least * latency
-    paced = asked.paced(tally, limits, latency)
-    return Estimate(**vars(total), seconds=max(waits, paced), models=models)
+    depth = chain(plan).calls.least
+    paced = asked.paced({model: found[:, 0] for model, found in rows.items()}, limits, latency)
+    bounds = Estimate(
+        **vars(total),
+        seconds=max(depth * latency, paced),
+        models={model: _amounts(found) for model, found in rows.items()},
+        prices=", ".join(dict.fromkeys(filter(None, map(session.pricing.table, rows.keys() - {_UNKNOWN})))),
+    )
+    groups = {key: found for key, found in tally.items() if not isinstance(key, str)}
+    known = _known(groups, session, pilot)
+    if known is None:
+        return bounds
+    return dataclasses.replace(bounds, expected=_expected(asked, bounds, *known, limits, depth, pilot))
+
+
+# How many answers of one operator and model are looked at, at most: the last ones.
+_MOST_ANSWERS = 1000
+
+
+def answer(
+    session: Session, request: Request, response: Response, scope: str, lane: tuple[int, ...], seconds: float = math.nan
+) -> Observation:
+    """An answer as what is expected of others like it. A price of the session's own counts, else what it has cost."""
+    cost = session.pricing.priced(request, response).cost
+    amounts = (1, response.input_tokens, response.output_tokens, cost)
+    return Observation((scope, f"{request.provider}/{request.model}"), lane[0] if lane else None, amounts, seconds)
+
+
+def _earlier(session: Session, scope: str, model: str) -> list[Observation]:
+    """What a model has answered to an operator before."""
+    found: dict[bytes, Observation] = {}
+    for call in answers(session, model, scope, _MOST_ANSWERS):
+        known = found.get(call.digest)
+        if known is not None and known.seconds >= 0:
+            continue
+        provider, _, name = call.model.partition("/")
+        response = Response("", call.input_tokens, call.output_tokens, call.cost)
+        response = response._replace(
+            cached_tokens=call.cached_tokens,
+            cache_write_tokens=call.cache_write_tokens,
+            reasoning_tokens=call.reasoning_tokens,
+        )
+        request = Request(provider, name, (), call.parameters)
+        found[call.digest] = answer(session, request, response, call.scope, call.lane, _took(call))
+    return list(found.values())
+
+
+def _known(
+    groups: Mapping[CallSite, np.ndarray], session: Session, pilot: Pilot | None
+) -> tuple[expect.Sums, list[Sequence[Observation]]] | None:
+    """What is expected of the calls of a plan, and the answers by group; `None` if nothing is known of some."""
+    found: dict[CallSite, Sequence[Observation]] = {group: _earlier(session, *group) for group in groups}
+    reached = {answer.group for answer in pilot.answers} if pilot is not None else set()
+    # What a pilot has not reached it did not need, unless it is certain to be called.
+    left = {g: rows for g, rows in groups.items() if g not in reached and (pilot is None or rows[_CALLS, 0] > 0)}
+    if not groups or not all(found[g] for g, rows in left.items() if rows[_CALLS, 0] > 0):
+        return None
+    sums = expect.of_calls(found, {group: _times(rows) for group, rows in left.items()})
+    if pilot is not None:
+        of_pilot = expect.of_pilot(pilot)
+        sums = of_pilot if sums is None else expect.both(of_pilot, sums)
+    return None if sums is None else (sums, list(found.values()))
+
+
+def _times(rows: np.ndarray) -> tuple[float, float]:
+    """How many requests are sent for the calls of a group; those that are known to be equal are sent once."""
+    return (rows[_REQUESTS, 0],) * 2 if rows[_CALLS, 0] == rows[_CALLS, 1] else (rows[_REQUESTS, 0], rows[_REQUESTS, 1])
+
+
+def _took(call: CallRecord) -> float:
+    """The seconds from the last request of a call to its answer; NaN if they are not remembered."""
+    if call.tried:
+        return call.tried[-1].ended - call.tried[-1].began
+    return call.ended - call.began if call.how == "answered" else math.nan
+
+
+def _expected(
+    asked: "_Estimator",
+    bounds: Estimate,
+    sums: expect.Sums,
+    answers: Sequence[Sequence[Observation]],
+    limits: Mapping[str, Limit],
+    depth: float,
+    pilot: Pilot | None,
+) -> Expected:
+    hard = [bounds.calls, bounds.input_tokens, bounds.output_tokens, bounds.cost_usd]
+    total, margin = sums.total, sums.margin()
+    # Equal calls are sent once, so fewer requests may be sent than calls are made; that is in `total` already.
+    likely = [
+        Likely(*(float(np.clip(x, least if i else 0.0, most)) for x in (m, m - w, m + w)))
+        for i, (m, w, (least, most)) in enumerate(zip(total, margin, hard, strict=True))
+    ]
+    each = expect.latency(answers)
+    time = Likely(math.nan, math.nan, math.nan)
+    if each is not None:
+        rows = {model: np.array([0, *found]) for model, found in sums.models.items()}
+        scaled = lambda factor: {model: factor * found for model, found in rows.items()}
+        paced = lambda latency, factor: asked.paced(scaled(factor), limits, latency)
+        depth, spread = max(depth, 1), math.sqrt(sums.variance[0]) / total[0]
+        time = Likely(*expect.seconds(each, depth, total[0] / depth, min(spread, 1.0), paced))
+        time = Likely(*(max(x, bounds.seconds) for x in time))
+    source = "of earlier calls" if pilot is None else f"of {len(pilot.taken):,} of {pilot.lanes:,} lanes"
+    return Expected(*likely, seconds=time, answers=sums.answers, source=source)
 
 
 class _Estimator:
     """Tallies the calls of one plan, by the prices of a session."""
 
-    def __init__(self, session: Session):
+    def __init__(self, session: Session, scope: str):
         self._session = session
         self._seen: set[bytes] = set()
         self._largest = 0.0  # the lower bound of the tokens of the call for which it is highest
-        self.bounds = Bounds(self._ask)
+        self.bounds = Bounds(self._ask, scope)
 
     def _ask(self, function: HostCall, given: Sequence[Known | None], outs: Sequence[Any]) -> tuple[ByModel, list[Any]]:
         if not isinstance(function, ModelCall):
@@ -188,7 +352,8 @@ class _Estimator:
         if name != _NOBODY and not unknown and request.sample is None:
             self._count_once(request, amounts)
         self._largest = max(self._largest, amounts[_INPUT, 0] + amounts[_OUTPUT, 0])
-        return {_UNKNOWN if name == _NOBODY else name: amounts, "": amounts}
+        shown = _UNKNOWN if name == _NOBODY else name
+        return {shown: amounts, (self.bounds.scope, shown): amounts, "": amounts}
 
     def _amounts(self, request: Request, unknown: Sequence[Span], is_known: bool) -> np.ndarray:
         """The rows of a call's tally, as `float64[5, 2]`.
@@ -200,8 +365,9 @@ class _Estimator:
         inputs = least + sum(s.least for s in unknown), most + sum(s.most for s in unknown)
         pricing, limit = self._session.pricing, tokens.output_limit(request)
         outputs = 1, pricing.most_output(request) if is_known else math.inf if limit is None else limit
-        costs = [pricing.cost(request, Tokens(*n)) if is_known else math.nan for n in zip(inputs, outputs, strict=True)]
-        prices = (0.0, math.inf) if math.isnan(costs[0]) else costs
+        least, most = (Tokens(*n) for n in zip(inputs, outputs, strict=True))
+        costs = (pricing.cost(request, least), pricing.most(request, most)) if is_known else (math.nan, math.nan)
+        prices = (0.0, math.inf) if any(map(math.isnan, costs)) else costs
         return np.array([(1, 1), (1, 1), inputs, outputs, prices], float)
 
     def _count_once(self, request: Request, amounts: np.ndarray) -> None:
@@ -215,12 +381,15 @@ class _Estimator:
         """The digests of a call's result, if it is text; else `None`."""
         return np.broadcast_to(self.bounds.texts.digest(text), out.shape) if is_text(out) else None
 
-    def paced(self, tally: ByModel, limits: Mapping[str, Limit], latency: float) -> float:
-        """The seconds that the calls take at least under the limits, which several models may share."""
+    def paced(self, models: Mapping[str, np.ndarray], limits: Mapping[str, Limit], latency: float) -> float:
+        """The seconds that so many calls of models take at least under the limits, which several models may share.
+
+        `models` are the rows of a tally, of one number each.
+        """
         pools: dict[str, np.ndarray] = {}
         slots: dict[str, float] = {}
-        for name, rows in tally.items():
-            if name in ("", _UNKNOWN):
+        for name, rows in models.items():
+            if name == _UNKNOWN:
                 continue
             provider, _, model = name.partition("/")
             pool = pool_of(limits, provider, model)
@@ -229,7 +398,7 @@ class _Estimator:
             slots[pool] = limits.get(pool, Limit()).in_flight or most
         times = [0.0]
         for pool, rows in pools.items():
-            requests, used = rows[_REQUESTS, 0], rows[_INPUT, 0] + rows[_OUTPUT, 0]
+            requests, used = rows[_REQUESTS], rows[_INPUT] + rows[_OUTPUT]
             if requests:
                 # The last request begins when the limits have let all tokens before it through. Which call is the last
                 # is not known, so the largest one is taken, with which the bound is lowest.
