@@ -170,9 +170,7 @@ class NoAnswerError(RefusedRequestError):
     - `finish`: how it ended, a `Finish`.
     """
 
-    def __init__(self, message: str, *, finish: int):
-        super().__init__(message)
-        self.finish = finish
+    finish: int = 0
 
 
 class RateLimitError(ProviderError):

@@ -22,8 +22,6 @@ OVERRIDING = {
     "HTTPProvider": {"Provider.endpoint", "Provider.cost", "Provider.most_output"},
     "Sim": {"Provider.endpoint", "Provider.cost"},
     "Vendor": {"Provider.endpoint", "Provider.cost", "Provider.most_output"},
-    # An error that tells one thing more is made with one argument more.
-    "NoAnswerError": {"ProviderError.__init__"},
     # Most kinds of node hold no plan and have nothing to say of one; a kind that does says which it holds, what it
     # gives besides, and how it loses inputs.
     "Branch": {"Node.held"},

@@ -114,7 +114,7 @@ class Misfit(Exception):
 # -- from a class ----------------------------------------------------------------------------------------------------
 
 
-class FieldType(NamedTuple):
+class SchemaPart(NamedTuple):
     """A type of field, or a class of fields: what it says of an answer, and what makes its value of the arrays."""
 
     node: SchemaNode
@@ -128,7 +128,7 @@ class Schema(NamedTuple):
     make: Callable[[Iterator[Any]], Any]
 
 
-class _Declared(NamedTuple):
+class _SchemaField(NamedTuple):
     """A field as a class declares it; `most` is the bound of a list that stands beside its annotation."""
 
     hint: Any
@@ -185,11 +185,11 @@ def _schema(cls: Any, within: tuple[Any, ...]) -> Schema:
     )
 
 
-def _declared(cls: Any) -> Mapping[str, _Declared]:
+def _declared(cls: Any) -> Mapping[str, _SchemaField]:
     """The fields that an instance is made of."""
     if _is_model(cls):
         return {
-            name: _Declared(info.annotation, info.description or "", _bound(info.metadata))
+            name: _SchemaField(info.annotation, info.description or "", _bound(info.metadata))
             for name, info in cls.model_fields.items()
         }
     try:
@@ -210,7 +210,7 @@ def _declared(cls: Any) -> Mapping[str, _Declared]:
     missing = [name for name in names if name not in hints]
     if missing:
         raise AnnotationError(f"{cls.__name__} does not annotate `{missing[0]}`; a field's annotation says what it is.")
-    return {name: _Declared(hints[name]) for name in names}
+    return {name: _SchemaField(hints[name]) for name in names}
 
 
 def _register(cls: Any, names: tuple[str, ...]) -> None:
@@ -227,14 +227,14 @@ def _register_model(cls: Any, names: tuple[str, ...]) -> None:
         )
 
 
-def _part_of(cls: Any, name: str, field: _Declared, within: tuple[Any, ...]) -> FieldType:
+def _part_of(cls: Any, name: str, field: _SchemaField, within: tuple[Any, ...]) -> SchemaPart:
     part = _part(field.hint, within, field.most)
     if part is None:
         _refuse(cls, name, field.hint)
     return part
 
 
-def _part(hint: Any, within: tuple[Any, ...], most: int | None = None) -> FieldType | None:
+def _part(hint: Any, within: tuple[Any, ...], most: int | None = None) -> SchemaPart | None:
     """What an annotation says; `None` if no answer can be it. `most` is the bound of a list that stands around it."""
     if typing.get_origin(hint) is typing.Annotated:
         return _annotated(hint, within, most)
@@ -246,7 +246,7 @@ def _part(hint: Any, within: tuple[Any, ...], most: int | None = None) -> FieldT
         leaf = _leaf(hint)
         if leaf is not None:
             return _of_leaf(leaf)
-        return FieldType(*_schema(hint, within)) if _is_record(hint) else None
+        return SchemaPart(*_schema(hint, within)) if _is_record(hint) else None
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         known = tuple(member for member in inner if member is not None)
@@ -265,7 +265,7 @@ def _part(hint: Any, within: tuple[Any, ...], most: int | None = None) -> FieldT
 _LISTS = (list, Sequence, Many)
 
 
-def _annotated(hint: Any, within: tuple[Any, ...], most: int | None) -> FieldType | None:
+def _annotated(hint: Any, within: tuple[Any, ...], most: int | None) -> SchemaPart | None:
     part = _part(typing.get_args(hint)[0], within, _bound(hint.__metadata__) or most)
     if part is not None and any(isinstance(word, Bound) for word in hint.__metadata__):
         of = part.node.of if isinstance(part.node, Perhaps) else part.node
@@ -299,18 +299,18 @@ def _sizes(dimensions: str) -> tuple[int, ...] | None:
     return tuple(map(int, sizes)) if all(size.isdecimal() and int(size) for size in sizes) else None
 
 
-def _of_leaf(leaf: Leaf) -> FieldType:
-    return FieldType(leaf, (lambda arrays: Text(next(arrays))) if leaf.kind == _STRING else next)
+def _of_leaf(leaf: Leaf) -> SchemaPart:
+    return SchemaPart(leaf, (lambda arrays: Text(next(arrays))) if leaf.kind == _STRING else next)
 
 
-def _one_of(members: tuple[Any, ...]) -> FieldType | None:
+def _one_of(members: tuple[Any, ...]) -> SchemaPart | None:
     for kind, scalar in ((_STRING, str), ("integer", int)):
         if members and all(type(member) is scalar for member in members):
             return _of_leaf(Leaf(kind, (), members))
     return None
 
 
-def _perhaps(of: FieldType | None) -> FieldType | None:
+def _perhaps(of: SchemaPart | None) -> SchemaPart | None:
     if of is None or isinstance(of.node, Perhaps):
         return of
 
@@ -318,15 +318,15 @@ def _perhaps(of: FieldType | None) -> FieldType | None:
         is_there = next(arrays)
         return Maybe(of.make(arrays), is_there)
 
-    return FieldType(Perhaps(of.node), make)
+    return SchemaPart(Perhaps(of.node), make)
 
 
-def _several(of: FieldType, most: int) -> FieldType:
+def _several(of: SchemaPart, most: int) -> SchemaPart:
     def make(arrays: Iterator[Any]) -> Any:
         length = next(arrays)
         return Many(of.make(arrays), length)
 
-    return FieldType(Several(of.node, most), make)
+    return SchemaPart(Several(of.node, most), make)
 
 
 def _refuse(cls: Any, name: str, hint: Any) -> NoReturn:
@@ -432,10 +432,10 @@ def read(record: Record, answer: str) -> tuple[list[np.ndarray], list[str]]:
     return [_array(leaf, column, notes) for leaf, column in zip(record.leaves, columns, strict=True)], notes
 
 
-_LeafColumns: TypeAlias = list[list[Any]]
+LeafColumns: TypeAlias = list[list[Any]]
 
 
-def _found(record: Record, answer: str) -> tuple[_LeafColumns, list[str]]:
+def _found(record: Record, answer: str) -> tuple[LeafColumns, list[str]]:
     """For each leaf the values of its elements; and notes."""
     try:
         value = _parsed(answer)
@@ -444,9 +444,9 @@ def _found(record: Record, answer: str) -> tuple[_LeafColumns, list[str]]:
     return _columns(record, value)
 
 
-def _within(record: Record, answer: str, error: _NoJSON) -> tuple[_LeafColumns, list[str]]:
+def _within(record: Record, answer: str, error: _NoJSON) -> tuple[LeafColumns, list[str]]:
     """Likewise of the one object that stands among other words and fits. `error` is why the whole is no JSON."""
-    fitting: list[tuple[_LeafColumns, list[str]]] = []
+    fitting: list[tuple[LeafColumns, list[str]]] = []
     misfit: Misfit = error
     words, is_as_asked = _said(answer)
     for value in _objects(words):
@@ -525,14 +525,14 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_distinct)
 
 
-def _columns(record: Record, value: Any) -> tuple[_LeafColumns, list[str]]:
-    columns: _LeafColumns = [[] for _ in record.leaves]
+def _columns(record: Record, value: Any) -> tuple[LeafColumns, list[str]]:
+    columns: LeafColumns = [[] for _ in record.leaves]
     notes: list[str] = []
     _put(record, value, "", columns, notes)
     return columns, notes
 
 
-def _put(node: SchemaNode, value: Any, path: str, columns: _LeafColumns, notes: list[str]) -> None:
+def _put(node: SchemaNode, value: Any, path: str, columns: LeafColumns, notes: list[str]) -> None:
     """Adds the elements of a value to the columns of the node's leaves, which are the first of `columns`."""
     match node:
         case Leaf():
@@ -554,7 +554,7 @@ def _put(node: SchemaNode, value: Any, path: str, columns: _LeafColumns, notes: 
             _put_nothing(node.of, columns[1:], node.most - len(value))
 
 
-def _put_fields(record: Record, value: Any, path: str, columns: _LeafColumns, notes: list[str]) -> None:
+def _put_fields(record: Record, value: Any, path: str, columns: LeafColumns, notes: list[str]) -> None:
     if not isinstance(value, dict):
         raise Misfit(f"{_at(path)} is {_kind(value)}, not an object")
     at, missing = 0, 0
@@ -571,7 +571,7 @@ def _put_fields(record: Record, value: Any, path: str, columns: _LeafColumns, no
         notes.append(f"{more} more field{'s' * (more > 1)} than the schema has")
 
 
-def _put_nothing(node: SchemaNode, columns: _LeafColumns, times: int = 1) -> None:
+def _put_nothing(node: SchemaNode, columns: LeafColumns, times: int = 1) -> None:
     for leaf, column in zip(node.leaves, columns, strict=False):
         column.extend([_NOTHING[leaf.kind]] * (times * math.prod(leaf.shape)))
 

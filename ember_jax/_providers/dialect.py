@@ -32,7 +32,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 from .._errors import MalformedResponseError, ProviderError
 from .base import Request, Response, Tokens
 
-_Wire = TypeVar("_Wire")
+_Shape = TypeVar("_Shape")
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Dialect(abc.ABC):
         """
 
 
-def decoded(answer: HTTPAnswer, form: type[_Wire], noun: str, hint: str) -> _Wire | Failure:
+def decoded(answer: HTTPAnswer, form: type[_Shape], noun: str, hint: str) -> _Shape | Failure:
     """The body as a value of a dataclass, or why it is none. Fields that the dataclass does not have are ignored.
 
     **Arguments:**
@@ -163,7 +163,7 @@ def decoded(answer: HTTPAnswer, form: type[_Wire], noun: str, hint: str) -> _Wir
     return Failure(MalformedResponseError, f"{words} It is {{!r}}; {hint}", (said, content_type))
 
 
-def lenient(tree: Any, form: type[_Wire]) -> _Wire:
+def lenient(tree: Any, form: type[_Shape]) -> _Shape:
     """A tree of JSON as a value of a dataclass. Raises `ValueError` where it has another form.
 
     What services send although it is no JSON, or of another type than it should be, is read as what it means: the

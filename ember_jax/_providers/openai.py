@@ -214,7 +214,7 @@ def _why_failed(completion: _Completion) -> str | None:
     return (why or "it does not say why.") if has_failed else None
 
 
-class _Reply(NamedTuple):
+class _Content(NamedTuple):
     """What a message says, and how it ended."""
 
     text: str
@@ -222,21 +222,21 @@ class _Reply(NamedTuple):
     finish: Finish
 
 
-def _said(message: _Message, reason: str | None) -> _Reply | str:
+def _said(message: _Message, reason: str | None) -> _Content | str:
     """What a message says, or in our words why that cannot be told."""
     if not _is_content(message.content):
         return "the answer is not a chat completion: its JSON has another form (no string and no parts in `content`)."
     text, reasoning, refusal = _parts(message)
     if refusal or (refusal is not None and text is None):
-        return _Reply(refusal, reasoning, Finish.REFUSAL)
+        return _Content(refusal, reasoning, Finish.REFUSAL)
     if reason is None:
         if text is None:
             return "the answer has no text (finish_reason None)."
         # Nothing says that the model had more to say, so that an empty text is its answer.
-        return _Reply(text, reasoning, Finish.OTHER if text else Finish.STOP)
+        return _Content(text, reasoning, Finish.OTHER if text else Finish.STOP)
     finish = _FINISHES.get(reason.casefold(), Finish.OTHER)
     # Without a text nothing was said, even if the service says that all was: as of a model that only thought.
-    return _Reply(text or "", reasoning, Finish.OTHER if text is None and finish == Finish.STOP else finish)
+    return _Content(text or "", reasoning, Finish.OTHER if text is None and finish == Finish.STOP else finish)
 
 
 def _is_content(content: Any) -> bool:
@@ -277,7 +277,9 @@ def _words(value: Any) -> str | None:
     return None
 
 
-def _response(answer: HTTPAnswer, request: Request, completion: _Completion, choice: _Choice, said: _Reply) -> Response:
+def _response(
+    answer: HTTPAnswer, request: Request, completion: _Completion, choice: _Choice, said: _Content
+) -> Response:
     model = completion.model or request.model
     tokens = _tokens(completion.usage) or Tokens()
     tokens_said = _of_text(choice.logprobs, said.text, has_reasoning=bool(said.reasoning or tokens.reasoning))

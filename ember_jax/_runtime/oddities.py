@@ -88,4 +88,6 @@ def no_answer(request: Request, response: Response) -> NoAnswerError:
         spent = f" after {response.output_tokens:,} tokens" if response.output_tokens else ""
         advice = " Give it more max_tokens." if finish == Finish.LENGTH else ""
         words = f"the answer has no text{spent} (finish: {finish.name.lower()}).{advice}"
-    return NoAnswerError(f"{request.provider}/{request.model}: {words}", finish=finish)
+    error = NoAnswerError(f"{request.provider}/{request.model}: {words}")
+    error.finish = finish
+    return error
