@@ -307,13 +307,13 @@ def swept(server, budget, journal, **more):
 
 
 def test_half_a_budget_at_concurrency_200_and_a_second_run_that_pays_for_the_rest(tmp_path):
-    with ChatServer(MODEL, latency=0.01) as server:
+    with ChatServer(MODEL, latency=0.05) as server:
         run, whole, error = swept(server, None, None)
         assert error is None
     cost = bill(server)
     assert run.report().cost_usd == pytest.approx(cost)
 
-    with ChatServer(MODEL, latency=0.01) as server:
+    with ChatServer(MODEL, latency=0.05) as server:
         run, _, error = swept(server, cost / 2, tmp_path / "kept.db")
         sent, paid = len(server.requests), bill(server)
         assert paid <= cost / 2
