@@ -40,7 +40,7 @@ class StructuredCall(ModelCall):
 
     @functools.cached_property
     def _forms(self) -> tuple[Form, ...]:
-        return _Form(self.record, any_object=True), _Form(self.record, any_object=False)
+        return _OtherForm(self.record, any_object=True), _OtherForm(self.record, any_object=False)
 
     def read(self, request: Request, response: Response, extra: Sequence[np.ndarray], note: Note) -> list[np.ndarray]:
         try:
@@ -56,7 +56,7 @@ class StructuredCall(ModelCall):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Form:
+class _OtherForm:
     """The form of a question for an answer of a schema that has the schema in the prompt, as a function of the request.
 
     Equal forms are of equal schemas, as a service may refuse one schema and take another.

@@ -276,7 +276,7 @@ class HTTPProvider(Provider):
         """
         answer = HTTPAnswer(status, {name.lower(): value for name, value in headers.items()}, body)
         if not 200 <= status < 300:
-            raise self._failure(answer, request)
+            raise _failure(answer, request, self._dialect, self._access)
         response = self._dialect.read(answer, request)
         if isinstance(response, Failure):
             raise _raised(response, self._access, request, status)
@@ -355,19 +355,20 @@ class HTTPProvider(Provider):
             await _retire(*old)
         return client
 
-    def _failure(self, answer: HTTPAnswer, request: Request) -> ProviderError:
-        """The exception for an answer with a status of failure. The dialect is asked first for what it means."""
-        meant = self._dialect.meaning(answer)
-        kind, advice = meant or _meaning(answer.status, self._dialect.service)
-        words = self._access.scrubbed(stated(answer.body) or readable(answer.body)) or "(no message)"
-        return kind(
-            f"{_id(request)}: HTTP {answer.status}: {words}{advice}",
-            status=answer.status,
-            retry_after=_retry_after(answer.headers),
-            quota=_quota(answer, self._dialect),
-            # What the dialect has found in the answer is more exact.
-            should_retry=_BOOLEANS.get(answer.headers.get("x-should-retry", "").lower()) if meant is None else None,
-        )
+
+def _failure(answer: HTTPAnswer, request: Request, dialect: Dialect, access: _Access) -> ProviderError:
+    """The exception for an answer with a status of failure. The dialect is asked first for what it means."""
+    meant = dialect.meaning(answer)
+    kind, advice = meant or _meaning(answer.status, dialect.service)
+    words = access.scrubbed(stated(answer.body) or readable(answer.body)) or "(no message)"
+    return kind(
+        f"{_id(request)}: HTTP {answer.status}: {words}{advice}",
+        status=answer.status,
+        retry_after=_retry_after(answer.headers),
+        quota=_quota(answer, dialect),
+        # What the dialect has found in the answer is more exact.
+        should_retry=_BOOLEANS.get(answer.headers.get("x-should-retry", "").lower()) if meant is None else None,
+    )
 
 
 def _raised(failure: Failure, access: _Access, request: Request, status: int | None) -> ProviderError:
