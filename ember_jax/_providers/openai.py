@@ -363,7 +363,7 @@ def _tokens(usage: _Usage | None) -> Tokens | None:
         return None
     read, written = usage.prompt_tokens_details, usage.completion_tokens_details
     # xAI and Google count the reasoning beside the completion, and only in the total. It is billed as any output.
-    beside = (usage.total_tokens or 0) - (usage.prompt_tokens or 0)
+    beside = 0 if usage.prompt_tokens is None else (usage.total_tokens or 0) - max(usage.prompt_tokens, 0)
     return Tokens(
         _count(usage.prompt_tokens),
         max(_count(usage.completion_tokens), beside),
