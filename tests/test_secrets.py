@@ -134,7 +134,7 @@ def try_everything(world, server, settings):
         jax.block_until_ready(WAYS["ember.jit"](ember.text(["equal", "equal"])))  # which warns
         assert world.run.report().retries >= 1
     for attempts in (1, 2):
-        world.sessions.append(ember.session(**settings, retry=ember.Retry(attempts, first=0.0)))
+        world.sessions.append(ember.session(**settings, retry=ember.Retry(attempts, first=0.0, seconds=0.5)))
         with world.sessions[-1]:
             for i, fault in enumerate(faults(server.key)[attempts - 1 :: 2]):
                 server.fault = fault
