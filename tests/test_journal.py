@@ -33,7 +33,7 @@ from ember_jax._providers.base import Finish, Message, Request, Response
 from ember_jax._providers.callable import Callable
 from ember_jax._providers.openai import OpenAI
 from ember_jax._runtime import session as sessions
-from ember_jax._runtime.journal import columns, file, place, schema, stats
+from ember_jax._runtime.journal import columns, file, place, stats, tables
 from ember_jax._runtime.journal.base import Entry
 from ember_jax._runtime.journal.memory import MemoryJournal, NoJournal
 from ember_jax._text.store import digest_of
@@ -861,7 +861,7 @@ def version_2(path, count):
         connection.execute("commit")
 
 
-def tables(path):
+def content(path):
     """The version of a file, and the rows of its tables, of the calls what version 2 has of them."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert connection.execute("pragma integrity_check").fetchall() == [("ok",)]
@@ -873,11 +873,11 @@ def tables(path):
 def test_a_file_of_version_2_becomes_one_of_this_version_in_place(path):
     count = 10_000
     version_2(path, count)
-    version, *before = tables(path)
+    version, *before = content(path)
     identity = path.stat().st_ino
     with ember.session(journal=path):
         pass
-    now, *after = tables(path)
+    now, *after = content(path)
     assert (version, now) == (2, columns.VERSION) and after == before and len(after[2]) == count
     assert path.stat().st_ino == identity
     kept = ember.Journal(path)
@@ -917,46 +917,46 @@ def test_an_answer_of_version_2_is_replayed_and_new_ones_join_it(path):
     assert finishes == [Finish.STOP if i == 7 else Finish.OTHER for i in range(10)] + [Finish.STOP]
 
 
-STATEMENTS = schema.migration(2)
+STATEMENTS = tables.migration(2)
 
 
 @pytest.mark.parametrize("at", range(len(STATEMENTS) + 1))
 def test_a_migration_that_fails_is_undone_and_then_done_by_the_next_opening(path, monkeypatch, at):
     version_2(path, 50)
-    before = tables(path)
+    before = content(path)
     with monkeypatch.context() as patched:
         patched.setattr(file, "migration", lambda version: [*STATEMENTS[:at], "no statement"])
         with pytest.raises(errors.JournalFileError):
             ember.Journal(path).check()
-    assert tables(path) == before
+    assert content(path) == before
     ember.Journal(path).check()
-    assert tables(path) == (columns.VERSION, *before[1:])
+    assert content(path) == (columns.VERSION, *before[1:])
 
 
 @pytest.mark.parametrize("at", [0, 1, len(STATEMENTS) // 2, len(STATEMENTS)])
 def test_a_migration_that_is_killed_is_done_by_the_next_opening(path, at):
     version_2(path, 2000)
-    before = tables(path)
+    before = content(path)
     script = """
         import signal
-        from ember_jax._runtime.journal import file, schema
+        from ember_jax._runtime.journal import file, tables
 
         def dying(version):
-            yield from schema.migration(version)[:int(sys.argv[2])]
+            yield from tables.migration(version)[:int(sys.argv[2])]
             os.kill(os.getpid(), signal.SIGKILL)
 
         file.migration = dying
         Journal(sys.argv[1]).check()
     """
     assert child(script, path, at).wait(_HANG) == -signal.SIGKILL
-    assert tables(path) == before
+    assert content(path) == before
     assert ember.Journal(path).stats().calls == 2000
-    assert tables(path) == (columns.VERSION, *before[1:])
+    assert content(path) == (columns.VERSION, *before[1:])
 
 
 def test_processes_that_open_an_old_file_at_once_migrate_it_once(path):
     version_2(path, 5000)
-    before = tables(path)
+    before = content(path)
     script = """
         kept = Journal(sys.argv[1])
         print("ready", flush=True)
@@ -972,7 +972,7 @@ def test_processes_that_open_an_old_file_at_once_migrate_it_once(path):
     for each in running:
         out, _ = each.communicate(timeout=_HANG)
         assert (out, each.returncode) == ("5000 None 5000\n", 0)
-    assert tables(path) == (columns.VERSION, *before[1:])
+    assert content(path) == (columns.VERSION, *before[1:])
 
 
 def test_a_damaged_file_of_version_2_is_left_as_it_is(path):

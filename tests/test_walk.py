@@ -5,7 +5,6 @@ import itertools
 import math
 
 import numpy as np
-from ember_jax._tell.chain import chain
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from plans import INT, Builder, array, over_lanes, plans
@@ -16,6 +15,7 @@ from ember_jax._plan.passes import arrange
 from ember_jax._plan.paths import paths
 from ember_jax._tell.bounds import Bounds
 from ember_jax._tell.known import Known, first_operands
+from ember_jax._tell.longest import chain
 
 ENDLESS = 10**6  # turns of a loop that has no bound
 TURNS = (0, 1, ENDLESS)

@@ -1,7 +1,7 @@
 """How a call is answered: by the journal, an equal call in flight, or its provider, whose answer is then kept."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from .._errors import MalformedResponseError, RefusedRequestError, ServerError
@@ -159,7 +159,12 @@ class Answering:
             try:
                 response = await self._sender.send(request.in_form(number), asked.attempts, asked.task)
             except RefusedRequestError as error:
-                if not _may_be_the_form(error, asked.attempts, is_taken=number == self._forms.get(kind)):
+                last = asked.attempts[-1].error if asked.attempts else None
+                # A server error was taken for a refusal. But this form was answered before: llama.cpp's server fails so
+                # for an answer that its schema does not allow, such as one that was cut.
+                if isinstance(last, ServerError) and number == self._forms.get(kind):
+                    raise last from None
+                if error.status not in _AT_FAULT:
                     raise
                 refusal = refusal or error
                 number += 1
@@ -172,13 +177,3 @@ class Answering:
                         log.other_form(f"{request.provider}/{request.model}", number)
                 return response
         raise refusal
-
-
-def _may_be_the_form(error: RefusedRequestError, attempts: Sequence[Attempt], is_taken: bool) -> bool:
-    """Whether a request may have been refused for the form of its question; `is_taken` if that was answered before.
-
-    A server error that was taken for a refusal is none if the form was answered before: llama.cpp's server fails so
-    for an answer that its schema does not allow, such as one that was cut.
-    """
-    is_disguised = bool(attempts) and isinstance(attempts[-1].error, ServerError)
-    return error.status in _AT_FAULT and not (is_taken and is_disguised)
