@@ -380,11 +380,12 @@ def test_no_credential_is_in_the_file(path, monkeypatch):
 
 # -- whatever happens to the process ---------------------------------------------------------------------------------
 
-# Imports what the journal needs, and not JAX, which takes seconds.
+# Imports what the journal needs, and not JAX, which takes seconds. So two packages are there without what they import.
 _LIGHT = f"""
 import asyncio, os, sys, types
-package = sys.modules["ember_jax"] = types.ModuleType("ember_jax")
-package.__path__ = [{str(PACKAGE)!r}]
+for name, path in ("ember_jax", {str(PACKAGE)!r}), ("ember_jax._providers", {str(PACKAGE / "_providers")!r}):
+    package = sys.modules[name] = types.ModuleType(name)
+    package.__path__ = [path]
 from ember_jax._errors import *
 from ember_jax._providers.base import Finish, Message, Request, Response
 from ember_jax._runtime.journal.base import Entry
