@@ -6,6 +6,7 @@ The server is on this machine. What it was asked, and the tokens and dollars of 
 import contextlib
 import json
 import math
+import time
 import warnings
 
 import jax
@@ -63,6 +64,10 @@ def dollars(server):
 def assert_same_books(run, server):
     """The report, the budget and the server have counted the same."""
     report = run.report()
+    # The server counts an answer when it has been sent, which may be after it was read here.
+    end = time.monotonic() + 5.0
+    while server.output_tokens < report.output_tokens and time.monotonic() < end:
+        time.sleep(0.001)
     assert report.requests == len(server.requests)
     assert (report.input_tokens, report.output_tokens) == (server.input_tokens, server.output_tokens)
     assert report.cost_usd == pytest.approx(dollars(server), rel=1e-12)
