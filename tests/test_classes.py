@@ -1,14 +1,16 @@
-"""Classes are abstract or final, and one name means one thing.
+"""Classes are small, abstract or final, and one name means one thing.
 
-The first is Equinox's pattern: a class is abstract, and then its subclasses fill in what it leaves open, or final. What
-a method does is read in one place, and no caller has to know which of several runs. What a class does is changed by
-wrapping it.
+The second is Equinox's pattern: a class is abstract, and then its subclasses fill in what it leaves open, or final.
+What a method does is read in one place, and no caller has to know which of several runs. What a class does is changed
+by wrapping it.
 """
 
 import ast
 import collections
 import re
 from pathlib import Path
+
+import pytest
 
 import ember_jax
 
@@ -67,10 +69,14 @@ def bases(node):
             yield from bases(found)
 
 
+def functions(node):
+    """The functions that a class has written in it, each overload and each setter by itself."""
+    return [member for member in node.body if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
 def methods(node):
     """The methods that a class has written in it: names -> whether they are abstract."""
-    functions = [member for member in node.body if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef)]
-    return {f.name: any("abstract" in ast.unparse(d) for d in f.decorator_list) for f in functions}
+    return {f.name: any("abstract" in ast.unparse(d) for d in f.decorator_list) for f in functions(node)}
 
 
 def written(node):
@@ -122,3 +128,12 @@ def test_a_name_of_a_class_means_one_thing():
         for name in named(tree):
             places[name].add(path)
     assert {name: paths for name, paths in places.items() if len(paths) > 1} == SHARED
+
+
+# Public classes whose methods are what users call, or what their values answer to: to move some would only hide them.
+MOST_METHODS, LARGE = 15, {"Text": "a value: operators, indexing, conversions, how JAX and notebooks see it"}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_class_has_few_methods_or_is_listed_with_its_reason(name):
+    assert any(len(functions(node)) > MOST_METHODS for node in CLASSES[name]) == (name in LARGE)

@@ -9,6 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from plans import INT, Builder, array, over_lanes, plans
 
+from ember_jax._engine.steps.table import START
 from ember_jax._plan import ir
 from ember_jax._plan.counts import count
 from ember_jax._plan.passes import arrange
@@ -146,3 +147,10 @@ def test_what_a_loop_hands_on_is_known_in_each_turn_and_what_it_makes_is_not():
     found = list(first_operands(plan, [kept, made, row]).values())
     assert found[0] is kept and found[1] is None
     assert found[2].chosen and found[2].rows() == row.rows()
+
+
+def test_the_engine_starts_each_kind_of_node():
+    def leaves(cls):
+        return set().union(*map(leaves, cls.__subclasses__())) if cls.__subclasses__() else {cls}
+
+    assert START.keys() == leaves(ir.Node)

@@ -41,15 +41,12 @@ class Runners(dict[ir.Segment, SegmentRunner]):
         return runner
 
 
-class _More(dict[ir.Branch | ir.While, tuple[int, ...]]):
+class _More(dict[ir.Node, tuple[int, ...]]):
     """How many calls more than the least a decision makes."""
 
-    def __missing__(self, node: ir.Branch | ir.While) -> tuple[int, ...]:
-        if isinstance(node, ir.Branch):
-            least = [count(branch).least for branch in node.branches]
-            more = tuple(n - min(least) for n in least)
-        else:
-            more = (count(node.condition).least + count(node.body).least,)
+    def __missing__(self, node: ir.Node) -> tuple[int, ...]:
+        least = [count(held.plan).least for held in node.held]
+        more = tuple(n - min(least) for n in least) if node.runs == "one" else (sum(least),)
         self[node] = more
         return more
 

@@ -331,8 +331,7 @@ class HTTPProvider(Provider):
     def _burnt(self, request: Request, seconds: float) -> str:
         """What a request took that was given up, and how to wait longer."""
         highest = tokens.bounds(request)[1]
-        limit = tokens.output_limit(request)
-        output = self.most_output(request) if limit is None else limit
+        output = tokens.most_output(request, self)
         answer = f"up to {output:,.0f} tokens of the answer" if output < math.inf else "an answer of any length"
         prompt = f"up to {highest:,.0f} tokens of the prompt" if highest < math.inf else "the prompt"
         return (

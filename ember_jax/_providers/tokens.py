@@ -8,7 +8,7 @@ begin with.
 import json
 
 from .._text.lengths import span
-from .base import Request
+from .base import Provider, Request
 
 # The allowance in tokens, rounded up. OpenAI counts 3 or 4 tokens for a message's marks, and templates of open models
 # have up to 10. The system prompts of such templates, as the date of Llama 3.1 or that of gpt-oss, have up to 60.
@@ -31,3 +31,9 @@ def output_limit(request: Request) -> int | None:
     # A request may give both parameters, and services differ in which one they heed. The larger bounds the answer of
     # any service.
     return max(numbers, default=None)
+
+
+def most_output(request: Request, provider: Provider) -> float:
+    """The most tokens that an answer can have: as the request says, else as the provider knows; else infinite."""
+    limit = output_limit(request)
+    return provider.most_output(request) if limit is None else limit

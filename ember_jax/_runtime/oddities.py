@@ -1,19 +1,19 @@
 """What is odd about an answer, told once of each model: that it was cut, or that another model has given it."""
 
 import functools
-import warnings
 from collections.abc import Sequence
 
 from .._errors import CutAnswerWarning, LooseAnswerWarning, NoAnswerError, OtherModelWarning
 from .._providers.base import Finish, Request, Response
 from .._regex import regex
+from .warned import Warned
 
 
 class Oddities:
     """The warnings of a session about answers."""
 
     def __init__(self) -> None:
-        self._told: set[tuple[type[Warning], str]] = set()
+        self._warned = Warned()
 
     def look_at(self, request: Request, response: Response) -> None:
         """Warns of what is odd about an answer. Raises `NoAnswerError` if there is nothing in it to go on with."""
@@ -31,9 +31,9 @@ class Oddities:
         limit = response.finish == Finish.LENGTH
         why = "at the most tokens that it was allowed" if limit else "by the service's content filter"
         what = "Give LLM(…, max_tokens=…) more. " if limit else ""
-        self._tell(
-            CutAnswerWarning,
+        self._warned.tell(
             request,
+            CutAnswerWarning,
             f"has cut an answer, {why}. {what}`run.report().cut` counts such answers, and `Completion.finish` marks "
             "them.",
         )
@@ -42,23 +42,12 @@ class Oddities:
         """Tells that another model has answered than the one that was asked for, or than another version of it."""
         asked, answered = request.model, response.model
         if answered and _bare(asked) != _bare(answered):
-            self._tell(
-                OtherModelWarning, request, f"was answered by another model, which calls itself {answered!r:.80}."
-            )
+            words = f"was answered by another model, which calls itself {answered!r:.80}."
+            self._warned.tell(request, OtherModelWarning, words)
 
     def loose(self, request: Request, passed_over: Sequence[str]) -> None:
         """Tells that a structured answer has more in it than was asked for."""
-        self._tell(LooseAnswerWarning, request, f"answers loosely; passed over: {', '.join(passed_over)}.")
-
-    def _tell(self, kind: type[Warning], request: Request, words: str) -> None:
-        model = f"{request.provider}/{request.model}"
-        if (kind, model) in self._told:
-            return
-        self._told.add((kind, model))
-        try:
-            warnings.warn(f"{model} {words}", kind, stacklevel=1)
-        except kind as told:  # warnings are errors, which must not reach the event loop: the answer was paid for
-            warnings.showwarning(told, kind, __file__, 0)
+        self._warned.tell(request, LooseAnswerWarning, f"answers loosely; passed over: {', '.join(passed_over)}.")
 
 
 # How many characters of a refusal an error quotes.

@@ -9,7 +9,6 @@ counts too.
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Callable, Mapping
 
 from .._errors import BudgetError, UnboundedAnswerWarning, UnknownPriceWarning
@@ -17,6 +16,7 @@ from .._providers import prices, tokens
 from .._providers.base import Provider, Request, Response, Tokens
 from .._providers.prices import Price
 from .budget import Budget, Hold, usd
+from .warned import Warned
 
 
 class Pricing:
@@ -44,7 +44,7 @@ class Pricing:
         self._provider = provider
         self._budget = budget
         self.tables: set[str] = set()
-        self._warned: set[tuple[type[Warning], str]] = set()
+        self._warned = Warned()
         # The service tiers that have answered without being asked for, by provider and model.
         self._tiers: dict[tuple[str, str], set[str]] = {}
 
@@ -64,8 +64,7 @@ class Pricing:
 
     def most_output(self, request: Request) -> float:
         """The most tokens that an answer can have; infinite where nothing bounds it."""
-        limit = tokens.output_limit(request)
-        return self._provider(request.provider).most_output(request) if limit is None else limit
+        return tokens.most_output(request, self._provider(request.provider))
 
     def hold(self, request: Request) -> Hold:
         """What a call is to take of the budget. Raises `BudgetError` if nothing bounds its answer."""
@@ -102,7 +101,8 @@ class Pricing:
             if is_counted or math.isnan(self.cost(request, Tokens())):
                 self._warn_of_price(request, so, response.service_tier)
             else:
-                self._warn(request, f"does not say how many tokens its answers have: {so}.")
+                words = f"does not say how many tokens its answers have: {so}."
+                self._warned.tell(request, UnknownPriceWarning, words)
         return response
 
     def _note_table(self, request: Request) -> None:
@@ -139,37 +139,23 @@ class Pricing:
     def _tell_of_limit(self, request: Request, worst: float) -> None:
         """Says that a model's answers are bounded by what it can say at most."""
         if worst:
-            self._warn(
+            self._warned.tell(
                 request,
+                UnboundedAnswerWarning,
                 f"is asked without max_tokens: budget_usd reserves {usd(worst)} for a call, by the model's own limit "
                 f"of {self.most_output(request):,.0f} tokens. Give LLM(…, max_tokens=…) to let more calls go at once.",
-                UnboundedAnswerWarning,
             )
 
     def _warn_of_price(self, request: Request, so: str, tier: str = "") -> None:
         name = f"{request.provider}/{request.model}"
         tier = tier or prices.asked_tier(request)
         at = "" if prices.is_standard(tier) else f" at the service tier {tier!r:.40}"
-        self._warn(
+        self._warned.tell(
             request,
+            UnknownPriceWarning,
             f"has no known price{at}: {so}. Give it one: ember.session(prices={{{name!r}: ember.Price(input=…, "
             "output=…)}), in US dollars per million tokens.",
         )
-
-    def _warn(self, request: Request, words: str, kind: type[Warning] = UnknownPriceWarning) -> None:
-        """Warns once of each kind for each model.
-
-        It is called on the event loop, between a paid answer and its lane. Where the user makes warnings errors,
-        raising one here would lose the answer, so the warning is only shown.
-        """
-        model = f"{request.provider}/{request.model}"
-        if (kind, model) in self._warned:
-            return
-        self._warned.add((kind, model))
-        try:
-            warnings.warn(f"{model} {words}", kind, stacklevel=1)
-        except kind as told:
-            warnings.showwarning(told, kind, __file__, 0)
 
 
 def _at_tier(request: Request, tier: str) -> Request:

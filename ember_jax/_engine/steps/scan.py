@@ -36,7 +36,7 @@ class _Run:
         self._order = iter(range(node.length)[:: -1 if node.reverse else 1])
         self._left = node.length
         self._ys: list[list[Any]] = [[]] * node.length
-        self._gives = any(isinstance(n, ir.Give) for n in node.body.nodes)
+        self._gives = bool(node.body.gives)
 
     def advance(self) -> None:
         """Starts the next step, if there is one."""
