@@ -469,8 +469,9 @@ def test_a_pilot_that_ends_badly_says_why_and_one_without_lanes_of_one_kind_is_r
         with pytest.raises(ember.errors.SweepError, match=r"5 of 5 lanes failed.*(?s:.*)and 4 more.*not today"):
             plan.estimate(pilot=5)
         assert run.report().calls == 15
-        with pytest.raises(ValueError, match="pilot=-1"):
-            plan.estimate(pilot=-1)
+        for wrong in (-1, 2.5):
+            with pytest.raises(ValueError, match=f"pilot={wrong}.*how many lanes"):
+                plan.estimate(pilot=wrong)
 
         def two(short, long):
             llm = ember.LLM("mine/small", max_tokens=4)

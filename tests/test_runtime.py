@@ -485,6 +485,13 @@ def test_a_report_prints_as_a_table():
     assert rows["cost"] == "unknown", "that of `ours`"
 
 
+def test_no_two_rows_of_a_report_have_one_name():
+    names = [
+        row[: row.index("  ")] for row in str(ember.Report(lost=1, lost_usd=0.5, prices="a table 1.0")).splitlines()
+    ]
+    assert len(set(names)) == len(names) == len(vars(ember.Report()))
+
+
 def test_a_report_is_a_table_in_a_notebook_too():
     report = ember.Report(calls=1234, cost_usd=2.5, saved_usd=math.nan)
     assert '<td>calls</td><td style="text-align: right">1,234</td>' in report._repr_html_()

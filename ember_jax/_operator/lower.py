@@ -91,7 +91,7 @@ class Plan:
             is run.
 
         **Raises:** what a lane of the pilot raises, if none of its lanes ends well; `UnsupportedError` for a pilot of a
-        plan with sweeps of several sizes; `ValueError` for a pilot of a negative number of lanes, or a latency that is
+        plan with sweeps of several sizes; `ValueError` for a pilot of what is no number of lanes, or a latency that is
         no time; `TypeError` for what is no `Limit`, `ModelError` for a limit of a provider that is not there.
         """
         session = sessions.current()
@@ -100,9 +100,9 @@ class Plan:
 
     def _piloted(self, count: int, session: sessions.Session) -> Pilot:
         """Runs so many of the outermost lanes."""
-        if count < 0 or not self._is_concrete:
+        if not isinstance(count, int) or count < 0 or not self._is_concrete:
             raise ValueError(
-                f"estimate(pilot={count}): give how many lanes to run, and lower the function with values: "
+                f"estimate(pilot={count!r}): give how many lanes to run, and lower the function with values: "
                 "ember.lower(fn)(*args)."
             )
         widths = _widths(self._plan) or {1}

@@ -108,11 +108,14 @@ class Report:
     def _rows(self) -> list[tuple[str, str]]:
         """The fields as they are shown, each its name and its value in words; an unknown cost is `unknown`."""
         counts = {name: value for name, value in vars(self).items() if name != "prices"}
-        rows = [
-            (name.replace("_", " ").removesuffix(" usd").removesuffix(" s"), _shown(name, value))
-            for name, value in counts.items()
-        ]
+        rows = [(_title(name), _shown(name, value)) for name, value in counts.items()]
         return [*rows, ("prices", self.prices)] if self.prices else rows
+
+
+def _title(name: str) -> str:
+    if name == "lost_usd":  # a count has the name without its unit
+        return "lost at most"
+    return name.replace("_", " ").removesuffix(" usd").removesuffix(" s")
 
 
 def _shown(name: str, value: float) -> str:
