@@ -56,7 +56,7 @@ def client(url: str, journal: str, notes: str, name: str, calls: int, held: int)
     """
     import jax
 
-    write, kept = Writer._write, 0
+    put, kept = Writer._put, 0
 
     def holding(self, rows):
         nonlocal kept
@@ -64,10 +64,10 @@ def client(url: str, journal: str, notes: str, name: str, calls: int, held: int)
         if kept > held:
             note("held")
             time.sleep(2 * _HANG)
-        return write(self, rows)
+        return put(self, rows)
 
     if held >= 0:
-        Writer._write = holding
+        Writer._put = holding
     file = os.open(notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def note(*words: str) -> None:

@@ -2,6 +2,7 @@
 nothing kept in the user's own journal, by child processes neither, and no vocabulary downloaded."""
 
 import os
+import signal
 
 import hypothesis
 import jax
@@ -11,6 +12,9 @@ from ember_jax._errors import TextError
 from ember_jax._runtime import sizes
 
 os.environ["EMBER_JAX_JOURNAL"] = "memory"
+# A shell starts what runs in its background with Ctrl-C ignored, and child processes inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Nearly all that is compiled runs once or twice, here and in child processes. XLA ends a process that gives it a flag
 # which it does not know.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"

@@ -39,7 +39,7 @@ _WEAK = Reason("TypePromotionError", "an operator's inputs are never weakly type
 _SAME = Reason("must have equal types, got int16 and int32", _WEAK.why)
 _WHILE = Reason("GradientError", "the numbers of a `while_loop` that makes calls are recorded while it runs")
 _ERROR = Reason("TracedControlFlowError", "an operator's name for this error of JAX, which it is raised from")
-_INDEX = Reason("UnsupportedError: `while` over the axis 'i'", "the lanes of an operator do not meet")
+_INDEX = Reason("UnsupportedError: `while_loop` over the axis 'i'", "the lanes of an operator do not meet")
 
 # Tests that may fail in the engine, as patterns.
 DIFFER = {

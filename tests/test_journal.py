@@ -39,6 +39,7 @@ from ember_jax._runtime.journal.memory import MemoryJournal, NoJournal
 from ember_jax._text.store import digest_of
 
 _HANG = 60.0
+NEWER = columns.VERSION + 1
 PACKAGE = Path(ember.__file__).parent
 JOURNALS = {
     "memory": lambda folder: MemoryJournal(),
@@ -557,7 +558,10 @@ BROKEN = {
     "a few bytes": (lambda path: path.write_bytes(b"SQLite"), "not a SQLite file"),
     "another program's": (lambda path: database(path, "create table calls (id)"), "another program's"),
     "another program's, empty": (lambda path: database(path, "pragma application_id = 7"), "another program's"),
-    "newer": (lambda path: filled(path) and database(path, "pragma user_version = 4"), "version 4.*Upgrade"),
+    "newer": (
+        lambda path: filled(path) and database(path, f"pragma user_version = {NEWER}"),
+        f"version {NEWER}.*Upgrade",
+    ),
     "older": (lambda path: filled(path) and database(path, "pragma user_version = 1"), "version 1.*that wrote it"),
     "cut to a header": (lambda path: cut(path, 100), "damaged"),
     "cut to some pages": (lambda path: cut(path, 3 * 4096), "damaged"),
@@ -680,7 +684,7 @@ def test_a_file_that_is_deleted_while_it_is_used_is_an_error(kept):
 
 def pages(kept, most):
     """Lets the file grow to so many pages; 1 is as many as it has."""
-    kept._opened().writer._connection.execute(f"pragma max_page_count = {most}").fetchone()
+    kept._handles.opened().writer._connection.execute(f"pragma max_page_count = {most}").fetchone()
 
 
 def test_a_full_disk_stops_the_sweep_keeps_what_was_answered_and_goes_on_when_there_is_room(kept):

@@ -103,7 +103,7 @@ def test_a_journal_may_be_closed_while_it_is_asked_whether_it_can_keep_an_answer
     digest, kept = entry("a")
     on_loop(journal.put(digest, kept))
     meeting = Meeting(journal.close)
-    writer = journal._open.writer
+    writer = journal._handles.open.writer
 
     class Closing:
         held, close = (), staticmethod(writer.close)
@@ -113,7 +113,7 @@ def test_a_journal_may_be_closed_while_it_is_asked_whether_it_can_keep_an_answer
             meeting()
             return True
 
-    journal._open = journal._open._replace(writer=Closing())
+    journal._handles.open = journal._handles.open._replace(writer=Closing())
     assert on_loop(journal.ready(digest)) == kept.response
     meeting.end()
 
@@ -122,7 +122,7 @@ def test_a_journal_may_be_closed_while_it_is_read(journal):
     digest, kept = entry("a")
     on_loop(journal.put(digest, kept))
     meeting = Meeting(journal.close)
-    journal._lock = meeting.lock(journal._lock)
+    journal._handles._lock = meeting.lock(journal._handles._lock)
     row = Reader.row
 
     def reads(self, digest):
@@ -130,7 +130,7 @@ def test_a_journal_may_be_closed_while_it_is_read(journal):
         return row(self, digest)
 
     async def get():
-        return journal.get(digest), journal._get_now(digest)
+        return journal.get(digest), journal._handles.get_now(digest)
 
     with mock.patch.object(Reader, "row", reads):
         assert on_loop(get()) == (kept.response, kept.response)
@@ -140,7 +140,7 @@ def test_a_journal_may_be_closed_while_it_is_read(journal):
 def test_an_answer_that_is_handed_over_while_its_journal_is_closed_is_kept(journal):
     on_loop(journal.put(*entry("a")))
     meeting = Meeting(journal.close)
-    writer = journal._open.writer
+    writer = journal._handles.open.writer
     writer._lock = meeting.lock(writer._lock)
     waiting, put = writer._waiting, writer._waiting.put
 

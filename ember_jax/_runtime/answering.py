@@ -9,7 +9,7 @@ from .._providers.base import Form, Request, Response
 from . import log
 from .events import Attempt, Ending
 from .flight import SingleFlight
-from .journal.base import AbstractJournal, Entry, Superseded, superseding
+from .journal.base import AbstractJournal, Claimed, Entry, Superseded, superseding
 from .oddities import no_answer
 from .scheduler import Task
 from .sending import Sender
@@ -36,23 +36,56 @@ class Asking:
 
     - `digest`: of what is asked.
     - `journal`, `endpoint`: where its answer is kept, and the provider's address that it is kept under.
+    - `is_paid`: whether asking costs something, so that no two processes should ask the same.
     - `lane`, `scope`: who asks, outermost first.
     - `attempts`: the requests that were sent for it so far.
     - `task`: what a scheduler sees of it; `None` without a scheduler.
     - `read`: gives what an answer stands for, or raises `MalformedResponseError`.
     - `supersedes`: an earlier answer that is of no use, and that it is asked again for.
+    - `found`: the answer that was there when its turn came to be sent; `None` if there was none.
     """
 
     digest: bytes
     journal: AbstractJournal
     endpoint: str
+    is_paid: bool
     lane: tuple[int, ...]
     scope: str
     attempts: list[Attempt]
     task: Task | None
     read: Read
     supersedes: Superseded | None = None
+    found: Response | None = None
+    _has_claim: bool = False
     _last: tuple[Response, Any, MalformedResponseError | None] | None = None
+
+    async def turn(self) -> Response | None:
+        """Is awaited when a request has its turn to be sent. Returns the answer if there is one by now.
+
+        **Raises:** `Claimed` if another process is asking; `JournalError` if an answer could not be kept, so that it
+        would be paid for and lost.
+        """
+        if self._has_claim or not self.is_paid:
+            known = await self.journal.ready(self.digest)
+            if known is not None and self.supersedes is not None and self.fault(known) is not None:
+                known = None
+        else:
+            known = await self.journal.claim(self.digest, self.supersedes and self.supersedes.response)
+            self._has_claim = known is None
+        self.found = known
+        return known
+
+    def release(self) -> None:
+        """Leaves the question to others, if it was claimed and has no answer."""
+        if self._has_claim:
+            self._has_claim = False
+            self.journal.release(self.digest)
+
+    async def keep(self, request: Request, response: Response) -> Response:
+        """Keeps the answer, which ends the claim. Returns the one that is kept."""
+        kept = await self.journal.put(self.digest, self.entry(request, response))
+        self._has_claim = False
+        return kept
 
     def entry(self, request: Request, response: Response) -> Entry:
         """What the journal keeps of the call."""
@@ -105,6 +138,7 @@ class Answering:
         self._forms: dict[tuple[str, str, tuple[Form, ...]], int] = {}
         # Digests of what was answered in this session with what is of no use.
         self._faulty: set[bytes] = set()
+        self._has_met_others = False
 
     async def answer(self, request: Request, asked: Asking) -> tuple[Response, Ending]:
         """The answer from the journal, from an equal call in flight, or from the provider; and which it was."""
@@ -135,15 +169,24 @@ class Answering:
 
     async def _send(self, request: Request, asked: Asking) -> Response:
         """Asks the provider, counts what the answer used, and returns when the journal has kept it."""
-        # Asking before the request is sent: an answer that cannot be kept would be paid for and lost.
-        known = await asked.journal.ready(asked.digest)
-        if known is not None and (asked.supersedes is None or asked.fault(known) is None):
-            return known
-        response = await self._complete(request, asked)
-        fault = asked.fault(response) if response.is_answer else no_answer(request, response)
-        if fault is not None:
-            response = response._replace(fault=str(fault))
-        return await asked.journal.put(asked.digest, asked.entry(request, response))
+        try:
+            while True:
+                try:
+                    response = await self._complete(request, asked)
+                    break
+                except Claimed:
+                    if not self._has_met_others:
+                        self._has_met_others = True
+                        log.asked_elsewhere(f"{request.provider}/{request.model}")
+                    await asked.journal.freed(asked.digest)
+            if response is asked.found:
+                return response
+            fault = asked.fault(response) if response.is_answer else no_answer(request, response)
+            if fault is not None:
+                response = response._replace(fault=str(fault))
+            return await asked.keep(request, response)
+        finally:
+            asked.release()
 
     async def _complete(self, request: Request, asked: Asking) -> Response:
         """Sends a request; and again in its next form, if the form may be why it was refused.
@@ -151,13 +194,13 @@ class Answering:
         **Raises:** why the first form was refused, if all are.
         """
         if not request.forms:
-            return await self._sender.send(request, asked.attempts, asked.task)
+            return await self._sender.send(request, asked.attempts, asked.turn, asked.task)
         kind = request.provider, request.model, request.forms
         number = self._forms.get(kind, 0)
         refusal: RefusedRequestError | None = None
         while refusal is None or number <= len(request.forms):
             try:
-                response = await self._sender.send(request.in_form(number), asked.attempts, asked.task)
+                response = await self._sender.send(request.in_form(number), asked.attempts, asked.turn, asked.task)
             except RefusedRequestError as error:
                 last = asked.attempts[-1].error if asked.attempts else None
                 # A server error was taken for a refusal. But this form was answered before: llama.cpp's server fails so

@@ -181,12 +181,12 @@ class Gate:
                 self.line.waiting -= 1
                 self._pool.pump()
             elif admission.admitted.exception() is None:
-                self._give_back(admission)
+                self.give_back(admission)
             raise
         return admission
 
-    def _give_back(self, admission: Admission) -> None:
-        """The gate admitted a call, and then its task was cancelled before it ran again. So nothing is sent."""
+    def give_back(self, admission: Admission) -> None:
+        """A call was admitted and is not sent: its task was cancelled before it ran again, or its answer is known."""
         now = self._pool.loop.time()
         self._pool.take(now, -1.0, -admission.cost)
         self._allowed.give_back(now, admission.sent)

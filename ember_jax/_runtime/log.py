@@ -93,6 +93,13 @@ def held(model: str, by: str, seconds: float, waiting: int) -> None:
         _tell(logging.INFO, "held", message, model=model, by=by, wait_s=seconds, waiting=waiting)
 
 
+def asked_elsewhere(model: str) -> None:
+    """Another process that shares the journal is asking what a call of a model asks. Told for the first one."""
+    if logger.isEnabledFor(logging.INFO):
+        message = f"{model}: another process asks the same with this journal; calls wait for its answers"
+        _tell(logging.INFO, "asked_elsewhere", message, model=model)
+
+
 def not_counted(model: str, error: Exception) -> None:
     """The tokens of a model's prompts cannot be counted, and are estimated from characters; `error` says why."""
     if logger.isEnabledFor(logging.INFO):

@@ -7,7 +7,8 @@ the gate, so that it does not wait again behind the calls that came after it.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeAlias
 
 from .._errors import ConnectionFailedError, ProviderError, RateLimitError
 from .._providers.base import Provider, Request, Response, Tokens
@@ -22,6 +23,13 @@ from .retry import Retry, Tries
 from .scheduler import Path, Task
 from .sizes import Sizes
 from .turns import Turns
+
+# Is awaited when a request has its turn to be sent. Returns its answer, if there is one by then.
+Turn: TypeAlias = Callable[[], Awaitable[Response | None]]
+
+
+async def _nothing_known() -> None:
+    """There is no answer but the provider's."""
 
 
 class Sender:
@@ -68,26 +76,41 @@ class Sender:
             f"{request.provider}/{request.model}", lane, scope, path, self._sizes_of(request).estimate(request)
         )
 
-    async def send(self, request: Request, attempts: list[Attempt], task: Task | None = None) -> Response:
-        """Answers a request, and appends each attempt to `attempts`. `task` is `None` if no scheduler is to be asked.
+    async def send(
+        self,
+        request: Request,
+        attempts: list[Attempt],
+        turn: Turn = _nothing_known,
+        task: Task | None = None,
+    ) -> Response:
+        """Answers a request.
 
-        **Raises:** the `ProviderError` of the last attempt; `RateLimitError` for a call that is not sent, as the
-        service holds it back for longer than the policy allows; `ConnectionFailedError` at the call's deadline;
-        `BudgetError` before an attempt that the budget cannot pay; `SchedulerError` if the scheduler fails.
+        **Arguments:**
+
+        - `attempts`: each attempt is appended to it.
+        - `turn`: is awaited when the request has its turn to be sent, each time. If it returns an answer or raises,
+            nothing is sent.
+        - `task`: `None` if no scheduler is to be asked.
+
+        **Raises:** what `turn` raises; the `ProviderError` of the last attempt; `RateLimitError` for a call that is not
+        sent, as the service holds it back for longer than the policy allows; `ConnectionFailedError` at the call's
+        deadline; `BudgetError` before an attempt that the budget cannot pay; `SchedulerError` if the scheduler fails.
         """
         hold = self._pricing.hold(request)
         try:
             if self._policy.deadline is None:
-                return await self._try(request, hold, None, attempts, task)
-            return await self._in_time(request, hold, attempts, task)
+                return await self._try(request, hold, None, attempts, turn, task)
+            return await self._in_time(request, hold, attempts, turn, task)
         finally:
             hold.give_back()
 
-    async def _in_time(self, request: Request, hold: Hold, attempts: list[Attempt], task: Task | None) -> Response:
+    async def _in_time(
+        self, request: Request, hold: Hold, attempts: list[Attempt], turn: Turn, task: Task | None
+    ) -> Response:
         deadline = asyncio.timeout(None)  # it begins to run with the first attempt, see `_try`
         try:
             async with deadline:
-                return await self._try(request, hold, deadline, attempts, task)
+                return await self._try(request, hold, deadline, attempts, turn, task)
         except TimeoutError:
             if not deadline.expired():  # it is another's, such as that of a Python function behind the provider
                 raise
@@ -102,12 +125,13 @@ class Sender:
         hold: Hold,
         deadline: asyncio.Timeout | None,
         attempts: list[Attempt],
+        turn: Turn,
         task: Task | None,
     ) -> Response:
         """Attempts, until one succeeds or no other can."""
         provider = self._provider(request.provider)
         gate = self._gate(request, provider)
-        tries, began, turn, clock = Tries(self._policy, request), 0.0, None, asyncio.get_running_loop().time
+        tries, began, place, clock = Tries(self._policy, request), 0.0, None, asyncio.get_running_loop().time
         while True:
             # The reservation comes before the turn. In the other order a call that waits for money would hold a slot,
             # which calls that are cheap enough could use.
@@ -117,9 +141,12 @@ class Sender:
                 is_free = gate.is_open and task is None
                 # A call that was sent before has its deadline, which runs already.
                 patience = self._policy.seconds if tries.made else self._policy.patience
-                admission = None if is_free else await self._admitted(request, gate, turn, patience, task)
+                admission = None if is_free else await self._admitted(request, gate, place, patience, task)
                 if admission is not None:
-                    turn = admission.turn
+                    place = admission.turn
+                # The last moment before the request is sent, as it may have waited for hours.
+                if (known := await self._known(gate, admission, turn)) is not None:
+                    return known
                 if tries.made:
                     self._count("retries")
                 else:
@@ -160,7 +187,7 @@ class Sender:
         return seconds, refuses_all or error.retry_after is not None
 
     async def _admitted(
-        self, request: Request, gate: Gate, turn: tuple[float, int] | None, patience: float, task: Task | None
+        self, request: Request, gate: Gate, place: tuple[float, int] | None, patience: float, task: Task | None
     ) -> Admission | None:
         """Waits until the scheduler, if any, has started the request, and then for its turn at the gate.
 
@@ -173,7 +200,19 @@ class Sender:
         if gate.is_open:
             return None
         size = self._sizes_of(request).estimate(request, count=gate.limits_tokens)
-        return await gate.enter(size, priority=priority, turn=turn, patience=patience)
+        return await gate.enter(size, priority=priority, turn=place, patience=patience)
+
+    async def _known(self, gate: Gate, admission: Admission | None, turn: Turn) -> Response | None:
+        """Tells that a request has its turn; if it is then not to be sent, gives the turn back to the gate."""
+        known = None
+        is_sent = False
+        try:
+            known = await turn()
+            is_sent = known is None
+        finally:
+            if admission is not None and not is_sent:
+                gate.give_back(admission)
+        return known
 
     async def _attempt(
         self,

@@ -335,13 +335,15 @@ class Session:
         """
         self._counts["calls"] += stands_for
         self._counts["merged"] += stands_for - 1
-        endpoint = self.provider(request.provider).endpoint
+        provider = self.provider(request.provider)
+        endpoint = provider.endpoint
         # The endpoint is part of the digest: one provider name may stand for other servers in other sessions, and a
         # model of the same name there would answer something else.
         journal = self._passing if endpoint is None else self._lasting
         digest = request.digest(endpoint or "")
         task = None if self.turns is None else self._sender.task(request, self.turns, lane, scope, path)
-        asked = Asking(digest, journal, endpoint or "", lane, scope, [], task, read)
+        is_paid = endpoint is not None and not provider.is_local
+        asked = Asking(digest, journal, endpoint or "", is_paid, lane, scope, [], task, read)
         began = time.time()
         response: Response | None = None
         error: BaseException | None = None

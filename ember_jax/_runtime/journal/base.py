@@ -50,8 +50,12 @@ class Entry(NamedTuple):
     superseded: bool = False
 
 
+class Claimed(Exception):
+    """Another process is asking the question."""
+
+
 class AbstractJournal(abc.ABC):
-    """Answers by the digest of what was asked. `get`, `ready` and `put` are used from the event loop only."""
+    """Answers by the digest of what was asked. All but `drop` and `close` are used from the event loop only."""
 
     @abc.abstractmethod
     def get(self, digest: bytes) -> Response | None:
@@ -65,6 +69,24 @@ class AbstractJournal(abc.ABC):
 
         **Raises:** `JournalError` if the journal cannot keep answers now.
         """
+
+    @abc.abstractmethod
+    async def claim(self, digest: bytes, old: Response | None) -> Response | None:
+        """Is to be awaited, instead of `ready`, before a request is sent that is paid for.
+
+        Returns the answer if the journal has one other than `old`, which is of no use. Else the question is the
+        caller's to ask, until it calls `put` or `release`.
+
+        **Raises:** `Claimed` if it is another process's to ask; `JournalError` if the journal cannot keep answers now.
+        """
+
+    @abc.abstractmethod
+    async def freed(self, digest: bytes) -> None:
+        """Waits until a question that was claimed by another process is answered, or free to be asked."""
+
+    @abc.abstractmethod
+    def release(self, digest: bytes) -> None:
+        """Ends a claim to a question that has got no answer."""
 
     @abc.abstractmethod
     async def put(self, digest: bytes, entry: Entry) -> Response:

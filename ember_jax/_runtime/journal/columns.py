@@ -23,7 +23,7 @@ from ..._text.store import digest_of
 
 # The version of the tables, which the file's header names: one more for a change of `COLUMNS`, or of another table.
 # Files of an earlier version, down to the oldest that is read, get the columns that they lack when they are opened.
-VERSION = 3
+VERSION = 4
 OLDEST = 2
 
 

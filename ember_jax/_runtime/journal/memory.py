@@ -50,6 +50,16 @@ class MemoryJournal(AbstractJournal):
     async def ready(self, digest: bytes) -> Response | None:
         return None
 
+    async def claim(self, digest: bytes, old: Response | None) -> Response | None:
+        known = self.get(digest)
+        return None if known is None or (old is not None and known.text == old.text) else known
+
+    async def freed(self, digest: bytes) -> None:
+        """No other process has this journal."""
+
+    def release(self, digest: bytes) -> None:
+        """There are no claims."""
+
     async def put(self, digest: bytes, entry: Entry) -> Response:
         with lock:
             known, old = self.get(digest), entry.supersedes
@@ -94,6 +104,15 @@ class NoJournal(AbstractJournal):
 
     async def ready(self, digest: bytes) -> Response | None:
         return None
+
+    async def claim(self, digest: bytes, old: Response | None) -> Response | None:
+        return None
+
+    async def freed(self, digest: bytes) -> None:
+        """Nobody else has this journal."""
+
+    def release(self, digest: bytes) -> None:
+        """There are no claims."""
 
     async def put(self, digest: bytes, entry: Entry) -> Response:
         return entry.response

@@ -24,6 +24,7 @@ class Reader:
     """Reads one answer at a time. The reads of one round of an event loop are one transaction.
 
     A transaction for each read would cost as much as the read.
+
     **Arguments:**
 
     - `connection`: a connection that nothing else uses.
@@ -31,26 +32,26 @@ class Reader:
     """
 
     def __init__(self, connection: sqlite3.Connection, lock: threading.RLock):
-        self._connection = connection
+        self.connection = connection
         self._lock = lock
 
     def row(self, digest: bytes) -> Any:
         """The row of an answer, or `None`. The answer's digest is first, then the fields of a `Response`."""
-        if not self._connection.in_transaction:
+        if not self.connection.in_transaction:
             with contextlib.suppress(RuntimeError):  # where no loop runs each read is a transaction by itself
                 asyncio.get_running_loop().call_soon(self.end)
-                self._connection.execute("begin")
-        return self._connection.execute(_GET, (digest,)).fetchone()
+                self.connection.execute("begin")
+        return self.connection.execute(_GET, (digest,)).fetchone()
 
     def end(self) -> None:
         """Ends the transaction, if there is one."""
         with self._lock, contextlib.suppress(sqlite3.ProgrammingError):  # the connection was closed meanwhile
-            if self._connection.in_transaction:
-                self._connection.execute("commit")
+            if self.connection.in_transaction:
+                self.connection.execute("commit")
 
     def close(self) -> None:
         """Closes the connection."""
-        self._connection.close()
+        self.connection.close()
 
 
 def response(row: Sequence[Any]) -> Response:

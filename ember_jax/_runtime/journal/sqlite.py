@@ -13,7 +13,9 @@ see what any process had committed when the round began. Several processes may u
 network's file system only processes of the same host may.
 
 What could not be committed, because the disk is full, stays in memory and goes first with the next attempt; until then
-no call is made, as its answer might be lost.
+no call is made, as its answer might be lost. Each call asks when its turn has come to be sent, and not before: most of
+a sweep's calls have passed any earlier point when the disk is found to be full. A call that is paid for then also
+claims its question, see `claims`.
 
 A text that is sent lies once in `texts`, by its digest (see `_text.store`), however many calls it is part of. Answers,
 most of which differ, lie in the rows of their calls and not in `texts`. So a call makes two entries in an index by
@@ -22,39 +24,32 @@ is read, it is compared with its digest: a reader gets the answer that was given
 the program and the schema's version, and nothing is written before both have been read.
 
 What is kept of a call is in `columns`, how the file is opened in `file`, how answers get in and out in `writer` and
-`reader`, how calls are searched in `queries`. Here is what ties them together.
+`reader`, what is open in `handles`,
+who asks what in `claims`, how calls are searched in `queries`. Here is what ties them together.
 """
 
+import asyncio
 import contextlib
 import datetime
 import functools
 import os
 import sqlite3
-import threading
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from ..._providers.base import Response
 from ..._text.store import digest_of
-from .. import log
-from ..loop import get_loop
 from . import queries
-from .base import AbstractJournal, Entry
+from .base import AbstractJournal, Claimed, Entry
 from .calls import Answer, Calls, LaneIndex, digests
 from .columns import CallRecord
-from .file import connect, damaged, failure, size, transaction, translated
-from .reader import Reader, response
+from .file import connect, size, transaction, translated
+from .handles import Handles
 from .stats import Stats, read_stats
-from .writer import Row, Writer, row_of
+from .writer import Claim, row_of
 
-
-class _Open(NamedTuple):
-    """What a journal has open: a connection for each."""
-
-    reader: Reader
-    writer: Writer
+# The seconds from one look at another process's claim to the next, which grow from the first to the last.
+_FIRST_LOOK, _LAST_LOOK = 0.02, 1.0
 
 
 @contextlib.contextmanager
@@ -88,9 +83,7 @@ class Journal(AbstractJournal):
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path).expanduser().absolute()
-        self._lock = threading.RLock()
-        self._open: _Open | None = None
-        _journals.add(self)
+        self._handles = Handles(self.path)
 
     def __repr__(self) -> str:
         return f"Journal({str(self.path)!r})"
@@ -100,37 +93,43 @@ class Journal(AbstractJournal):
         connect(self.path, create=True).close()
 
     def get(self, digest: bytes) -> Response | None:
-        try:
-            with self._lock:  # another thread may close the reader
-                row = self._opened().reader.row(digest)
-        except sqlite3.Error as error:
-            raise failure(self.path, error) from error
-        if row is None:
-            return None
-        if digest_of(row[1]) != row[0]:
-            raise damaged(self.path, f"the words of the answer to {digest.hex()[:12]}… are not those it had")
-        return response(row)
-
-    def _get_now(self, digest: bytes) -> Response | None:
-        """The answer that the file has at this moment; `get` may see the file as it was when the loop's round began."""
-        with self._lock:
-            if self._open is not None:
-                self._open.reader.end()
-            return self.get(digest)
+        return self._handles.get(digest)
 
     async def ready(self, digest: bytes) -> Response | None:
-        open = self._open  # read once: another thread may set it to `None`
+        open = self._handles.open
         if open is None or not open.writer.has_failed:  # nearly always: no answer was ever held back, so none is found
             return None
         if open.writer.held:
-            await self._safe(None)  # raises if the held rows still cannot be committed, and no request is sent
-        return self._get_now(digest)  # the answer may have been among what was held, and be committed now
+            await self._handles.safe(None)  # raises if it still cannot be committed, and no request is sent
+        return self._handles.get_now(digest)  # the answer may have been among what was held, and be committed now
+
+    async def claim(self, digest: bytes, old: Response | None) -> Response | None:
+        try:
+            is_made = await self._handles.safe(Claim(digest, None if old is None else digest_of(old.text)))
+        except asyncio.CancelledError:
+            self.release(digest)  # it may be committed all the same
+            raise
+        if is_made:
+            return None
+        known = self._handles.get_now(digest)
+        if known is None or (old is not None and known.text == old.text):
+            raise Claimed
+        return known
+
+    async def freed(self, digest: bytes) -> None:
+        seconds = _FIRST_LOOK
+        while self._handles.is_claimed(digest):
+            await asyncio.sleep(seconds)
+            seconds = min(1.5 * seconds, _LAST_LOOK)
+
+    def release(self, digest: bytes) -> None:
+        self._handles.release(digest)
 
     async def put(self, digest: bytes, entry: Entry) -> Response:
-        is_new = await self._safe(row_of(digest, entry))
+        is_new = await self._handles.safe(row_of(digest, entry))
         # `is_new` is about all rows of the commit, so after `False` this answer may or may not have been the first. The
         # file says which one it keeps.
-        return entry.response if is_new else self._get_now(digest) or entry.response
+        return entry.response if is_new else self._handles.get_now(digest) or entry.response
 
     def drop(self, digests: Iterable[bytes]) -> int:
         if not self.path.exists():
@@ -139,12 +138,7 @@ class Journal(AbstractJournal):
             return queries.delete(connection, digests)
 
     def close(self) -> None:
-        with self._lock:
-            open, self._open = self._open, None
-            if open is not None:
-                open.reader.close()
-        if open is not None:
-            open.writer.close()
+        self._handles.close()
 
     def stats(self) -> Stats:
         """What the file holds. Raises `JournalError` if there is none, or if it is no journal."""
@@ -220,42 +214,3 @@ class Journal(AbstractJournal):
         with _connection(self.path) as connection:
             connection.execute("vacuum")
             connection.execute("pragma wal_checkpoint(truncate)").fetchone()
-
-    async def _safe(self, row: Row | None) -> bool:
-        """Waits until a row, or with `None` what was held, is committed. Returns what `Writer.submit` tells."""
-        with self._lock:  # nothing may be submitted to a writer that another thread is closing
-            done = self._opened().writer.submit(row)
-        # A loop whose time is virtual lets no time pass while threads work for it.
-        working = get_loop().threads.working
-        working.add(done)
-        try:
-            return await done
-        finally:
-            working.discard(done)
-
-    def _opened(self) -> _Open:
-        with self._lock:
-            if self._open is None:
-                with contextlib.ExitStack() as undo:  # closes the reader if the writer cannot be opened
-                    reader = connect(self.path, create=True)
-                    undo.callback(reader.close)
-                    writer = connect(self.path)
-                    undo.pop_all()
-                log.journal_opened(self.path)
-                self._open = _Open(Reader(reader, self._lock), Writer(self.path, writer))
-            return self._open
-
-
-_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
-# Parents' connections in a forked process. They are held for ever, as Python closes a connection that nothing holds.
-_inherited: list[Any] = []
-
-
-def _after_fork() -> None:
-    """In the child: drops the connections of the parent, which SQLite allows neither to use nor to close."""
-    for journal in _journals:
-        _inherited.append(journal._open)
-        journal._open, journal._lock = None, threading.RLock()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -3,19 +3,19 @@
 import asyncio
 import collections
 import contextlib
-import functools
 import operator
 import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..._errors import JournalError, JournalWriteError
 from ..._text.store import digest_of
 from .base import Entry
+from .claims import Claims
 from .columns import COLUMNS
 from .file import failure, transaction
 
@@ -67,17 +67,30 @@ _values = operator.attrgetter(*(column.source for column in _OTHERS))
 _WRITES = tuple((i, column.write) for i, column in enumerate(_OTHERS) if column.write)
 
 
+class Claim(NamedTuple):
+    """A question that a lane is about to ask; `old` is the digest of an answer to it that is of no use."""
+
+    digest: bytes
+    old: bytes | None
+
+
+class Release(NamedTuple):
+    """A question that a lane has claimed, and that stays without an answer."""
+
+    digest: bytes
+
+
 class _Put(NamedTuple):
     """A lane that waits for a commit.
 
     **Fields:**
 
-    - `row`: the answer that the lane has brought. `None` if it has brought none, and waits for what could not be
-        committed before (`Writer.held`) to be tried again.
+    - `what`: what the lane has brought. `None` if it has brought nothing, and waits for what could not be committed
+        before (`Writer.held`) to be tried again.
     - `loop`, `done`: the lane's event loop, and the future that it waits for there.
     """
 
-    row: Row | None
+    what: Row | Claim | Release | None
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[bool]
 
@@ -87,16 +100,17 @@ class Writer:
 
     **Attributes:**
 
-    - `held`: rows that could not be committed; they go first with the next attempt.
-    - `has_failed`: whether any row ever could not be.
+    - `held`: rows and ends of claims that could not be committed; they go first with the next attempt.
+    - `has_failed`: whether any ever could not be.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection):
-        self.held: list[Row] = []
+        self.held: list[Row | Release] = []
         self.has_failed = False
         self._path = path
         self._file = _identity(path)
         self._connection = connection
+        self._claims = Claims(connection)
         self._waiting: queue.SimpleQueue[list[_Put] | None] = queue.SimpleQueue()
         # What each loop submits in one round is gathered here and handed over together. Handed over one by one, each
         # would wake the thread, and the thread would take the interpreter from the loop.
@@ -105,11 +119,11 @@ class Writer:
         self._thread = threading.Thread(target=self._serve, name="ember-journal", daemon=True)
         self._thread.start()
 
-    def submit(self, row: Row | None) -> asyncio.Future[bool]:
-        """Hands a row over, or with `None` asks that those that are held are tried again.
+    def submit(self, what: Row | Claim | Release | None) -> asyncio.Future[bool]:
+        """Hands something over, or with `None` asks that what is held is tried again.
 
-        Returns a future that is done when the row and all that were held are committed. Its result is whether each row
-        of that commit was the first of its digest.
+        Returns a future that is done when that and all that was held are committed. Its result is for a claim whether
+        it was made, and else whether each row of that commit was the first of its digest.
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[bool] = loop.create_future()
@@ -118,7 +132,7 @@ class Writer:
             if puts is None:
                 puts = self._gathered[loop] = []
                 loop.call_soon(self._flush, loop)
-            puts.append(_Put(row, loop, done))
+            puts.append(_Put(what, loop, done))
         return done
 
     def close(self) -> None:
@@ -129,6 +143,7 @@ class Writer:
             self._gathered.clear()
             self._waiting.put(None)
         self._thread.join()
+        self._claims.close()
         self._connection.close()
 
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -139,7 +154,7 @@ class Writer:
                 self._waiting.put(puts)
 
     def _serve(self) -> None:
-        while (puts := self._waiting.get()) is not None:
+        while (puts := self._next()) is not None:
             is_last = False
             # Takes what is there without waiting. A pause to gather more would delay a lone answer, and under load the
             # next answers gather while this commit runs.
@@ -151,33 +166,49 @@ class Writer:
             if is_last:
                 break
 
-    def _commit(self, puts: list[_Put]) -> None:
-        rows = [*self.held, *(put.row for put in puts if put.row is not None)]
+    def _next(self) -> list[_Put] | None:
+        """What waits, or `None` at the end. It is nothing when the owner of claims has to vouch for itself."""
         try:
-            are_new = self._write(rows)
-        except (sqlite3.Error, OSError, JournalError) as error:
-            self.held, self.has_failed = rows, True
-            told = error if isinstance(error, JournalError) else failure(self._path, error)
-            # A new exception for each lane: raised in several, one would gather the tracebacks of all.
-            settle = lambda done: done.set_exception(type(told)(*told.args))
-        else:
-            self.held = []
-            settle = lambda done: done.set_result(are_new)
-        _tell(puts, settle)
+            return self._waiting.get(timeout=self._claims.wait)
+        except queue.Empty:
+            return []
 
-    def _write(self, rows: list[Row]) -> bool:
-        if not rows:
-            return True
+    def _commit(self, puts: list[_Put]) -> None:
+        claims = [put.what for put in puts if isinstance(put.what, Claim)]
+        kept = [*self.held, *(put.what for put in puts if isinstance(put.what, Row | Release))]
+        try:
+            are_new, made = self._write(kept, claims)
+        except (sqlite3.Error, OSError, JournalError) as error:
+            self._claims.undone()
+            if kept:
+                self.held, self.has_failed = kept, True
+            told = error if isinstance(error, JournalError) else failure(self._path, error)
+            _tell(puts, [told] * len(puts))
+        else:
+            self._claims.committed()
+            self.held = []
+            _tell(puts, [next(made) if isinstance(put.what, Claim) else are_new for put in puts])
+
+    def _write(self, kept: list[Row | Release], claims: list[Claim]) -> tuple[bool, Iterator[bool]]:
+        """Commits what is kept and what is claimed. Tells whether all rows are new, and which claims are made."""
         # SQLite goes on writing to a file that was moved or deleted. Its answers would be kept where nobody looks.
         if _identity(self._path) != self._file:
             raise JournalWriteError(f"the journal {self._path} was moved or deleted while it was in use: begin anew.")
+        rows = [what for what in kept if isinstance(what, Row)]
         with transaction(self._connection):
-            self._connection.executemany(_PUT_TEXT, {text: None for row in rows for text in row.texts})
-            self._connection.executemany(_SUPERSEDE, [row.supersedes for row in rows if row.supersedes])
-            written = self._connection.executemany(_PUT_CALL, [row.call for row in rows]).rowcount
-            ids = self._ids(rows, are_new=written == len(rows))
-            messages = [(call, *message) for call, row in zip(ids, rows, strict=True) for message in row.messages]
-            self._connection.executemany(_PUT_MESSAGE, messages)
+            are_new = self._put(rows) if rows else True
+            self._claims.end(what.digest if isinstance(what, Release) else what.call[0] for what in kept)
+            made = [self._claims.make(*claim) for claim in claims]
+            self._claims.vouch()
+        return are_new, iter(made)
+
+    def _put(self, rows: list[Row]) -> bool:
+        self._connection.executemany(_PUT_TEXT, {text: None for row in rows for text in row.texts})
+        self._connection.executemany(_SUPERSEDE, [row.supersedes for row in rows if row.supersedes])
+        written = self._connection.executemany(_PUT_CALL, [row.call for row in rows]).rowcount
+        ids = self._ids(rows, are_new=written == len(rows))
+        messages = [(call, *message) for call, row in zip(ids, rows, strict=True) for message in row.messages]
+        self._connection.executemany(_PUT_MESSAGE, messages)
         return written == len(rows)
 
     def _ids(self, rows: Sequence[Row], are_new: bool) -> Iterable[int]:
@@ -189,20 +220,24 @@ class Writer:
         return [self._connection.execute(find, row.call[:1]).fetchone()[0] for row in rows]
 
 
-def _tell(puts: list[_Put], settle: Callable[[asyncio.Future[bool]], None]) -> None:
+def _tell(puts: list[_Put], outcomes: Sequence[bool | JournalError]) -> None:
     """Settles the futures of lanes, each on its own loop, which is woken once for all of its lanes."""
     waiting = collections.defaultdict(list)
-    for put in puts:
-        waiting[put.loop].append(put.done)
-    for loop, all_done in waiting.items():
+    for put, outcome in zip(puts, outcomes, strict=True):
+        waiting[put.loop].append((put.done, outcome))
+    for loop, settled in waiting.items():
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile, so nobody waits there
-            loop.call_soon_threadsafe(functools.partial(_settle, all_done, settle))
+            loop.call_soon_threadsafe(_settle, settled)
 
 
-def _settle(all_done: list[asyncio.Future[bool]], settle: Callable[[asyncio.Future[bool]], None]) -> None:
-    for done in all_done:
-        if not done.done():  # the lane that waited may have been cancelled
-            settle(done)
+def _settle(settled: list[tuple[asyncio.Future[bool], bool | JournalError]]) -> None:
+    for done, outcome in settled:
+        if done.done():  # the lane that waited may have been cancelled
+            continue
+        if isinstance(outcome, bool):
+            done.set_result(outcome)
+        else:  # an exception for each lane: raised in several, one would gather the tracebacks of all
+            done.set_exception(type(outcome)(*outcome.args))
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
