@@ -86,15 +86,17 @@ class Claims:
                 return False
             self._connection.execute("update claims set owner = ? where digest = ?", (self._id, digest))
         self._made.add(digest)
+        self._ended.discard(digest)
         return True
 
     def end(self, digests: Iterable[bytes]) -> None:
         """Ends this writer's claims to questions, and leaves those of others."""
-        ended = self._held.intersection(digests)
+        ended = (self._held | self._made).intersection(digests) if self._made else self._held.intersection(digests)
         if ended:
             mine = [(digest, self._id) for digest in ended]
             self._connection.executemany("delete from claims where digest = ? and owner = ?", mine)
             self._ended |= ended
+            self._made -= ended
 
     @property
     def wait(self) -> float | None:

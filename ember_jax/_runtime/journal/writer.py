@@ -197,8 +197,10 @@ class Writer:
         rows = [what for what in kept if isinstance(what, Row)]
         with transaction(self._connection):
             are_new = self._put(rows) if rows else True
-            self._claims.end(what.digest if isinstance(what, Release) else what.call[0] for what in kept)
+            self._claims.end(row.call[0] for row in rows)
             made = [self._claims.make(*claim) for claim in claims]
+            # After the claims: a lane that is cancelled may have brought both, in this order.
+            self._claims.end(what.digest for what in kept if isinstance(what, Release))
             self._claims.vouch()
         return are_new, iter(made)
 
