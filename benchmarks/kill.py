@@ -75,7 +75,7 @@ def client(url: str, journal: str, notes: str, name: str, calls: int, held: int)
 
     class Noting(ember.providers.OpenAI):
         async def complete(self, request):
-            (await self._http._own_client()).headers["x-run"] = name
+            (await self._http._own_client())._session.headers["x-run"] = name
             response = await super().complete(request)
             note("read", request.messages[-1].content)
             return response

@@ -67,13 +67,15 @@ def environment(monkeypatch):
     return monkeypatch
 
 
-class Client:
+class Client(httpx.AsyncClient):
     """A client that answers without a socket, and keeps what was sent."""
 
     def __init__(self, answer):
+        super().__init__()
         self.answer, self.sent = answer, []
 
-    async def post(self, url, headers, content):
+    async def post(self, url, *, headers, content, follow_redirects):
+        assert not follow_redirects
         self.sent.append((str(url), headers, content))
         if isinstance(self.answer, Exception):
             raise self.answer
@@ -145,6 +147,25 @@ def test_errors_name_the_vendors_class_and_variables(environment):
         "possibly billed: up to 82 tokens of the prompt and up to 9 tokens of the answer. Give Toy(timeout=…) more "
         "seconds."
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "words", "shown"),
+    [
+        ("k", "k is no key: ask for it", "k is no key: ask for it"),
+        ("ollama", "model 'x' not found, try ollama pull", "model 'x' not found, try ollama pull"),
+        ("EMPTY", "the prompt is EMPTY", "the prompt is EMPTY"),
+        ("", "no key", "no key"),
+        ("cat9", "cat9 of concat99: cat9, cat9.", "[key] of concat99: [key], [key]."),
+        ("a-long-real-key-of-24-chs", "xa-long-real-key-of-24-chsx", "x[key]x"),
+        ("mine.+(1", "mine.+(1 mineee(1", "[key] mineee(1"),
+    ],
+)
+def test_a_key_is_scrubbed_and_an_ordinary_word_is_not(key, words, shown):
+    local = provider(key, "http://localhost:1")
+    with pytest.raises(ProviderError) as caught:
+        local.read(400, {}, json.dumps({"error": {"message": words}}).encode(), request())
+    assert str(caught.value) == f"toy/t-1: HTTP 400: {shown}"
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ import abc
 import asyncio
 import datetime
 import email.utils
-import functools
 import json
 import math
 import os
+import re
 import time
 import urllib.parse
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._errors import (
@@ -35,36 +35,18 @@ from .._regex import regex
 from . import prices, quota, tokens
 from .base import Finish, Provider, Request, Response, Tokens
 from .dialect import Dialect, Failure, HTTPAnswer, Meaning, Service, readable, stated
+from .transport import GivenClient, NoAnswer, OwnClient
 
 if TYPE_CHECKING:
     import httpx
-
-# How many seconds an idle connection is kept. uvicorn, and with it vLLM, closes a connection after 5 idle seconds. The
-# client must close it first: a request that is sent just as the server closes is lost, and the client does not send a
-# POST again by itself.
-_KEEPALIVE = 4.0
+    import httpx2
 
 # How many seconds a service may take to answer by default, as in the vendors' own clients: models that reason take
 # minutes before the first byte comes, and an answer that is given up is billed all the same.
 TIMEOUT = 600.0
-# The seconds within which a connection has to be made, if the timeout is longer.
-_CONNECT = 60.0
-# An answer that comes in pieces without end is given up after so many times the timeout.
-_WHOLE = 6.0
 
 # How many characters of a service's words an error quotes.
 _QUOTED = 300
-
-
-# A body of this many bytes or more is sent in pieces of `_PIECE` bytes. Sent as a whole it would hold up the event
-# loop, and aiohttp warns of it.
-_LARGE = 1 << 20
-_PIECE = 1 << 16
-
-
-async def _pieces(content: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(content), _PIECE):
-        yield content[start : start + _PIECE]
 
 
 class Vendor(Provider):
@@ -77,7 +59,7 @@ class Vendor(Provider):
         self,
         base_url: str | None = None,
         api_key: str | None = None,
-        client: "httpx.AsyncClient | None" = None,
+        client: "httpx.AsyncClient | httpx2.AsyncClient | None" = None,
         timeout: float = TIMEOUT,
     ):
         """The arguments of every vendor, see `HTTPProvider`; their defaults are the vendor's own."""
@@ -122,6 +104,49 @@ class Vendor(Provider):
         await self._http.close()
 
 
+# What people give as a key to a server that asks for none, as the manuals of local servers tell them to. It is an
+# ordinary word, which an error may need.
+_NO_KEYS = frozenset(
+    [
+        "",
+        "-",
+        "k",
+        "x",
+        "key",
+        "api-key",
+        "apikey",
+        "token",
+        "empty",
+        "none",
+        "null",
+        "no",
+        "na",
+        "n/a",
+        "any",
+        "anything",
+        "dummy",
+        "fake",
+        "test",
+        "local",
+        "unused",
+        "not-needed",
+        "not-used",
+        "no-key",
+        "no-key-required",
+        "ollama",
+        "lm-studio",
+        "lmstudio",
+        "llama",
+        "llama.cpp",
+        "vllm",
+        "sglang",
+        "litellm",
+        "local-model",
+    ]
+)
+# So many characters make a key that is looked for within words too.
+_LONG = 16
+
 _BOOLEANS = {"true": True, "false": False}
 
 # What looks like a key, in case it is another one than the key that we know.
@@ -165,8 +190,10 @@ class _Access:
         The words are scrubbed before they are shortened: a key that is cut in two would not be found.
         """
         key = self.key()
-        if key:
-            words = words.replace(key, "[key]")
+        if key.lower() not in _NO_KEYS:
+            # A short key may be part of a word. Vendors' keys are long, and services run them together with more.
+            exact = re.escape(key)
+            words = re.sub(exact if len(key) >= _LONG else rf"(?<!\w){exact}(?!\w)", lambda _: "[key]", words)
         words = " ".join(_SECRET.sub("[key]", words).split())
         return words if len(words) <= _QUOTED else words[: _QUOTED - 1] + "…"
 
@@ -179,13 +206,13 @@ class HTTPProvider(Provider):
     - `dialect`: its protocol.
     - `base_url`: what the dialect's paths are appended to. By default the environment's, else the service's own.
     - `api_key`: by default the environment's, whatever the `base_url`; `""` sends none.
-    - `client`: an `httpx.AsyncClient` to use as it is. It is not closed here.
+    - `client`: an `AsyncClient` of httpx or httpx2, to use as it is. It is not closed here.
     - `timeout`: seconds to wait for the answer to begin, and again for each further piece of it. The whole answer may
         take six times as long, also with a client of one's own. A connection has to be made within a minute of it.
 
     The environment is read at each call, so that a variable may be set after the provider was made.
 
-    **Raises:** `ValueError` for a `base_url` that is no whole URL.
+    **Raises:** `ValueError` for a `base_url` that is no whole URL; `TypeError` for another client.
     """
 
     def __init__(
@@ -193,7 +220,7 @@ class HTTPProvider(Provider):
         dialect: Dialect,
         base_url: str | None,
         api_key: str | None,
-        client: "httpx.AsyncClient | None",
+        client: "httpx.AsyncClient | httpx2.AsyncClient | None",
         timeout: float,
     ):
         fault = "" if base_url is None else _fault_in(base_url)
@@ -205,16 +232,19 @@ class HTTPProvider(Provider):
         self._access = _Access(dialect.service, base_url, api_key)
         self._base_url = base_url
         self._api_key = api_key
-        self._client = client
+        try:
+            self._given = None if client is None else GivenClient(client, timeout)
+        except TypeError as error:
+            raise TypeError(f"{dialect.service.maker}(client=…): {error}") from None
         self._timeout = timeout
         # A client of our own, with the loop that its connections belong to; made at the first request.
-        self._own: tuple[asyncio.AbstractEventLoop, httpx.AsyncClient] | None = None
+        self._own: tuple[asyncio.AbstractEventLoop, OwnClient] | None = None
 
     def __repr__(self) -> str:
         return f"{self._dialect.service.maker}(base_url={self._base_url!r}, timeout={self._timeout!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._api_key or self._client is not None:
+        if self._api_key or self._given is not None:
             maker, variable = self._dialect.service.maker, self._dialect.service.key_variables[0]
             article = "an" if maker[0] in "AEIOU" else "a"
             raise TypeError(
@@ -274,59 +304,45 @@ class HTTPProvider(Provider):
         `RefusedRequestError` (any other 4xx, a redirect, or a model that declines) and `MalformedResponseError`, except
         where the dialect finds that an error is another than its status says.
         """
-        answer = HTTPAnswer(status, {name.lower(): value for name, value in headers.items()}, body)
-        if not 200 <= status < 300:
+        return self._read(HTTPAnswer(status, {name.lower(): value for name, value in headers.items()}, body), request)
+
+    def _read(self, answer: HTTPAnswer, request: Request) -> Response:
+        if not 200 <= answer.status < 300:
             raise _failure(answer, request, self._dialect, self._access)
         response = self._dialect.read(answer, request)
         if isinstance(response, Failure):
-            raise _raised(response, self._access, request, status)
+            raise _raised(response, self._access, request, answer.status)
         if response.finish == Finish.REFUSAL:  # its words will stand in an error
             response = response._replace(text=self._access.scrubbed(response.text))
         left = _quota(answer, self._dialect)
         return response if left is None else response._replace(quota=left)
 
     async def complete(self, request: Request) -> Response:
-        # Imported on the first request: they take a fifth of a second that `import ember_jax` must not take.
-        import aiohttp
-        import httpx
-
         url, headers, body = self.build(request)
         content = _encoded(body, request)
-        client = self._client or await self._own_client()
+        transport = self._given or await self._own_client()
         clock = asyncio.get_running_loop().time
         began = clock()
-        whole = asyncio.timeout(_WHOLE * self._timeout)
         try:
-            address = _parsed(url)
-            async with whole:
-                if len(content) < _LARGE:
-                    answer = await client.post(address, headers=headers, content=content)
-                else:
-                    sized = {**headers, "Content-Length": str(len(content))}
-                    answer = await client.post(address, headers=sized, content=_pieces(content))
-        except httpx.InvalidURL as error:
+            answer = await transport.post(url, headers, content)
+        except ValueError as error:
             failure = RefusedRequestError(f"{_id(request)}: {url} is not a URL: {error}.")
-        except httpx.DecodingError as error:
-            failure = MalformedResponseError(f"{_id(request)}: the answer cannot be decompressed: {error}")
-        except (httpx.TransportError, aiohttp.ClientError, OSError) as error:
-            # The transport maps most of aiohttp's errors to httpx's, but not the error for an answer that is not HTTP.
-            # So aiohttp's errors are caught too.
-            words = self._access.scrubbed(str(error)) or type(error).__name__
-            timed_out = isinstance(error, httpx.ReadTimeout) or whole.expired()
-            hint = f" {self._burnt(request, clock() - began)}" if timed_out else ""
-            # A failure to connect is the only error that is sure to come before anything was sent, so only after it the
-            # budget need not count the request. The transport may raise it as a timeout, whose cause is the error to
-            # look for.
-            unconnected = httpx.ConnectError | aiohttp.ClientConnectorError
-            was_sent = not isinstance(error, unconnected) and not isinstance(error.__cause__, unconnected)
-            failure = ConnectionFailedError(
-                f"{_id(request)}: no complete answer from {url}: {words}.{hint}", was_sent=was_sent
-            )
+        except NoAnswer as error:
+            failure = self._unanswered(error, request, url, clock() - began)
         else:
-            return self.read(answer.status_code, answer.headers, answer.content, request)
-        # Raised here and not in the `except` blocks. There Python would attach the transport's error as the context,
-        # and that error holds the request's headers, and with them the key.
+            return self._read(answer, request)
+        # Raised here and not in the `except` blocks. There Python would attach the client's error as the context, and
+        # that error may hold the request's headers, and with them the key.
         raise failure
+
+    def _unanswered(self, error: NoAnswer, request: Request, url: str, seconds: float) -> ProviderError:
+        words = self._access.scrubbed(error.words)
+        if error.is_unreadable:
+            return MalformedResponseError(f"{_id(request)}: the answer cannot be decompressed: {words}")
+        hint = f" {self._burnt(request, seconds)}" if error.timed_out and error.was_sent else ""
+        return ConnectionFailedError(
+            f"{_id(request)}: no complete answer from {url}: {words}.{hint}", was_sent=error.was_sent
+        )
 
     def _burnt(self, request: Request, seconds: float) -> str:
         """What a request took that was given up, and how to wait longer."""
@@ -344,12 +360,12 @@ class HTTPProvider(Provider):
         if own is not None:
             await _retire(*own)
 
-    async def _own_client(self) -> "httpx.AsyncClient":
+    async def _own_client(self) -> OwnClient:
         """The client of the running loop. A new loop gets a new client: connections belong to the loop they are of."""
         loop = asyncio.get_running_loop()
         if self._own is not None and self._own[0] is loop:
             return self._own[1]
-        old, self._own = self._own, (loop, client := _open_client(self._timeout))
+        old, self._own = self._own, (loop, client := OwnClient(self._timeout))
         if old is not None:
             await _retire(*old)
         return client
@@ -404,56 +420,12 @@ def _fault_in(base_url: str) -> str:
     return ""
 
 
-# Parsing a URL takes as long as building the rest of a request, and mostly all requests go to one address.
-@functools.lru_cache(maxsize=64)
-def _parsed(url: str) -> "httpx.URL":
-    import httpx
-
-    return httpx.URL(url)
-
-
-def _open_client(timeout: float) -> "httpx.AsyncClient":
-    """An HTTP client on the running loop with as many connections as there are requests in flight."""
-    # Imported on the first request, see `HTTPProvider.complete`.
-    import aiohttp
-    import httpx
-    import httpx_aiohttp
-
-    tls = httpx.create_ssl_context()
-
-    def session() -> aiohttp.ClientSession:
-        # How many requests are in flight is for the runtime to decide, so connections must not be limited, which to
-        # aiohttp is `limit=0`. The transport would make a session by itself from httpx's limits. But it takes over only
-        # limits that are numbers: httpx's `None` for "no limit" leaves aiohttp's default of 100 in place.
-        connector = aiohttp.TCPConnector(limit=0, ssl=tls, keepalive_timeout=_KEEPALIVE)
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
-
-    class NoCookies(httpx.Cookies):
-        def extract_cookies(self, response: httpx.Response) -> None:
-            pass
-
-    class Client(httpx.AsyncClient):
-        """A client that keeps no cookies, and neither does its transport: calls must not depend on each other.
-
-        The alternative, a cookie policy that lets none through, was rejected: httpx would still look for cookies in
-        each answer, by way of urllib, which takes 30 µs.
-        """
-
-        @property
-        def cookies(self) -> httpx.Cookies:  # pyright: ignore[reportIncompatibleMethodOverride]  # it is not set
-            return none
-
-    none = NoCookies()
-    transport = httpx_aiohttp.AiohttpTransport(verify=tls, client=session)
-    return Client(transport=transport, timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT)))
-
-
-async def _retire(loop: asyncio.AbstractEventLoop, client: "httpx.AsyncClient") -> None:
+async def _retire(loop: asyncio.AbstractEventLoop, client: OwnClient) -> None:
     """Closes a client, on the loop that its connections belong to if that loop still lives, else on this one."""
     if loop is asyncio.get_running_loop() or loop.is_closed():
-        await client.aclose()
+        await client.close()
     else:
-        asyncio.run_coroutine_threadsafe(client.aclose(), loop)
+        asyncio.run_coroutine_threadsafe(client.close(), loop)
 
 
 # An encoder is kept, as `json.dumps` would make one for each call.

@@ -25,6 +25,7 @@ from .http import TIMEOUT, HTTPProvider, Vendor
 
 if TYPE_CHECKING:
     import httpx
+    import httpx2
 
 SERVICE = Service("OpenAI", "https://api.openai.com/v1", ("OPENAI_BASE_URL",), ("OPENAI_API_KEY",))
 
@@ -37,21 +38,21 @@ class OpenAI(Vendor):
     - `base_url`: the server's URL up to and with `/v1`. By default the environment's `OPENAI_BASE_URL`, else OpenAI
         itself.
     - `api_key`: by default the environment's `OPENAI_API_KEY`, whatever the `base_url`; `""` sends none.
-    - `client`: an `httpx.AsyncClient` of your own, for a proxy or another TLS setup. (Without it, proxies of the
+    - `client`: an `AsyncClient` of httpx or httpx2, for a proxy or another TLS setup. (Without it, proxies of the
         environment are not used.) It is used as it is, its timeouts included, and never closed here.
     - `timeout`: seconds to wait for the answer to begin, and again for each further piece of it. The whole answer may
         take six times as long. `Retry(deadline=…)` bounds a call and all that it waits for.
 
     The environment is read at each call. Prices are looked up by the provider name that it is registered under.
 
-    **Raises:** `ValueError` for a `base_url` that is no whole URL.
+    **Raises:** `ValueError` for a `base_url` that is no whole URL; `TypeError` for another `client`.
     """
 
     def __init__(
         self,
         base_url: str | None = None,
         api_key: str | None = None,
-        client: "httpx.AsyncClient | None" = None,
+        client: "httpx.AsyncClient | httpx2.AsyncClient | None" = None,
         timeout: float = TIMEOUT,
     ):
         self._http = HTTPProvider(ChatCompletions(SERVICE), base_url, api_key, client, timeout)

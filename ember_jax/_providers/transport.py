@@ -1,0 +1,212 @@
+"""How a request is sent to a service: over a client of our own, or over one that a user has made.
+
+Design note. Our own client is aiohttp's. Below httpx's interface it would take twice the CPU for a call, and httpx's
+own transport takes forty times as much with a thousand requests in flight. (pyreqwest, which is Rust's reqwest, would
+halve it again. But with its version 0.15.1 Python 3.11 is aborted now and then when it ends soon after a request.) A
+user's own client is one of httpx, or of httpx2, which vendors' own packages use. It is for what ours does
+not know, such as a proxy or a certificate.
+
+The clients raise some dozen exceptions. All that matters of one is in `NoAnswer`: its words, and whether the service
+may have begun to work, and so to bill.
+"""
+
+import abc
+import asyncio
+import functools
+import importlib
+import io
+import os
+import ssl
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
+
+from .dialect import HTTPAnswer
+
+# How many seconds an idle connection is kept. uvicorn, and with it vLLM, closes a connection after 5 idle seconds. The
+# client must close it first: a request that is sent just as the server closes is lost, and the client does not send a
+# POST again by itself.
+_KEEPALIVE = 4.0
+# The seconds within which a connection has to be made, if the timeout is longer.
+_CONNECT = 60.0
+# An answer that comes in pieces without end is given up after so many times the timeout.
+_WHOLE = 6.0
+
+
+class NoAnswer(Exception):
+    """No answer came, or none that can be read.
+
+    **Attributes:**
+
+    - `words`: the client's own, which may quote a credential.
+    - `was_sent`: whether the service may have got the request.
+    - `timed_out`: whether it was given up by its timeout.
+    - `is_unreadable`: whether an answer came that cannot be decompressed.
+    """
+
+    def __init__(
+        self, error: BaseException, *, was_sent: bool = True, timed_out: bool = False, is_unreadable: bool = False
+    ):
+        super().__init__()
+        self.words = str(error) or type(error).__name__
+        self.was_sent = was_sent
+        self.timed_out = timed_out
+        self.is_unreadable = is_unreadable
+
+
+class Transport(abc.ABC):
+    """Sends requests. Used on the event loop."""
+
+    @abc.abstractmethod
+    async def post(self, url: str, headers: Mapping[str, str], content: bytes) -> HTTPAnswer:
+        """Sends a request, and returns the whole answer. Redirects are not followed, and cookies are not kept.
+
+        **Raises:** `NoAnswer`; `ValueError` for what is no URL.
+        """
+
+    @abc.abstractmethod
+    async def close(self) -> None:
+        """Closes all connections of a client of our own."""
+
+
+class OwnClient(Transport):
+    """Our own client, on the running loop, with as many connections as there are requests in flight.
+
+    **Arguments:**
+
+    - `timeout`: seconds to wait for the answer to begin, and again for each further piece of it.
+    """
+
+    def __init__(self, timeout: float):
+        # Imported at the first request: it takes a fifth of a second that `import ember_jax` must not take.
+        import aiohttp
+
+        self._aiohttp = aiohttp
+        # How many requests are in flight is for the runtime to decide, so connections must not be limited, which to
+        # aiohttp is `limit=0`. No cookies, as calls must not depend on each other.
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=_certificates(), keepalive_timeout=_KEEPALIVE),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(
+                total=_WHOLE * timeout, sock_connect=min(timeout, _CONNECT), sock_read=timeout
+            ),
+        )
+
+    async def post(self, url: str, headers: Mapping[str, str], content: bytes) -> HTTPAnswer:
+        known = self._aiohttp
+        data = content if len(content) < _LARGE else io.BytesIO(content)
+        try:
+            async with self._session.post(_parsed(url), data=data, headers=headers, allow_redirects=False) as answer:
+                body = await answer.read()
+        except known.InvalidURL as error:
+            raise ValueError(str(error)) from None
+        except (known.ClientConnectorError, known.ConnectionTimeoutError) as error:
+            raise NoAnswer(error, was_sent=False, timed_out=isinstance(error, TimeoutError)) from None
+        except known.ClientPayloadError as error:
+            raise NoAnswer(error, is_unreadable=isinstance(error.__cause__, _undecoded())) from None
+        except (known.ClientError, OSError) as error:  # `TimeoutError` is an `OSError`
+            raise NoAnswer(error, timed_out=isinstance(error, TimeoutError)) from None
+        return HTTPAnswer(answer.status, _joined(answer.headers.items()), body)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._session.closed
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+class GivenClient(Transport):
+    """A client that a user has made, an `AsyncClient` of httpx or httpx2. It is used as it is, and not closed.
+
+    **Arguments:**
+
+    - `timeout`: as for `OwnClient`. The client's own timeouts count besides.
+
+    **Raises:** `TypeError` for what is no such client.
+    """
+
+    def __init__(self, client: Any, timeout: float):
+        kinds = [kind for kind in type(client).__mro__ if kind.__name__ == "AsyncClient"]
+        package = next((p for kind in kinds if (p := kind.__module__.partition(".")[0]) in _PACKAGES), None)
+        if package is None:
+            raise TypeError(f"it takes an AsyncClient of {' or '.join(_PACKAGES)}, not {type(client).__name__}.")
+        self._client = client
+        self._timeout = timeout
+        self._known = importlib.import_module(package)
+
+    async def post(self, url: str, headers: Mapping[str, str], content: bytes) -> HTTPAnswer:
+        data: Any = content
+        if len(content) >= _LARGE:
+            headers = {**headers, "Content-Length": str(len(content))}
+            data = _pieces(content)
+        whole = asyncio.timeout(_WHOLE * self._timeout)
+        try:
+            async with whole:
+                answer = await self._client.post(url, headers=headers, content=data, follow_redirects=False)
+        except self._known.InvalidURL as error:
+            raise ValueError(str(error)) from None
+        except self._known.DecodingError as error:
+            raise NoAnswer(error, is_unreadable=True) from None
+        # Whatever else a transport raises, which may be any package's: what was sent may be billed.
+        except Exception as error:
+            timed_out = isinstance(error, self._known.ReadTimeout) or whole.expired()
+            raise NoAnswer(error, was_sent=not _is_unconnected(error), timed_out=timed_out) from None
+        return HTTPAnswer(answer.status_code, _joined(answer.headers.multi_items()), answer.content)
+
+    async def close(self) -> None:
+        """It is the user's."""
+
+
+_PACKAGES = ("httpx", "httpx2")
+
+# A body of this many bytes or more is sent in pieces. Sent as a whole it would hold up the event loop.
+_LARGE = 1 << 20
+_PIECE = 1 << 16
+
+
+async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), _PIECE):
+        yield content[start : start + _PIECE]
+
+
+def _is_unconnected(error: BaseException) -> bool:
+    """Whether there was no connection. httpx over aiohttp raises timeouts, whose cause is the error to look for."""
+    kinds = {kind.__name__ for e in (error, error.__cause__) for kind in type(e).__mro__}
+    return bool(kinds & {"ConnectError", "ClientConnectorError"})
+
+
+def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Headers by their names in lower case; the values of a name that comes twice are joined, as RFC 9110 has it."""
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        name = name.lower()
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
+
+
+# Parsing a URL takes as long as building the rest of a request, and mostly all requests go to one address.
+@functools.lru_cache(maxsize=64)
+def _parsed(url: str) -> Any:
+    import yarl
+
+    try:
+        return yarl.URL(url)
+    except ValueError:
+        return url  # aiohttp raises its own error for it
+
+
+@functools.cache
+def _undecoded() -> type[Exception]:
+    from aiohttp import http_exceptions
+
+    return http_exceptions.ContentEncodingError
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Whom to trust: what the environment names, as OpenSSL has it, else Mozilla's list."""
+    import certifi
+
+    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    return ssl.create_default_context(cafile=file or (None if folder else certifi.where()), capath=folder or None)
