@@ -106,43 +106,10 @@ class Vendor(Provider):
 
 # What people give as a key to a server that asks for none, as the manuals of local servers tell them to. It is an
 # ordinary word, which an error may need.
-_NO_KEYS = frozenset(
-    [
-        "",
-        "-",
-        "k",
-        "x",
-        "key",
-        "api-key",
-        "apikey",
-        "token",
-        "empty",
-        "none",
-        "null",
-        "no",
-        "na",
-        "n/a",
-        "any",
-        "anything",
-        "dummy",
-        "fake",
-        "test",
-        "local",
-        "unused",
-        "not-needed",
-        "not-used",
-        "no-key",
-        "no-key-required",
-        "ollama",
-        "lm-studio",
-        "lmstudio",
-        "llama",
-        "llama.cpp",
-        "vllm",
-        "sglang",
-        "litellm",
-        "local-model",
-    ]
+_NO_KEY = regex(
+    r"|-|k|x|key|api-?key|token|test|dummy|fake|any(thing)?|local(-model)?|empty|none|null|n/?a|no|unused"
+    r"|not-(needed|used)|no-key(-required)?|ollama|lm-?studio|llama(\.cpp)?|vllm|sglang|litellm",
+    re.IGNORECASE,
 )
 # So many characters make a key that is looked for within words too.
 _LONG = 16
@@ -190,7 +157,7 @@ class _Access:
         The words are scrubbed before they are shortened: a key that is cut in two would not be found.
         """
         key = self.key()
-        if key.lower() not in _NO_KEYS:
+        if not _NO_KEY.fullmatch(key):
             # A short key may be part of a word. Vendors' keys are long, and services run them together with more.
             exact = re.escape(key)
             words = re.sub(exact if len(key) >= _LONG else rf"(?<!\w){exact}(?!\w)", lambda _: "[key]", words)
