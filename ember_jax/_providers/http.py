@@ -306,20 +306,13 @@ class HTTPProvider(Provider):
         words = self._access.scrubbed(error.words)
         if error.is_unreadable:
             return MalformedResponseError(f"{_id(request)}: the answer cannot be decompressed: {words}")
-        hint = f" {self._burnt(request, seconds)}" if error.timed_out and error.was_sent else ""
+        hint = (
+            f" {_burnt(request, seconds, self, self._dialect.service.maker)}"
+            if error.timed_out and error.was_sent
+            else ""
+        )
         return ConnectionFailedError(
             f"{_id(request)}: no complete answer from {url}: {words}.{hint}", was_sent=error.was_sent
-        )
-
-    def _burnt(self, request: Request, seconds: float) -> str:
-        """What a request took that was given up, and how to wait longer."""
-        highest = tokens.bounds(request)[1]
-        output = tokens.most_output(request, self)
-        answer = f"up to {output:,.0f} tokens of the answer" if output < math.inf else "an answer of any length"
-        prompt = f"up to {highest:,.0f} tokens of the prompt" if highest < math.inf else "the prompt"
-        return (
-            f"It took {seconds:,.1f} s, and is possibly billed: {prompt} and {answer}. Give "
-            f"{self._dialect.service.maker}(timeout=…) more seconds."
         )
 
     async def close(self) -> None:
@@ -336,6 +329,15 @@ class HTTPProvider(Provider):
         if old is not None:
             await _retire(*old)
         return client
+
+
+def _burnt(request: Request, seconds: float, provider: Provider, maker: str) -> str:
+    """What a request took that was given up, and how to wait longer."""
+    highest = tokens.bounds(request)[1]
+    output = tokens.most_output(request, provider)
+    answer = f"up to {output:,.0f} tokens of the answer" if output < math.inf else "an answer of any length"
+    prompt = f"up to {highest:,.0f} tokens of the prompt" if highest < math.inf else "the prompt"
+    return f"It took {seconds:,.1f} s, and is possibly billed: {prompt} and {answer}. Give {maker}(timeout=…) more seconds."
 
 
 def _failure(answer: HTTPAnswer, request: Request, dialect: Dialect, access: _Access) -> ProviderError:
