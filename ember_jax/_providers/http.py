@@ -271,18 +271,8 @@ class HTTPProvider(Provider):
         `RefusedRequestError` (any other 4xx, a redirect, or a model that declines) and `MalformedResponseError`, except
         where the dialect finds that an error is another than its status says.
         """
-        return self._read(HTTPAnswer(status, {name.lower(): value for name, value in headers.items()}, body), request)
-
-    def _read(self, answer: HTTPAnswer, request: Request) -> Response:
-        if not 200 <= answer.status < 300:
-            raise _failure(answer, request, self._dialect, self._access)
-        response = self._dialect.read(answer, request)
-        if isinstance(response, Failure):
-            raise _raised(response, self._access, request, answer.status)
-        if response.finish == Finish.REFUSAL:  # its words will stand in an error
-            response = response._replace(text=self._access.scrubbed(response.text))
-        left = _quota(answer, self._dialect)
-        return response if left is None else response._replace(quota=left)
+        answer = HTTPAnswer(status, {name.lower(): value for name, value in headers.items()}, body)
+        return _understood(answer, request, self._dialect, self._access)
 
     async def complete(self, request: Request) -> Response:
         url, headers, body = self.build(request)
@@ -297,7 +287,7 @@ class HTTPProvider(Provider):
         except NoAnswer as error:
             failure = self._unanswered(error, request, url, clock() - began)
         else:
-            return self._read(answer, request)
+            return _understood(answer, request, self._dialect, self._access)
         # Raised here and not in the `except` blocks. There Python would attach the client's error as the context, and
         # that error may hold the request's headers, and with them the key.
         raise failure
@@ -331,13 +321,27 @@ class HTTPProvider(Provider):
         return client
 
 
+def _understood(answer: HTTPAnswer, request: Request, dialect: Dialect, access: _Access) -> Response:
+    """What a whole answer says."""
+    if not 200 <= answer.status < 300:
+        raise _failure(answer, request, dialect, access)
+    response = dialect.read(answer, request)
+    if isinstance(response, Failure):
+        raise _raised(response, access, request, answer.status)
+    if response.finish == Finish.REFUSAL:  # its words will stand in an error
+        response = response._replace(text=access.scrubbed(response.text))
+    left = _quota(answer, dialect)
+    return response if left is None else response._replace(quota=left)
+
+
 def _burnt(request: Request, seconds: float, provider: Provider, maker: str) -> str:
     """What a request took that was given up, and how to wait longer."""
     highest = tokens.bounds(request)[1]
     output = tokens.most_output(request, provider)
     answer = f"up to {output:,.0f} tokens of the answer" if output < math.inf else "an answer of any length"
     prompt = f"up to {highest:,.0f} tokens of the prompt" if highest < math.inf else "the prompt"
-    return f"It took {seconds:,.1f} s, and is possibly billed: {prompt} and {answer}. Give {maker}(timeout=…) more seconds."
+    billed = f"{prompt} and {answer}"
+    return f"It took {seconds:,.1f} s, and is possibly billed: {billed}. Give {maker}(timeout=…) more seconds."
 
 
 def _failure(answer: HTTPAnswer, request: Request, dialect: Dialect, access: _Access) -> ProviderError:
