@@ -451,6 +451,7 @@ class Facts:
     - `is_identity`: it leaves values as they are, as the host sees them, where keys are their key data.
     - `is_flat`: its floating-point results are decisions: they may jump where the operands hardly differ, and their
         derivative is zero.
+    - `is_fixed`: by JAX's own rule its results have no derivative, though they are its operands.
     - `decides`: its floating-point results may jump as well, but they have a derivative, by JAX's own rule.
     - `draws`: under `vmap` it draws other numbers than without.
     - `verb`: the word for what it does to lanes that meet in it; for messages.
@@ -459,6 +460,7 @@ class Facts:
     is_idle: bool = False
     is_identity: bool = False
     is_flat: bool = False
+    is_fixed: bool = False
     decides: bool = False
     draws: bool = False
     verb: str = "works across"
@@ -466,7 +468,7 @@ class Facts:
 
 _ORDINARY = Facts()
 _FACTS: Mapping[str, Facts] = {
-    "stop_gradient": Facts(is_idle=True, is_identity=True),
+    "stop_gradient": Facts(is_idle=True, is_identity=True, is_fixed=True),
     "optimization_barrier": Facts(is_idle=True, is_identity=True),
     "random_wrap": Facts(is_identity=True),
     "random_unwrap": Facts(is_identity=True),

@@ -28,6 +28,7 @@ from .._operator.traced import explained, name_of
 from .._text.text import Text
 from .._types import Key, key_problem
 from ._draws import evaluated, outcomes, trace
+from ._reach import can_learn
 
 # The most outcomes that are enumerated, as each is a lane that may make calls of its own. More are taken for a mistake.
 _MOST_OUTCOMES = 4096
@@ -68,7 +69,8 @@ def value_and_grad(
     stand under `jax.jit`, `ember.jit` or `eqx.filter_jit`. Samples keep their keys when more of them are asked for.
 
     **Raises:** `ValueError` for settings that do not fit each other, or a batch without examples; when called,
-    `GradientError` for a draw that has no gradient (in a `while_loop`), or too many outcomes.
+    `GradientError` for a draw that has no gradient (in a `while_loop`), too many outcomes, or a loss that no parameter
+    of `op` reaches through a draw or a derivative, so that its gradient would be zero.
     """
     if not isinstance(samples, int) or samples < 1:
         raise ValueError(f"learn.value_and_grad(samples={samples!r}): give a whole number, at least 1.")
@@ -89,6 +91,7 @@ def value_and_grad(
     def of_example(op: Any, example: Sequence[Any], key: Key) -> tuple[jax.Array, jax.Array, jax.Array]:
         with explained(name):
             closed = _traced_loss(loss, op, example, key)
+            _require_path(closed, op)
             expected = _expected(baseline(op, *example)) if callable(baseline) else jnp.zeros(())
         if estimator == "enumerate":
             return _expectation(closed, name), jnp.zeros(()), expected
@@ -131,6 +134,18 @@ def _traced_loss(loss: Callable[..., jax.Array], op: Any, example: Sequence[Any]
             f"({', '.join(a.str_short() for a in avals)}). For right or wrong: `1 - right.astype(float)`."
         )
     return closed
+
+
+def _require_path(closed: jex.ClosedJaxpr, op: Any) -> None:
+    """Raises `GradientError` for a loss whose gradient is zero, whatever its parameters are."""
+    learned = jax.tree.leaves(eqx.filter(op, eqx.is_inexact_array))
+    if learned and not can_learn(closed, learned):
+        raise GradientError(
+            "the gradient is zero, whatever the parameters are: none reaches the loss through numbers that have a "
+            "derivative, nor a draw of `learn.sample`. A decision that is to be learned is drawn by "
+            "`learn.sample(logits, key)`, which draws what `jax.random.categorical(key, logits)` does; an `argmax`, a "
+            "comparison or the words of an answer have no derivative."
+        )
 
 
 def _expected(value: Any) -> jax.Array:
