@@ -264,7 +264,7 @@ def for_each(keys, count):
 def test_a_learned_baseline_has_the_gradient_of_its_squared_error():
     op = {"w": W, "level": jnp.float32(0.8)}
     loss = lambda op, x, key: of_table(op["w"], x, key)
-    step = learn.value_and_grad(loss, samples=3, baseline=lambda op, x: op["level"] * x)
+    step = learn.value_and_grad(loss, samples=3, baseline=lambda op, x: op["level"] * x, fresh=True)
     value, grads = step(op, (XS,), KEY)
     keys = for_each(for_each(KEY, 2), 3)
     losses = jax.vmap(jax.vmap(lambda x, key: loss(op, x, key), (None, 0)))(XS, keys)
@@ -587,3 +587,90 @@ def test_gumbel_softmax_comes_close_to_the_draw_as_it_cools():
     noise = jax.random.gumbel(KEY, (3,))
     wanted = jax.jacobian(lambda w: jax.nn.softmax((w + noise) / 0.7))(W)
     np.testing.assert_allclose(jax.jacobian(lambda w: learn.gumbel_softmax(w, KEY, 0.7))(W), wanted, rtol=1e-5)
+
+
+# -- what an epoch pays ----------------------------------------------------------------------------------------------
+
+
+ASKED = ember.text([f"What is {i} + {i}?" for i in range(20)])
+GOLDS = ember.text([str(2 * i) for i in range(20)])
+
+
+class Route(ember.Operator):
+    """Hands its key to its members, as a router does."""
+
+    w: Float[Array, "2"]
+    small: ember.LLM
+    large: ember.LLM
+
+    def forward(self, question: ember.Text, key: ember.Key) -> ember.Text:
+        up = learn.sample(self.w, jax.random.fold_in(key, 1))
+        return jax.lax.cond(up == 1, lambda: self.large(question, key), lambda: self.small(question, key))
+
+
+def route():
+    return Route(jnp.zeros(2), ember.LLM("sim/small", temperature=0.7), ember.LLM("sim/large", temperature=0.7))
+
+
+def wrong(op, question, gold, key):
+    return (op(question, key) != gold).astype(float)
+
+
+def epochs(count, keys=jax.random.key, order=lambda i: np.arange(20), **settings):
+    """The requests of each epoch, and the decisions that were taken in it."""
+    step, paid, gradients = eqx.filter_jit(learn.value_and_grad(wrong, samples=2, **settings)), [], []
+    with ember.session() as run:
+        for i in range(count):
+            before = run.report().requests
+            _, grads = step(route(), (ASKED[order(i)], GOLDS[order(i)]), keys(i))
+            paid.append(run.report().requests - before)
+            gradients.append(np.asarray(grads.w))
+    return paid, gradients
+
+
+@pytest.mark.parametrize("keys", [jax.random.key, jax.random.PRNGKey, lambda i: jax.random.key(i, impl="rbg")])
+def test_epochs_take_other_decisions_and_pay_for_no_sample_twice(keys):
+    paid, gradients = epochs(6, keys)
+    assert sum(paid) <= 2 * 20 * 2  # both models, for two samples of each question
+    assert paid[0] > 0 and len({tuple(g) for g in gradients}) > 1
+
+
+def test_a_shuffled_batch_asks_for_the_same_samples():
+    shuffled = [np.random.default_rng(i).permutation(20) for i in range(6)]
+    paid, _ = epochs(6, order=lambda i: shuffled[i])
+    assert sum(paid) <= 2 * 20 * 2
+
+
+def test_fresh_samples_are_paid_for_in_each_epoch():
+    paid, _ = epochs(5, fresh=True)
+    assert paid == [2 * 20] * 5
+
+
+def test_both_members_of_an_enumeration_are_paid_for_once():
+    step = eqx.filter_jit(learn.value_and_grad(wrong, estimator="enumerate"))
+    with ember.session() as run:
+        for i in range(5):
+            step(route(), (ASKED, GOLDS), jax.random.key(i))
+            assert run.report().requests == 2 * 20
+
+
+@pytest.mark.parametrize(
+    "leaf",
+    [
+        jnp.arange(3),
+        jnp.asarray([1.5, -0.0, 2.0]),
+        jnp.asarray([[True, False], [False, False], [True, True]]),
+        jnp.asarray([1j, 2j, 3.0]),
+        jnp.asarray([1.0, 2.0, 3.0], jnp.bfloat16),
+        jax.random.split(jax.random.key(0), 3),
+        ember.text(["a", "b", "c"]),
+    ],
+)
+def test_examples_of_any_type_have_keys_of_their_own(leaf):
+    def loss(op, x, key):
+        return op * jax.random.uniform(key)
+
+    step = learn.value_and_grad(loss, samples=2)
+    each = [step(jnp.float32(1), (leaf[i : i + 1],), KEY)[0].item() for i in range(3)]
+    assert len(set(each)) == 3
+    assert step(jnp.float32(1), (leaf,), jax.random.key(9))[0].item() == pytest.approx(np.mean(each), rel=1e-6)

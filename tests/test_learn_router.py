@@ -43,7 +43,7 @@ def loss_of(op, question, gold, key):
 
 def fit(loss, op, batches, **settings):
     """Adam on the expected loss."""
-    optimiser, grad = optax.adam(0.3), learn.value_and_grad(loss, **settings)
+    optimiser, grad = optax.adam(0.1), learn.value_and_grad(loss, **settings)
 
     @eqx.filter_jit
     def step(op, state, batch, key):

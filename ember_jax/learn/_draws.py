@@ -28,7 +28,7 @@ draws there add to the sum and nothing to its gradient.
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,19 @@ from .._plan import ir, unsplit
 from .._text.elementwise import ElementwiseOp
 from ._sample import NAME
 
-# How the draws of a program come out: `None` if its keys say so, or else the number of an outcome.
+
+class Redraw(NamedTuple):
+    """Draws are made by their keys, each folded with these bits: other bits draw anew where the keys stay.
+
+    **Fields:**
+
+    - `bits`: `uint32[]`.
+    """
+
+    bits: Any
+
+
+# How the draws of a program come out: `None` if its keys say so, a `Redraw`, or else the number of an outcome.
 Outcome = Any
 # The results of an equation, and the sum of the log-probabilities of its draws.
 Drawn = tuple[list[Any], Any]
@@ -69,8 +81,8 @@ def evaluated(closed: jex.ClosedJaxpr, args: Sequence[Any], outcome: Outcome = N
 
     - `closed`: a jaxpr made by `trace`.
     - `args`: its inputs.
-    - `outcome`: an int32 below `outcomes(closed)`, which may be traced. If it is not given, draws are made by their
-        keys.
+    - `outcome`: an int32 below `outcomes(closed)`, which may be traced; or a `Redraw`. If it is not given, draws are
+        made by their keys.
 
     **Returns:** its outputs, and the sum of the log-probabilities of what it drew, a float of rank 0.
 
@@ -91,7 +103,11 @@ def evaluated(closed: jex.ClosedJaxpr, args: Sequence[Any], outcome: Outcome = N
 
 def _shared(eqn: jex.JaxprEqn, outcome: Outcome) -> tuple[Outcome, Outcome]:
     """Splits an outcome at an equation that draws: the outcome of the equations after it, and its own."""
-    return (None, None) if outcome is None else divmod(outcome, _outcomes(eqn))
+    return divmod(outcome, _outcomes(eqn)) if _is_number(outcome) else (outcome, outcome)
+
+
+def _is_number(outcome: Outcome) -> bool:
+    return outcome is not None and not isinstance(outcome, Redraw)
 
 
 def outcomes(closed: jex.ClosedJaxpr) -> int:
@@ -175,7 +191,9 @@ def _body(eqn: jex.JaxprEqn) -> jex.ClosedJaxpr:
 
 
 def _draw(eqn: jex.JaxprEqn, values: Sequence[Any], outcome: Outcome) -> Drawn:
-    if outcome is None:
+    if not _is_number(outcome):
+        if outcome is not None:
+            values = [values[0], jax.random.fold_in(values[1], outcome.bits)]
         index, score = evaluate(eqn, values)
         return [index, score], score
     logits = values[0]
@@ -189,8 +207,8 @@ def _draw(eqn: jex.JaxprEqn, values: Sequence[Any], outcome: Outcome) -> Drawn:
 
 def _branch(cond: Cond, values: Sequence[Any], outcome: Outcome) -> Drawn:
     def side(body: jex.ClosedJaxpr) -> Callable[..., Drawn]:
-        if outcome is None:
-            return lambda outcome, *operands: evaluated(body, operands)
+        if not _is_number(outcome):
+            return lambda outcome, *operands: evaluated(body, operands, outcome)
         count = outcomes(body)
 
         def run(outcome: Outcome, *operands: Any) -> Drawn:
@@ -206,7 +224,7 @@ def _branch(cond: Cond, values: Sequence[Any], outcome: Outcome) -> Drawn:
 def _scan(scan: Scan, values: Sequence[Any], outcome: Outcome) -> Drawn:
     constants, carried, start = scan.constants, scan.carry, scan.xs
     digits = None
-    if outcome is not None:
+    if _is_number(outcome):
         count = outcomes(scan.body)
         # The outcome's digits to the base `count`, the lowest first: one outcome of the body for each step.
         digits = outcome // np.array([count**k for k in range(scan.length)], np.int32) % count
@@ -215,7 +233,8 @@ def _scan(scan: Scan, values: Sequence[Any], outcome: Outcome) -> Drawn:
     # that carry nothing run as lanes side by side, and a carry would make them wait for each other.
     def step(carry: Any, x: Any) -> Any:
         x, digit = x
-        outs, score = evaluated(scan.body, [*values[:constants], *carry, *x], digit)
+        mine = outcome if digits is None else digit
+        outs, score = evaluated(scan.body, [*values[:constants], *carry, *x], mine)
         return outs[:carried], (outs[carried:], score)
 
     xs = list(values[start:]), digits
@@ -269,7 +288,7 @@ def _attempted(operator: unsplit.Unsplit, outcome: Outcome, *values: Any) -> Dra
         parts.env.write(eqn.outvars, outs)
         # If the attempt failed before this draw, the draw was not made. All its outcomes are then the same way through
         # the program, so the first is given probability one and the others zero.
-        unmade = 0.0 if mine is None else jnp.where(mine == 0, 0.0, -jnp.inf)
+        unmade = jnp.where(mine == 0, 0.0, -jnp.inf) if _is_number(mine) else 0.0
         total += jnp.where(parts.ok, jnp.sum(score), unmade).astype(total.dtype)
     outs = parts.rest()
     return [*outs, parts.cause], total

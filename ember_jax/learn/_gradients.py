@@ -12,6 +12,12 @@ are equal in several lanes are made once. This is exact in the draws. Whatever e
 sampled with a key, is still one sample.
 
 The loss is traced for one example and mapped over samples and examples, so all calls are made in one sweep.
+
+What is drawn anew in each epoch are the decisions, as they are what is learned. All else that is random by the loss's
+key, and so which sample of an answer is asked for, stays: an answer that was paid for in one epoch is not paid for in
+the next. So the loss gets a key that depends on the example and the number of the sample alone, wherever the example
+stands in a batch, and each draw folds the epoch's bits into its key. (If the epoch's key were the loss's, a router that
+hands it to its members would buy new answers in each epoch.)
 """
 
 from collections.abc import Callable, Sequence
@@ -20,14 +26,15 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core as jex
 
 from .._errors import GradientError
 from .._operator.boundary import Boundary
 from .._operator.traced import explained, name_of
 from .._text.text import Text
-from .._types import Key, key_problem
-from ._draws import evaluated, outcomes, trace
+from .._types import Key, is_key, key_problem
+from ._draws import Redraw, evaluated, outcomes, trace
 from ._reach import can_learn
 
 # The most outcomes that are enumerated, as each is a lane that may make calls of its own. More are taken for a mistake.
@@ -41,6 +48,7 @@ def value_and_grad(
     samples: int = 1,
     baseline: Baseline | None = None,
     estimator: Literal["score", "enumerate"] = "score",
+    fresh: bool = False,
 ) -> Callable[[Any, Sequence[Any], Key], tuple[jax.Array, Any]]:
     """The expected loss of an operator that draws, and its gradient.
 
@@ -63,6 +71,9 @@ def value_and_grad(
         mean squared error too, so give it parameters of its own there.
     - `estimator`: `"score"` samples the draws and is unbiased; `"enumerate"` takes every outcome, weighted by its
         probability, and is exact: for few draws.
+    - `fresh`: whether other keys ask for other samples of the answers too. By default the key that is given draws the
+        decisions of `learn.sample` alone. All else that the loss draws by its own key depends on the example and the
+        number of the sample, so an answer that was paid for in one epoch is paid for no more.
 
     **Returns:** a function `(op, batch, key) -> (value, grads)`. Every leaf of the tuple `batch` has a leading axis of
     examples. `value` is the mean loss; `grads` is like `op`, `None` in place of what is no floating-point array. It may
@@ -88,21 +99,25 @@ def value_and_grad(
         )
     name = name_of(loss)
 
-    def of_example(op: Any, example: Sequence[Any], key: Key) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def of_example(
+        op: Any, example: Sequence[Any], key: Key, bits: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         with explained(name):
             closed = _traced_loss(loss, op, example, key)
             _require_path(closed, op)
             expected = _expected(baseline(op, *example)) if callable(baseline) else jnp.zeros(())
         if estimator == "enumerate":
             return _expectation(closed, name), jnp.zeros(()), expected
-        (value,), score = evaluated(closed, ())
+        (value,), score = evaluated(closed, (), None if fresh else Redraw(bits))
         return value, score, expected
 
     boundary = Boundary(of_example, name, warns=False)
 
     def objective(op: Any, batch: Sequence[Any], keys: Key) -> tuple[jax.Array, jax.Array]:
-        of_sample = lambda example, key: boundary(op, example, key)
-        losses, scores, expected = jax.vmap(jax.vmap(of_sample, (None, 0)))(tuple(batch), keys)
+        of_sample = lambda example, key, bits: boundary(op, example, key, bits)
+        bits = jax.vmap(jax.vmap(jax.random.bits))(keys)
+        own = keys if fresh else jax.vmap(_lasting)(keys, tuple(batch))
+        losses, scores, expected = jax.vmap(jax.vmap(of_sample, (None, 0, 0)))(tuple(batch), own, bits)
         if baseline == "loo":
             expected = (losses.sum(axis=1, keepdims=True) - losses) / (samples - 1)
         fixed = jax.lax.stop_gradient
@@ -173,6 +188,29 @@ def _expectation(closed: jex.ClosedJaxpr, name: str) -> jax.Array:
 
     values, weights = jax.vmap(Boundary(of_outcome, name))(jnp.arange(count, dtype=jnp.int32))
     return jnp.sum(values * weights)
+
+
+def _lasting(keys: Key, example: Sequence[Any]) -> Key:
+    """Keys of the samples of an example that depend on it and on their numbers, and not on the keys that are given."""
+    words = [_words(jnp.asarray(leaf)) for leaf in jax.tree.leaves(example)]
+    every = jnp.concatenate([jnp.zeros(1, jnp.uint32), *words])
+    # Odd multipliers, each of its own: the words of a text are a digest, of which any such sum is as good as random.
+    odd = jnp.arange(every.size, dtype=jnp.uint32) * np.uint32(0x9E3779B2) + np.uint32(1)
+    key = jax.random.key(0, impl=jax.random.key_impl(keys)) if is_key(keys) else jnp.zeros_like(keys[0])
+    key = jax.random.fold_in(key, jnp.sum(every * odd, dtype=jnp.uint32))
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(keys.shape[0]))
+
+
+def _words(array: jax.Array) -> jax.Array:
+    """The bits of an array, `uint32[n]`."""
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        array = jax.random.key_data(array)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        array = jnp.stack([array.real, array.imag])
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        array = jax.lax.bitcast_convert_type(array, f"uint{8 * array.dtype.itemsize}")
+    low = array.astype(jnp.uint32).ravel()
+    return jnp.concatenate([low, (array >> 32).astype(jnp.uint32).ravel()]) if array.dtype.itemsize == 8 else low
 
 
 def _size(batch: Sequence[Any]) -> int:
