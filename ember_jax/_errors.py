@@ -31,6 +31,7 @@
     └── CancelledError                    the sweep was stopped, by Ctrl-C or at interpreter exit
 
     RepeatedSampleWarning (UserWarning)   equal keyless calls that were answered by one sample
+    SameAnswerWarning (UserWarning)       several keys that were answered by the same words, each paid for
     UnknownPriceWarning (UserWarning)     a call that costs nobody knows what
     UnboundedAnswerWarning (UserWarning)  an answer that a budget can bound by the model's own limit only
     CutAnswerWarning (UserWarning)        an answer that ended before all was said
@@ -331,6 +332,10 @@ def can_be_caught(error: BaseException) -> bool:
 
 class RepeatedSampleWarning(UserWarning):
     """Several equal calls without a key were answered by one sample."""
+
+
+class SameAnswerWarning(UserWarning):
+    """Calls with different keys got one long answer, word for word, so the service seems to draw no samples."""
 
 
 class UnknownPriceWarning(UserWarning):

@@ -501,3 +501,59 @@ def test_a_price_that_is_known_comes_before_what_the_service_says():
     with serving(fault) as (server, run):
         MODEL(PROMPT)
         assert_same_books(run, server)
+
+
+# -- samples ---------------------------------------------------------------------------------------------------------
+
+
+def sampled(count, answer=None, **settings):
+    """The server's requests for so many keys of one question, and the warnings."""
+    keys = jax.random.split(jax.random.key(0), count)
+    faults = None if answer is None else (lambda number: choice(message={"content": answer(number)}))
+    with ChatServer(faults=faults) as server, warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        with ember.session(
+            providers={"openai": OpenAI(server.base_url, api_key="")}, journal=None, prices={"openai": PRICE}
+        ):
+            llm = ember.LLM("openai/m", **settings)
+            jax.vmap(ember.jit(lambda key: llm(PROMPT, key)))(keys)
+        return [r.body for r in server.requests], [w for w in found if w.category is errors.SameAnswerWarning]
+
+
+def test_each_key_has_a_seed_of_its_own_and_always_the_same_one():
+    first, _ = sampled(8, seed=7)
+    again, _ = sampled(8, seed=7)
+    other, _ = sampled(8, seed=8)
+    seeds = [sorted(body["seed"] for body in bodies) for bodies in (first, again, other)]
+    assert len(set(seeds[0])) == 8 and seeds[0] == seeds[1] and not set(seeds[0]) & set(seeds[2])
+    assert all(isinstance(seed, int) and 0 <= seed < 2**31 for seed in seeds[0])
+    assert all("seed" not in body for body in sampled(2)[0])
+
+
+def test_a_seed_without_a_key_is_sent_as_it_is():
+    with (
+        ChatServer() as server,
+        ember.session(providers={"openai": OpenAI(server.base_url, api_key="")}, prices={"openai": PRICE}),
+    ):
+        ember.LLM("openai/m", seed=7)(PROMPT)
+        assert [r.body["seed"] for r in server.requests] == [7]
+
+
+LONG = "The answer to this question is the one that I have always given to it, word for word, as you know. "
+
+
+@pytest.mark.parametrize(
+    ("answer", "count", "is_told"),
+    [
+        (lambda number: LONG, 8, True),
+        (lambda number: LONG, 3, False),
+        (lambda number: LONG + str(number), 8, False),
+        (lambda number: LONG + str(number == 1), 8, False),
+        (lambda number: "391", 8, False),
+    ],
+)
+def test_a_service_that_draws_no_samples_is_told_of_once(answer, count, is_told):
+    _, told = sampled(count, answer)
+    assert len(told) == is_told
+    if told:
+        assert "openai/m gives 4 keys the same long answer" in str(told[0].message)

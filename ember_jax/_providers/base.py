@@ -39,7 +39,7 @@ class Request:
     - `messages`: the conversation.
     - `parameters`: JSON values by name, as the user set them (`temperature`, `max_tokens`, …).
     - `sample`: the bits of the caller's key in hex, or `None` without a key. It tells several samples of one prompt
-        apart. No provider sends it, but a simulated one draws from it.
+        apart. Services are not sent it, but for what `seed` says; a simulated model draws from it.
     - `forms`: other forms of the same question, in the order in which they are asked where a service refuses the one
         before. Questions with equal forms are of one kind, of which a service is expected to refuse all or none. The
         digest is that of the first form, this request, whichever is answered.
@@ -55,6 +55,17 @@ class Request:
     def in_form(self, number: int) -> "Request":
         """The question in one of its forms; 0 is the first, this request."""
         return self.forms[number - 1](self) if number else self
+
+    def seed(self, most: int = 2**31 - 1) -> int | None:
+        """The seed to send, at most so large, where the parameters have one: each sample has its own, made of both.
+
+        Samples with one and the same seed would be one sample, paid for many times. `None` without a whole number.
+        """
+        seed = self.parameters.get("seed")
+        if self.sample is None or not isinstance(seed, int):
+            return seed if isinstance(seed, int) else None
+        made = hashlib.blake2b(f"{seed} {self.sample}".encode(), digest_size=8).digest()
+        return int.from_bytes(made, "little") % (most + 1)
 
     def without(self, *names: str) -> "Request":
         """The same request without some parameters, and without other forms."""

@@ -78,9 +78,10 @@ class ChatCompletions(Dialect):
                 "`messages`; more samples are more calls with other keys; answers are not streamed.",
             )
         messages = [{"role": m.role, "content": m.content} for m in request.messages]
-        return HTTPRequest(
-            "/chat/completions", {}, {"model": request.model, "messages": messages, **request.parameters}
-        )
+        body = {"model": request.model, "messages": messages, **request.parameters}
+        if (seed := request.seed()) is not None:
+            body["seed"] = seed
+        return HTTPRequest("/chat/completions", {}, body)
 
     def read(self, answer: HTTPAnswer, request: Request) -> Response | Failure:
         completion = decoded(answer, _Completion, "a chat completion", "does the base URL end with /v1?")

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Sequence
 
-from .._errors import CutAnswerWarning, LooseAnswerWarning, NoAnswerError, OtherModelWarning
+from .._errors import CutAnswerWarning, LooseAnswerWarning, NoAnswerError, OtherModelWarning, SameAnswerWarning
 from .._providers.base import Finish, Request, Response
 from .._regex import regex
 from .warned import Warned
@@ -14,11 +14,16 @@ class Oddities:
 
     def __init__(self) -> None:
         self._warned = Warned()
+        # Of questions that were asked with keys, by their hashes: that of the answer, and the keys that got it. `None`
+        # where answers differ.
+        self._samples: dict[int, tuple[int, set[str]] | None] = {}
 
     def look_at(self, request: Request, response: Response) -> None:
         """Warns of what is odd about an answer. Raises `NoAnswerError` if there is nothing in it to go on with."""
         if response.model != request.model:
             self._other_model(request, response)
+        if request.sample is not None and len(response.text) >= _LONG:
+            self._sample(request, request.sample, response.text)
         if response.finish == Finish.STOP:  # nearly always
             return
         if response.is_cut:
@@ -38,6 +43,24 @@ class Oddities:
             "them.",
         )
 
+    def _sample(self, request: Request, sample: str, text: str) -> None:
+        """Tells that samples of one question are the same long text."""
+        question, answer = hash((request.provider, request.model, request.messages)), hash(text)
+        if question not in self._samples and len(self._samples) == _MOST:
+            return
+        before = self._samples.get(question, (answer, set()))
+        if before is None or before[0] != answer:
+            self._samples[question] = None
+            return
+        before[1].add(sample)
+        self._samples[question] = before
+        if len(before[1]) >= _SAME:
+            words = (
+                f"gives {_SAME} keys the same long answer to one question, each of them paid for: it seems to draw no "
+                "samples. Ask it without keys, or look at the temperature that it takes."
+            )
+            self._warned.tell(request, SameAnswerWarning, words)
+
     def _other_model(self, request: Request, response: Response) -> None:
         """Tells that another model has answered than the one that was asked for, or than another version of it."""
         asked, answered = request.model, response.model
@@ -49,6 +72,10 @@ class Oddities:
         """Tells that a structured answer has more in it than was asked for."""
         self._warned.tell(request, LooseAnswerWarning, f"answers loosely; passed over: {', '.join(passed_over)}.")
 
+
+# A short answer may well be the same for many keys. A long one, of so many characters, for so many keys, is not. The
+# questions of which this is remembered are so many at most.
+_LONG, _SAME, _MOST = 80, 4, 100_000
 
 # How many characters of a refusal an error quotes.
 _QUOTED = 300
