@@ -307,7 +307,9 @@ class SweepError(EmberError):
         rest = f"\n  - … and {more:,} more (`error.failures` has them all)" if more else ""
         resume = (
             "\nTo resume, run the same program again, here or in another session with the same journal: only what "
-            "failed is asked again. (Simulated models' answers outlive a session only in a journal that you name.)"
+            "failed is asked again. (Simulated models' answers outlive a session only in a journal that you name.)\n"
+            "`except ember.errors.SweepError` catches this around `ember.jit(jax.vmap(f))`, or around `with "
+            "ember.session():`. Where JAX's own `vmap` or `jit` is outermost, JAX raises it as an error of its own."
         )
         is_broke = any(isinstance(f.cause, BudgetError) for f in self.failures)
         super().__init__(

@@ -4,6 +4,7 @@ import logging
 import re
 from collections import Counter
 
+import httpx
 import jax
 import jax.numpy as jnp
 import pytest
@@ -371,7 +372,7 @@ def test_a_missing_api_key_is_told_and_nothing_is_sent(monkeypatch):
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     llm = ember.LLM("openai/gpt-4o-mini")
 
-    class Refusing:
+    class Refusing(httpx.AsyncClient):
         """A client that must not be used."""
 
         async def post(self, *args, **kwargs):
@@ -429,3 +430,22 @@ def test_an_equal_cause_is_told_once_and_spent_budgets_first():
         "  - … and 3 more (`error.failures` has them all)",
     ]
     assert [f.lane for f in told.failures] == [(i,) for i in range(len(causes))]
+
+
+@pytest.mark.parametrize(
+    "mode", [lambda f: jax.vmap(f), lambda f: jax.jit(jax.vmap(f)), lambda f: ember.jit(jax.vmap(f))]
+)
+def test_the_words_of_a_sweeps_error_say_where_it_can_be_caught(mode):
+    def fails(request):
+        raise ValueError("no such thing")
+
+    questions = ember.text(["a", "b"])
+    provider = ember.providers.Callable(fails)
+    with pytest.raises(errors.SweepError) as typed, ember.session(providers={"mine": provider}):
+        llm = ember.LLM("mine/m")
+        with pytest.raises(Exception, match=r"(?s)2 of 2 lanes.*catches this around `ember\.jit\(jax\.vmap\(f\)\)`"):
+            jax.block_until_ready(mode(llm)(questions))
+        with pytest.raises(errors.SweepError):
+            jax.block_until_ready(ember.jit(jax.vmap(llm))(questions))
+        jax.block_until_ready(mode(llm)(questions))
+    assert len(typed.value.failures) == 2
