@@ -43,6 +43,7 @@ No message holds a credential, and none but `SweepError`'s causes and `NotationE
 """
 
 import pickle
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -266,6 +267,14 @@ class LaneFailure:
         return self  # it is never changed, so it can be shared; and some causes cannot be copied
 
 
+_QUOTED = r"""(?<!\w)'(?:[^'\\]|\\.)*'(?!\w)|"(?:[^"\\]|\\.)*\""""
+
+
+def kind_of(why: str) -> str:
+    """A cause in words without the values that it quotes, by which equal causes are told as one."""
+    return re.sub(_QUOTED, "…", why)
+
+
 class ForeignError(EmberError):
     """Stands in another process for an exception that cannot be pickled: its message names that one, and its words."""
 
@@ -300,7 +309,7 @@ class SweepError(EmberError):
         told: dict[str, list[LaneFailure]] = {}
         # A spent budget is told first, as it is why the sweep did not go on, and its message says how to.
         for failure in sorted(self.failures, key=lambda f: not isinstance(f.cause, BudgetError)):
-            told.setdefault(failure.why, []).append(failure)
+            told.setdefault(kind_of(failure.why), []).append(failure)
         groups = list(told.values())[: self._SHOWN]
         shown = "".join(f"\n  - {group[0].told(len(group) - 1)}" for group in groups)
         more = len(self.failures) - sum(map(len, groups))

@@ -5,6 +5,7 @@ import collections
 import functools
 import math
 import sys
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import numpy as np
 import pandas
 import pytest
 from constructs import asking
+from jaxtyping import Array
 
 import ember_jax as ember
 from ember_jax import scores
@@ -430,8 +432,8 @@ def test_numbers_and_several_results_are_answers_too(llm):
     np.testing.assert_array_equal(result.scores, [1, np.nan, 0])
     by_name = ember.evaluate(lambda question: ember.parse_number(llm(question)), data, "number")
     np.testing.assert_array_equal(by_name.scores, [1, np.nan, 0])
-    wrong_kind = ember.evaluate(counts, data[:1], "exact")
-    assert "compares words and numbers, not {" in wrong_kind.causes[0]
+    with pytest.raises(TypeError, match="counts gives a dict, and the score 'exact' compares one text, or one number"):
+        ember.evaluate(counts, data[:1], "exact")
 
 
 def test_a_host_function_fails_in_its_rows_alone():
@@ -658,3 +660,37 @@ def test_without_matplotlib_a_picture_says_what_to_install(llm, monkeypatch):
 def test_nothing_is_imported_to_know_data_by():
     assert "datasets" not in sys.modules
     assert datasets.columns_of([("a", "b")]) == {"question": ["a"], "gold": ["b"]}
+
+
+# -- faults that can be known before ---------------------------------------------------------------------------------
+
+
+class Review(NamedTuple):
+    verdict: ember.Text
+    stars: Array
+
+
+def gives_a_tuple(question: ember.Text) -> Review:
+    return Review(ember.LLM("sim/small")(question), jnp.zeros(()))
+
+
+def gives_several(question: ember.Text) -> ember.Text:
+    return ember.stack([ember.LLM("sim/small")(question)] * 2)
+
+
+@pytest.mark.parametrize(("op", "told"), [(gives_a_tuple, "a Review"), (gives_several, "a Text of rank 1")])
+def test_a_result_that_no_named_score_takes_is_told_before_anything_is_paid(op, told):
+    with ember.session() as run:
+        with pytest.raises(TypeError, match=f"{op.__name__} gives {told}, and the score 'exact'"):
+            ember.evaluate(op, [("What is 1 + 1?", "2")] * 3, "exact")
+        assert run.report().requests == 0
+        ember.evaluate(op, [("What is 1 + 1?", "2")], lambda answer, gold: 1.0)
+
+
+def test_causes_that_differ_in_what_they_quote_are_one():
+    def right(answer, gold):
+        raise ValueError(f"no number in {answer!r}")
+
+    result = ember.evaluate(ember.LLM("sim/small"), [(f"What is {i} + 1?", "2") for i in range(9)], right)
+    (cause,) = result.failures()
+    assert result.failures()[cause] == list(range(9)) and cause == result.causes[0]

@@ -24,6 +24,7 @@ from .._operator.boundary import typed_errors
 from .._operator.jit import jit
 from .._operator.traced import name_of
 from .._runtime import session as sessions
+from .._text.text import Text
 from .._types import Key
 from .data import Asked, Columns, as_array, asked, check_key, columns_of, gold_of
 from .latency import Spans
@@ -98,6 +99,8 @@ def evaluate_all(
     gold_array = None if by.in_program is None else as_array(right, columns[right])
     program = functools.partial(_row, operators, {name: row.question for name, row in rows.items()}, by.in_program)
     lanes = {name: (row.arguments, row.keys) for name, row in rows.items()}
+    if isinstance(score, str):
+        _require_words(jax.eval_shape(jax.vmap(program), lanes, gold_array), score)
     with Spans(sessions.current(), f"{_PROGRAM}/metered/attempt") as spans, typed_errors():
         found = jax.block_until_ready(jax.vmap(program)(lanes, gold_array))
     of_row = lambda name: spans.seconds(_scope(name), len(columns[right]))
@@ -120,6 +123,18 @@ def _row(
 
 _row.__name__ = _PROGRAM  # the first part of the scope of its calls
 _row = jit(_row)
+
+
+def _require_words(found: Mapping[str, Answered], score: str) -> None:
+    """Raises `TypeError` for an operator whose result no named score can compare, before anything is paid."""
+    for name, of_op in found.items():
+        out = of_op.answer.out
+        if not isinstance(out, Text | jax.ShapeDtypeStruct) or out.ndim != 1:
+            kind = f"{type(out).__name__} of rank {out.ndim - 1}" if hasattr(out, "ndim") else type(out).__name__
+            raise TypeError(
+                f"{name} gives a {kind}, and the score {score!r} compares one text, or one number. Let the operator "
+                "return that, or give a function `score=lambda answer, gold: …`, which gets what it gives."
+            )
 
 
 def _scope(name: str) -> str:

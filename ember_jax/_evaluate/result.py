@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._errors import kind_of
 from . import intervals, picture
 
 if TYPE_CHECKING:
@@ -106,11 +107,14 @@ class Result:
         return bool(np.isin(self.scores[self.ok], (0, 1)).all())
 
     def failures(self) -> dict[str, list[int]]:
-        """The indices of the rows that failed, by their cause, the most common cause first."""
+        """The indices of the rows that failed, by their cause, the most common cause first.
+
+        Causes that differ in a value that they quote are one, told in the words of the first.
+        """
         rows: dict[str, list[int]] = {}
         for i in np.flatnonzero(~self.ok).tolist():
-            rows.setdefault(self.causes[i], []).append(i)
-        return dict(sorted(rows.items(), key=lambda item: -len(item[1])))
+            rows.setdefault(kind_of(self.causes[i]), []).append(i)
+        return {self.causes[each[0]]: each for each in sorted(rows.values(), key=lambda each: -len(each))}
 
     # -- how it is shown ---------------------------------------------------------------------------------------------
 
