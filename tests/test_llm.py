@@ -495,7 +495,7 @@ def test_a_second_epoch_of_the_same_questions_is_no_repeat():
 def test_numbers_are_numbers_in_the_body():
     with testing.ChatServer() as server, served(server) as run:
         llm = ember.LLM("openai/gpt", system="Be.", temperature=0.7, max_tokens=5, stop=["x"], logprobs=True, seed=3)
-        llm("q", KEYS[0])
+        llm("q")
         ask = lambda t, n: ember.LLM("openai/gpt", temperature=t, max_tokens=n)("q")
         jax.vmap(ember.jit(ask))(jnp.array([0.1, 1.0]), jnp.array([7, 8]))
         assert run.report().requests == 3
