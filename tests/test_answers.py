@@ -163,6 +163,17 @@ NOTHING = {
         "no text after [0-9]+ tokens",
     ),
     "null, ended": (choice(message={"content": None}), Finish.OTHER, "no text"),
+    # llama.cpp's server (xllamacpp 2026.10.11549), of a model that ended before it had closed its thoughts.
+    "all reasoning, ended": (
+        choice(message={"content": "", "reasoning_content": "17 * 23 is"}),
+        Finish.OTHER,
+        "no text after [0-9]+ tokens",
+    ),
+    "all reasoning, without a reason": (
+        choice(message={"content": "\n", "reasoning": "17 * 23 is"}, finish_reason=None),
+        Finish.OTHER,
+        "no text after [0-9]+ tokens",
+    ),
     "filtered": (choice(message={"content": None}, finish_reason="content_filter"), Finish.CONTENT_FILTER, "filter"),
     "filtered, empty": (
         choice(message={"content": ""}, finish_reason="content_filter"),

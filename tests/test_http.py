@@ -217,7 +217,7 @@ def test_a_service_may_say_whether_to_try_again(words, should):
 
 def test_a_dialect_may_know_better_what_a_status_means():
     said = error(400, '{"error": {"code": 400, "message": "KEY not valid", "status": "INVALID_ARGUMENT"}}')
-    assert type(said) is AuthenticationError and str(said) == "toy/t-1: HTTP 400: KEY not valid Another key!"
+    assert type(said) is AuthenticationError and str(said) == "toy/t-1: HTTP 400: KEY not valid. Another key!"
 
 
 def test_quotas_are_read_from_the_dialects_headers_alone():

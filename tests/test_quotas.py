@@ -390,3 +390,29 @@ def test_a_day_that_is_spent_fails_calls_at_once_and_says_so():
     assert len(errors) == 10 and {type(error) for error in errors} == {RateLimitError}
     assert "the service's quota of requests, which is spent" in str(errors[0])
     assert max(service.accepted) < 10
+
+
+def test_a_quota_that_is_spent_for_longer_than_the_service_asks_to_wait_fails_calls_that_are_less_patient():
+    """aimock 1.43.0 asks to wait for a second with each 429, and says that tokens come back in six minutes."""
+    says = {
+        "x-ratelimit-limit-requests": "60",
+        "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-reset-requests": "1s",
+        "x-ratelimit-limit-tokens": "150000",
+        "x-ratelimit-remaining-tokens": "0",
+        "x-ratelimit-reset-tokens": "6m0s",
+    }
+    times = []
+
+    class Refusing(Anything):
+        def take(self, now):
+            times.append(now)
+            return False
+
+        wait = 1.0
+
+    service = Service(Refusing(), lambda rule: says, seconds)
+    [error] = sweep(service, 1, policy=Retry(seconds=8))
+    assert isinstance(error, RateLimitError) and "longer than Retry(seconds=8)" in str(error)
+    assert "the service's quota of tokens, which is spent" in str(error)
+    assert len(times) == service.refused == 2 and error.retry_after > 350

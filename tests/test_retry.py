@@ -7,6 +7,7 @@ import logging
 import math
 import random
 import re
+from typing import NamedTuple
 
 import jax
 import pytest
@@ -323,6 +324,54 @@ def test_what_a_server_refuses_with_500_is_asked_without():
     assert ["logprobs" in request.body for request in server.requests] == [True, True, False, False]
 
 
+# llama.cpp's server (xllamacpp 2026.10.11549), of an answer that it could not parse under a JSON schema.
+UNREADABLE = Fault(
+    status=500,
+    body='{"error":{"code":500,"message":"The model produced output that does not match the expected peg-native '
+    'format","type":"server_error"}}',
+)
+
+
+class Review(NamedTuple):
+    stars: int
+
+
+def asked_of(server):
+    """What each request asked of the service: with a schema, with JSON alone, or by the prompt."""
+    return [(request.body.get("response_format") or {}).get("type") for request in server.requests]
+
+
+def test_an_answer_that_the_server_could_not_read_is_no_refusal_of_the_schema():
+    faults = [UNREADABLE] * 3 + [None] + [UNREADABLE] * 2
+    with serving(faults) as (server, run):
+        for word in ("one", "two"):
+            MODEL.structured(ember.text(word), Review)
+    assert asked_of(server) == ["json_schema"] * 7
+    assert (run.report().retries, run.report().failed, run.report().lost) == (5, 5, 0)
+
+
+def test_where_no_attempt_is_read_under_a_schema_the_question_is_asked_without():
+    def unreadable(number):
+        return UNREADABLE if "response_format" in server.requests[number].body else None
+
+    with serving(unreadable) as (server, _):
+        for word in ("one", "two"):
+            MODEL.structured(ember.text(word), Review)
+    assert asked_of(server) == ["json_schema"] * 8 + ["json_object"] * 8 + [None, None]
+
+
+def test_where_no_attempt_is_read_the_error_says_so():
+    with serving([UNREADABLE] * 99) as (server, _), pytest.raises(errors.MalformedResponseError) as caught:
+        MODEL.structured(ember.text("one"), Review)
+    assert asked_of(server) == ["json_schema"] * 8 + ["json_object"] * 8 + [None] * 8
+    assert "does not match the expected peg-native format. The server could not read its own" in str(caught.value)
+    with serving([None] + [UNREADABLE] * 99) as (server, _):
+        MODEL.structured(ember.text("one"), Review)
+        with pytest.raises(errors.MalformedResponseError, match="could not read its own model's answer"):
+            MODEL.structured(ember.text("two"), Review)
+    assert asked_of(server) == ["json_schema"] * 9
+
+
 def test_who_waits_to_try_again_holds_no_slot():
     fn = Failing(errors.ServerError("down", status=503), seconds=1.0)
     limits = {"ours": ember.Limit(in_flight=1)}
@@ -366,6 +415,14 @@ PASSING = {
 }
 LASTING = {
     "400": (Fault(status=400), errors.RefusedRequestError),
+    # LiteLLM's proxy 1.108.7 without a database, of a key that it does not know.
+    "no database": (
+        Fault(
+            status=400,
+            body='{"error":{"message":"No connected db.","type":"no_db_connection","param":null,"code":"400"}}',
+        ),
+        errors.AuthenticationError,
+    ),
     "401": (Fault(status=401), errors.AuthenticationError),
     "403": (Fault(status=403), errors.AuthenticationError),
     "404": (Fault(status=404), errors.RefusedRequestError),
@@ -411,6 +468,16 @@ def test_a_fault_that_lasts_fails_at_once(name):
     report = run.report()
     # What the model declined is an answer, which is paid for and kept.
     assert (report.requests, report.retries, report.failed) == (1, 0, int(name != "declined"))
+
+
+def test_a_gateway_that_does_not_know_the_key_is_understood():
+    fault, _ = LASTING["no database"]
+    with serving([fault]), pytest.raises(errors.AuthenticationError) as caught:
+        MODEL(ember.text("hello"))
+    assert str(caught.value) == (
+        "openai/m: HTTP 400: No connected db. LiteLLM says so of a key that it does not know. Check OPENAI_API_KEY, or "
+        "the argument api_key of OpenAI(api_key=…)."
+    )
 
 
 def test_a_wrong_key_fails_at_once():

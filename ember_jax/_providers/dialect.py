@@ -53,6 +53,11 @@ class Service:
     base_variables: tuple[str, ...]
     key_variables: tuple[str, ...]
 
+    @property
+    def advice(self) -> str:
+        """What to do about a key that the service does not accept."""
+        return f" Check {self.key_variables[0]}, or the argument api_key of {self.maker}(api_key=…)."
+
 
 class HTTPRequest(NamedTuple):
     """What to POST: a path below the base URL, the headers besides those of the key, and a body of JSON values."""

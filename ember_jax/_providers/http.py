@@ -349,6 +349,8 @@ def _failure(answer: HTTPAnswer, request: Request, dialect: Dialect, access: _Ac
     meant = dialect.meaning(answer)
     kind, advice = meant or _meaning(answer.status, dialect.service)
     words = access.scrubbed(stated(answer.body) or readable(answer.body)) or "(no message)"
+    if advice and words[-1].isalnum():
+        words += "."
     return kind(
         f"{_id(request)}: HTTP {answer.status}: {words}{advice}",
         status=answer.status,
@@ -419,8 +421,7 @@ def _encoded(body: Mapping[str, Any], request: Request) -> bytes:
 def _meaning(status: int, service: Service) -> Meaning:
     """What a status of failure means, whatever the dialect."""
     if status in (401, 403):
-        advice = f" Check {service.key_variables[0]}, or the argument api_key of {service.maker}(api_key=…)."
-        return Meaning(AuthenticationError, advice)
+        return Meaning(AuthenticationError, service.advice)
     if status == 429:
         return Meaning(RateLimitError)
     # 408 is a timeout and 409 a conflict of the moment. Anthropic's 529 means that it is overloaded.

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from .._errors import MalformedResponseError, RefusedRequestError, ServerError
+from .._errors import AuthenticationError, MalformedResponseError, RefusedRequestError, ServerError
 from . import prices, quota
 from .base import Finish, Request, Response, Tokens
 from .dialect import (
@@ -103,6 +103,13 @@ class ChatCompletions(Dialect):
         # again, and never succeed.
         if answer.status == 429 and b"insufficient_quota" in answer.body:
             return Meaning(RefusedRequestError, " The account has no credit; waiting does not help.")
+        # A LiteLLM proxy without a database looks for every key but its own in that database.
+        if answer.status == 400 and b"no_db_connection" in answer.body:
+            return Meaning(AuthenticationError, f" LiteLLM says so of a key that it does not know.{self.service.advice}")
+        # llama.cpp parses an answer before it sends it, and sends none that it cannot parse. Under a JSON schema that
+        # happens now and then, so it is no fault of the request.
+        if answer.status == 500 and b"The model produced output that does not match the expected" in answer.body:
+            return Meaning(MalformedResponseError, " The server could not read its own model's answer.")
         return None
 
 
@@ -232,14 +239,15 @@ def _said(message: _Message, reason: str | None) -> _Content | str:
     text, reasoning, refusal = _parts(message)
     if refusal or (refusal is not None and text is None):
         return _Content(refusal, reasoning, Finish.REFUSAL)
+    # A model that only thought has said nothing, also where the service says that this is all.
+    is_answer = text is not None and not (reasoning and not text.strip())
     if reason is None:
         if text is None:
             return "the answer has no text (finish_reason None)."
         # Nothing says that the model had more to say, so that an empty text is its answer.
-        return _Content(text, reasoning, Finish.OTHER if text else Finish.STOP)
+        return _Content(text, reasoning, Finish.STOP if is_answer and not text else Finish.OTHER)
     finish = _FINISHES.get(reason.casefold(), Finish.OTHER)
-    # Without a text nothing was said, even if the service says that all was: as of a model that only thought.
-    return _Content(text or "", reasoning, Finish.OTHER if text is None and finish == Finish.STOP else finish)
+    return _Content(text or "", reasoning, finish if is_answer or finish != Finish.STOP else Finish.OTHER)
 
 
 def _is_content(content: Any) -> bool:

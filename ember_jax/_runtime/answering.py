@@ -17,6 +17,8 @@ from .sending import Sender
 # The statuses of a refusal that may be about a parameter that the service does not know. `None` is that of a provider
 # that is not HTTP, and of a server error that is taken for a refusal, see `Tries.disguised`.
 _AT_FAULT = (None, 400, 422)
+# The status of a server that cannot parse its model's answer. Other malformed answers have that of success, or none.
+_UNREADABLE = 500
 
 
 # Makes of an answer what it stands for.
@@ -189,25 +191,24 @@ class Answering:
             asked.release()
 
     async def _complete(self, request: Request, asked: Asking) -> Response:
-        """Sends a request; and again in its next form, if the form may be why it was refused.
+        """Sends a request; and again in its next form, if the form may be why it has failed.
 
-        **Raises:** why the first form was refused, if all are.
+        **Raises:** why the first form has failed, if all have.
         """
         if not request.forms:
             return await self._sender.send(request, asked.attempts, asked.turn, asked.task)
         kind = request.provider, request.model, request.forms
         number = self._forms.get(kind, 0)
-        refusal: RefusedRequestError | None = None
+        refusal: RefusedRequestError | MalformedResponseError | None = None
         while refusal is None or number <= len(request.forms):
             try:
                 response = await self._sender.send(request.in_form(number), asked.attempts, asked.turn, asked.task)
-            except RefusedRequestError as error:
+            except (RefusedRequestError, MalformedResponseError) as error:
                 last = asked.attempts[-1].error if asked.attempts else None
-                # A server error was taken for a refusal. But this form was answered before: llama.cpp's server fails so
-                # for an answer that its schema does not allow, such as one that was cut.
-                if isinstance(last, ServerError) and number == self._forms.get(kind):
+                # Another error was taken for a refusal. But this form was answered before.
+                if isinstance(last, ServerError | MalformedResponseError) and number == self._forms.get(kind):
                     raise last from None
-                if error.status not in _AT_FAULT:
+                if not _may_be_of_form(error):
                     raise
                 refusal = refusal or error
                 number += 1
@@ -220,3 +221,10 @@ class Answering:
                         log.other_form(f"{request.provider}/{request.model}", number)
                 return response
         raise refusal
+
+
+def _may_be_of_form(error: RefusedRequestError | MalformedResponseError) -> bool:
+    """Whether the form of a question may be why all attempts have failed."""
+    if isinstance(error, MalformedResponseError):
+        return error.status == _UNREADABLE
+    return error.status in _AT_FAULT
