@@ -32,7 +32,7 @@ from ._runtime.loop import forbid_in_loop
 from ._runtime.progress import Tally
 from ._runtime.scheduler import NOWHERE, Path
 from ._text import failed, store
-from ._text.text import Text, TextAnnotation, text
+from ._text.text import Text, TextAnnotation, as_text, text
 from ._types import is_key
 
 
@@ -259,7 +259,7 @@ class _Function:
         arrays, kinds = [], []
         for leaf in leaves:
             if isinstance(leaf, Text):
-                arrays.append(leaf.digests)
+                arrays.append(as_text(leaf).digests)
                 kinds.append(True)
             elif isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
                 array = jnp.asarray(leaf)

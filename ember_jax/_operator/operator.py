@@ -3,6 +3,7 @@
 import abc
 import functools
 import inspect
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -85,6 +86,21 @@ class FunctionOperator(Operator):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.fn(*args, **kwargs)
+
+    # Python pickles a function by its name, under which a decorated one is not found any more: the operator is. As the
+    # operator's field it can be found.
+    def __reduce__(self) -> tuple[Any, ...]:
+        if _by_name(self.fn) is self:
+            self.fn.__qualname__ += ".fn"
+        return FunctionOperator, (self.fn,)
+
+
+def _by_name(fn: Callable[..., Any]) -> Any:
+    """What is found under the name of a function."""
+    found: Any = sys.modules.get(getattr(fn, "__module__", None) or "")
+    for name in getattr(fn, "__qualname__", "<unknown>").split("."):
+        found = getattr(found, name, None)
+    return found
 
 
 def operator(fn: Callable[..., Any]) -> Operator:
