@@ -1,7 +1,9 @@
 """`Operator`: an Equinox module whose `forward` is an island of calls in a JAX program."""
 
 import abc
+import dataclasses
 import functools
+import importlib
 import inspect
 import sys
 import weakref
@@ -9,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 
 from .. import _annotations, _callback
 from .boundary import Boundary
@@ -68,6 +71,19 @@ class Operator(eqx.Module):
             return through.forward(self, *args, **kwargs)
         return through.boundary(self, *args, **kwargs)
 
+    # cloudpickle takes the definition of a class along that it cannot import elsewhere. It makes the class without a
+    # body and fills that in afterwards; but Equinox tells JAX of the fields when the class is made, and there are none.
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
+        children = jax.tree.leaves(self, is_leaf=lambda node: node is not self)
+        if len(children) < sum(not field.metadata.get("static") for field in dataclasses.fields(self)):
+            raise TypeError(
+                f"the class {type(self).__qualname__} was sent by cloudpickle with its definition, as it is of "
+                f"{type(self).__module__!r}, and Equinox's modules do not survive that: it arrives without its fields. "
+                "Define it in a module that both processes import."
+            )
+
     @property
     def __name__(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]  # JAX names what it compiles so
         return (self.fn if isinstance(self, FunctionOperator) else type(self)).__name__
@@ -87,20 +103,23 @@ class FunctionOperator(Operator):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.fn(*args, **kwargs)
 
-    # Python pickles a function by its name, under which a decorated one is not found any more: the operator is. As the
-    # operator's field it can be found.
-    def __reduce__(self) -> tuple[Any, ...]:
-        if _by_name(self.fn) is self:
-            self.fn.__qualname__ += ".fn"
+    # Python pickles a function by its name, under which a decorated one is not found: the operator is. As the field
+    # `fn` of the operator it is found, but not by the protocols before 4, which have no dotted names.
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        module, name = getattr(self.fn, "__module__", ""), getattr(self.fn, "__qualname__", "").removesuffix(".fn")
+        named: Any = sys.modules.get(module)
+        for part in name.split("."):
+            named = getattr(named, part, None)
+        if isinstance(named, FunctionOperator) and named.fn is self.fn:
+            if protocol < 4:
+                return _by_name, (module, name)
+            self.fn.__qualname__ = f"{name}.fn"
         return FunctionOperator, (self.fn,)
 
 
-def _by_name(fn: Callable[..., Any]) -> Any:
-    """What is found under the name of a function."""
-    found: Any = sys.modules.get(getattr(fn, "__module__", None) or "")
-    for name in getattr(fn, "__qualname__", "<unknown>").split("."):
-        found = getattr(found, name, None)
-    return found
+def _by_name(module: str, name: str) -> Any:
+    """What a module has under a dotted name."""
+    return functools.reduce(getattr, name.split("."), importlib.import_module(module))
 
 
 def operator(fn: Callable[..., Any]) -> Operator:
