@@ -15,7 +15,7 @@ import jax
 
 from .. import _annotations, _callback
 from .boundary import Boundary
-from .traced import explained
+from .traced import explained, strings_explained
 
 
 class _ForwardSignature:
@@ -68,7 +68,8 @@ class Operator(eqx.Module):
         through = boundary_of(self)
         args, kwargs = through.specification.bind(args, kwargs)
         if _callback.all_concrete((self, args, kwargs)) and _callback.is_eager():
-            return through.forward(self, *args, **kwargs)
+            with strings_explained(through.boundary.name):
+                return through.forward(self, *args, **kwargs)
         return through.boundary(self, *args, **kwargs)
 
     # cloudpickle takes the definition of a class along that it cannot import elsewhere. It makes the class without a
