@@ -104,7 +104,7 @@ class LLM(eqx.Module):
         if not isinstance(self.model, Text):
             raise ModelError(f"LLM takes a model id such as 'sim/small', not {type(model).__name__}.")
         if _callback.all_concrete(self.model):
-            for name in set(np.asarray(self.model).ravel().tolist()):
+            for name in {*np.asarray(self.model).ravel().tolist()} - {None}:  # that of failed text fails its call
                 sessions.current().check(name)
         self.system = None if system is None else text(system) if isinstance(system, str) else system
         for name in settings:
