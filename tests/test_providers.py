@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ember_jax as ember
 from ember_jax._errors import MalformedResponseError, ModelError, ServerError
 from ember_jax._providers import prices, registry
 from ember_jax._providers.base import Message, Request, Response, Tokens

@@ -33,8 +33,7 @@ def register(name: str, provider: Provider) -> None:
         _providers[name] = provider
 
 
-# How alike two names of providers must be for one to be taken for a slip of the other: `smi` is like `sim`, but `gemini`
-# is not like `mine`.
+# How alike two names must be for one to be a slip of the other: `smi` is like `sim`, and `gemini` is not like `mine`.
 _ALIKE = 0.65
 
 
@@ -51,7 +50,7 @@ def get(name: str, instead: Mapping[str, Provider] | None = None) -> Provider:
         if name in _BUILT_IN:  # made when first asked for, so that a provider nobody uses costs nothing
             return _providers.setdefault(name, _BUILT_IN[name]())
         known = sorted({*_providers, *_BUILT_IN, *(instead or ())})
-    close = difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE)
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=_ALIKE)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ModelError(
         f"There is no provider {name!r}; there are {', '.join(known)}.{hint} Vendors and servers with an endpoint like "
