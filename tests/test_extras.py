@@ -34,8 +34,8 @@ def test_the_notebooks_extra_brings_what_notebooks_import():
     brought = names(PROJECT["dependencies"]) | names(PROJECT["optional-dependencies"]["notebooks"]) | {"ember_jax"}
     for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
         cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
-        lines = [line for cell in cells for line in ["".join(cell["source"]), "\n"]]
-        code = re.sub(r"^[%!].*$", "", "".join(lines), flags=re.MULTILINE)  # without IPython's own commands
+        code = "\n".join("".join(cell["source"]) for cell in cells)
+        code = re.sub(r"^[%!].*$", "", code, flags=re.MULTILINE)  # without IPython's own commands
         packages = set(needed(code))
         assert packages - brought - set(sys.stdlib_module_names) == set(), notebook.name
         assert "ember_jax" in packages

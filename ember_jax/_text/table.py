@@ -55,34 +55,33 @@ def table(results: Any, /, *, errors: Literal["none", "raise"] = "none", **axes:
     labels = {axis: _labels(axis, given) for axis, given in axes.items()}
     lengths = {axis: _length(axis, columns) for axis, columns in labels.items()}
     shape = tuple(lengths.values())
-    rows = np.indices(shape).reshape(len(shape), math.prod(shape))
+    indices = np.indices(shape).reshape(len(shape), math.prod(shape))
     out: dict[str, ColumnValues] = {}
-    for (axis, columns), row in zip(labels.items(), rows, strict=True):
+    for (axis, columns), index in zip(labels.items(), indices, strict=True):
         for name, column in columns.items():
-            _add(out, name, _take(column, row), f"axis `{axis}`")
+            _add(out, name, _take(column, index), f"axis `{axis}`")
     leaves, _ = jax.tree_util.tree_flatten_with_path(results, is_leaf=lambda node: isinstance(node, Text))
     named = [(jax.tree_util.keystr(path, simple=True, separator=".") or "value", leaf) for path, leaf in leaves]
-    arrays = {name: _rows(name, leaf, lengths) for name, leaf in named}
+    found = [(name, _rows(name, leaf, lengths)) for name, leaf in named]
     causes = _causes([leaf for _, leaf in named if isinstance(leaf, Text)], math.prod(shape))
-    if errors == "raise":
-        for cause in filter(None, causes):
-            raise cause.with_traceback(None)
-    is_failed = np.array([cause is not None for cause in causes], bool)
-    for name, _ in named:
-        _add(out, name, _column(arrays[name], is_failed), "the results")
-    if is_failed.any():
-        name = "cause" if "cause" not in out else "cause_of_failure"
-        _add(out, name, [cause and told(cause) for cause in causes], "lanes that failed")
+    if errors == "raise" and causes:
+        raise causes[min(causes)].with_traceback(None)
+    is_failed = np.isin(np.arange(math.prod(shape)), list(causes))
+    for name, rows in found:
+        _add(out, name, _column(rows, is_failed), "the results")
+    if causes:
+        why = [told(causes[row]) if row in causes else None for row in range(math.prod(shape))]
+        _add(out, "cause_of_failure" if "cause" in out else "cause", why, "lanes that failed")
     return out
 
 
-def _causes(texts: Sequence[Text], rows: int) -> list[BaseException | None]:
-    """For each row, why the first of its texts that failed did; `None` for a row in which none did."""
+def _causes(texts: Sequence[Text], rows: int) -> dict[int, BaseException]:
+    """Why the first of a row's texts failed, for each row in which one did."""
     digests = [np.asarray(t.digests).reshape(rows, t.size // max(rows, 1) * store.DIGEST_WORDS) for t in texts]
     if failed.first(digests) is None:
-        return [None] * rows
-    found = [failed.first(row) for row in zip(*digests, strict=True)]
-    return [None if digest is None else failed.cause_of(digest) for digest in found]
+        return {}
+    found = enumerate(map(failed.first, zip(*digests, strict=True)))
+    return {row: failed.cause_of(digest) for row, digest in found if digest is not None}
 
 
 def _add(out: dict[str, ColumnValues], name: str, column: ColumnValues, source: str) -> None:
@@ -152,7 +151,9 @@ def _column(rows: np.ndarray, is_failed: np.ndarray) -> ColumnValues:
     # whether False is a failure does not show.
     if rows.dtype.kind == "i" and is_failed.any():
         lost = (rows == failed.number(rows.dtype)) & is_failed.reshape(-1, *[1] * (rows.ndim - 1))
-        rows = np.where(lost, None, rows.astype(object)) if lost.any() else rows
+        if lost.any():
+            rows = rows.astype(object)
+            rows[lost] = None
     return rows if rows.ndim == 1 and rows.dtype != object else rows.tolist()
 
 
