@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import AbstractArray, jaxtyped
 
 from ._errors import AnnotationError
+from ._jax.values import own_class
 from ._text.text import Text, TextAnnotation, text
 from ._types import Key, key_problem
 
@@ -214,7 +215,11 @@ def _typed_leaf(value: Text) -> Any:
 
 
 def _bare(hint: Any) -> Any:
-    return typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
+    hint = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
+    if isinstance(hint, type) and issubclass(hint, AbstractArray):
+        array, of = hint.array_type, own_class(hint.array_type)  # type: ignore[attr-defined]
+        return hint if array is of else hint.dtype[of, hint.dim_str]  # type: ignore[attr-defined]
+    return own_class(hint)
 
 
 def _takes_text(hint: Any) -> bool:

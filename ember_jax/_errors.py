@@ -27,7 +27,7 @@
     ├── SchedulerError                    a session's scheduler has raised, or broken what it promises
     ├── InternalError                     a fault of ember_jax itself, not of the program that it ran
     ├── SweepError                        some lanes of a sweep failed; the others are kept
-    ├── ForeignError                      in an unpickled SweepError: a cause that could not be pickled
+    ├── ForeignError                      in what was unpickled: a cause that could not be pickled
     └── CancelledError                    the sweep was stopped, by Ctrl-C or at interpreter exit
 
     RepeatedSampleWarning (UserWarning)   equal keyless calls that were answered by one sample
@@ -55,8 +55,8 @@ class EmberError(Exception):
     # `__init__` with the message. If that takes other arguments, the error can be pickled but not unpickled, and a pool
     # of processes then waits for ever.
     def __reduce__(self) -> tuple[Any, ...]:
-        portable = lambda held: _portable(held) if isinstance(held, BaseException) else held
-        return _made, (type(self), self.args), {name: portable(held) for name, held in vars(self).items()} or None
+        movable = lambda held: portable(held) if isinstance(held, BaseException) else held
+        return _made, (type(self), self.args), {name: movable(held) for name, held in vars(self).items()} or None
 
 
 def _made(cls: type[EmberError], args: tuple[Any, ...]) -> EmberError:
@@ -238,6 +238,11 @@ class InternalError(EmberError):
         self.cause = cause
 
 
+def told(error: BaseException) -> str:
+    """An error in words: of what type it is, and its message."""
+    return f"{type(error).__name__}: {error}"
+
+
 class LaneFailure:
     """One failed lane: its index (outermost `vmap` first), its operator scope, and why."""
 
@@ -249,7 +254,7 @@ class LaneFailure:
     @property
     def why(self) -> str:
         """The cause, in words."""
-        return f"{type(self.cause).__name__}: {self.cause}"
+        return told(self.cause)
 
     def told(self, more: int = 0) -> str:
         """The failure, and how many other lanes failed for the same reason."""
@@ -261,7 +266,7 @@ class LaneFailure:
         return self.told()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return LaneFailure, (self.lane, self.scope, _portable(self.cause))
+        return LaneFailure, (self.lane, self.scope, portable(self.cause))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "LaneFailure":
         return self  # it is never changed, so it can be shared; and some causes cannot be copied
@@ -279,7 +284,7 @@ class ForeignError(EmberError):
     """Stands in another process for an exception that cannot be pickled: its message names that one, and its words."""
 
 
-def _portable(cause: BaseException) -> BaseException:
+def portable(cause: BaseException) -> BaseException:
     """The exception itself if it can be pickled and unpickled, else a `ForeignError` for it.
 
     Only trying shows which: an exception may be pickled without an error and fail when it is unpickled.
@@ -287,7 +292,7 @@ def _portable(cause: BaseException) -> BaseException:
     try:
         pickle.loads(pickle.dumps(cause))
     except Exception:  # a `__reduce__` or `__init__` of somebody's may raise anything
-        return ForeignError(f"{type(cause).__name__}: {cause}")
+        return ForeignError(told(cause))
     return cause
 
 

@@ -32,7 +32,7 @@ from ._runtime.loop import forbid_in_loop
 from ._runtime.progress import Tally
 from ._runtime.scheduler import NOWHERE, Path
 from ._text import failed, store
-from ._text.text import Text, TextAnnotation, text
+from ._text.text import Text, TextAnnotation, as_text, text
 from ._types import is_key
 
 
@@ -177,7 +177,8 @@ def host(fn: Callable[..., Any], out: Any, pure: bool = True, cache: str | None 
     - `fn`: a `def` or `async def` function. It gets one lane's values: a `str` for a Text of rank 0 and nested lists
         for others, NumPy for arrays, the static values as they are. A `def` runs in a thread, an `async def` on the
         event loop, which it must not block.
-    - `out`: what it returns: `ember.Text`, `ember.Text["3"]`, a `jax.ShapeDtypeStruct`, or a pytree of them.
+    - `out`: what it returns: `ember.Text`, `ember.Text["3"]`, a `jax.ShapeDtypeStruct`, or a pytree of them. `str`
+        is `ember.Text`; `bool`, `int`, `float` and `complex` are an array of rank 0 of JAX's dtype for them.
     - `pure`: whether equal arguments give equal results, so that unused calls may be dropped, and equal ones in JAX
         programs be made once in a session. With `pure=False` every call is made, each time.
     - `cache`: a name with a version, such as `"search:v1"`, under which the journal keeps results. Only for pure
@@ -223,7 +224,7 @@ def _is_spec(value: Any) -> bool:
 
 
 def _out_spec(leaf: Any) -> _Out:
-    if leaf is Text:
+    if leaf is Text or leaf is str:
         return _Out(True, (), np.dtype(object))
     if isinstance(leaf, TextAnnotation):
         try:
@@ -232,9 +233,11 @@ def _out_spec(leaf: Any) -> _Out:
             raise TypeError(f"ember.host: out={leaf!r} needs numbers as dimensions, as in ember.Text['3'].") from None
     if isinstance(leaf, Aval):
         return _Out(False, tuple(leaf.shape), np.dtype(jax.dtypes.canonicalize_dtype(leaf.dtype)))
+    if any(leaf is scalar for scalar in (bool, int, float, complex)):
+        return _Out(False, (), np.dtype(jax.dtypes.canonicalize_dtype(leaf)))
     raise TypeError(
-        f"ember.host: out= holds {leaf!r}; it takes ember.Text, a jax.ShapeDtypeStruct, or a pytree of them, such as "
-        "jax.ShapeDtypeStruct((), jnp.float32)."
+        f"ember.host: out= holds {leaf!r}; it takes ember.Text, bool, int, float, a jax.ShapeDtypeStruct, or a pytree "
+        "of them, such as jax.ShapeDtypeStruct((3,), jnp.float32)."
     )
 
 
@@ -259,7 +262,7 @@ class _Function:
         arrays, kinds = [], []
         for leaf in leaves:
             if isinstance(leaf, Text):
-                arrays.append(leaf.digests)
+                arrays.append(as_text(leaf).digests)
                 kinds.append(True)
             elif isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
                 array = jnp.asarray(leaf)

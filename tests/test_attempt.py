@@ -3,11 +3,14 @@
 import asyncio
 import collections
 import functools
+import json
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from constructs import asking
 from hypothesis import given, settings
@@ -184,8 +187,7 @@ def test_lanes_inside_an_attempt_fail_it_and_those_around_it_do_not(llm):
     out, ok = jax.vmap(ember.attempt(some))(ember.text([["a", "b"], ["c", "bad"]]))
     assert words(out) == [["A", "B"], [None, None]]
     np.testing.assert_array_equal(ok, [True, False])
-    with pytest.raises(RefusedRequestError, match="refused bad"):
-        str(out[1, 0])
+    assert [list(map(str, row)) for row in out.causes()] == [["None", "None"], ["refused bad", "refused bad"]]
 
 
 def test_several_lanes_that_failed_are_one_cause(llm):
@@ -376,11 +378,120 @@ def broken(llm):
     return out
 
 
-def test_its_words_are_the_cause(broken):
-    for ask in (str, lambda t: t.tolist(), np.asarray, lambda t: f"{t}"):
-        with pytest.raises(RefusedRequestError, match="refused bad"):
-            ask(broken)
-    assert repr(broken) == "Text(<failed: RefusedRequestError>)"
+def test_it_has_no_words_and_a_cause(broken):
+    assert broken.tolist() is None
+    assert np.asarray(broken)[()] is None
+    assert isinstance(broken.causes(), RefusedRequestError)
+    assert str(broken) == f"{broken}" == "None (failed: RefusedRequestError: refused bad)"
+    assert repr(broken) == "Text(<failed: RefusedRequestError: refused bad>)"
+    with pytest.raises(ember.errors.TextError, match="got NoneType"):  # it is no prompt: nobody pays for "None"
+        ember.LLM("mine/m")(broken.tolist())
+
+
+def test_words_are_in_no_failed_text(broken):
+    for part in ("None", "refused", ""):
+        assert part not in broken
+
+
+@pytest.fixture
+def mixed(llm):
+    prompts = ember.text([["a", "bad"], ["worse than bad", "b"], ["bad", "bad"]])
+    out, _ = jax.vmap(jax.vmap(ember.attempt(llm)))(prompts)
+    return out
+
+
+def test_a_failed_lane_leaves_by_every_door(mixed, capsys):
+    found = [["A", None], [None, "B"], [None, None]]
+    assert mixed.tolist() == np.asarray(mixed).tolist() == found
+    assert [[t.tolist() for t in row] for row in mixed] == found
+    assert [[None if c is None else str(c) for c in row] for row in mixed.causes()] == [
+        [None, "refused bad"],
+        ["refused worse than bad", None],
+        ["refused bad", "refused bad"],
+    ]
+    print(mixed)  # noqa: T201
+    for row in mixed[:2]:
+        print(*row, sep=", ")  # noqa: T201
+    assert capsys.readouterr().out.splitlines() == [
+        f"{found} (failed: [0, 1], [2, 0], [2, 1]: RefusedRequestError: refused bad; "
+        "[1, 0]: RefusedRequestError: refused worse than bad)",
+        "A, None (failed: RefusedRequestError: refused bad)",
+        "None (failed: RefusedRequestError: refused worse than bad), B",
+    ]
+    assert repr(mixed).startswith("Text[3,2]('A', <failed: RefusedRequestError: refused bad>, <failed: ")
+    series = pd.Series(mixed[1], index=["x", "y"])
+    assert series.isna().tolist() == [True, False] and series["y"] == "B"
+    frame = pd.DataFrame({"answer": mixed[0], "n": [1, 2]})
+    assert frame["answer"].isna().tolist() == [False, True] and frame["answer"][0] == "A"
+    assert json.loads(json.dumps(mixed.tolist())) == found
+
+
+def test_many_causes_are_told_in_short_and_kept_in_full(provider, llm):
+    provider.error = lambda prompt: RefusedRequestError(f"{prompt}\n{'x' * 300}")
+    out, _ = jax.vmap(ember.attempt(llm))(ember.text([*["bad"] * 6, *[f"bad {i}" for i in range(5)]]))
+    told = str(out)
+    assert "(failed: [0], [1], [2], [3] and 2 more: RefusedRequestError: bad xxx" in told
+    assert told.endswith("; 3 more causes)") and "\n" not in told and len(told) < 900
+    assert out.causes()[10].args == (f"bad 4\n{'x' * 300}",)
+
+
+def test_debug_print_shows_it_too(llm, capsys):
+    @ember.jit
+    def shows(word):
+        out, _ = ember.attempt(llm)(word)
+        jax.debug.print("{} and {x}", out, x=out)
+        return out
+
+    jax.block_until_ready(shows(ember.text("bad")))
+    assert capsys.readouterr().out == "{0} and {0}\n".format("None (failed: RefusedRequestError: refused bad)")
+
+
+def test_a_table_has_none_and_the_cause_beside_it(mixed, llm):
+    table = ember.table({"answer": mixed, "ok": mixed == mixed}, model=["x", "y", "z"], row=2)
+    assert list(table) == ["model", "row", "answer", "ok", "cause"]
+    assert table["answer"] == ["A", None, None, "B", None, None]
+    bad, worse = "RefusedRequestError: refused bad", "RefusedRequestError: refused worse than bad"
+    assert table["cause"] == [None, bad, worse, None, bad, bad]
+    frame = pd.DataFrame(table)
+    assert frame["answer"].isna().tolist() == frame["cause"].notna().tolist()
+    assert frame["ok"].tolist() == frame["cause"].isna().tolist()
+    with pytest.raises(RefusedRequestError, match=r"^refused bad$"):
+        ember.table(mixed, errors="raise", model=3, row=2)
+    fine = jax.vmap(ember.attempt(llm))(ember.text(["a", "b"]))[0]
+    assert list(ember.table(fine, q=2)) == list(ember.table(fine, errors="raise", q=2)) == ["q", "value"]
+    nested = ember.table({"cause": mixed}, model=3)
+    assert nested["cause"] == mixed.tolist() and nested["cause_of_failure"] == [bad, worse, bad]
+    assert ember.table(mixed[2, 0])["cause"] == [bad]
+    with pytest.raises(ember.errors.TextError, match=r'errors=\[1, 2\] of ember\.table is neither "none" nor "raise"'):
+        ember.table(fine, errors=[1, 2])
+
+
+def test_numbers_of_a_failed_lane_are_no_numbers_in_a_table(llm):
+    def all_of_it(word):
+        answer = llm.complete(word)
+        return {"answer": answer, "pair": jnp.stack([answer.input_tokens] * 2), "minus": -(2**31) + 0 * answer.finish}
+
+    table = ember.table(jax.vmap(ember.attempt(all_of_it))(ember.text(["abc", "bad"]))[0], q=2)
+    assert table["answer.input_tokens"] == [3, None] and table["pair"] == [[3, 3], [None, None]]
+    assert table["minus"] == [-(2**31), None]  # the other lane has this number
+    np.testing.assert_array_equal(table["answer.cost"], [1.0, np.nan])
+    assert pd.DataFrame(table)["answer.input_tokens"].mean() == 3
+    assert table["cause"] == [None, "RefusedRequestError: refused bad"]
+
+
+def test_structured_answers_of_a_failed_lane_are_none(provider, llm):
+    class Found(NamedTuple):
+        many: list[str]
+        maybe: int | None
+
+    async def complete(request):
+        if "bad" in request.messages[-1].content:
+            raise RefusedRequestError("refused")
+        return Response('{"many": ["x"], "maybe": null}', 1, 1, 1.0)
+
+    provider.complete = complete
+    out, _ = jax.vmap(ember.attempt(lambda word: llm.structured(word, Found)))(ember.text(["a", "bad"]))
+    assert (out.many.tolist(), out.maybe.tolist()) == ([["x"], None], [None, None])
 
 
 def test_it_equals_nothing(broken):
@@ -434,11 +545,11 @@ def test_it_can_be_saved_and_its_cause_is_told_while_it_is_known(broken, tmp_pat
     ember.save(tmp_path / "t", both)
     loaded = ember.load(tmp_path / "t", both)
     assert words(loaded) == [None, "fine"]
-    with pytest.raises(RefusedRequestError):
-        str(loaded[0])
+    assert isinstance(loaded[0].causes(), RefusedRequestError)
     monkeypatch.setattr(failed, "_causes", type(failed._causes)())  # as in another process
-    with pytest.raises(ember.errors.FailedTextError, match="not known in this process"):
-        str(loaded[0])
+    assert loaded.tolist() == [None, "fine"]
+    assert isinstance(loaded[0].causes(), ember.errors.FailedTextError)
+    assert "not known in this process" in str(loaded)
 
 
 def test_causes_are_kept_within_a_bound(monkeypatch):

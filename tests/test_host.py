@@ -242,13 +242,38 @@ def test_results_are_cast_where_nothing_is_lost(right, form):
     np.testing.assert_equal(got.tolist(), expected)
 
 
+@pytest.mark.parametrize(
+    ("out", "spec", "value"),
+    [
+        (bool, jax.ShapeDtypeStruct((), bool), True),
+        (int, jax.ShapeDtypeStruct((), int), -7),
+        (float, jax.ShapeDtypeStruct((), float), 0.5),
+        (complex, jax.ShapeDtypeStruct((), complex), 1 - 2j),
+        (str, ember.Text, "words"),
+    ],
+)
+def test_types_of_python_are_arrays_of_rank_0(out, spec, value, form):
+    got, same = (form(ember.host(lambda word: value, out=declared))(A) for declared in (out, spec))
+    assert got.tolist() == same.tolist() == value
+    assert jax.tree.map(jax.typeof, got).digests == jax.typeof(same.digests) if out is str else got.dtype == same.dtype
+    both = ember.host(lambda word: {"a": value, "b": [value]}, out={"a": out, "b": [out]})
+    mapped = jax.vmap(form(both))(AB)
+    assert mapped["a"].tolist() == mapped["b"][0].tolist() == [value, value]
+
+
+def test_what_is_no_value_of_the_type_is_refused_as_for_an_array():
+    for out, wrong in ((bool, 1), (int, 1.5), (float, "x"), (str, 3)):
+        with pytest.raises(errors.HostResultError, match="but its out= says"):
+            ember.host(lambda word: wrong, out=out)(A)
+
+
 @pytest.mark.parametrize("big", [2**31, -(2**31) - 1])
 def test_an_integer_that_does_not_fit_is_no_other_integer(big):
     with pytest.raises(errors.HostResultError, match=r"out= says int32\[\]"):
         ember.host(lambda word: big, out=INT)(A)
 
 
-@pytest.mark.parametrize("out", [str, float, "Text", jnp.zeros(2), ember.Text["n"], np.float32, (ember.Text, 3)])
+@pytest.mark.parametrize("out", [dict, object, "Text", jnp.zeros(2), ember.Text["n"], np.float32, (ember.Text, 3)])
 def test_a_declaration_that_says_nothing_of_the_shape_is_refused_at_once(out):
     with pytest.raises(TypeError, match=r"ember\.host: out="):
         ember.host(plain, out=out)

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -167,6 +168,97 @@ def test_settings_are_swept_under_vmap(setting, form):
     assert len(REQUESTS) == 2  # the same requests again
 
 
+def test_a_text_for_a_setting_of_words_is_words(form):
+    stops = ember.text(["1", "true", "0.5", "1e3", "stop", '["a", "1"]', '"1"'])
+    sent = ["1", "true", "0.5", "1e3", "stop", ["a", "1"], "1"]
+    form(jax.vmap(lambda stop: ember.LLM("sim/small", stop=stop)("q")))(stops)
+    distinct = sent[:-1]
+    assert sorted((r.parameters["stop"] for r in REQUESTS), key=str) == sorted(distinct, key=str)
+    REQUESTS.clear()
+    for stop, expected in zip(stops, distinct, strict=False):
+        llm = ember.LLM("sim/small", stop=stop)
+        for same in (llm, llm.replace(max_tokens=None), ember.LLM("sim/small", **llm.settings)):
+            same("once")
+            assert REQUESTS[-1].parameters == {"stop": expected}
+    assert len(REQUESTS) == len(distinct)
+
+
+def test_a_text_for_another_setting_is_the_json_in_it():
+    ember.LLM("sim/small", seed=ember.text("1"), logit_bias=ember.text('{"50256": -100}'))("q")
+    assert parameters() == [{"seed": 1, "logit_bias": {"50256": -100}}]
+
+
+def test_an_empty_system_prompt_is_none(form):
+    for system in ("", ember.text(""), None):
+        form(ember.LLM("sim/small", system=system))(ember.text("q"))
+    assert [r.messages for r in REQUESTS] == [(Message("user", "q"),)]
+    systems = ember.text(["", "Be brief."])
+    form(jax.vmap(lambda system: ember.LLM("sim/small", system=system)("q")))(systems)
+    assert [r.messages for r in REQUESTS[1:]] == [(Message("system", "Be brief."), Message("user", "q"))]
+    with contextlib.suppress(errors.MalformedResponseError):
+        ember.LLM("sim/small", system="").choose("q", ["a", "b"])
+    assert [m.role for m in REQUESTS[-1].messages] == ["user"]
+
+
+UNSET = {
+    "temperature": (jnp.array([0.0, 0.7, jnp.nan]), 0.7),
+    "max_tokens": (jnp.array([3, 50, 0]), 50),
+    "reasoning_effort": (ember.text(["high", "low", ""]), "low"),
+    "stop": (ember.text(["a", "1", "b"]), "1"),
+}
+
+
+@pytest.mark.parametrize("setting", UNSET)
+def test_a_setting_may_be_unset_in_some_lanes(setting, form, _session):
+    values, sent = UNSET[setting]
+    maybe = ember.Maybe(values, jnp.array([False, True, False]))
+    form(jax.vmap(lambda value: ember.LLM("sim/small", **{setting: value})("q")))(maybe)
+    assert sorted(parameters(), key=str) == [{setting: sent}, {}]
+    form(jax.vmap(lambda value: ember.LLM("sim/small", top_p=0.5).replace(**{setting: value}, top_p=None)("q")))(maybe)
+    assert len(REQUESTS) == 2
+    llms = jax.vmap(lambda value: ember.LLM("sim/small", **{setting: value}))(maybe)
+    form(jax.vmap(lambda llm: llm("q")))(llms)
+    ember.LLM("sim/small")("q")  # the same request as of the lanes that leave it unset
+    assert len(REQUESTS) == 2 and _session.report().requests == 2
+
+
+def test_llms_with_and_without_a_setting_are_stacked():
+    make = lambda value, is_there: ember.LLM(
+        "sim/small", system=ember.Maybe("Be kind.", is_there), temperature=ember.Maybe(value, is_there)
+    )
+    llms = jax.tree.map(lambda *leaves: jnp.stack(leaves), make(0.7, True), make(None, False))
+    jax.vmap(lambda llm: llm("q"))(llms)
+    sent = sorted(((len(r.messages), dict(r.parameters)) for r in REQUESTS), key=str)
+    assert sent == [(1, {}), (2, {"temperature": 0.7})]
+    assert repr(make(0.7, True)) == "LLM('sim/small', system='Be kind.', temperature=0.7)"
+    assert repr(make(0.7, False)) == "LLM('sim/small', system='', temperature=null)"
+
+
+def test_a_system_prompt_may_be_missing_in_some_lanes(form):
+    maybe = ember.Maybe(ember.text(["never sent", "Be brief."]), jnp.array([False, True]))
+    form(jax.vmap(lambda system: ember.LLM("sim/small", system=system)("q")))(maybe)
+    assert sorted((r.messages[0] for r in REQUESTS), key=str) == [Message("system", "Be brief."), Message("user", "q")]
+
+
+def test_an_unset_temperature_draws_and_zero_does_not(_session):
+    keys = jax.random.split(jax.random.key(0), 4)
+    ask = lambda is_there, key: ember.LLM("sim/small", temperature=ember.Maybe(0, is_there))("q", key)
+    jax.vmap(ember.jit(ask))(jnp.array([True, True, False, False]), keys)
+    assert _session.report().requests == 3  # at temperature 0 the key is ignored
+
+
+def test_an_answer_may_be_a_setting():
+    """What a structured answer may leave open, a call may leave unset."""
+
+    class Advice(NamedTuple):
+        temperature: float | None
+
+    advised = ember.Maybe(jnp.float32(0.25), jnp.array(True))
+    assert jax.tree.structure(advised) == jax.tree.structure(Advice(advised).temperature)
+    ember.LLM("sim/small", temperature=Advice(advised).temperature)("q")
+    assert parameters() == [{"temperature": 0.25}]
+
+
 def test_a_list_of_stops_is_one_setting():
     llm = ember.LLM("sim/small", stop=["\n", "END"])
     jax.vmap(llm)(SEVERAL)
@@ -236,8 +328,8 @@ def test_a_setting_that_is_no_json_is_refused_by_name(value):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), np.float32("nan")])
-def test_a_setting_that_is_no_number_is_refused(value):
-    with pytest.raises((TypeError, ValueError), match=r"setting of an LLM is (nan|inf)"):
+def test_a_setting_that_is_no_number_is_refused_with_the_way_to_unset_it(value):
+    with pytest.raises(errors.TextError, match=r"setting of an LLM is (nan|inf).*`ember\.Maybe\(value, is_there\)`"):
         ember.LLM("sim/small", temperature=value)
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from constructs import Fails, check_transforms, llm
+from constructs import Fails, calls, check_transforms, llm, questions
 
 import ember_jax as ember
 from ember_jax import non
@@ -59,6 +59,49 @@ def test_votes_and_weights_are_arithmetic():
     np.testing.assert_array_equal(non.votes(["a", "b", "a"]), [2.0, 1.0, 2.0])
     np.testing.assert_array_equal(non.votes(ember.text(["a", "b", "a"]), jnp.array([1.0, 3.0, 0.5])), [1.5, 3.0, 1.5])
     np.testing.assert_allclose(non.log_odds([0.5, 0.75]), [0.0, np.log(3)], rtol=1e-6)
+
+
+COUNTED = {
+    "SelfConsistency(n=": lambda n: non.SelfConsistency(llm("weak"), n=n),
+    "Ensemble(n=": lambda n: non.Ensemble(llm("weak"), n),
+    "Vote(n=": lambda n: non.Vote(llm("weak"), n),
+    "FilterVote(n=": lambda n: non.FilterVote(llm("weak"), llm("weak"), n),
+    "BestOfN(n=": lambda n: non.BestOfN(llm("weak"), llm("weak"), n),
+    "Verifier(n=": lambda n: non.Verifier(llm("weak"), llm("weak"), n),
+    "Judge(n=": lambda n: non.Judge(llm("weak"), llm("weak"), n),
+    "Knockout(n=": lambda n: non.Knockout(llm("weak"), llm("weak"), n),
+    "Debate(n=": lambda n: non.Debate(llm("weak"), n=n),
+    "Debate(rounds=": lambda n: non.Debate(llm("weak"), rounds=n),
+    "Refine(rounds=": lambda n: non.Refine(llm("weak"), llm("weak"), rounds=n),
+    "LinearRule(members=": lambda n: non.LinearRule(n),
+}
+
+
+@pytest.mark.parametrize("named", COUNTED)
+@pytest.mark.parametrize("form", [jax.jit, ember.jit, lambda f: lambda n: jax.vmap(f)(n.reshape(1))])
+def test_a_traced_count_is_told_with_the_two_ways_out(named, form):
+    with pytest.raises(ValueError, match=r"is traced, .*non\.Vote\(llm, 5, weights=jnp\.arange\(5\) < n\)") as error:
+        form(lambda n: jax.tree.leaves(COUNTED[named](n)))(jnp.int32(3))
+    assert str(error.value).startswith(f"{named}…)") and "jax.lax.switch(n - 1, [lambda i=i:" in str(error.value)
+
+
+def test_both_ways_out_are_the_vote_of_that_many():
+    asked, _ = questions(5)
+    counts, key = jnp.arange(1, 6), jax.random.key(3)
+    fixed = [
+        str(calls(ember.jit(non.Vote(llm("even"), n)), q, key)[0]) for q, n in zip(asked, range(1, 6), strict=True)
+    ]
+
+    def masked(question, n):
+        return non.Vote(llm("even"), 5, weights=jnp.arange(5) < n)(question, key)
+
+    def chosen(question, n):
+        votes = [lambda i=i: non.Vote(llm("even"), i)(question, key) for i in range(1, 6)]
+        return jax.lax.switch(n - 1, votes)
+
+    for way, requests in ((masked, 25), (chosen, 15)):
+        out, made, _ = calls(jax.vmap(ember.jit(way)), asked, counts)
+        assert (out.tolist(), made) == (fixed, requests)
 
 
 def test_a_count_may_be_numpys_and_is_a_python_integer():

@@ -8,6 +8,7 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 
@@ -186,7 +187,28 @@ def test_join_takes_sequences(transform):
     ]
 
 
+def test_join_writes_numbers_as_format_does(transform):
+    numbers = jnp.array([[0.1, 2.0, -3.5], [1e-8, 7.0, 0.0]])
+    assert transform(lambda x: ember.join(", ", x))(numbers).tolist() == ["0.1, 2.0, -3.5", "1e-08, 7.0, 0.0"]
+    assert str(ember.join(",", jnp.arange(3))) == str(ember.join(",", np.arange(3))) == "0,1,2"
+    assert str(jax.jit(lambda x: ember.join(",", x))(jnp.arange(3))) == "0,1,2"
+    assert ember.join(",", jnp.arange(6).reshape(2, 3), axis=0).tolist() == ["0,3", "1,4", "2,5"]
+    assert str(ember.join("-", [1, 2**40, 0.5, True, np.float32(0.1), jnp.int32(4), "x", ember.text("y")])) == (
+        "1-1099511627776-0.5-True-0.1-4-x-y"
+    )
+    assert ember.join(" ", [ember.text(["a", "b"]), jnp.arange(2)]).tolist() == ["a 0", "b 1"]
+    assert str(ember.join(",", jnp.zeros(0))) == ""
+    assert str(ember.join(",", (w for w in ("a", "b")))) == str(ember.join(",", pd.Series(["a", "b"]))) == "a,b"
+
+
 def test_what_join_refuses():
+    for one in (3, None, 0.5):
+        with pytest.raises(TextError, match=r"ember\.join takes several texts: .* or a list; got"):
+            ember.join(",", one)
+    with pytest.raises(TextError, match="of type NoneType"):
+        ember.join(",", ["a", None])
+    with pytest.raises(TextError, match="rank 0: there is nothing to join"):
+        ember.join(",", jnp.float32(1))
     with pytest.raises(TextError, match="got one string"):
         ember.join(",", "abc")
     with pytest.raises(TextError, match="rank 0: there is nothing to join"):

@@ -403,6 +403,57 @@ def test_traced_control_flow_in_a_branch_is_told_too():
         jax.vmap(op)(ember.text(["a"]))
 
 
+STRINGS = {
+    "the carry of a scan": lambda w: jax.lax.scan(lambda c, x: (shout(c), x), "", jnp.arange(2))[0],  # the fault
+    "what a scan's body returns": lambda w: jax.lax.scan(lambda c, x: ("a", x), w, jnp.arange(2))[0],  # the fault
+    "the carry of a while_loop": lambda w: jax.lax.while_loop(lambda c: c != "", shout, "start"),  # the fault
+    "the carry of a fori_loop": lambda w: jax.lax.fori_loop(0, 2, lambda i, c: shout(c), "start"),  # the fault
+    "a branch": lambda w: jax.lax.cond(w == "a", lambda: "yes", lambda: w),  # the fault
+    "one of several branches": lambda w: jax.lax.switch(0, [lambda: w, lambda: "no"]),  # the fault
+    "an operand of a branch": lambda w: jax.lax.cond(w == "a", shout, shout, "b"),  # the fault
+    "a list that is mapped": lambda w: jax.vmap(shout)(["a", "b"])[0],  # the fault
+    "a list of lax.map": lambda w: jax.lax.map(shout, ["a", "b"])[0],  # the fault
+    "an array": lambda w: jnp.where(w == "a", "yes", "no"),  # the fault
+}
+
+
+@pytest.mark.parametrize("where", STRINGS)
+def test_a_string_where_jax_takes_arrays_is_told_with_the_way_to_make_one(where, jit):
+    @ember.operator
+    def asks(word: ember.Text) -> ember.Text:
+        return STRINGS[where](word)
+
+    @ember.operator
+    def outer(word: ember.Text) -> ember.Text:
+        return asks(word)
+
+    for op in (asks, outer, STRINGS[where]) if jit is ember.jit else (asks, outer):
+        with pytest.raises(TypeError, match=r'Make a Text of it, as in `ember\.text\(""\)`') as raised:
+            jit(op)(ember.text("a"))
+        message = str(raised.value)
+        name = "<lambda>" if op is STRINGS[where] else "asks"
+        assert message.startswith(f"{name} has a plain string") and message.count("Make a Text") == 1
+        assert "test_operator.py:" in message and "# the fault" in message
+    assert not CALLS
+
+
+def test_with_a_text_there_the_loop_runs(jit):
+    @ember.operator
+    def asks(word: ember.Text) -> ember.Text:
+        return jax.lax.scan(lambda c, x: (shout(c + word), None), ember.text(""), jnp.arange(3))[0]
+
+    assert str(jit(asks)(ember.text("a"))) == "AAA"
+
+
+def test_a_type_error_of_the_users_own_is_theirs(jit):
+    @ember.operator
+    def asks(word: ember.Text) -> ember.Text:
+        raise TypeError("I want no value of type <class 'str'>")
+
+    with pytest.raises(TypeError, match=r"^I want no value"):
+        jit(asks)(ember.text("a"))
+
+
 class Strange(Exception):
     pass
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ember_jax as ember
 from ember_jax._errors import MalformedResponseError, ModelError, ServerError
 from ember_jax._providers import prices, registry
 from ember_jax._providers.base import Message, Request, Response, Tokens
@@ -186,6 +187,27 @@ def test_malformed_model_ids_are_taught(model_id):
     for function in (registry.split, registry.check):
         with pytest.raises(ModelError, match="write 'provider/model', such as 'sim/small'"):
             function(model_id)
+
+
+def test_a_vendor_that_is_not_built_in_is_answered_with_the_way_to_add_it(monkeypatch):
+    monkeypatch.setattr(registry, "_providers", {"mine": Callable(str)})
+    with ember.session(providers={"ours": Callable(str)}), pytest.raises(ModelError) as raised:
+        ember.LLM("gemini/gemini-2.5-flash")
+    message = str(raised.value)
+    assert message.startswith("There is no provider 'gemini'; there are mine, openai, ours, sim. Vendors and servers")
+    assert "Did you mean" not in message
+    assert "`ember.register('gemini', ember.providers.OpenAI(base_url=\"https://…/v1\", api_key=…))`" in message
+    with ember.session(providers={"gemini": Callable(lambda request: "here")}):
+        assert str(ember.LLM("gemini/gemini-2.5-flash")("x")) == "here"
+
+
+@pytest.mark.parametrize(
+    ("slip", "meant"), [("mein", "mine"), ("opena", "openai"), ("OpenAI", "openai"), ("smi", "sim")]
+)
+def test_a_slip_of_a_name_is_still_told(slip, meant, monkeypatch):
+    monkeypatch.setattr(registry, "_providers", {"mine": Callable(str)})
+    with pytest.raises(ModelError, match=f"Did you mean '{meant}'"):
+        ember.LLM(f"{slip}/x")
 
 
 def test_close_names_are_suggested():

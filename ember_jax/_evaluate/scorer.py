@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._errors import told
 from .._operator.traced import name_of
 from .._text.operations import fold_in
 from .._types import Key
 from .scores import NAMED
 from .signatures import parameters_of, takes_key
-from .tried import Attempted, causes_of, told, tried, values_of
+from .tried import Attempted, causes_of, tried, values_of
 
 # The arguments that a score may take. One that takes two is called with the last two.
 _SCORED = (("answer", "gold"), ("question", "answer", "gold"))

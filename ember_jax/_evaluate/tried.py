@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from .._errors import told
 from .._operator.enclosing import Usage, attempt, metered
 from .._operator.jit import jit
 from .._text import failed
@@ -53,11 +54,6 @@ def causes_of(tried: Attempted) -> list[str]:
     if failed.among(digests) is None:
         return [""] * len(digests)
     return ["" if digest is None else told(failed.cause_of(digest)) for digest in map(failed.among, digests)]
-
-
-def told(error: BaseException) -> str:
-    """An error in words."""
-    return f"{type(error).__name__}: {error}"
 
 
 def values_of(out: Any, causes: Sequence[str]) -> list[Any]:

@@ -183,6 +183,15 @@ def is_callback_error(error: BaseException) -> bool:
     return isinstance(error, CALLBACK_ERRORS)
 
 
+def refuses_string(error: TypeError) -> bool:
+    """Whether JAX says with an error that a `str` stands where it takes arrays alone, as in a loop's carry.
+
+    It is told by JAX's words for it. If those changed, users would see JAX's error as it is.
+    """
+    said = str(error)
+    return "type <class 'str'>" in said and any(w in said for w in ("JAX type", "abstract array", "ArrayLike"))
+
+
 # The logger to which JAX writes, at level ERROR and with the traceback, every exception that leaves a callback. If JAX
 # renamed it, errors that the user is told anyway would be logged as well.
 CALLBACK_LOG = logging.getLogger("jax._src.callback")

@@ -13,6 +13,17 @@ from .._types import is_key
 Aval = jax.ShapeDtypeStruct
 
 
+def own_class(cls: Any) -> Any:
+    """The class itself, or `jax.Array` in place of a copy of it.
+
+    JAX 0.10 gives its class of arrays a name that Python does not find it by. So cloudpickle, which takes along what it
+    cannot name, sends a copy of the class with an operator that is annotated with it, and no array is an instance of
+    the copy. In JAX 0.12 the class is found by its name.
+    """
+    names = (getattr(cls, "__module__", None), getattr(cls, "__qualname__", None))
+    return jax.Array if names == (jax.Array.__module__, jax.Array.__qualname__) else cls
+
+
 def is_ref(value: Any) -> bool:
     """Whether a value or a variable is a mutable array, of `jax.new_ref`. (Its type has no public name.)"""
     return type(getattr(value, "aval", None)).__name__ == "AbstractRef"

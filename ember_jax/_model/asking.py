@@ -48,9 +48,10 @@ class Operands:
         words = [store.get(a.tobytes()) for a in arrays[:many]]
         provider, name = registry.split(words[0])
         messages = (Message("user", words[1]),)
-        if self.has_system:
+        if self.has_system and words[2]:  # a lane without a system prompt has an empty one
             messages = (Message("system", words[2]), *messages)
-        parameters = {n: setting(value) for n, value in zip(self.names, words[first:], strict=True)}
+        given = [parameter(n, value) for n, value in zip(self.names, words[first:], strict=True)]
+        parameters = {n: value for n, value in zip(self.names, given, strict=True) if value is not None}
         sample = arrays[-1].tobytes().hex() if self.has_key and _draws(parameters) else None
         return Request(provider, name, messages, parameters, sample), list(arrays[many : many + len(self.extra)])
 
@@ -161,6 +162,18 @@ def setting(words: str) -> Any:
         return json.loads(words)
     except ValueError:
         return words
+
+
+# Settings whose values are words, or lists of words: a number in them, as in `stop=ember.text("1")`, is words too.
+_OF_WORDS = frozenset(
+    ("prompt_cache_key", "reasoning_effort", "safety_identifier", "service_tier", "speed", "stop", "user", "verbosity")
+)
+
+
+def parameter(name: str, words: str) -> Any:
+    """The value of a setting as it is sent; `None` for one that is unset in this lane."""
+    value = setting(words)
+    return words if name in _OF_WORDS and isinstance(value, int | float) else value
 
 
 def of_same_sample(request: Request) -> str:

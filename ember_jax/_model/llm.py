@@ -1,9 +1,10 @@
 """`LLM`: a language model as a module whose settings are data."""
 
 import difflib
+import functools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,10 +19,12 @@ from .._providers.base import Request, Response
 from .._runtime import session as sessions
 from .._text import store
 from .._text.elementwise import NUMBER, TEXT, elementwise
+from .._text.operations import where
 from .._text.text import Text, text
 from .._types import Key
 from .asking import ModelCall, Note, Operands, operands, prompt_text, setting
 from .choose import Choice, ChoiceCall, options_text
+from .maybe import Maybe
 from .schema import schema_of
 from .structured import StructuredCall
 
@@ -88,8 +91,13 @@ class LLM(eqx.Module):
     **Arguments:**
 
     - `model`: `provider/model`, such as `"sim/small"` or `"openai/gpt-4o-mini"`; a Text to sweep over models.
-    - `system`: the system prompt.
-    - `settings`: `temperature`, `max_tokens`, … as the provider names them. `None` leaves one unset.
+    - `system`: the system prompt. An empty one is none.
+    - `settings`: `temperature`, `max_tokens`, … as the provider names them. `None` leaves one unset. What is JSON in a
+        Text is read as it (`ember.text('["a", "b"]')` are two stops), except that a number is words where words are
+        meant, as in `stop=ember.text("1")`.
+
+    Where a setting or the system prompt is an `ember.Maybe(value, is_there)`, the lanes in which it is not there leave
+    it unset: `jax.vmap(lambda t: llm.replace(temperature=t)(prompt))(ember.Maybe(temperatures, are_there))`.
 
     **Raises:** `ModelError` for an unknown provider or model, when the id is known here; for a traced one when the lane
     runs. `TypeError` for a setting that is a near miss of a common one.
@@ -99,17 +107,18 @@ class LLM(eqx.Module):
     system: Text | None
     settings: dict[str, Text]
 
-    def __init__(self, model: str | Text, system: str | Text | None = None, **settings: Any):
+    def __init__(self, model: str | Text, system: str | Text | Maybe[str] | None = None, **settings: Any):
         self.model = text(model) if isinstance(model, str) else model
         if not isinstance(self.model, Text):
             raise ModelError(f"LLM takes a model id such as 'sim/small', not {type(model).__name__}.")
         if _callback.all_concrete(self.model):
-            for name in set(np.asarray(self.model).ravel().tolist()):
+            for name in {*np.asarray(self.model).ravel().tolist()} - {None}:  # that of failed text fails its call
                 sessions.current().check(name)
-        self.system = None if system is None else text(system) if isinstance(system, str) else system
+        self.system = None if system is None else _or_else(system, "", _system)
         for name in settings:
             _check_name(name)
-        self.settings = {k: _canonical(k, v) for k, v in sorted(settings.items()) if v is not None}
+        given = {k: v for k, v in sorted(settings.items()) if v is not None}
+        self.settings = {k: _or_else(v, "null", functools.partial(_canonical, k)) for k, v in given.items()}
 
     def __call__(self, prompt: str | Text, key: Key | None = None) -> Text:
         """Asks the model.
@@ -286,6 +295,22 @@ def _check_name(name: str) -> None:
         raise TypeError(f"LLM got the setting {name!r}. Did you mean {close[0]!r}?")
 
 
+def _or_else(value: Any, otherwise: str, as_words: Callable[[Any], Text]) -> Text:
+    """A value as words; if it is a `Maybe`, other words for it where it is not there."""
+    if not isinstance(value, Maybe):
+        return as_words(value)
+    if isinstance(value.is_there, bool):
+        return as_words(value.value) if value.is_there else text(otherwise)
+    found = value.value
+    if isinstance(found, jax.Array | np.ndarray):  # what stands in the place of a number that is not there is no matter
+        found = jnp.where(value.is_there, found, jnp.zeros_like(found))
+    return where(value.is_there, as_words(found), otherwise)
+
+
+def _system(value: Any) -> Text:
+    return value if isinstance(value, Text) else text(value)
+
+
 def _canonical(name: str, value: Any) -> Text:
     """A setting as Text: JSON, except that a string that is no JSON stands for itself."""
     match value:
@@ -311,7 +336,10 @@ def _number(value: Any) -> str:
     if isinstance(value, bool | np.bool_):
         return json.dumps(bool(value))
     if not math.isfinite(value):
-        raise TextError(f"a setting of an LLM is {value}, which is no number that can be sent.")
+        raise TextError(
+            f"a setting of an LLM is {value}, which is no number that can be sent. To leave it unset in some lanes, "
+            "give `ember.Maybe(value, is_there)`."
+        )
     if float(value).is_integer():
         return str(int(value))
     return str(value)

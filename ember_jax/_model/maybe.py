@@ -55,7 +55,8 @@ class Many(eqx.Module, Generic[_T]):
         return places < jnp.expand_dims(self.length, -1)
 
     def tolist(self) -> Any:
-        """The values as plain Python, in a list of their number; of several lanes, nested lists of these."""
+        """The values as plain Python, in a list of their number; `None` where the call failed (see `ember.attempt`). Of
+        several lanes, nested lists of these."""
         return _plain(jax.tree.map(np.asarray, self), self.length.ndim)
 
 
@@ -66,8 +67,8 @@ def _plain(tree: Any, lanes: int = 0) -> Any:
     match tree:
         case Maybe():
             return _plain(tree.value) if tree.is_there else None
-        case Many():
-            return [_plain(_at(tree.values, i)) for i in range(tree.length)]
+        case Many():  # a length that failed is the least integer
+            return [_plain(_at(tree.values, i)) for i in range(tree.length)] if tree.length >= 0 else None
         case Text() | np.ndarray():
             return tree.tolist()
         case _:  # an instance of a class of fields

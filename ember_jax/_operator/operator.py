@@ -1,17 +1,21 @@
 """`Operator`: an Equinox module whose `forward` is an island of calls in a JAX program."""
 
 import abc
+import dataclasses
 import functools
+import importlib
 import inspect
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 
 from .. import _annotations, _callback
 from .boundary import Boundary
-from .traced import explained
+from .traced import explained, strings_explained
 
 
 class _ForwardSignature:
@@ -64,8 +68,22 @@ class Operator(eqx.Module):
         through = boundary_of(self)
         args, kwargs = through.specification.bind(args, kwargs)
         if _callback.all_concrete((self, args, kwargs)) and _callback.is_eager():
-            return through.forward(self, *args, **kwargs)
+            with strings_explained(through.boundary.name):
+                return through.forward(self, *args, **kwargs)
         return through.boundary(self, *args, **kwargs)
+
+    # cloudpickle takes the definition of a class along that it cannot import elsewhere. It makes the class without a
+    # body and fills that in afterwards; but Equinox tells JAX of the fields when the class is made, and there are none.
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
+        children = jax.tree.leaves(self, is_leaf=lambda node: node is not self)
+        if len(children) < sum(not field.metadata.get("static") for field in dataclasses.fields(self)):
+            raise TypeError(
+                f"the class {type(self).__qualname__} was sent by cloudpickle with its definition, as it is of "
+                f"{type(self).__module__!r}, and Equinox's modules do not survive that: it arrives without its fields. "
+                "Define it in a module that both processes import."
+            )
 
     @property
     def __name__(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]  # JAX names what it compiles so
@@ -85,6 +103,24 @@ class FunctionOperator(Operator):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.fn(*args, **kwargs)
+
+    # Python pickles a function by its name, under which a decorated one is not found: the operator is. As the field
+    # `fn` of the operator it is found, but not by the protocols before 4, which have no dotted names.
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        module, name = getattr(self.fn, "__module__", ""), getattr(self.fn, "__qualname__", "").removesuffix(".fn")
+        named: Any = sys.modules.get(module)
+        for part in name.split("."):
+            named = getattr(named, part, None)
+        if isinstance(named, FunctionOperator) and named.fn is self.fn:
+            if protocol < 4:
+                return _by_name, (module, name)
+            self.fn.__qualname__ = f"{name}.fn"
+        return FunctionOperator, (self.fn,)
+
+
+def _by_name(module: str, name: str) -> Any:
+    """What a module has under a dotted name."""
+    return functools.reduce(getattr, name.split("."), importlib.import_module(module))
 
 
 def operator(fn: Callable[..., Any]) -> Operator:

@@ -1,4 +1,4 @@
-"""Python control flow on traced values, told as what to write instead."""
+"""What JAX refuses in an operator, told as what to write instead: Python control flow on traced values, and strings."""
 
 import contextlib
 import itertools
@@ -15,6 +15,7 @@ import jaxtyping
 import numpy
 
 from .._errors import TracedControlFlowError
+from .._jax.internals import refuses_string
 
 # Whose lines are not the user's.
 _LIBRARIES = (
@@ -48,15 +49,33 @@ def name_of(fn: Any) -> str:
 
 @contextlib.contextmanager
 def explained(operator: str) -> Iterator[None]:
-    """Turns JAX's errors for concrete values into one that names the operator and line and shows the fix."""
+    """Turns JAX's errors for concrete values, and for strings, into one that names operator and line, and the fix."""
     try:
-        yield
+        with strings_explained(operator):
+            yield
     except _CONVERSIONS as error:
         raise TracedControlFlowError(_message(operator, error)) from error
     except TracedControlFlowError as error:
         if error.args[0].startswith(_OPENING):  # told by an operator inside already
             raise
         raise TracedControlFlowError(_message(operator, error)) from error
+
+
+@contextlib.contextmanager
+def strings_explained(operator: str) -> Iterator[None]:
+    """Turns JAX's error for a string among its arrays into one that names the operator and line and shows the fix."""
+    try:
+        yield
+    except TypeError as error:
+        if not refuses_string(error):
+            raise
+        file, line = _users_line(error.__traceback__)
+        raise TypeError(
+            f"{operator} has a plain string where JAX takes arrays alone: in the carry of a loop, in what a branch or "
+            "a loop's body returns, or among values that are mapped or traced:\n"
+            f"  {os.path.basename(file)}:{line}: {linecache.getline(file, line).strip()}\n"
+            'Make a Text of it, as in `ember.text("")`: that is an array, and goes where strings cannot.'
+        ) from error
 
 
 _OPENING = "Python code in "

@@ -33,19 +33,30 @@ def register(name: str, provider: Provider) -> None:
         _providers[name] = provider
 
 
-def get(name: str) -> Provider:
-    """The provider of that name. Raises `ModelError`, with close names, where there is none."""
+# How alike two names must be for one to be a slip of the other: `smi` is like `sim`, and `gemini` is not like `mine`.
+_ALIKE = 0.65
+
+
+def get(name: str, instead: Mapping[str, Provider] | None = None) -> Provider:
+    """The provider of that name; of those in `instead`, if it is among them.
+
+    **Raises:** `ModelError` if there is none. It lists those that there are, and says how to add one.
+    """
+    if instead and name in instead:
+        return instead[name]
     with _lock:
         if name in _providers:
             return _providers[name]
         if name in _BUILT_IN:  # made when first asked for, so that a provider nobody uses costs nothing
             return _providers.setdefault(name, _BUILT_IN[name]())
-        known = sorted({*_providers, *_BUILT_IN})
-    close = difflib.get_close_matches(name, known, n=1)
+        known = sorted({*_providers, *_BUILT_IN, *(instead or ())})
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=_ALIKE)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ModelError(
-        f"There is no provider {name!r}; there are {', '.join(known)}.{hint} "
-        f"A server of your own is added with register({name!r}, OpenAI(base_url=…))."
+        f"There is no provider {name!r}; there are {', '.join(known)}.{hint} Vendors and servers with an endpoint like "
+        "OpenAI's, which most have, are added under a name of yours: "
+        f'`ember.register({name!r}, ember.providers.OpenAI(base_url="https://…/v1", api_key=…))`; a Python function by '
+        "`ember.providers.Callable(fn)`."
     )
 
 
@@ -78,7 +89,7 @@ def check(model_id: str, instead: Mapping[str, Provider] | None = None) -> None:
     `instead` are providers by name, such as a session's own, that are used in place of the registered ones.
     """
     provider, model = split(model_id)
-    ((instead or {}).get(provider) or get(provider)).check(model)
+    get(provider, instead).check(model)
 
 
 async def close_all() -> None:

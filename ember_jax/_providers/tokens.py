@@ -12,13 +12,13 @@ from .base import Provider, Request
 
 # The allowance in tokens, rounded up. OpenAI counts 3 or 4 tokens for a message's marks, and templates of open models
 # have up to 10. The system prompts of such templates, as the date of Llama 3.1 or that of gpt-oss, have up to 60.
-_PER_MESSAGE, _PER_REQUEST = 16, 64
+PER_MESSAGE, _PER_REQUEST = 16, 64
 
 
 def bounds(request: Request) -> tuple[int, int]:
     """The fewest and the most tokens that a request's input can have."""
     words = [span(message.content) for message in request.messages]
-    added = _PER_MESSAGE * len(words) + _PER_REQUEST
+    added = PER_MESSAGE * len(words) + _PER_REQUEST
     if schema := request.parameters.get("response_format"):
         added += len(json.dumps(schema))  # the model reads the schema too; a token of ASCII has a character at least
     return sum(w.least for w in words), int(sum(w.most for w in words)) + added

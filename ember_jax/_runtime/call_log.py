@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from .._errors import TextError
+from .._errors import TextError, told
 from .._providers.base import Message
 from .._text import store
 from .events import CallEnded
@@ -146,7 +146,7 @@ def _put(words: str) -> bytes:
 
 
 def _told(error: BaseException | None) -> bytes:
-    return b"" if error is None else store.put(_unicode(f"{type(error).__name__}: {error}"))
+    return b"" if error is None else store.put(_unicode(told(error)))
 
 
 def _unicode(words: str) -> str:

@@ -290,7 +290,7 @@ class Session:
 
     def provider(self, name: str) -> Provider:
         """The session's own provider of that name, else the one that is registered. Raises `ModelError` for none."""
-        return self._providers.get(name) or registry.get(name)
+        return registry.get(name, self._providers)
 
     def close(self) -> None:
         """Frees the connections of the session's own providers, and the journal's file if the session opened it."""

@@ -343,6 +343,8 @@ class _Estimator:
                 else list(map(self.bounds.texts.text, rows))
             )
             unknown += [t for t in texts if isinstance(t, Span) and i not in heads]
+            if i == 2 and function.operands.has_system and isinstance(texts[0], Span):
+                unknown.append(Span(0, tokens.PER_MESSAGE))  # of its message, without which the request is made
             filled = [t if isinstance(t, str) else _NOBODY if i == 0 else "" for t in texts]
             shape = (4,) if k.chosen else k.digests.shape
             arrays.append(np.stack(list(map(store.put_one, filled))).reshape(shape))

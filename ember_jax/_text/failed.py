@@ -5,7 +5,9 @@ of a reserved form: eight bytes 0xff, then an eight-byte digest of the cause. Fa
 
 - A text operation or a call whose operand has failed does not run; its result is that same digest.
 - Failed text equals nothing, itself included, so it gets no vote.
-- Whoever asks for its words gets the cause as an exception.
+- Whoever looks at it gets `None` in place of words, and the cause beside it: `tolist`, NumPy, `print`, `ember.table`.
+  To raise there was rejected: one failed lane would hide the words of all others.
+- What needs its words, as the store that is asked for them, gets the cause as an exception.
 
 In place of numbers that failed stand NaN for floating-point numbers, the least value of the type for integers, and
 False for booleans.
@@ -36,11 +38,16 @@ def digest_for(cause: BaseException) -> bytes:
     """
     said = f"{type(cause).__qualname__}: {cause}".encode("utf-8", "replace")
     digest = PREFIX + hashlib.blake2b(said, digest_size=8).digest()
+    keep(digest, cause)
+    return digest
+
+
+def keep(digest: bytes, cause: BaseException) -> None:
+    """Keeps the cause that a failed digest stands for."""
     _causes[digest] = cause
     _causes.move_to_end(digest)
     while len(_causes) > _MOST:
         _causes.popitem(last=False)
-    return digest
 
 
 def cause_of(digest: bytes) -> BaseException:
@@ -48,6 +55,11 @@ def cause_of(digest: bytes) -> BaseException:
     return _causes.get(digest) or FailedTextError(
         "this Text failed, and why is not known in this process (any more). Ask where it comes from again."
     )
+
+
+def known_cause_of(digest: bytes) -> BaseException | None:
+    """The exception that a failed digest stands for, or `None` if it is not known in this process."""
+    return _causes.get(digest)
 
 
 def among(array: np.ndarray) -> bytes | None:

@@ -30,7 +30,7 @@ import numpy as np
 from .._errors import TextError, TracedControlFlowError, UnknownDigestError
 from .._jax.internals import is_tracer
 from .._jax.nan import nan_is_a_value
-from . import failed, store
+from . import store
 from .text import Text
 
 _FORMAT = "ember_jax tree"
@@ -215,22 +215,12 @@ def _array(leaf: _LeafType, value: Any) -> tuple[Any, _LeafType]:
 
 
 def _gather(words: dict[bytes, bytes], leaf: _LeafType, digests: np.ndarray) -> None:
-    for digest in _split(digests):
-        if digest not in words and not _is_reserved(digest):
+    for digest in store.split(digests):
+        if digest not in words and not store.is_reserved(digest):
             try:
                 words[digest] = store.get(digest).encode()
             except UnknownDigestError as error:
                 raise UnknownDigestError(f"the leaf `{leaf.path}` cannot be saved: {error}") from None
-
-
-def _is_reserved(digest: bytes) -> bool:
-    """Whether a digest stands for no words: it is blank, or that of failed text."""
-    return digest == bytes(store.DIGEST_BYTES) or digest.startswith(failed.PREFIX)
-
-
-def _split(digests: np.ndarray) -> list[bytes]:
-    raw = digests.tobytes()
-    return [raw[i : i + store.DIGEST_BYTES] for i in range(0, len(raw), store.DIGEST_BYTES)]
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes, compression: int = zipfile.ZIP_STORED) -> None:
@@ -307,7 +297,7 @@ def _read_leaf(archive: zipfile.ZipFile, i: int, saved: _LeafType, like: Any, kn
         return jax.random.wrap_key_data(array, impl=saved.value)
     if saved.kind == "text":
         digests = np.frombuffer(raw, np.uint32).reshape(*saved.shape, store.DIGEST_WORDS)
-        if not all(digest in known or _is_reserved(digest) for digest in _split(digests)):
+        if not all(digest in known or store.is_reserved(digest) for digest in store.split(digests)):
             raise TextError(f"the file is damaged: it lacks words of the leaf `{saved.path}`.")
         return Text(jnp.asarray(digests))
     array = np.frombuffer(raw, np.dtype(saved.dtype)).reshape(saved.shape)

@@ -5,7 +5,7 @@ import operator
 import re
 import string
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -50,27 +50,30 @@ def format(template: str | Text, /, **fields: Any) -> Text:
     return Text(elementwise(_format, (names,), operands, TEXT))
 
 
-def join(separator: str | Text, texts: Text | np.ndarray | Sequence[Any], axis: int = -1) -> Text:
+def join(separator: str | Text, texts: Text | np.ndarray | jax.Array | Iterable[Any], axis: int = -1) -> Text:
     """Joins strings along an axis, as `str.join` does.
 
     **Arguments:**
 
     - `separator`: what stands between them; broadcasts against the result.
-    - `texts`: a Text or NumPy array of rank 1 or more, or a sequence of Texts and strings, which are broadcast and
-        joined.
+    - `texts`: a Text or an array of rank 1 or more, or a sequence of Texts, strings, numbers and arrays, which are
+        broadcast and joined. Numbers are written as `ember.format` does.
     - `axis`: the axis of `texts` that is joined.
 
     **Returns:** a Text without that axis. An empty axis gives empty strings.
 
-    **Raises:** `TextError` for one string, for a Text of rank 0, and for an axis that `texts` does not have.
+    **Raises:** `TextError` for one string or number, for a Text of rank 0, for what is neither text nor number, and for
+    an axis that `texts` does not have.
     """
     if isinstance(texts, str):
         raise TextError("ember.join takes several texts: a Text of rank 1 or more, or a list; got one string.")
-    if isinstance(texts, np.ndarray):
-        texts = text(texts)
+    if isinstance(texts, np.ndarray | jax.Array):
+        texts = _in_words(texts)
     if not isinstance(texts, Text):
-        texts = stack(_broadcast_texts(texts), axis=-1) if texts else text([])
-        axis = -1
+        if not isinstance(texts, Iterable):
+            raise TextError(f"ember.join takes several texts: a Text of rank 1 or more, or a list; got {texts!r:.80}.")
+        parts = _broadcast_texts([_in_words(t) for t in texts])
+        texts, axis = stack(parts, axis=-1) if parts else text([]), -1
     if not texts.shape:
         raise TextError("ember.join got a Text of rank 0: there is nothing to join. Stack several with `ember.stack`.")
     last = jnp.moveaxis(texts.digests, _leading(axis, texts.ndim), -2)
@@ -395,7 +398,14 @@ def _leading(axis: int, rank: int) -> int:
     return axis % rank
 
 
-def _broadcast_texts(texts: Sequence[Any]) -> list[Text]:
-    parts = [as_text(t) for t in texts]
+def _in_words(value: Any) -> Text:
+    """Text as it is, and numbers as `format` writes them."""
+    is_number = isinstance(value, bool | int | float | complex | np.generic | np.ndarray | jax.Array) and not (
+        isinstance(value, np.generic | np.ndarray) and value.dtype.kind in "OUT"
+    )
+    return format("{x}", x=value) if is_number else as_text(value)
+
+
+def _broadcast_texts(parts: Sequence[Text]) -> list[Text]:
     shape = np.broadcast_shapes(*(t.shape for t in parts))
     return [Text(jnp.broadcast_to(t.digests, (*shape, store.DIGEST_WORDS))) for t in parts]

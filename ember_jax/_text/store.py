@@ -120,6 +120,17 @@ def in_memory() -> int:
     return _words.in_memory()
 
 
+def is_reserved(digest: bytes) -> bool:
+    """Whether a digest stands for no words: it is blank, or that of failed text."""
+    return digest == _BLANK or digest.startswith(failed.PREFIX)
+
+
+def split(digests: np.ndarray) -> list[bytes]:
+    """The digests of an array `uint32[*shape, 4]`, in row-major order."""
+    raw = np.ascontiguousarray(digests, np.uint32).tobytes()
+    return [raw[i : i + DIGEST_BYTES] for i in range(0, len(raw), DIGEST_BYTES)]
+
+
 def put_one(words: str) -> np.ndarray:
     """Puts words into the store; returns their digest as `uint32[4]`."""
     return np.frombuffer(put(words), np.uint32)
@@ -133,8 +144,16 @@ def put_array(words: np.ndarray) -> np.ndarray:
 
 def get_array(digests: np.ndarray) -> list[str]:
     """The words of digests `uint32[*shape, 4]`, as a flat list in row-major order. Raises what `get` does."""
-    raw = np.ascontiguousarray(digests, np.uint32).tobytes()
-    return [get(raw[i : i + DIGEST_BYTES]) for i in range(0, len(raw), DIGEST_BYTES)]
+    return [get(digest) for digest in split(digests)]
+
+
+# What happens to digests where a tree is taken for one of numbers, and what to do instead.
+ARITHMETIC = (
+    "arithmetic was done on all leaves of a tree, also on the digests of its Texts: a mean of trees, "
+    "optax.apply_updates, optax.incremental_update, a cast. Do it on the numbers alone: `numbers, rest = "
+    "eqx.partition(tree, eqx.is_inexact_array)`, then `eqx.combine(numbers, rest)`; an optimiser begins with "
+    "`optim.init(eqx.filter(tree, eqx.is_inexact_array))`."
+)
 
 
 def _unknown(digest: bytes) -> str:
@@ -148,7 +167,9 @@ def _unknown(digest: bytes) -> str:
         f"the words of digest {digest.hex()} are not in this process. Likely causes, the first first:\n"
         "  1. an axis other than a leading one was mapped or moved: the last axis of a Text's array holds the "
         "digest's four words, so `in_axes=-1`, `out_axes=-1` or a transpose takes digests apart. Use leading axes.\n"
-        "  2. the Text was loaded from a plain checkpoint, which holds digests only. `ember.save` and `ember.load` "
-        "keep the words with them.\n"
-        "  3. it was made in another process. Send the words along, or make the Text again here with `ember.text`."
+        f"  2. {ARITHMETIC}\n"
+        "  3. the Text was loaded from a checkpoint of arrays (eqx.tree_serialise_leaves, Orbax, np.savez), which "
+        "holds digests only. `ember.save` and `ember.load` keep the words with them, and so does pickle. A checkpoint "
+        "that is already written can be used once `ember.text` was given the same words in this process.\n"
+        "  4. its array alone was sent from another process. Send the Text: it is pickled with its words."
     )

@@ -7,6 +7,7 @@ size, equality is integer comparison inside XLA, and `vmap`, `scan` carries and 
 ordinary array.
 """
 
+import copy
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -16,15 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt32
 
-from .._errors import TextError, TracedControlFlowError
+from .._errors import TextError, TracedControlFlowError, UnknownDigestError, told
 from .._jax.internals import is_tracer
-from . import failed, store
+from . import failed, portable, store
 from .elementwise import TEXT, elementwise
 
 _TRACED_WORDS = (
     "the words of a traced Text are not known while JAX traces: only its digest flows through the program. "
-    'Build text with `ember.format("… {{x}} …", x=text)` or `+`, not with an f-string or `str()`; compare with '
-    '`text == "yes"`; take a Python function to the words with `ember.host`.{hint}'
+    'Build text with `ember.format("… {x} …", x=text)` or `+`, not with an f-string or `str()`; compare with '
+    '`text == "yes"`; take a Python function to the words with `ember.host`; print them while the program runs with '
+    '`jax.debug.print("{}", text)`.'
 )
 
 
@@ -53,6 +55,9 @@ class TextAnnotation:
     def __call__(self) -> None:
         raise TypeError(f"{self!r} is an annotation; make a Text with `ember.text`.")
 
+    def __reduce__(self) -> tuple[Any, ...]:  # jaxtyping's class in `leaf` cannot be pickled
+        return TextAnnotation, (self.dimensions,)
+
 
 class Text:
     """An array of strings, of any shape; made by `ember.text`.
@@ -60,6 +65,11 @@ class Text:
     Indexing, `reshape`, `vmap`, `scan` and `lax.cond` treat it as an array of that shape (the digest's own axis, the
     last one of the leaf, is hidden). `==` compares words and gives a boolean array. `str(t)` and `t.tolist()` give
     the words back.
+
+    The words of text that failed (see `ember.attempt`) are `None`, and `causes()` says why; `print` shows both. A Text
+    that is traced has no words yet: `jax.debug.print("{}", t)` prints them when the program runs. Texts, and what holds
+    them, are copied and pickled with their words. A library that saves the arrays of a tree saves digests alone:
+    `ember.save` keeps the words with them.
     """
 
     __slots__ = ("digests",)
@@ -84,6 +94,10 @@ class Text:
         shape = getattr(self.digests, "shape", None)
         if shape is None:
             raise TextError(f"this Text holds {self.digests!r} in place of digests, so it has no shape.")
+        if self.digests.dtype != np.uint32:
+            raise TextError(
+                f"this Text holds an array of {self.digests.dtype} in place of digests. Most likely {store.ARITHMETIC}"
+            )
         if shape[-1:] != (store.DIGEST_WORDS,):
             raise TextError(
                 f"a Text's array must end in an axis of {store.DIGEST_WORDS}, the words of a digest; this one has "
@@ -133,28 +147,41 @@ class Text:
 
     # -- words ---------------------------------------------------------------------------------------------------
 
-    def _words(self, hint: str = "") -> list[str]:
+    def _known(self) -> np.ndarray:
+        """The digests as a NumPy array, checked."""
         if is_tracer(self.digests):
-            raise TracedControlFlowError(_TRACED_WORDS.format(hint=hint))
+            raise TracedControlFlowError(_TRACED_WORDS)
         _ = self.shape  # raises if the array is not one of digests
-        return store.get_array(np.asarray(self.digests))
+        return np.asarray(self.digests)
 
     def tolist(self) -> Any:
-        """The words, as a `str` or nested lists of them."""
-        return np.asarray(self).tolist() if self.shape else str(self)
+        """The words, as a `str` or nested lists of them; `None` for text that failed."""
+        return np.asarray(self).tolist()
+
+    def causes(self) -> Any:
+        """Why text failed: an exception for each string, in nested lists as those of `tolist`; `None` where there are
+        words."""
+        found = [failed.cause_of(d) if d.startswith(failed.PREFIX) else None for d in store.split(self._known())]
+        return _shaped(found, self.shape).tolist()
 
     def __str__(self) -> str:
-        words = self._words()
-        return words[0] if self.shape == () else str(self.tolist())
+        words = self.tolist()
+        digests = self._known()
+        if failed.among(digests) is None:
+            return words if isinstance(words, str) else str(words)
+        return f"{words} (failed: {_told_causes(digests)})"
 
     def __format__(self, spec: str) -> str:
         return format(str(self), spec)
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
-        # The dtype is object and not `<U`, since NumPy's fixed-width strings drop trailing NULs.
-        words = np.empty(self.size, object)
-        words[:] = self._words()
-        return words.reshape(self.shape).astype(dtype) if dtype is not None else words.reshape(self.shape)
+        digests = self._known()
+        if failed.among(digests) is None:
+            found: list[str | None] = [*store.get_array(digests)]
+        else:
+            found = [None if d.startswith(failed.PREFIX) else store.get(d) for d in store.split(digests)]
+        words = _shaped(found, self.shape)
+        return words if dtype is None else words.astype(dtype)
 
     def __repr__(self) -> str:
         if not isinstance(self.digests, jax.Array | np.ndarray):
@@ -162,19 +189,47 @@ class Text:
         dims = ",".join(map(str, self.digests.shape[:-1]))
         if is_tracer(self.digests):
             return f"Text[{dims}](traced)"
+        if self.digests.dtype != np.uint32:
+            return f"Text(array of {self.digests.dtype}, which are no digests)"
         if self.digests.shape[-1:] != (store.DIGEST_WORDS,):
             return f"Text(array of shape {self.digests.shape})"
         return f"Text[{dims}]({_excerpt(np.asarray(self.digests))})" if dims else f"Text({_excerpt(self.digests)})"
 
     def __bool__(self) -> bool:
         if is_tracer(self.digests):
-            raise TracedControlFlowError(_TRACED_WORDS.format(hint=""))
+            raise TracedControlFlowError(_TRACED_WORDS)
         raise TypeError('the truth of a Text is not defined; compare it, as in `text == ""`, or use `str(text)`.')
 
     def __contains__(self, part: Any) -> bool:
         if self.shape:
             raise TypeError("`in` on an array of Text is not defined; `(texts == words).any()` looks for an element.")
-        return str(part) in str(self)
+        words = self.tolist()
+        return words is not None and str(part) in words
+
+    # -- copies, here and in other processes -----------------------------------------------------------------------
+
+    # Copied without the way through `pickle`, which would refuse a Text that is traced.
+    def __copy__(self) -> "Text":
+        return Text(self.digests)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Text":
+        return Text(copy.deepcopy(self.digests, memo))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if is_tracer(self.digests):
+            raise TracedControlFlowError(
+                "a traced Text cannot be pickled: its words are not known while JAX traces. Pickle what the "
+                "transformed function returns."
+            )
+        if not isinstance(self.digests, jax.Array | np.ndarray) or self.digests.dtype != np.uint32:
+            return Text, (self.digests,)  # what Equinox, or arithmetic, has put in place of digests
+        _ = self.shape
+        digests = np.asarray(self.digests)
+        try:
+            contents = portable.contents_of(digests)
+        except UnknownDigestError as error:
+            raise UnknownDigestError(f"a Text cannot be pickled: {error}") from None
+        return _unpickled, (digests, isinstance(self.digests, jax.Array), contents)
 
     # -- operators -----------------------------------------------------------------------------------------------
 
@@ -204,6 +259,12 @@ jax.tree_util.register_pytree_with_keys(
     lambda _, leaves: Text(*leaves),
     lambda t: ((t.digests,), None),
 )
+
+
+def _unpickled(digests: np.ndarray, is_jax: bool, contents: portable.Contents) -> Text:
+    portable.restore(digests, contents)
+    with jax.ensure_compile_time_eval():
+        return Text(jnp.asarray(digests) if is_jax else digests)
 
 
 def text(words: Any) -> Text:
@@ -239,8 +300,21 @@ def text(words: Any) -> Text:
 
 
 def as_text(value: Any) -> Text:
-    """`value` as a Text, made by `text` if it is not one. Every text operation does this to its operands."""
-    return value if isinstance(value, Text) else text(value)
+    """`value` as a Text, made by `text` if it is not one. Every text operation does this to its operands.
+
+    **Raises:** `TextError` for a Text whose array is not one of digests, and what `text` raises.
+    """
+    if not isinstance(value, Text):
+        return text(value)
+    _ = value.shape
+    return value
+
+
+def _shaped(flat: list[Any], shape: tuple[int, ...]) -> np.ndarray:
+    # The dtype is object and not `<U`, since NumPy's fixed-width strings drop trailing NULs.
+    array = np.empty(len(flat), object)
+    array[:] = flat
+    return array.reshape(shape)
 
 
 def _object_array(words: Any) -> np.ndarray:
@@ -327,6 +401,29 @@ def _concatenate(a: Any, b: Any) -> Any:
 
 _SHOWN_CHARACTERS = 60
 _SHOWN_STRINGS = 4
+# Of why strings failed, `str` tells so many causes, each in so many characters; `causes()` gives all of them.
+_SHOWN_CAUSES, _CAUSE_CHARACTERS = 3, 200
+
+
+def _told_causes(digests: np.ndarray) -> str:
+    """Why strings of an array failed: each cause once, with the indices that failed by it."""
+    indices: dict[bytes, list[str]] = {}
+    for at, digest in zip(np.ndindex(digests.shape[:-1]), store.split(digests), strict=True):
+        if digest.startswith(failed.PREFIX):
+            indices.setdefault(digest, []).append(f"[{', '.join(map(str, at))}]" if at else "")
+    shown = [
+        _listed(where) + _one_line(told(failed.cause_of(digest)), _CAUSE_CHARACTERS)
+        for digest, where in [*indices.items()][:_SHOWN_CAUSES]
+    ]
+    more = len(indices) - len(shown)
+    return "; ".join(shown + [f"{more:,} more causes"] * bool(more))
+
+
+def _listed(indices: list[str]) -> str:
+    if indices == [""]:
+        return ""
+    more = len(indices) - _SHOWN_STRINGS
+    return ", ".join(indices[:_SHOWN_STRINGS]) + (f" and {more:,} more" if more > 0 else "") + ": "
 
 
 def _excerpt(digests: Any) -> str:
@@ -339,8 +436,16 @@ def _excerpt(digests: Any) -> str:
 
 def _shown(digest: bytes) -> str:
     if digest.startswith(failed.PREFIX):
-        return f"<failed: {type(failed.cause_of(digest)).__name__}>"
+        return f"<failed: {_one_line(told(failed.cause_of(digest)), _SHOWN_CHARACTERS)}>"
     words = store.peek(digest)
     if words is None:
         return "<unknown words>"
-    return repr(words if len(words) <= _SHOWN_CHARACTERS else words[: _SHOWN_CHARACTERS - 1] + "…")
+    return repr(_shortened(words, _SHOWN_CHARACTERS))
+
+
+def _one_line(words: str, most: int) -> str:
+    return _shortened(" ".join(words.split()), most)
+
+
+def _shortened(words: str, most: int) -> str:
+    return words if len(words) <= most else words[: most - 1] + "…"

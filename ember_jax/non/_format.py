@@ -216,7 +216,9 @@ def _words(text: Text, name: str) -> str:
             f"{name} is {text.size} texts, so these are several networks; write one, as of "
             "`jax.tree.map(lambda leaf: leaf[0], op)`."
         )
-    return str(text)
+    if (words := text.tolist()) is None:
+        raise errors.NotationError(f"{name} is failed text, which has no words.") from text.causes()
+    return words
 
 
 def _value(value: Any, name: str) -> str:

@@ -91,10 +91,17 @@ def number_of(value: Any, place: str, instead: str = "") -> Float[Array, ""]:
 def whole(count: Any, construct: str, argument: str) -> int:
     """A count, which may be an integer of Python or of NumPy, as an `int`.
 
-    **Raises:** `ValueError` if it is no integer, or below 1.
+    **Raises:** `ValueError` if it is no integer, below 1, or traced.
     """
     try:
         found = operator.index(count)
+    except jax.errors.TracerIntegerConversionError:
+        raise ValueError(
+            f"{construct}({argument}=…) is traced, and a count is part of a program's shape, which must be known while "
+            "JAX traces. Make the construct for the largest count and mask what is too much, as in `non.Vote(llm, 5, "
+            "weights=jnp.arange(5) < n)`, which asks all 5; or, to pay for no more than n, choose one: "
+            "`jax.lax.switch(n - 1, [lambda i=i: non.Vote(llm, i)(question, key) for i in range(1, 6)])`."
+        ) from None
     except TypeError:
         found = 0
     if found < 1 or isinstance(count, bool):  # a boolean was most likely meant for another argument
