@@ -137,8 +137,15 @@ def test_all_lanes_failing_are_counted_and_the_first_are_shown(mapped):
         mapped(WORDS)
     assert [f.lane for f in raised.value.failures] == [(0,), (1,), (2,), (3,)]
     assert "4 of 4 lanes failed; the other 0 finished" in str(raised.value)
-    assert "lane [2]" in str(raised.value) and "lane [3]" not in str(raised.value)
-    assert "and 1 more" in str(raised.value) and "error.failures" in str(raised.value)
+    # The causes are one but for the prompts that they quote.
+    assert "lane [0] and 3 more" in str(raised.value) and "lane [1]" not in str(raised.value)
+
+
+def test_the_first_causes_are_told_and_how_many_others_there_are():
+    found = [errors.LaneFailure((i,), "op", ValueError(f"{word} of 'x'")) for i, word in enumerate("abcd")]
+    told = str(errors.SweepError(found, 4))
+    assert "lane [2]" in told and "lane [3]" not in told
+    assert "and 1 more" in told and "error.failures" in told
 
 
 def test_a_single_lane_raises_its_own_error(_session):

@@ -475,7 +475,7 @@ def test_a_gateway_that_does_not_know_the_key_is_understood():
     with serving([fault]), pytest.raises(errors.AuthenticationError) as caught:
         MODEL(ember.text("hello"))
     assert str(caught.value) == (
-        "openai/m: HTTP 400: No connected db. LiteLLM says so of a key that it does not know. Check OPENAI_API_KEY, or "
+        "openai/m: HTTP 400: No connected db. LiteLLM does not know the key. Check OPENAI_API_KEY, or "
         "the argument api_key of OpenAI(api_key=…)."
     )
 
