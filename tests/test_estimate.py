@@ -72,6 +72,27 @@ def test_a_system_prompt_and_a_template_are_counted():
     assert found.input_tokens == (2 + 3, 9 + 10 + ADDED + 16)
 
 
+def test_a_system_prompt_that_is_empty_is_no_message_and_one_that_is_not_known_may_be_one():
+    found = estimate(SMALL.replace(system=""), ember.text("why?"))
+    assert found.input_tokens == (1, 4 + ADDED)
+
+    def chain(question):
+        return LARGE.replace(system=SMALL(question))(question)
+
+    found = estimate(chain, ember.text("why?"))
+    assert found.models["sim/large"].input_tokens == (1, 4 + 30 + ADDED + 16)
+
+
+def test_an_unset_bound_is_none():
+    def ask(question, is_there):
+        return ember.LLM("sim/small", max_tokens=ember.Maybe(5, is_there))(question)
+
+    assert estimate(ask, ember.text("x"), jnp.array(True)).output_tokens == (1, 4096)  # not known to be there
+    bounded, free = (ember.LLM("sim/small", max_tokens=ember.Maybe(5, is_there)) for is_there in (True, False))
+    assert estimate(bounded, ember.text("x")).output_tokens == (1, 5)
+    assert estimate(free, ember.text("x")).output_tokens == (1, 4096)
+
+
 def test_an_earlier_answer_counts_by_its_own_bound():
     def chain(question):
         return LARGE(ember.format("Check {a}!", a=SMALL(question)))

@@ -340,8 +340,7 @@ def test_a_critic_that_fails_fails_the_lane_or_accepts_nothing():
         calls(non.Refine(llm("sure"), fails), asked[0], keys_of(1)[0])
     failing = lambda question, answer, key: ember.attempt(Fails())(question, key)[0]
     out, _, _ = calls(ember.jit(non.Refine(llm("sure"), failing)), asked[0], keys_of(1)[0])
-    with pytest.raises(ember.errors.EmberError, match="max_tokens"):
-        str(out)  # what is revised by a failed critique has failed
+    assert "max_tokens" in str(out.causes())  # what is revised by a failed critique has failed
 
 
 # -- debates and mixtures
@@ -391,8 +390,7 @@ def test_a_layer_sees_the_answers_of_the_layer_before():
     nothing, _, _ = calls(
         ember.jit(non.MixtureOfAgents([non.Ensemble(Fails(), tolerant=True)], llm("sure"))), "Q", jax.random.key(0)
     )
-    with pytest.raises(ember.errors.EmberError, match="max_tokens"):
-        str(nothing)
+    assert nothing.tolist() is None and "max_tokens" in str(nothing.causes())
 
 
 # -- self-consistency

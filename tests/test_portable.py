@@ -235,6 +235,18 @@ def _local():
     return local
 
 
+def test_the_operand_whose_words_are_missing_is_named():
+    lost = ember.Text(jnp.arange(4, dtype=jnp.uint32))
+    for llm, named in (
+        (ember.LLM("sim/small", system=lost), "system prompt"),
+        (ember.LLM("sim/small", system="x", temperature=lost), "temperature"),
+    ):
+        with pytest.raises(UnknownDigestError, match=f"^the {named} of this LLM: the words of digest"):
+            llm("q")
+    with pytest.raises(UnknownDigestError, match=r"^the prompt of this LLM: the words of digest"):
+        ember.LLM("sim/small")(lost)
+
+
 # -- libraries that see arrays alone ---------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 import ember_jax as ember
 from ember_jax import errors, non
+from ember_jax._runtime.journal.calls import Calls
 
 QUESTION = "What is 17 * 3 + 4?"
 
@@ -84,6 +85,12 @@ def _grader():
     return non.Grader(llm("large"))
 
 
+def _calls():
+    with ember.session(journal=None) as run:
+        _small()(QUESTION)
+        return run.calls()
+
+
 # One value of every kind that leaves a process, by name. Their words are made when they are, in the process that does.
 MADE = {
     "a Text": lambda: ember.text("one string, é😀\0"),
@@ -121,6 +128,7 @@ MADE = {
     "a structured answer": lambda: _small().structured(QUESTION, Review),
     "an output with its Usage": lambda: ember.metered(lambda q: Both(llm()(q), jnp.ones(3)))(ember.text(QUESTION)),
     "a Result": lambda: ember.evaluate(_small(), [(f"What is {i} + 3?", str(i + 3)) for i in range(4)], "number"),
+    "Calls": _calls,
     "an error": lambda: errors.RateLimitError("too fast", status=429, retry_after=2.0),
     "a SweepError": lambda: errors.SweepError(
         [errors.LaneFailure((1,), "op", errors.ServerError("down", status=500))], 4
@@ -141,6 +149,8 @@ def facts(value):
         return [type(value).__name__, str(value), repr(vars(value).get("status"))]
     if isinstance(value, ember.Result):
         return [str(value), value.answers, repr(value.data), value.scores.tolist()]
+    if isinstance(value, Calls):
+        return [[call.messages[-1].content, call.answer, call.model, call.parameters] for call in value]
     is_text = lambda x: isinstance(x, ember.Text) and isinstance(x.digests, jax.Array | np.ndarray)
     found = {
         jax.tree_util.keystr(path): _leaf(leaf)

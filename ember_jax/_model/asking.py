@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from .._errors import TextError
+from .._errors import TextError, UnknownDigestError
 from .._host import Caller, HostCall
 from .._providers import registry
 from .._providers.base import Message, Request, Response
@@ -45,7 +45,12 @@ class Operands:
         """The request that one lane's operands make, and what else they hold."""
         first = 2 + self.has_system  # setting
         many = first + len(self.names)
-        words = [store.get(a.tobytes()) for a in arrays[:many]]
+        try:
+            words = [store.get(a.tobytes()) for a in arrays[:many]]
+        except UnknownDigestError as error:
+            named = ("model", "prompt", *["system prompt"] * self.has_system, *self.names)
+            lost = next(n for n, a in zip(named, arrays, strict=False) if store.peek(a.tobytes()) is None)
+            raise UnknownDigestError(f"the {lost} of this LLM: {error}") from None
         provider, name = registry.split(words[0])
         messages = (Message("user", words[1]),)
         if self.has_system and words[2]:  # a lane without a system prompt has an empty one

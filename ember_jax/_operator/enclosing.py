@@ -56,8 +56,9 @@ def attempt(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     **Returns:** a function of the same arguments that returns `(out, ok)`; `ok` is a boolean array of rank 0. If it is
     false, each Text of `out` is *failed text*, numbers are NaN, integers the least of their type, and booleans false.
-    Failed text spreads like NaN: text operations and calls on it give it again and are not made, it equals nothing, and
-    `str` of it raises the cause. Like `ember.jit` it traces `fn`.
+    Failed text spreads like NaN: text operations and calls on it give it again and are not made, and it equals nothing.
+    Its words are `None`, in `tolist` and `ember.table` too, and `answer.causes()` says why. Like `ember.jit` it traces
+    `fn`.
 
     What stops everything is not caught: Ctrl-C, a spent budget, a journal that cannot be written. Calls that are in
     flight when another one fails are finished and kept, and none of `fn` is begun after it.

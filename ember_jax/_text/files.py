@@ -68,6 +68,9 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
     The file is first written under another name in the same folder and then renamed, so at any moment `path` holds
     either the whole old tree or the whole new one.
 
+    A checkpoint of another library (`eqx.tree_serialise_leaves`, Orbax, `np.savez`) has the digests of Texts and no
+    words. Save the tree beside it with this function, too; `load` of that file brings the words for both.
+
     **Arguments:**
 
     - `path`: the file, replaced if it is there.

@@ -73,6 +73,10 @@ class Calls(Sequence[CallRecord]):
         """The digest of what each call asked, in order."""
         return [digest for digest, _ in self._found]
 
+    # What is found is a row of this process's log or of a file, which another process does not have.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Calls, ([(call.digest, call) for call in self], iter, self._note)
+
     def __repr__(self) -> str:
         few = self if len(self) <= _COUNTED else ()
         counts = Counter(call.how for call in few) + Counter(call.model for call in few)
