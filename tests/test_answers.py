@@ -8,6 +8,7 @@ import json
 import math
 import time
 import warnings
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -225,6 +226,34 @@ def test_an_empty_text_is_an_answer_of_a_model_that_has_said_all():
     with serving(choice(message={"content": ""}), choice(message={"content": ""}, finish_reason=None)) as (server, _):
         assert str(MODEL("one")) == str(MODEL("two")) == ""
     assert len(server.requests) == 2
+
+
+class Review(NamedTuple):
+    stars: int
+
+
+USELESS = {
+    # llama.cpp's server (xllamacpp 2026.10.11549), under a schema.
+    "cut": ('{"stars":59475', "length", "It was cut at the most tokens that it was allowed; give it more max_tokens."),
+    # `transformers serve` 5.24.0, which does not read `response_format`.
+    "words": ("Five stars.", "stop", "If the service ignores JSON schemas without a word, say in the prompt which JSON"),
+    "another field": ('{"star": 5}', "stop", "the field `stars` is missing. Equal calls"),
+}
+
+
+@pytest.mark.parametrize("name", USELESS)
+def test_an_answer_of_no_use_is_told_with_its_likely_cause(name):
+    words, reason, cause = USELESS[name]
+    fault = choice(message={"content": words}, finish_reason=reason)
+    with warned(), serving(fault), pytest.raises(errors.MalformedResponseError) as caught:
+        MODEL.structured(PROMPT, Review)
+    assert cause in str(caught.value) and words not in str(caught.value)
+
+
+def test_a_choice_that_was_cut_is_told_as_cut():
+    fault = choice(message={"content": "The answer"}, finish_reason="length")
+    with warned(), serving(fault), pytest.raises(errors.MalformedResponseError, match="it was cut, so give more max_t"):
+        MODEL.choose(PROMPT, ["yes", "no"])
 
 
 # -- failures inside an answer ---------------------------------------------------------------------------------------

@@ -480,6 +480,15 @@ def test_a_gateway_that_does_not_know_the_key_is_understood():
     )
 
 
+def test_a_server_that_does_not_say_why_it_fails_has_a_log():
+    """`transformers serve` 5.24.0 answers so for a model that it does not have, LiteLLM's proxy 1.108.7 without a key."""
+    fault = Fault(status=500, headers={"content-type": "text/plain"}, body="Internal Server Error")
+    with serving([fault] * 9) as (server, _), pytest.raises(errors.ServerError) as caught:
+        MODEL(ember.text("hello"))
+    assert len(server.requests) == 8
+    assert str(caught.value) == "openai/m: HTTP 500: Internal Server Error. The server does not say why; its log may."
+
+
 def test_a_wrong_key_fails_at_once():
     with ChatServer(api_key="right") as server:
         provider = OpenAI(server.base_url, api_key="wrong")

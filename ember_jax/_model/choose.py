@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from .._errors import MalformedResponseError, TextError
-from .._providers.base import Message, Request, Response
+from .._providers.base import Finish, Message, Request, Response
 from .._regex import regex
 from .._text import store
 from .._text.operations import stack
@@ -75,11 +75,13 @@ class ChoiceCall(ModelCall):
     def read(self, request: Request, response: Response, extra: Sequence[np.ndarray], note: Note) -> list[np.ndarray]:
         index = chosen(response.text, store.get_array(extra[0]))
         if index is None:
+            is_cut = response.finish == Finish.LENGTH
+            more = "it was cut, so give more max_tokens" if is_cut else "if max_tokens is small, give more"
             # without the answer's words, which may be those of the prompt
             raise MalformedResponseError(
                 f"{request.provider}/{request.model}: the answer, of {len(response.text)} characters, names none of "
                 f"the options A to {LETTERS[self.options - 1]}, or several. {of_same_sample(request)} Ask in the "
-                "system prompt for the letter alone; if max_tokens is small, give more."
+                f"system prompt for the letter alone; {more}."
             )
         probs = probabilities(response.alternatives, self.options, index)
         return [np.asarray(index, np.int32), probs, np.array(extra[0][index], np.uint32)]

@@ -416,7 +416,7 @@ _MOST_ATTEMPTS = 1000
 _CUT = " (cut off? give more max_tokens)"
 
 
-class _NoJSON(Misfit):
+class NoJSON(Misfit):
     """Words that are no JSON."""
 
 
@@ -439,12 +439,12 @@ def _found(record: Record, answer: str) -> tuple[LeafColumns, list[str]]:
     """For each leaf the values of its elements; and notes."""
     try:
         value = _parsed(answer)
-    except _NoJSON as error:
+    except NoJSON as error:
         return _within(record, answer, error)
     return _columns(record, value)
 
 
-def _within(record: Record, answer: str, error: _NoJSON) -> tuple[LeafColumns, list[str]]:
+def _within(record: Record, answer: str, error: NoJSON) -> tuple[LeafColumns, list[str]]:
     """Likewise of the one object that stands among other words and fits. `error` is why the whole is no JSON."""
     fitting: list[tuple[LeafColumns, list[str]]] = []
     misfit: Misfit = error
@@ -497,7 +497,7 @@ def _parsed(words: str) -> Any:
     try:
         return _decoded(_DECODER.decode, words)
     except json.JSONDecodeError as error:  # its message tells the place, and none of the words
-        raise _NoJSON(f"it is not JSON: {error}{_CUT if words.lstrip().startswith('{') else ''}") from None
+        raise NoJSON(f"it is not JSON: {error}{_CUT if words.lstrip().startswith('{') else ''}") from None
 
 
 def _decoded(decode: Callable[..., Any], *args: Any) -> Any:

@@ -349,6 +349,8 @@ def _failure(answer: HTTPAnswer, request: Request, dialect: Dialect, access: _Ac
     meant = dialect.meaning(answer)
     kind, advice = meant or _meaning(answer.status, dialect.service)
     words = access.scrubbed(stated(answer.body) or readable(answer.body)) or "(no message)"
+    if words == "Internal Server Error":  # what web frameworks say of an exception that nobody has caught
+        advice += " The server does not say why; its log may."
     if advice and words[-1].isalnum():
         words += "."
     return kind(
