@@ -31,7 +31,7 @@ from jax.scipy.special import betainc, gammaln, xlog1py, xlogy
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from .._evaluate.intervals import check_level
+from .._intervals import check_level
 from .._text.text import Text
 from . import _kinds, _plurality
 
