@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import _intervals
 from .._errors import kind_of
-from . import intervals, picture
+from . import picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_RESAMPLES = 1000
 # How many causes of failures `str` tells one by one.
 _TOLD = 3
 
@@ -85,26 +85,20 @@ class Result:
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """A confidence interval of `accuracy`, as if the rows were drawn from all that could be asked.
 
-        If every score is 0 or 1 it is Wilson's interval. Else it is between percentiles of 1,000 bootstrap means, which
-        are too close to each other for few rows (say, below 30). Rows are taken to be independent, which several
-        samples of one question are not.
+        Scores between 0 and 1 have Wilson's interval, exactly if every score is 0 or 1, and else with as many rows as
+        would spread rights and wrongs as far. Other scores have that of Student's t, corrected for skewness. Rows are
+        taken to be independent, which several samples of one question are not.
 
-        **Returns:** the interval's two ends; NaN if no row has a score, and for the bootstrap of a single row.
+        **Returns:** the interval's two ends; NaN if no row has a score, and for a single row that is not 0 or 1.
 
         **Raises:** `ValueError` for a level that is not between 0 and 1.
         """
-        intervals.check_level(level)
-        scores = self.scores[self.ok]
-        if len(scores) and self._is_binary:
-            return intervals.wilson(scores.sum(), len(scores), level)
-        if len(scores) < 2:
-            return math.nan, math.nan
-        low, high = intervals.percentiles(intervals.bootstrap(scores[:, None], _RESAMPLES), level)[:, 0]
-        return float(low), float(high)
+        _intervals.check_level(level)
+        return _intervals.of_mean(self.scores[self.ok], level)
 
     @property
     def _is_binary(self) -> bool:
-        return bool(np.isin(self.scores[self.ok], (0, 1)).all())
+        return _intervals.kind_of(self.scores[self.ok]) == "proportion"
 
     def failures(self) -> dict[str, list[int]]:
         """The indices of the rows that failed, by their cause, the most common cause first.
@@ -132,7 +126,7 @@ class Result:
         return f"accuracy {self.accuracy:.3f} [{low:.3f}, {high:.3f}]"
 
     def _told(self) -> list[tuple[str, str]]:
-        how = "Wilson" if self._is_binary else "bootstrap"
+        how = "Student" if _intervals.kind_of(self.scores[self.ok]) == "number" else "Wilson"
         rows = [("accuracy", f"{self._told_accuracy().removeprefix('accuracy ')}, 95 %, {how}")]
         rows += [("rows", f"{len(self):,}" + (f", of which {self.failed:,} failed" if self.failed else ""))]
         rows += [("cost", f"{dollars(self.cost)}, {dollars(self.cost / len(self))} a row")]

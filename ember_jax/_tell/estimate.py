@@ -283,11 +283,11 @@ def _expected(
     pilot: Pilot | None,
 ) -> Expected:
     hard = [bounds.calls, bounds.input_tokens, bounds.output_tokens, bounds.cost_usd]
-    total, margin = sums.total, sums.margin()
+    total, (low, high) = sums.total, sums.interval()
     # Equal calls are sent once, so fewer requests may be sent than calls are made; that is in `total` already.
     likely = [
-        Likely(*(float(np.clip(x, least if i else 0.0, most)) for x in (m, m - w, m + w)))
-        for i, (m, w, (least, most)) in enumerate(zip(total, margin, hard, strict=True))
+        Likely(*(float(np.clip(x, least if i else 0.0, most)) for x in (mean, *ends)))
+        for i, (mean, *ends, (least, most)) in enumerate(zip(total, low, high, hard, strict=True))
     ]
     each = expect.latency(answers)
     time = Likely(math.nan, math.nan, math.nan)

@@ -5,6 +5,7 @@ from ._calibrate import Calibrated as Calibrated
 from ._calibrate import CalibrationTrace as CalibrationTrace
 from ._calibrate import calibrate_cascade as calibrate_cascade
 from ._gradients import value_and_grad as value_and_grad
+from ._pareto import Difference as Difference
 from ._pareto import Frontier as Frontier
 from ._pareto import pareto as pareto
 from ._relaxed import gumbel_softmax as gumbel_softmax

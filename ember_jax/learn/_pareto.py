@@ -1,10 +1,11 @@
 """`pareto`: which operators are worth their price.
 
 Design note. All operators are evaluated in one sweep, on the same rows. Calls that operators share are paid once, and
-count for each of them. The bootstrap draws rows again for all operators at once, since operators are compared on the
-same questions. How sure an operator's place on the frontier is, is told by the share of draws in which it is on the
-frontier. Its own interval does not tell it: a draw of hard questions is hard for all operators, so intervals of two
-operators may overlap although one is better in every draw.
+count for each of them. An operator's interval tells how accurate it is over all questions that could be asked, and not
+whether it is better than another one: a draw of hard questions is hard for all operators, so intervals of two operators
+may overlap although one is better in every draw. `Frontier.difference` compares two operators row by row. How sure a
+place on the frontier is, is told by the share of bootstrap draws in which an operator is on the frontier; the bootstrap
+draws rows again for all operators at once.
 """
 
 import dataclasses
@@ -12,12 +13,13 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .. import _intervals
 from .._errors import RepeatedSampleWarning
-from .._evaluate import intervals, picture
+from .._evaluate import picture
 from .._evaluate.evaluate import evaluate_all
 from .._evaluate.result import Result, dollars
 from .._evaluate.scores import Score
@@ -73,11 +75,14 @@ class Frontier:
     def table(self) -> dict[str, Any]:
         """Columns with a row for each operator: accuracy, US dollars a row, and how sure they are.
 
-        `accuracy_low` to `accuracy_high`, and `cost_low` to `cost_high`, are percentiles of the bootstrap means;
-        `frontier_share` is the share of the draws in which the operator is on the frontier.
+        `accuracy_low` to `accuracy_high` are those of `Result.interval`; `cost_low` to `cost_high` are those of
+        Student's t, corrected for skewness, and NaN if a cost is unknown. `frontier_share` is the share of the draws in
+        which the operator is on the frontier.
         """
         accuracy, cost = self._found
-        low, high = intervals.percentiles(self.means.reshape(len(self.means), -1), self.level).reshape(2, 2, -1)
+        found = self.results.values()
+        ends = [[r.interval(self.level) for r in found], [_intervals.of_numbers(r.costs, self.level) for r in found]]
+        low, high = np.array(ends).transpose(2, 0, 1)
         return {
             "operator": list(self.results),
             "accuracy": accuracy,
@@ -90,6 +95,21 @@ class Frontier:
             "on_frontier": _on_frontier(accuracy, cost),
             "frontier_share": np.mean([_on_frontier(*draw) for draw in self.means], axis=0),
         }
+
+    def difference(self, one: str, other: str) -> "Difference":
+        """How much more accurate an operator is than another one on the same rows, those at which neither failed.
+
+        With rights and wrongs the interval is that of Agresti and Min (2005), else that of Student's t.
+
+        **Arguments:** the names of two operators.
+
+        **Raises:** `KeyError` for another name.
+        """
+        first, second = (self.results[name].scores for name in (one, other))
+        both = ~np.isnan(first) & ~np.isnan(second)
+        low, high = _intervals.of_difference(first[both], second[both], self.level)
+        mean = float(np.mean(first[both] - second[both])) if both.any() else math.nan
+        return Difference(mean, low, high, int(both.sum()))
 
     def to_pandas(self) -> Any:
         """The table as a `pandas.DataFrame`."""
@@ -145,6 +165,23 @@ class Frontier:
         return ax
 
 
+class Difference(NamedTuple):
+    """How much more accurate an operator is than another one.
+
+    **Fields:**
+
+    - `mean`: the mean difference of their scores; NaN without rows.
+    - `low`, `high`: its interval, of the level of the frontier; NaN for less than two rows. If it does not hold 0, the
+        rows show which of the two is better.
+    - `rows`: how many rows were compared.
+    """
+
+    mean: float
+    low: float
+    high: float
+    rows: int
+
+
 def pareto(
     operators: Mapping[str, Callable[..., Any]],
     data: Any,
@@ -171,8 +208,8 @@ def pareto(
 
     - `operators`: a dictionary from names, which the result uses, to operators.
     - `data`, `score`, `key`, `gold`: as of `ember.evaluate`.
-    - `resamples`: how often the rows are drawn again, with replacement, for the intervals (Efron, 1979); the draws are
-        the same each time.
+    - `resamples`: how often the rows are drawn again, with replacement, for the shares of draws (Efron, 1979); the
+        draws are the same each time.
     - `level`: the probability of the intervals, between 0 and 1.
 
     **Returns:** a `Frontier`.
@@ -184,12 +221,12 @@ def pareto(
         raise ValueError('learn.pareto takes a dict of operators by name, as in {"small": small, "large": large}.')
     if resamples < 1:
         raise ValueError(f"resamples={resamples!r}: the rows are drawn again once at least.")
-    intervals.check_level(level)
+    _intervals.check_level(level)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RepeatedSampleWarning)  # operators are meant to share their samples
         results = evaluate_all(operators, data, score, key=key, gold=gold)
     values = [np.stack([getattr(r, name) for r in results.values()], axis=1) for name in ("scores", "costs")]
-    means = intervals.bootstrap(np.concatenate(values, axis=1), resamples)
+    means = _intervals.bootstrap(np.concatenate(values, axis=1), resamples)
     # `bootstrap` leaves NaN out of its means: right for rows that failed and have no score. An operator of which some
     # cost is unknown gets NaN as its mean cost instead, since the mean of the costs that are known may be too low.
     if np.isnan(values[1]).any():

@@ -7,15 +7,13 @@ often its samples, verifiers, judges and stages are. They are ordinary JAX, so a
 `jax.grad` before anything is paid. They assume that the samples of one query are independent, and that an answer is
 either right or wrong. All wrong answers count as equal, which is the worst case for a vote.
 
-*Estimates* begin with samples. `vote_at_k` and `pass_at_k` are unbiased. No unbiased estimate exists for more calls
-than samples: P(right) of a vote of k is a polynomial of degree k in the accuracy of a query, and n samples tell only
-the first n moments of how accuracies are spread over queries. Beyond the samples `fit` extrapolates by a model for each
-query, after "Are More LLM Calls All You Need?" (Chen et al., 2024, arXiv 2403.02419). `best_k` says, by a bootstrap
-over queries, whether the samples suffice to name a best number of calls.
-
-The model has a known error. At a query whose accuracy is near 1/2 it takes chance for skill, so far beyond the samples
-its curves are too flat: 0.60 at 101 calls, from twenty samples of a mixture whose truth is 0.51. The best number of
-calls comes out right there, because it is near the samples.
+*Estimates* begin with samples. `vote_at_k`, `plurality_at_k` and `pass_at_k` are unbiased. No unbiased estimate exists
+for more calls than samples. `fit` takes the answers themselves, since right and wrong alone do not tell how a vote goes
+on: whether wrong answers agree decides it. Up to as many calls as there are samples it is unbiased. Beyond them it adds
+the change that a model expects, which learns from all questions together how right and wrong answers are distributed;
+see `_kinds`. `best_k` says whether the samples suffice to name a best number of calls. `fit_curves` takes measured
+accuracies instead, and fits the curves of "Are More LLM Calls All You Need?" (Chen et al., 2024, arXiv 2403.02419) to
+each query.
 
 In single precision the laws are right to 1e-5 for up to a hundred calls; `jax.enable_x64` gives more.
 """
@@ -32,6 +30,10 @@ import numpy as np
 from jax.scipy.special import betainc, gammaln, xlog1py, xlogy
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
+
+from .._intervals import check_level
+from .._text.text import Text
+from . import _kinds, _plurality
 
 # -- laws ------------------------------------------------------------------------------------------------------------
 
@@ -276,21 +278,61 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> jax.Array:
     return jnp.where(k <= n, 1 - wrong, jnp.nan)
 
 
-@functools.lru_cache(maxsize=65536)  # a data set has few different counts
-def vote_at_k(n: int, c: int, k: int) -> float:
+@jax.jit
+def vote_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> jax.Array:
     """The unbiased estimate of `vote_accuracy` at `k` from `n` samples of which `c` are right.
 
-    It is the share of subsets of `k` of the samples in which a vote is right; it relates to `vote_accuracy` as
-    `pass_at_k` does to `coverage`. It is exact, and takes and returns Python numbers.
+    It is the share of subsets of `k` of the samples in which a vote is right, if all wrong answers agree; it relates to
+    `vote_accuracy` as `pass_at_k` does to `coverage`. `plurality_at_k` is the estimate where they need not agree.
 
-    **Raises:** `ValueError` unless `0 <= c <= n` and `1 <= k <= n`; for `k` above `n` there is no unbiased estimate.
+    The arguments are arrays that broadcast against each other. The result is NaN where `k > n`, for which there is no
+    unbiased estimate, and for what cannot be (`k < 1`, `c < 0`, `c > n`).
     """
-    if not (0 <= c <= n and 1 <= k <= n):
-        raise ValueError(f"vote_at_k(n={n}, c={c}, k={k}): it takes 0 <= c <= n and 1 <= k <= n.")
-    half = (k + 1) // 2
-    subset = 2 * half - 1  # a vote of an even number is right as often as a vote of one fewer
-    won = sum(math.comb(c, right) * math.comb(n - c, subset - right) for right in range(half, subset + 1))
-    return won / math.comb(n, subset)
+    n, c, k = _floats(n, c, k)
+    half = jnp.floor((k + 1) / 2)  # a vote of an even number is right as often as a vote of one fewer
+    # Of 2m samples m are right with probability S(m) = C(c, m) C(n-c, m) / C(n, 2m). Only then do the last of them and
+    # one more change a vote of 2m - 1: if the one before the last is of one kind and both of these are of the other.
+    # So the vote of 2m + 1 gains S(m) / 2 · ((c - m) - (n - c - m)) / (n - 2m) on that of 2m - 1.
+
+    def step(m: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        even, won = carry
+        m = m.astype(n.dtype)
+        ways = jnp.maximum(c - m + 1, 0) * jnp.maximum(n - c - m + 1, 0) / m**2
+        left = jnp.maximum((n - 2 * m + 2) * (n - 2 * m + 1), 1)
+        even = even * ways * (2 * m) * (2 * m - 1) / left
+        gain = even / 2 * (2 * c - n) / jnp.maximum(n - 2 * m, 1)
+        return even, won + jnp.where(m < half, gain, 0)
+
+    start = jnp.ones_like(n), c / jnp.maximum(n, 1)
+    _, won = jax.lax.fori_loop(1, jnp.max(half).astype(int), step, start)
+    return jnp.where((k >= 1) & (k <= n) & (c >= 0) & (c <= n), won, jnp.nan)
+
+
+def plurality_at_k(answers: Any, golds: Any, k: ArrayLike, *, normalize: str | None = "answer") -> jax.Array:
+    """The unbiased estimate of how often a vote of `k` answers of each question is right.
+
+    It is the share of subsets of `k` of a question's samples whose most frequent answer is right. All subsets are
+    counted, none is drawn. Of answers that are equally frequent the one that was given first wins, as in `non.Vote`;
+    over all orders of the samples each of them is first equally often.
+
+    ```python
+    scaling.plurality_at_k([["4", "5", "4", "3"]], ["4"], np.arange(1, 5))  # [[1/2, 1/2, 3/4, 1]]
+    ```
+
+    **Arguments:**
+
+    - `answers`, `golds`, `normalize`: as of `fit`.
+    - `k`: numbers of calls, of any shape.
+
+    **Returns:** `float[questions, *k.shape]`; NaN where `k` is more than the samples, or less than 1.
+
+    **Raises:** as `fit`.
+    """
+    found = _plurality.tallies(answers, golds, normalize, "scaling.plurality_at_k")
+    at = np.asarray(k)
+    known = (at >= 1) & (at <= found.samples)
+    each = np.stack([_plurality.accuracies(tally) for tally in found.questions])
+    return _array(np.where(known, each[:, np.where(known, at, 1) - 1], np.nan))
 
 
 class BestK(NamedTuple):
@@ -298,11 +340,12 @@ class BestK(NamedTuple):
 
     **Fields:**
 
-    - `k`: the least odd number of calls whose accuracy is within the tolerance of the best.
-    - `low`, `high`: the interval of `k` over bootstrap samples of the queries, at the given level.
+    - `k`: the least odd number of calls whose predicted accuracy is within the tolerance of the best.
+    - `low`, `high`: between these is the best number, with the given probability at least.
     - `accuracy`: the predicted accuracy at `k`.
-    - `is_known`: whether `low` and `high` are at most 2 from `k`, which is one step between odd numbers. If not, these
-        samples cannot tell which number is best.
+    - `is_known`: whether `loss` is within the margin. If not, these samples cannot tell which number is best.
+    - `loss`: how much less accurate than the best number of calls `k` is at most, with the given probability.
+    - `reason`: why it is not known, in words; empty if it is only that there are too few questions or samples.
     """
 
     k: int
@@ -310,16 +353,46 @@ class BestK(NamedTuple):
     high: int
     accuracy: float
     is_known: bool
+    loss: float = math.nan
+    reason: str = ""
 
     def __str__(self) -> str:
-        interval = f"between {self.low} and {self.high} calls"
         if not self.is_known:
-            return f"not known: {interval} may be best; more queries, or more samples of each, would tell"
-        return f"{self.k} calls are best ({interval}), with a predicted accuracy of {self.accuracy:.1%}"
+            may = (
+                f"between {self.low} and {self.high} calls may be best" if self.low < self.high else f"{self.k} may be"
+            )
+            why = self.reason or "more questions, or more samples of each, would tell"
+            return f"not known: {may}, and {self.k} may be up to {100 * self.loss:.1f} points below the best; {why}"
+        calls = "1 call is" if self.k == 1 else f"{self.k} calls are"
+        return (
+            f"{calls} best (between {self.low} and {self.high} calls), with a predicted accuracy of {self.accuracy:.1%}"
+        )
+
+
+class _Curve(NamedTuple):
+    """The accuracy at each odd number of calls, as predicted and as it may be: `float64[ks]` and `[draws, ks]`."""
+
+    predicted: np.ndarray
+    draws: np.ndarray
+
+
+def _best(ks: np.ndarray, curves: Sequence[_Curve], level: float, tolerance: float, margin: float) -> BestK:
+    """The best of some numbers of calls if each of some curves may be the true one; the first is the one told."""
+    check_level(level)
+    # The first number within the tolerance of the best, and not the best itself: saturated curves go on growing by less
+    # than samples can show, and the best would always be the last.
+    first = lambda curve: np.argmax(curve >= curve.max(-1, keepdims=True) - tolerance, -1)
+    chosen = int(first(curves[0].predicted))
+    tail = (1 - level) / 2
+    ends = [np.quantile(ks[first(curve.draws)], [tail, 1 - tail], method="nearest") for curve in curves]
+    lost = [np.quantile(curve.draws.max(1) - curve.draws[:, chosen], level) for curve in curves]
+    loss, (low, high) = float(max(lost)), (int(np.min(ends)), int(np.max(ends)))
+    k = int(ks[chosen])
+    return BestK(k, min(low, k), max(high, k), float(curves[0].predicted[chosen]), loss <= margin, loss)
 
 
 class Scaling(eqx.Module):
-    """A model of how the accuracy of each query changes with the number of calls; made by `fit`.
+    """A model of how the accuracy of each query changes with the number of calls; made by `fit_curves`.
 
     The accuracy of an easy query is `1 - exp(-a1 k - a2 sqrt(k) - a3)`, of a hard one `exp(-a1 k - a2 sqrt(k) - a3)`.
 
@@ -342,67 +415,229 @@ class Scaling(eqx.Module):
         return jnp.mean(self.accuracies(k), 0)
 
     def best_k(
-        self, max_k: int = 101, level: float = 0.95, tolerance: float = 1e-3, resamples: int = 1000, seed: int = 0
+        self,
+        max_k: int = 101,
+        level: float = 0.95,
+        tolerance: float = 1e-3,
+        resamples: int = 1000,
+        seed: int = 0,
+        margin: float = 3e-3,
     ) -> BestK:
         """The best odd number of calls up to `max_k`, and whether it is known.
+
+        What is not known here is which queries are drawn; the curves are taken to be those of the model.
 
         **Arguments:**
 
         - `max_k`: the most calls that are considered.
-        - `level`: the probability of the interval, as 0.95.
+        - `level`: the probability of the interval and of the loss, as 0.95.
         - `tolerance`: how much accuracy may be given up for fewer calls.
         - `resamples`: how often the queries are drawn again, each time as many as there are.
         - `seed`: the seed of these draws.
+        - `margin`: up to which loss the best number counts as known.
         """
         ks = np.arange(1, max_k + 1, 2)
         curves = _curves(np.asarray(self.parameters, float), np.asarray(self.is_easy), ks.astype(float), np)
         draws = np.random.default_rng(seed).multinomial(len(curves), np.full(len(curves), 1 / len(curves)), resamples)
-        means = np.concatenate([curves.mean(0, keepdims=True), draws @ curves / len(curves)])
-        # The first number within the tolerance of the best, and not the best itself: saturated curves go on growing by
-        # less than samples can show, and the best would always be `max_k`.
-        best = ks[np.argmax(means >= means.max(1, keepdims=True) - tolerance, axis=1)]
-        k = int(best[0])
-        tail = (1 - level) / 2
-        low, high = (int(q) for q in np.quantile(best[1:], [tail, 1 - tail], method="nearest"))
-        return BestK(k, low, high, float(means[0, best[0] // 2]), k - low <= 2 and high - k <= 2)
+        return _best(ks, [_Curve(curves.mean(0), draws @ curves / len(curves))], level, tolerance, margin)
 
 
-# The numbers of calls at which votes are fitted by default. They are odd: at an even number a vote is no better than
-# with one call fewer, and the model, a smooth curve, has no such steps.
-_AT = (1, 3, 5, 9, 19, 49, 99)
+class _Population(NamedTuple):
+    """Questions as votes meet them, if wrong answers are distributed in one of some ways.
+
+    **Fields:**
+
+    - `unbiased`: `float64[questions, samples]`, the estimates for votes of 1, 2, ... samples.
+    - `kinds`: `int32[draws, questions]`, which kind each question may be of, see `_kinds.draw`.
+    - `wrong`: the ways.
+    """
+
+    unbiased: np.ndarray
+    kinds: np.ndarray
+    wrong: tuple[_kinds.Wrong, ...]
+
+    def modelled(self, ks: np.ndarray) -> np.ndarray:
+        """How often votes are right for each kind: `float64[kinds, ks]`."""
+        return _kinds.accuracies(self.wrong, int(ks.max()))[:, ks - 1]
+
+    def each(self, ks: np.ndarray) -> np.ndarray:
+        """The accuracy at each question: `float64[questions, ks]`."""
+        samples, of_kind = self.unbiased.shape[1], self.modelled(ks)
+        expected = np.zeros((self.unbiased.shape[0], len(ks)))
+        for kinds in self.kinds:
+            expected += of_kind[kinds]
+        return np.where(ks <= samples, self.unbiased[:, np.minimum(ks, samples) - 1], expected / len(self.kinds))
+
+    def curve(self, ks: np.ndarray, draws: int, seed: int) -> _Curve:
+        """The mean over questions, as it is predicted and as it may be for all that could be asked."""
+        samples = self.unbiased.shape[1]
+        at = np.minimum(ks, samples)
+        gained = self.modelled(ks) - self.modelled(at)
+        weights = np.random.default_rng(seed).standard_exponential((draws, len(self.unbiased)))
+        weights /= weights.sum(1, keepdims=True)  # the Bayesian bootstrap (Rubin, 1981)
+        kinds = [self.kinds[i % len(self.kinds)] for i in range(draws)]
+        by_kind = (np.bincount(of, w, len(gained)) for of, w in zip(kinds, weights, strict=True))
+        beyond = np.stack([shares @ gained for shares in by_kind])
+        mean = self.unbiased.mean(0)[at - 1] + np.bincount(self.kinds.ravel(), minlength=len(gained)) @ gained / (
+            self.kinds.size
+        )
+        return _Curve(np.clip(mean, 0, 1), np.clip(weights @ self.unbiased[:, at - 1] + beyond, 0, 1))
 
 
-def fit(right: Bool[ArrayLike, "queries samples"], at: Sequence[int] | None = None) -> Scaling:
-    """Learns from a few samples of each query how a vote's accuracy changes with their number.
+_BOOLEANS = (
+    "right and wrong alone do not tell whether wrong answers agree: give the answers themselves, "
+    "`scaling.fit(answers, golds)`"
+)
+
+
+class VoteScaling:
+    """How the accuracy of a vote changes with the number of calls; made by `fit`.
+
+    Up to the number of samples, accuracies are the unbiased estimates of `plurality_at_k`. For more calls, the change
+    that the model of `_kinds` expects is added to the estimate for all samples. If it was made of right and wrong
+    alone, they are those of the worst case, that all wrong answers of a question agree.
+    """
+
+    def __init__(self, worst: _Population, best: _Population | None = None):
+        self._worst, self._best = worst, best
+
+    @property
+    def samples(self) -> int:
+        """How many samples of each question there were."""
+        return self._worst.unbiased.shape[1]
+
+    def __repr__(self) -> str:
+        questions, samples = self._worst.unbiased.shape
+        return f"<VoteScaling: {questions:,} questions, {samples:,} samples of each>"
+
+    def accuracies(self, k: ArrayLike) -> jax.Array:
+        """The predicted accuracy of every question: `float[questions, *k.shape]`.
+
+        That of one question is known badly; their mean is known well. Beyond the samples it is the expectation of the
+        model, and has no constant added.
+        """
+        ks, shape = _whole(k)
+        return _array(self._worst.each(ks).reshape(-1, *shape))
+
+    def accuracy(self, k: ArrayLike) -> jax.Array:
+        """The predicted accuracy over all questions, of the shape of `k`."""
+        ks, shape = _whole(k)
+        return _array(self._worst.curve(ks, 1, 0).predicted.reshape(shape))
+
+    def interval(
+        self, k: ArrayLike, level: float = 0.95, resamples: int = 1000, seed: int = 0
+    ) -> tuple[jax.Array, jax.Array]:
+        """An interval of the accuracy over all questions that could be asked, of the shape of `k`.
+
+        It is between percentiles of a Bayesian bootstrap over questions, each of a kind that is drawn from what its
+        samples leave open. Of right and wrong alone it reaches from the worst case to the best one, in which no wrong
+        answer is given twice.
+
+        **Raises:** `ValueError` for a level that is not between 0 and 1.
+        """
+        check_level(level)
+        ks, shape = _whole(k)
+        tails = [(1 - level) / 2, (1 + level) / 2]
+        found = [np.quantile(p.curve(ks, resamples, seed).draws, tails, axis=0) for p in self._populations]
+        low, high = np.min(found, 0)[0], np.max(found, 0)[1]
+        return _array(low.reshape(shape)), _array(high.reshape(shape))
+
+    def best_k(
+        self,
+        max_k: int = 101,
+        level: float = 0.95,
+        tolerance: float = 1e-3,
+        resamples: int = 1000,
+        seed: int = 0,
+        margin: float = 3e-3,
+    ) -> BestK:
+        """The best odd number of calls up to `max_k`, and whether it is known.
+
+        It is known if no other number is better by more than the margin, at the given level: over questions that are
+        drawn again, and over what the samples leave open of each. Of right and wrong alone it is known only if it is
+        the same whether wrong answers agree or not.
+
+        **Arguments:**
+
+        - `max_k`: the most calls that are considered.
+        - `level`: the probability of the interval and of the loss, as 0.95.
+        - `tolerance`: how much accuracy may be given up for fewer calls.
+        - `resamples`: how often the questions are drawn again.
+        - `seed`: the seed of these draws.
+        - `margin`: up to which loss the best number counts as known.
+        """
+        ks = np.arange(1, max_k + 1, 2)
+        found = _best(ks, [p.curve(ks, resamples, seed) for p in self._populations], level, tolerance, margin)
+        return found if found.is_known or self._best is None else found._replace(reason=_BOOLEANS)
+
+    @property
+    def _populations(self) -> list[_Population]:
+        return [self._worst] if self._best is None else [self._worst, self._best]
+
+
+def _whole(k: ArrayLike) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Numbers of calls as a flat array, and their shape.
+
+    **Raises:** `ValueError` for what is no whole number from 1 on.
+    """
+    at = np.asarray(k)
+    ks = at.astype(int).ravel()
+    if not ks.size or (ks < 1).any() or (ks != at.ravel()).any():
+        raise ValueError(f"numbers of calls are whole, and at least 1; not {k!r:.60}.")
+    return ks, at.shape
+
+
+def fit(answers: Any, golds: Any = None, *, normalize: str | None = "answer", seed: int = 0) -> VoteScaling:
+    """Learns from a few samples of each question how a vote's accuracy changes with their number.
 
     ```python
     answers = jax.vmap(non.Ensemble(llm, n=20))(questions, keys)
-    model = learn.scaling.fit(jax.vmap(lambda answers, gold: answers == gold)(answers, golds))
+    model = learn.scaling.fit(answers, golds)
     model.accuracy(51), print(model.best_k())
     ```
 
-    The accuracy at fewer calls than samples is estimated by `vote_at_k`, and `fit_curves` does the rest. Twenty samples
-    of two hundred queries are enough where queries are easy or hard; no number of queries makes up for fewer than five
-    samples.
+    Up to as many calls as there are samples the accuracy is the unbiased estimate of `plurality_at_k`. Beyond them the
+    change is that of a model, see `_kinds`: samples of a question are independent, it has one right answer (where
+    several are given, the most frequent; the others count as wrong there), and how often it is right and how the wrong
+    answers spread is learned from all questions together. No number of questions makes up for fewer than five samples.
 
     **Arguments:**
 
-    - `right`: which samples are right. Leave out queries that have failed samples. If wrong answers differ among
-        themselves, a vote is better than this predicts; measure such votes and give their accuracy to `fit_curves`.
-    - `at`: numbers of calls at which the model is fitted; by default those of 1, 3, 5, 9, 19, 49 and 99 that there are
-        samples for.
+    - `answers`: the samples: Text of shape `[questions, samples]`, lists of lists of `str`, or integers, which are equal
+        where answers are. Leave out questions that have failed samples.
+    - `golds`: the right answer of each question, or a list of those that are accepted; or, where a program decides, which
+        samples are right: `bool[questions, samples]`. Without it `answers` says which samples are right. Then the
+        accuracies are those of the worst case, that all wrong answers agree, and the best number of calls is known only
+        if it does not depend on that. Of questions with two answers, give these: `fit(right.astype(int),
+        np.ones(len(right), int))`.
+    - `normalize`: how words are brought to one form before they are compared, as of `non.Vote`; `None` compares them as
+        they are.
+    - `seed`: of the draws by which the model is found.
 
-    **Raises:** `ValueError` for fewer than five samples, and for what is not right or wrong.
+    **Raises:** `TypeError` for answers that are neither words nor integers; `ValueError` for fewer than five samples, for
+    other shapes, and for equal answers that are right and wrong.
     """
-    samples = np.asarray(right)
-    if samples.dtype != bool or samples.ndim != 2 or not samples.shape[0] or samples.shape[1] < 5:
-        raise ValueError(
-            f"scaling.fit takes bool[queries, samples], right or wrong, with at least 5 samples; not {samples.dtype}"
-            f"{list(samples.shape)}."
-        )
-    n = samples.shape[1]
-    points = [k for k in _AT if k <= n] if at is None else list(at)
-    return fit_curves(np.array([[vote_at_k(n, c, k) for k in points] for c in samples.sum(1).tolist()]), points)
+    if golds is None:
+        samples = np.asarray(answers) if not isinstance(answers, Text) else np.empty(answers.shape, object)
+        if samples.dtype != bool or samples.ndim != 2 or not samples.shape[0] or samples.shape[1] < 5:
+            raise ValueError(
+                "scaling.fit takes answers and golds; or bool[questions, samples], right or wrong, with at least 5 "
+                f"samples; not {samples.dtype}{list(samples.shape)} alone."
+            )
+        counts = [(int(c), samples.shape[1] - int(c)) for c in samples.sum(1)]
+        of_right = [(c,) if c else () for c, _ in counts]
+        agree = [_plurality.Tally(r, (w,) if w else ()) for r, (_, w) in zip(of_right, counts, strict=True)]
+        differ = [_plurality.Tally(r, (1,) * w) for r, (_, w) in zip(of_right, counts, strict=True)]
+        return VoteScaling(_population(agree, (_kinds.AGREE,), seed), _population(differ, (_kinds.DIFFER,), seed))
+    found = _plurality.tallies(answers, golds, normalize, "scaling.fit")
+    if found.samples < 5:
+        raise ValueError(f"scaling.fit takes at least 5 samples of each question, not {found.samples}.")
+    return VoteScaling(_population(found.questions, _kinds.ANY, seed))
+
+
+def _population(tallies: Sequence[_plurality.Tally], wrong: tuple[_kinds.Wrong, ...], seed: int) -> _Population:
+    unbiased = np.stack([_plurality.accuracies(tally) for tally in tallies])
+    return _Population(unbiased, _kinds.draw(tallies, wrong, seed), wrong)
 
 
 def fit_curves(accuracy: Float[ArrayLike, "queries points"], at: Sequence[int]) -> Scaling:
@@ -457,6 +692,10 @@ def _curve(a1: Any, a2: Any, a3: Any, k: Any, is_easy: Any, numbers: Any) -> Any
 
 
 # -- arrays ----------------------------------------------------------------------------------------------------------
+
+
+def _array(values: np.ndarray) -> jax.Array:
+    return jnp.asarray(values, jnp.result_type(float))
 
 
 def _floats(*values: ArrayLike) -> list[jax.Array]:
