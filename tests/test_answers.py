@@ -236,7 +236,11 @@ USELESS = {
     # llama.cpp's server (xllamacpp 2026.10.11549), under a schema.
     "cut": ('{"stars":59475', "length", "It was cut at the most tokens that it was allowed; give it more max_tokens."),
     # `transformers serve` 5.24.0, which does not read `response_format`.
-    "words": ("Five stars.", "stop", "If the service ignores JSON schemas without a word, say in the prompt which JSON"),
+    "words": (
+        "Five stars.",
+        "stop",
+        "If the service ignores JSON schemas without a word, say in the prompt which JSON",
+    ),
     "another field": ('{"star": 5}', "stop", "the field `stars` is missing. Equal calls"),
 }
 

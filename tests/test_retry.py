@@ -481,7 +481,7 @@ def test_a_gateway_that_does_not_know_the_key_is_understood():
 
 
 def test_a_server_that_does_not_say_why_it_fails_has_a_log():
-    """`transformers serve` 5.24.0 answers so for a model that it does not have, LiteLLM's proxy 1.108.7 without a key."""
+    # Of `transformers serve` 5.24.0 for a model that it does not have, and of LiteLLM's proxy 1.108.7 without a key.
     fault = Fault(status=500, headers={"content-type": "text/plain"}, body="Internal Server Error")
     with serving([fault] * 9) as (server, _), pytest.raises(errors.ServerError) as caught:
         MODEL(ember.text("hello"))

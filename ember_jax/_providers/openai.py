@@ -103,7 +103,9 @@ class ChatCompletions(Dialect):
             return Meaning(RefusedRequestError, " The account has no credit; waiting does not help.")
         # A LiteLLM proxy without a database looks for every key but its own in that database.
         if answer.status == 400 and b"no_db_connection" in answer.body:
-            return Meaning(AuthenticationError, f" LiteLLM says so of a key that it does not know.{self.service.advice}")
+            return Meaning(
+                AuthenticationError, f" LiteLLM says so of a key that it does not know.{self.service.advice}"
+            )
         # llama.cpp parses an answer before it sends it, and sends none that it cannot parse. Under a JSON schema that
         # happens now and then, so it is no fault of the request.
         if answer.status == 500 and b"The model produced output that does not match the expected" in answer.body:
