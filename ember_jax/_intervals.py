@@ -26,7 +26,7 @@ _SEED = 0
 
 Interval = tuple[float, float]
 # What kind of numbers some are: 0 and 1 alone, between them, or any.
-Kind = Literal["proportion", "score", "number"]
+ScoreKind = Literal["proportion", "score", "number"]
 
 
 def check_level(level: float) -> None:
@@ -35,7 +35,7 @@ def check_level(level: float) -> None:
         raise ValueError(f"level={level!r}: a confidence level is between 0 and 1, such as 0.95.")
 
 
-def kind_of(values: np.ndarray) -> Kind:
+def kind_of(values: np.ndarray) -> ScoreKind:
     """What kind of numbers these are."""
     if np.isin(values, (0, 1)).all():
         return "proportion"
@@ -65,14 +65,22 @@ def wilson(right: float, rows: float, level: float) -> Interval:
 
 
 def of_scores(scores: np.ndarray, level: float) -> Interval:
-    """The interval of a mean of scores between 0 and 1: all means from which the one found is at most t standard errors
-    away, if the variance of a score is the same part of p(1-p), the largest that it can be, at every mean p.
+    """The interval of a mean of scores between 0 and 1, of two rows at least."""
+    rows = len(scores)
+    return of_spread(float(scores.mean()), float(scores.var(ddof=1)) / rows, rows, level)
 
-    Scores that are all equal tell nothing of their variance. They are taken to vary like one that differs in n.
+
+def of_spread(mean: float, variance: float, rows: int, level: float) -> Interval:
+    """The interval of a mean of scores between 0 and 1 that is known with some variance: all means from which it is at
+    most t standard errors away, if its variance is the same part of p(1-p), the largest that it can be, at every p.
+
+    Scores that are all 0 or all 1 are rights and wrongs. Others that are all equal tell nothing of their variance; they
+    are taken to vary like scores of which one in n differs.
     """
-    rows, mean = len(scores), float(scores.mean())
-    part = float(scores.var(ddof=1)) / (mean * (1 - mean)) if np.ptp(scores) else 1 / rows
-    return _score(mean, rows / part, _student(level, rows - 1))
+    most = mean * (1 - mean)
+    if most <= 0:
+        return wilson(rows * mean, rows, level)
+    return _score(mean, most / variance if variance > 0 else rows**2, _student(level, rows - 1))
 
 
 def of_numbers(values: np.ndarray, level: float) -> Interval:

@@ -561,7 +561,11 @@ def test_what_is_expected_is_shown():
 @pytest.mark.parametrize(("known", "lanes"), [(10, 120), (20, 40)])
 def test_intervals_hold_for_lanes_that_differ_and_branch(known, lanes):
     """Lanes of three calls that are alike, and in half of them a fourth: heavy tails, by closed form and simulation."""
-    rng, trials, pilot, earlier = np.random.default_rng(0), 300, 0, 0
+    rng, trials, pilot, earlier = np.random.default_rng(0), 600, 0, 0
+
+    def held(sums, total):
+        low, high = sums.interval()
+        return (low <= total * (1 + 1e-12)) & (total * (1 - 1e-12) <= high)
 
     def lane(i):
         alike = rng.lognormal(0, 0.5)
@@ -580,4 +584,5 @@ def test_intervals_hold_for_lanes_that_differ_and_branch(known, lanes):
             before[answer.group].append(answer)
         sums = of_calls(before, {("op", "a"): (3 * lanes, 3 * lanes), ("op", "b"): (0, lanes)})
         earlier += held(sums, total)
-    assert np.all(pilot >= 0.88 * trials) and np.all(earlier >= 0.88 * trials)
+    for share in (pilot / trials, earlier / trials):  # to 0.018, two standard errors
+        assert np.all(share >= (0.9 if known == 10 else 0.91)) and np.all(share <= 0.98)

@@ -20,7 +20,7 @@ from jaxtyping import Array
 import ember_jax as ember
 from ember_jax import scores
 from ember_jax._evaluate import data as datasets
-from ember_jax._evaluate import intervals
+from ember_jax import _intervals
 from ember_jax._evaluate.latency import Spans
 from ember_jax._providers.base import Request, Response
 from ember_jax._providers.callable import Callable
@@ -126,55 +126,20 @@ def test_a_gold_answer_that_a_score_cannot_use_is_a_failure_and_not_wrong(score,
 # -- intervals -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("right", "rows", "low", "high"),
-    # Newcombe, 1998, Statistics in Medicine 17:857, table I, method 3.
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
-)
-def test_wilsons_interval_is_that_of_the_literature(right, rows, low, high):
-    assert intervals.wilson(right, rows, 0.95) == pytest.approx((low, high), abs=5e-5)
-    assert intervals.wilson(rows - right, rows, 0.95) == pytest.approx((1 - high, 1 - low), abs=5e-5)
-
-
-@pytest.mark.parametrize("rows", [10, 50])
-def test_wilsons_interval_holds_its_level_on_average(rows):
-    counts = range(rows + 1)
-    ends = [intervals.wilson(k, rows, 0.95) for k in counts]
-    chances = np.linspace(0.005, 0.995, 199)
-    covered = [
-        sum(math.comb(rows, k) * p**k * (1 - p) ** (rows - k) for k in counts if ends[k][0] <= p <= ends[k][1])
-        for p in chances
-    ]
-    assert np.mean(covered) == pytest.approx(0.95, abs=0.01)
-    assert min(covered) > 0.83  # near 0 and 1, where the usual interval covers next to nothing
-
-
-def test_a_bootstrap_of_two_rows_is_a_binomial():
-    means = intervals.bootstrap(np.array([[0.0, 1.0], [1.0, np.nan]]), 20_000)
-    share = [np.mean(means[:, 0] == value) for value in (0, 0.5, 1)]
-    assert share == pytest.approx([0.25, 0.5, 0.25], abs=4 * math.sqrt(0.25 / 20_000))
-    # The second column has no mean where only the second row was drawn, which is where the first one's is 1.
-    np.testing.assert_array_equal(np.isnan(means[:, 1]), means[:, 0] == 1)
-
-
-def test_a_bootstraps_percentiles_are_those_of_a_normal_mean():
-    values = np.random.default_rng(0).normal(size=(400, 1))
-    low, high = intervals.percentiles(intervals.bootstrap(values, 20_000), 0.9)[:, 0]
-    half = 1.6449 * values.std() / 20
-    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.05 * half)
-
-
-def test_the_interval_of_a_result_is_wilsons_or_a_bootstrap(llm):
+def test_the_interval_of_a_result_is_by_what_its_scores_are(llm):
     rows = [(f"x{i}", f"X{i}" if i % 4 else "no") for i in range(40)]
     result = ember.evaluate(llm, rows, "exact")
     assert result.accuracy == 0.75
-    assert result.interval(0.9) == intervals.wilson(30, 40, 0.9)
+    assert result.interval(0.9) == _intervals.wilson(30, 40, 0.9)
     graded = ember.evaluate(llm, rows, lambda answer, gold: len(gold) / 10)
     values = np.array([len(gold) / 10 for _, gold in rows])
     low, high = graded.interval()
     assert low < values.mean() < high
     assert high - low == pytest.approx(2 * 1.96 * values.std() / math.sqrt(40), rel=0.15)
-    assert "bootstrap" in str(graded)
+    assert "95 %, Wilson" in str(graded)
+    points = ember.evaluate(llm, rows, lambda answer, gold: 10 * len(gold))
+    assert points.interval() == _intervals.of_numbers(100 * values, 0.95)
+    assert "95 %, Student" in str(points)
     with pytest.raises(ValueError, match="level=95"):
         result.interval(95)
 
@@ -398,7 +363,7 @@ def test_failures_are_left_out_and_counted(llm, model):
     rows = [("a", "A"), ("bad b", "BAD B"), ("c", "x"), ("bad d", "BAD D")]
     result = ember.evaluate(llm, rows, "exact")
     assert result.accuracy == 0.5
-    assert result.interval() == intervals.wilson(1, 2, 0.95)
+    assert result.interval() == _intervals.wilson(1, 2, 0.95)
     np.testing.assert_array_equal(result.ok, [True, False, True, False])
     assert result.answers == ["A", None, "C", None]
     assert result.failures() == {"RefusedRequestError: refused": [1, 3]}

@@ -15,7 +15,7 @@ PACKAGE = Path(ember_jax.__file__).parent
 
 # Each of the package's own files and folders stands on one floor; within a folder imports make no circle.
 FLOORS = (
-    ("_errors", "_types", "_alike", "_regex", "_spilling"),
+    ("_errors", "_types", "_alike", "_regex", "_spilling", "_intervals"),
     ("_jax",),
     ("_callback",),
     ("_text",),

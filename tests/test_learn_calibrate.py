@@ -12,7 +12,7 @@ import pytest
 
 import ember_jax as ember
 from ember_jax import learn
-from ember_jax.learn._calibrate import _hard, _on_grid, _Ordered
+from ember_jax.learn._calibrate import _Choices, _hard, _on_grid, _Ordered, _Table
 from ember_jax.testing import Sim, SimModel
 
 ROWS = 60
@@ -132,16 +132,19 @@ def test_the_grid_equals_brute_force_and_gradients_come_near(budget):
         assert run.report().requests == requests == 3 * ROWS
     best = trace.orders[0]
     right, cost = brute_force(budget)
-    assert (best.score, best.cost) == (pytest.approx(right), pytest.approx(cost, rel=1e-5))
+    assert (best.fitted_score, best.fitted_cost) == (pytest.approx(right), pytest.approx(cost, rel=1e-5))
     singles = [RIGHT[:, i].mean() for i in range(3) if COSTS[i] <= budget]
-    assert best.score >= max(singles)
-    assert max(singles) <= soft.orders[0].score <= best.score + 1e-9 and soft.orders[0].score >= best.score - 0.05
+    assert best.fitted_score >= max(singles)
+    by_gradient = soft.orders[0].fitted_score
+    assert max(singles) <= by_gradient <= best.fitted_score + 1e-9 and by_gradient >= best.fitted_score - 0.05
     for order in (*trace.orders, *soft.orders):
         assert outcome(order.stages, order.thresholds) == (
-            pytest.approx(order.score),
-            pytest.approx(order.cost, rel=1e-5),
+            pytest.approx(order.fitted_score),
+            pytest.approx(order.fitted_cost, rel=1e-5),
         )
-        assert order.cost <= budget * (1 + 1e-6)
+        assert order.fitted_cost <= budget * (1 + 1e-6)
+    for found in (trace, soft):
+        assert dataclasses.replace(found.best, score=0, cost=0) == dataclasses.replace(found.orders[0], score=0, cost=0)
     assert tuple(stage.number for stage in op.stages) == best.stages
     np.testing.assert_array_equal(op.thresholds, np.float32(best.thresholds))
 
@@ -156,9 +159,9 @@ def test_what_is_promised_is_what_the_cascade_does_and_costs_with_its_scorers():
     with session():
         scorers = Asking(ember.LLM("sim/s0")), grade
         op, trace = learn.calibrate_cascade(cascade(scorers), DATA, correct, 40e-6)
-        best = trace.orders[0]
+        best = trace.best
         score, cost = ran(op)
-    assert (best.score, best.cost) == (pytest.approx(score), pytest.approx(cost, rel=1e-4))
+    assert (best.fitted_score, best.fitted_cost) == (pytest.approx(score), pytest.approx(cost, rel=1e-4))
     assert op.scorer == tuple(scorers[i] for i in best.stages[:-1])
     # The last stage has no scorer, and so comes last wherever it is.
     assert {order.stages for order in trace.orders if 2 in order.stages} == {(0, 2), (1, 2), (0, 1, 2), (1, 0, 2)}
@@ -171,11 +174,15 @@ def test_every_threshold_tells_the_scores_apart_also_of_four_stages():
     cost = np.broadcast_to([1.0, 3.0, 9.0, 27.0], (40, 4))
     stages = _Ordered(right.T.astype(float), grades[:, :3].T, cost.T)
     every = [_hard(np.array(t, np.float32), stages) for t in itertools.product(*(np.unique(g) for g in stages.grade))]
+    found = _on_grid(stages, 100)
+    assert (np.diff(found.cost) > 0).all() and (np.diff(found.score) > 0).all()
     for budget in (5.0, 12.0, 30.0):
-        found = _on_grid(stages, budget, 100)
-        assert found.cost <= budget and found.score == pytest.approx(max(h.score for h in every if h.cost <= budget))
-    assert _on_grid(stages, 0.5, 100) is None
-    assert _on_grid(stages, 12.0, 3).cost <= 12.0  # a coarse grid keeps the budget too
+        place = found.at(budget)
+        assert found.cost[place] <= budget
+        assert found.score[place] == pytest.approx(max(score for score, cost in every if cost <= budget))
+        assert _hard(found.thresholds[place], stages) == (found.score[place], found.cost[place])
+    assert found.at(0.5) == -1
+    assert _on_grid(stages, 3).at(12.0) >= 0  # a coarse grid keeps the budget too
 
 
 class FailsAt(ember.Operator):
@@ -195,18 +202,84 @@ def test_rows_that_fail_are_left_out_and_what_the_scorer_cannot_tell_is_not_acce
         _, trace = learn.calibrate_cascade(op, DATA, correct, 1.0)
         assert (trace.rows, trace.failed) == (ROWS, 1)
         single = {order.stages: order for order in trace.orders}
-        assert single[2,].score == pytest.approx(RIGHT[1:, 2].mean())
+        # Nothing is chosen about a single stage, so its score is the same on every row.
+        assert single[2,].score == pytest.approx(RIGHT[1:, 2].mean()) == pytest.approx(single[2,].fitted_score)
         # No threshold is below what is not known: question 1 goes on to the last stage.
-        assert single[0, 2].cost >= COSTS[0] + COSTS[2] / (ROWS - 1) * (1 - 1e-6)
+        assert single[0, 2].fitted_cost >= COSTS[0] + COSTS[2] / (ROWS - 1) * (1 - 1e-6)
+
+
+def test_one_table_answers_every_budget_and_asks_nothing_again():
+    with session() as run:
+        _, trace = learn.calibrate_cascade(cascade(), DATA, correct, 30e-6)
+        for budget in (1e-6, 8e-6, 20e-6, 60e-6, 1.0):
+            op, found = trace.cascade(budget)
+            assert (found.fitted_score, found.fitted_cost) == (
+                pytest.approx(brute_force(budget)[0]),
+                pytest.approx(brute_force(budget)[1], rel=1e-5),
+            )
+            assert tuple(stage.number for stage in op.stages) == found.stages
+            np.testing.assert_array_equal(op.thresholds, np.float32(found.thresholds))
+        assert run.report().requests == 3 * ROWS
+        assert trace.cascade(30e-6)[1].thresholds == trace.best.thresholds
+        again, other = learn.calibrate_cascade(cascade(), DATA, correct, 8e-6)
+        assert trace.frontier == other.frontier and again.thresholds.tolist() == pytest.approx(other.best.thresholds)
+        with pytest.raises(ValueError, match="below.*cheapest cascade of this table"):
+            trace.cascade(1e-7)
+        _, soft = learn.calibrate_cascade(cascade(), DATA, correct, 30e-6, method="gradient", folds=0)
+        assert soft.frontier == (soft.best,) and np.isnan(soft.best.score)
+
+
+def drawn(draw, rows):
+    """Three stages whose grades say a little, as a table: scores on the rows look better than they are."""
+    right = draw.uniform(size=(rows, 3)) < np.array([0.55, 0.65, 0.75])
+    grades = np.where(right, 0.55, 0.45) + draw.normal(0, 0.2, right.shape)
+    cost = np.broadcast_to([1.0, 3.0, 9.0], right.shape)
+    return _Table(right.astype(float), grades.astype(np.float32), cost, np.zeros_like(cost), 0)
+
+
+def test_scores_are_those_at_questions_that_the_choice_has_not_seen():
+    draw = np.random.default_rng(0)
+    orders = [order for length in (1, 2, 3) for order in itertools.permutations(range(3), length)]
+    future, told, fitted, held, true = drawn(draw, 20_000), [], [], [], []
+    search = functools.partial(_on_grid, grid=12)
+    for _ in range(40):
+        found = _Choices(drawn(draw, 60), orders, search, 5)
+        best = found.best(8.0)
+        score, cost = _hard(np.array(best.thresholds, np.float32), future.of(best.stages))
+        fitted.append(best.fitted_score)
+        told.append(best.score)
+        held.append(best.cost)
+        true.append((score, cost))
+    score, cost = np.mean(true, 0)
+    assert np.mean(fitted) > score + 0.05  # on the same rows it is far too good
+    # Four fifths of the rows choose a little worse than all do. Two standard errors of the mean over data sets:
+    assert score - 0.03 < np.mean(told) < score + 2 * np.std(told) / np.sqrt(40)
+    assert np.mean(held) == pytest.approx(cost, rel=0.1)
+
+
+def test_folds_are_dealt_by_hand():
+    """One stage right on all rows but one, and a dear one that is always right: the choice at a budget for one of them."""
+    score = np.array([[0.0, 1.0], *[[1.0, 1.0]] * 5])
+    table = _Table(score, np.zeros((6, 2), np.float32), np.broadcast_to([1.0, 5.0], (6, 2)), np.zeros((6, 2)), 0)
+    found = _Choices(table, [(0,), (1,)], functools.partial(_on_grid, grid=10), 6)
+    best = found.best(10.0)
+    # In the fold that holds the first row both are as good on the others, and the cheap one, which fails, is taken.
+    assert (best.stages, best.fitted_score, best.fitted_cost) == ((1,), 1.0, 5.0)
+    assert (best.score, best.cost) == (pytest.approx(5 / 6), pytest.approx((1 + 5 * 5) / 6))
+    cheap, dear = found.frontier()
+    assert (cheap.stages, cheap.score, dear.stages, dear.score) == ((0,), pytest.approx(5 / 6), (1,), best.score)
+    assert [order.score for order in found.orders(10.0)] == pytest.approx([1, 5 / 6])
 
 
 def test_what_is_shown():
     with session():
         _, trace = learn.calibrate_cascade(cascade(), DATA, correct, 30e-6, grid=5)
     lines = str(trace).splitlines()
-    best = trace.orders[0]
-    assert lines[0] == f"{ROWS} questions, 0 failed" and len(lines) == 2 + len(trace.orders)
-    assert lines[2].startswith(f"{best.score:7.4f}  ${best.cost:.6f}  stages {best.stages[0]} > ")
+    best, chosen = trace.orders[0], trace.best
+    told = f"chosen: score {chosen.score:.4f}, ${chosen.cost:.6f} a question, held out"
+    assert lines[0] == f"{ROWS} questions, 0 failed; {told}" and len(lines) == 3 + len(trace.orders)
+    fitted = f"{best.fitted_score:7.4f}  ${best.fitted_cost:.6f}"
+    assert lines[3].startswith(f"{best.score:7.4f}  ${best.cost:.6f}  {fitted}  stages {best.stages[0]} > ")
     assert list(trace.to_pandas().score) == [order.score for order in trace.orders]
 
 
@@ -222,6 +295,8 @@ def test_errors_say_what_is_wrong():
             learn.calibrate_cascade(cascade(), DATA, lambda answer, gold: gold * jnp.nan, 1.0)
         with pytest.raises(ValueError, match="grid=0"):
             learn.calibrate_cascade(cascade(), DATA, correct, 1.0, grid=0)
+        with pytest.raises(ValueError, match="folds=1.*at least 2"):
+            learn.calibrate_cascade(cascade(), DATA, correct, 1.0, folds=1)
         with pytest.raises(TypeError, match="not LLM, which is without stages, scorer, thresholds"):
             learn.calibrate_cascade(ember.LLM("sim/s0"), DATA, correct, 1.0)
         with pytest.raises(TypeError, match="not the class Cascade"):

@@ -12,7 +12,7 @@ import pandas
 import pytest
 
 import ember_jax as ember
-from ember_jax import learn
+from ember_jax import _intervals, learn
 from ember_jax._evaluate.result import Result
 from ember_jax._providers.base import Response
 from ember_jax._providers.callable import Callable
@@ -110,7 +110,7 @@ def given(scores, costs):
     none = np.zeros(n, int)
     scores = np.asarray(scores, float)
     return Result(
-        {"gold": [""] * n}, "gold", [""] * n, scores, [""] * n, none + np.nan, none, none, none, costs, none, none
+        {"gold": [""] * n}, "gold", [""] * n, scores, [""] * n, none + np.nan, none, none, none, np.asarray(costs), none, none
     )
 
 
@@ -123,16 +123,32 @@ def test_draws_are_the_same_rows_for_all(monkeypatch):
     table = learn.pareto(dict.fromkeys(results), DATA, resamples=draws).table
     np.testing.assert_allclose(table["frontier_share"], [1, 0.25, 0], atol=4 * np.sqrt(0.25 * 0.75 / draws))
     assert table["frontier_share"][2] == 0  # as right as the cheap one in every draw, and dearer
-    np.testing.assert_array_equal([table["cost_low"][2], table["cost_high"][2]], [2, 3])
+    np.testing.assert_allclose(
+        [table["cost_low"][2], table["cost_high"][2]], [2 + end for end in _intervals.wilson(1, 2, 0.95)]
+    )
 
 
-def test_intervals_are_quantiles_of_the_binomial(monkeypatch):
-    results = {"half": given([0, 1] * 10, np.ones(20))}
+def test_intervals_are_those_of_a_result_and_of_costs(monkeypatch):
+    costs = np.random.default_rng(0).lognormal(0, 0.5, 20)
+    results = {
+        "all": given(np.ones(20), np.ones(20)),
+        "half": given([0, 1] * 10, costs),
+        "one more": given([1, 1] + [0, 1] * 9, costs),
+    }
     monkeypatch.setattr("ember_jax.learn._pareto.evaluate_all", lambda *args, **kwargs: results)
-    # P(Bin(20, 1/2) <= 6) = 0.0577 and P(<= 7) = 0.1316, so the quantile at 0.1 is 7.
-    found = learn.pareto({"half": None}, DATA, resamples=4000, level=0.8)
-    assert (found.table["accuracy_low"][0], found.table["accuracy_high"][0]) == (0.35, 0.65)
-    assert "[80%]" in str(found)
+    found = learn.pareto(dict.fromkeys(results), DATA, resamples=10)
+    table = found.table
+    assert (table["accuracy_low"][0], table["accuracy_high"][0]) == _intervals.wilson(20, 20, 0.95)  # and not [1, 1]
+    assert (table["accuracy_low"][1], table["accuracy_high"][1]) == _intervals.wilson(10, 20, 0.95)
+    assert (table["cost_low"][0], table["cost_high"][0]) == (1, 1)
+    assert (table["cost_low"][1], table["cost_high"][1]) == _intervals.of_numbers(costs, 0.95)
+    difference = found.difference("one more", "half")
+    # Agresti and Min: of 22 rows, 1.5 in one cell of disagreement and half a one in the other.
+    half = 1.959964 * np.sqrt((2 / 22 - (1 / 22) ** 2) / 22)
+    assert difference == pytest.approx((0.05, 1 / 22 - half, 1 / 22 + half, 20))
+    with pytest.raises(KeyError, match="other"):
+        found.difference("half", "other")
+    assert "[80%]" in str(learn.pareto(dict.fromkeys(results), DATA, resamples=10, level=0.8))
 
 
 def test_what_is_unknown_is_not_compared(asked):

@@ -8,9 +8,14 @@ leave stages out are candidates too, down to each single stage, so the chosen ca
 the best single stage within the budget.
 
 *On a grid* the best combination of thresholds is found exactly, among thresholds that tell the observed scores apart.
-Accuracy and cost of all combinations are products of matrices. *By gradient* acceptance is relaxed to a sigmoid that
-becomes steeper, and cost above the budget is penalised. The result is taken as hard thresholds, which are lowered
-together until the budget is kept. With either method the numbers reported are those of the hard cascade on the data.
+Accuracy and cost of all combinations are products of matrices. Those that no other combination beats in both answer
+every budget. *By gradient* acceptance is relaxed to a sigmoid that becomes steeper, and cost above the budget is
+penalised. The result is taken as hard thresholds, which are lowered together until the budget is kept.
+
+On the rows that it was chosen by, the best of many cascades looks better than it is. So what is reported is found by
+cross-fitting (Stone, 1974): the rows are dealt into folds, the choice is made on all folds but one, and scored on that
+one. These numbers are those of a choice from slightly fewer rows, so they err on the side of caution. The cascade that is
+returned is chosen by all rows.
 """
 
 import collections
@@ -54,21 +59,25 @@ _C = TypeVar("_C", bound=Staged)
 
 @dataclass(frozen=True)
 class Calibrated:
-    """One order of stages with its best thresholds, on the data.
+    """One order of stages with its best thresholds within a budget.
 
     **Fields:**
 
     - `stages`: the positions that the stages had in the cascade that was given, in their new order. A stage whose
         position is missing is left out.
     - `thresholds`: one for each stage but the last.
-    - `score`: the mean score.
-    - `cost`: the mean cost of a question in US dollars, of stages and scorers.
+    - `score`: the mean score at questions that the choice has not seen, by cross-fitting; NaN without folds.
+    - `cost`: the mean cost of such a question in US dollars, of stages and scorers. It may be above the budget.
+    - `fitted_score`, `fitted_cost`: the same on the rows that the thresholds were chosen by: the score is too good, and
+        the cost within the budget.
     """
 
     stages: tuple[int, ...]
     thresholds: tuple[float, ...]
     score: float
     cost: float
+    fitted_score: float
+    fitted_cost: float
 
 
 @dataclass(frozen=True)
@@ -77,14 +86,38 @@ class CalibrationTrace:
 
     **Fields:**
 
-    - `orders`: every order that the budget allows, the best first.
+    - `orders`: every order that the budget allows, the best on the rows first. The score and cost of each are those of
+        choosing its thresholds.
     - `rows`: the number of questions.
     - `failed`: how many were left out, because a stage or the score failed.
+    - `best`: the chosen cascade. Its score and cost are those of choosing order and thresholds.
+    - `frontier`: the best cascade for every budget, from the cheapest to the best. Each is the best for budgets from its
+        `fitted_cost` to that of the next one; scores and costs are as of `best`. With `method="gradient"` it is the best
+        one alone.
     """
 
     orders: tuple[Calibrated, ...]
     rows: int
     failed: int
+    best: Calibrated
+    frontier: tuple[Calibrated, ...]
+    _given: Any = dataclasses.field(repr=False, compare=False)
+
+    def cascade(self, budget_usd_per_query: float) -> tuple[Any, Calibrated]:
+        """The best cascade for another budget, from the same answers: nothing is asked, and nothing searched.
+
+        **Returns:** the cascade, and its place on the frontier.
+
+        **Raises:** `ValueError` for a budget that is below the cheapest stage, and, with `method="gradient"`, below that
+            of the cascade that was found.
+        """
+        within = [found for found in self.frontier if _within(found.fitted_cost, budget_usd_per_query)]
+        if not within:
+            raise ValueError(
+                f"budget_usd_per_query={budget_usd_per_query:g} is below ${self.frontier[0].fitted_cost:.3g}, the mean "
+                "cost of the cheapest cascade of this table."
+            )
+        return _rebuilt(self._given, within[-1]), within[-1]
 
     def to_pandas(self) -> Any:
         """A data frame with a row for each order."""
@@ -94,11 +127,14 @@ class CalibrationTrace:
 
     def __str__(self) -> str:
         lines = [
-            f"{o.score:7.4f}  ${o.cost:.6f}  stages {' > '.join(map(str, o.stages))}"
+            f"{o.score:7.4f}  ${o.cost:.6f}  {o.fitted_score:7.4f}  ${o.fitted_cost:.6f}  "
+            f"stages {' > '.join(map(str, o.stages))}"
             + (f"  thresholds {', '.join(f'{t:.4g}' for t in o.thresholds)}" if o.thresholds else "")
             for o in self.orders
         ]
-        return "\n".join([f"{self.rows:,} questions, {self.failed:,} failed", "  score  cost", *lines])
+        chosen = f"chosen: score {self.best.score:.4f}, ${self.best.cost:.6f} a question, held out"
+        heads = ["held out            on the same rows", "  score  cost         score  cost"]
+        return "\n".join([f"{self.rows:,} questions, {self.failed:,} failed; {chosen}", *heads, *lines])
 
 
 def calibrate_cascade(
@@ -111,6 +147,7 @@ def calibrate_cascade(
     grid: int = 100,
     key: Key | None = None,
     gold: str | None = None,
+    folds: int = 5,
 ) -> tuple[_C, CalibrationTrace]:
     """Chooses order and thresholds of a cascade for the best mean score that a mean cost allows.
 
@@ -118,6 +155,7 @@ def calibrate_cascade(
     op = non.Cascade([small, medium, large], scorer=non.Grader(small))
     op, trace = learn.calibrate_cascade(op, (questions, golds), "number", 2e-5)
     print(trace)
+    cheaper, told = trace.cascade(1e-5)  # another budget, from the same answers
     ```
 
     **Arguments:**
@@ -135,13 +173,16 @@ def calibrate_cascade(
     - `key`: a PRNG key, from which every row has a key of its own, as of `ember.evaluate`. If `cascade` is a
         `non.Cascade`, stages and scorers get the same keys as they get inside it; so to evaluate `cascade` with this
         key afterwards asks for no answer again.
+    - `folds`: into how many parts the rows are dealt for the scores and costs that are reported: a choice is scored on
+        the part that it was not made by. 0 leaves these scores out, and saves their time.
 
-    **Returns:** the cascade with stages, scorers and thresholds chosen, and a `CalibrationTrace`. Every stage is asked
-    every question, once, whatever the method.
+    **Returns:** the cascade with stages, scorers and thresholds chosen by all rows, and a `CalibrationTrace`, with the
+    scores of such choices at questions that they have not seen. Every stage is asked every question, once, whatever the
+    method, the folds, and the number of budgets.
 
     **Raises:** `TypeError` for what is no cascade; `ValueError` if a cost is unknown, if all rows fail, if not even the
-    cheapest stage is within the budget, for an unknown method, or a grid of nothing; `ImportError` for the gradient
-    without optax; and what `ember.evaluate` raises.
+    cheapest stage is within the budget, for an unknown method, a grid of nothing, or a single fold; `ImportError` for
+    the gradient without optax; and what `ember.evaluate` raises.
     """
     missing = [name for name in ("stages", "scorer", "thresholds") if not hasattr(cascade, name)]
     if missing or not dataclasses.is_dataclass(cascade) or isinstance(cascade, type):
@@ -155,22 +196,24 @@ def calibrate_cascade(
         raise ValueError(f"calibrate_cascade(method={method!r}): it is 'grid' or 'gradient'.")
     if grid < 1:
         raise ValueError(f"calibrate_cascade(grid={grid!r}): give a number of thresholds, at least 1.")
+    if folds < 0 or folds == 1:
+        raise ValueError(f"calibrate_cascade(folds={folds!r}): give at least 2, or 0 for no held-out scores.")
     table = _table(cascade, data, score, key, gold)
-    best = functools.partial(_on_grid, grid=grid) if method == "grid" else _by_gradient
-    found = ((order, best(table.of(order), budget_usd_per_query)) for order in _orders(cascade))
-    orders = [
-        Calibrated(order, tuple(hard.thresholds.tolist()), hard.score, hard.cost)
-        for order, hard in found
-        if hard is not None
-    ]
+    if method == "grid":
+        search = functools.partial(_on_grid, grid=grid)
+    else:
+        search = functools.partial(_by_gradient, budget=budget_usd_per_query)
+    found = _Choices(table, list(_orders(cascade)), search, folds)
+    orders = found.orders(budget_usd_per_query)
     if not orders:
         raise ValueError(
             f"the cheapest stage costs ${table.cost.mean(0).min():.3g} for a question of this data, more than "
             f"budget_usd_per_query={budget_usd_per_query:g}."
         )
-    # By the rounded score, since means that should be equal may differ in their last bits.
-    orders.sort(key=lambda o: (-round(o.score, 9), o.cost, len(o.stages)))
-    return _rebuilt(cascade, orders[0]), CalibrationTrace(tuple(orders), table.failed + len(table.score), table.failed)
+    best = found.best(budget_usd_per_query)
+    frontier = found.frontier() if method == "grid" else (best,)
+    rows = table.failed + len(table.score)
+    return _rebuilt(cascade, best), CalibrationTrace(orders, rows, table.failed, best, frontier, cascade)
 
 
 def _orders(cascade: Staged) -> Iterator[tuple[int, ...]]:
@@ -217,12 +260,12 @@ class _Table(NamedTuple):
     check: np.ndarray
     failed: int
 
-    def of(self, order: Sequence[int]) -> "_Ordered":
-        """The numbers of a cascade of these stages, in this order."""
+    def of(self, order: Sequence[int], rows: Any = slice(None)) -> "_Ordered":
+        """The numbers of a cascade of these stages, in this order, at some rows."""
         stages, gates = list(order), list(order[:-1])
-        cost = self.cost[:, stages]
-        cost[:, :-1] += self.check[:, gates]
-        return _Ordered(self.score[:, stages].T, self.grade[:, gates].T, cost.T)
+        cost = self.cost[rows][:, stages]
+        cost[:, :-1] += self.check[rows][:, gates]
+        return _Ordered(self.score[rows][:, stages].T, self.grade[rows][:, gates].T, cost.T)
 
 
 class _Ordered(NamedTuple):
@@ -337,11 +380,116 @@ def _of_question(question: Any) -> None:
 
 
 class _Hard(NamedTuple):
-    """Thresholds, and what a cascade with them comes to."""
+    """Thresholds, and what cascades with them come to, from the cheapest to the best: each is the best within its cost.
+
+    **Fields:**
+
+    - `thresholds`: `[cascades, stages - 1]`.
+    - `score`, `cost`: `float64[cascades]`, both ascending.
+    """
 
     thresholds: np.ndarray
-    score: float
-    cost: float
+    score: np.ndarray
+    cost: np.ndarray
+
+    def at(self, budget: float) -> int:
+        """The place of the best within a budget; -1 if there is none."""
+        return int(np.searchsorted(self.cost, budget * (1 + 1e-9), side="right")) - 1
+
+
+class _Fold(NamedTuple):
+    """What was found by some rows, for each order, and what that comes to at the others.
+
+    **Fields:**
+
+    - `found`: by the rows.
+    - `score`, `cost`: `float64[cascades]` for each order, the sums over the rows that were held out.
+    """
+
+    found: list[_Hard]
+    score: list[np.ndarray]
+    cost: list[np.ndarray]
+
+
+class _Choices:
+    """The best cascades of a table for every budget, and what the choice of one comes to at rows that are held out."""
+
+    def __init__(
+        self,
+        table: _Table,
+        orders: Sequence[tuple[int, ...]],
+        search: Callable[[_Ordered], _Hard],
+        folds: int,
+    ):
+        self._table, self._orders, self._search = table, orders, search
+        self._found = [search(table.of(order)) for order in orders]
+        rows = len(table.score)
+        dealt = np.random.default_rng(0).permutation(rows) % min(folds, rows) if folds and rows > 1 else None
+        self._folds = [] if dealt is None else [self._fold(dealt == fold) for fold in range(dealt.max() + 1)]
+
+    def _fold(self, held: np.ndarray) -> _Fold:
+        found = [self._search(self._table.of(order, ~held)) for order in self._orders]
+        sums = [
+            [held.sum() * np.array(_outcome(_accepts(t, of), of), float) for t in hard.thresholds]
+            for hard, of in zip(found, (self._table.of(order, held) for order in self._orders), strict=True)
+        ]
+        score, cost = ([np.array(s).reshape(-1, 2)[:, i] for s in sums] for i in range(2))
+        return _Fold(found, score, cost)
+
+    def orders(self, budget: float) -> tuple[Calibrated, ...]:
+        """The best of each order within a budget, the best of all first."""
+        within = [(i, hard.at(budget)) for i, hard in enumerate(self._found) if hard.at(budget) >= 0]
+        return tuple(self._told(i, place, budget, [i]) for i, place in sorted(within, key=self._rank))
+
+    def best(self, budget: float) -> Calibrated:
+        """The best cascade within a budget, of which there must be one."""
+        every = range(len(self._orders))
+        found = [(i, self._found[i].at(budget)) for i in every]
+        return self._told(*min((f for f in found if f[1] >= 0), key=self._rank), budget, every)
+
+    def frontier(self) -> tuple[Calibrated, ...]:
+        """The best cascade for every budget, by cost."""
+        places = [(i, place) for i, hard in enumerate(self._found) for place in range(len(hard.cost))]
+        places.sort(key=lambda at: (self._found[at[0]].cost[at[1]], *self._rank(at)))
+        kept, most = [], -np.inf
+        for i, place in places:
+            if round(self._found[i].score[place], 9) > most:
+                most = round(self._found[i].score[place], 9)
+                kept.append((i, place, self._found[i].cost[place]))
+        return tuple(self._told(*at, range(len(self._orders))) for at in kept)
+
+    def _rank(self, at: tuple[int, int]) -> tuple[float, float, int]:
+        # By the rounded score, since means that should be equal may differ in their last bits.
+        hard, place = self._found[at[0]], at[1]
+        return -round(float(hard.score[place]), 9), float(hard.cost[place]), len(self._orders[at[0]])
+
+    def _told(self, i: int, place: int, budget: float, among: Sequence[int]) -> Calibrated:
+        """A cascade, with the score and the cost of choosing one among some orders by other rows."""
+        hard = self._found[i]
+        score, cost = np.sum([self._chosen(fold, budget, among) for fold in self._folds], 0) if self._folds else (
+            np.full(2, np.nan)
+        )
+        rows = len(self._table.score)
+        return Calibrated(
+            self._orders[i],
+            tuple(hard.thresholds[place].tolist()),
+            float(score) / rows,
+            float(cost) / rows,
+            float(hard.score[place]),
+            float(hard.cost[place]),
+        )
+
+    def _chosen(self, fold: _Fold, budget: float, among: Sequence[int]) -> tuple[float, float]:
+        """What the best cascade within a budget, by the rows of a fold, comes to at the others; of the cheapest one if
+        none is within."""
+        places = [(i, fold.found[i].at(budget)) for i in among if len(fold.found[i].cost)]
+        within = [at for at in places if at[1] >= 0]
+        rank = lambda at: (-round(float(fold.found[at[0]].score[at[1]]), 9), float(fold.found[at[0]].cost[at[1]]))
+        if within:
+            i, place = min(within, key=lambda at: (*rank(at), len(self._orders[at[0]])))
+        else:
+            i, place = min(((i, 0) for i, _ in places), key=lambda at: fold.found[at[0]].cost[at[1]])
+        return fold.score[i][place], fold.cost[i][place]
 
 
 def _outcome(accepts: Any, stages: Any) -> tuple[Any, Any]:
@@ -361,9 +509,14 @@ def _outcome(accepts: Any, stages: Any) -> tuple[Any, Any]:
     return score + (reached * stages.score[-1]).mean(), cost + (reached * stages.cost[-1]).mean()
 
 
-def _hard(thresholds: np.ndarray, stages: _Ordered) -> _Hard:
-    score, cost = _outcome((stages.grade > thresholds[:, None]).astype(float), stages)
-    return _Hard(thresholds, float(score), float(cost))
+def _accepts(thresholds: np.ndarray, stages: _Ordered) -> np.ndarray:
+    return (stages.grade > thresholds[:, None]).astype(float)
+
+
+def _hard(thresholds: np.ndarray, stages: _Ordered) -> tuple[float, float]:
+    """The mean score and cost of a cascade with these thresholds."""
+    score, cost = _outcome(_accepts(thresholds, stages), stages)
+    return float(score), float(cost)
 
 
 def _within(cost: Any, budget: float) -> Any:
@@ -374,11 +527,8 @@ def _within(cost: Any, budget: float) -> Any:
 _HELD = 10_000_000  # the most numbers that the array `reached` below may have, which as float64 is 80 megabytes
 
 
-def _on_grid(stages: _Ordered, budget: float, grid: int) -> _Hard | None:
-    """The best thresholds among observed scores, and the cheapest of those with an equal mean score.
-
-    **Returns:** these with what they come to; `None` if no combination is within the budget.
-    """
+def _on_grid(stages: _Ordered, grid: int) -> _Hard:
+    """The best thresholds among observed scores, for every budget; the cheapest of those with an equal mean score."""
     gates, rows = stages.grade.shape
     if gates > 1:
         grid = min(grid, max(2, int((_HELD / rows) ** (1 / (gates - 1)))))
@@ -400,13 +550,14 @@ def _on_grid(stages: _Ordered, budget: float, grid: int) -> _Hard | None:
             reached = (reached[:, None] * (1 - accept)).reshape(-1, rows)
     if not gates:
         score, cost = reached @ stages.score[-1], reached @ stages.cost[-1]
-    allowed = np.flatnonzero(_within(cost, budget))
-    if not len(allowed):
-        return None
-    best = allowed[np.lexsort((cost[allowed], -np.round(score[allowed], 9)))[0]]
-    places = np.unravel_index(best, [len(t) for t in tried]) if gates else ()
-    chosen = np.array([t[i] for t, i in zip(tried, places, strict=True)], stages.grade.dtype)
-    return _hard(chosen, stages)
+    by_cost = np.lexsort((-np.round(score, 9), cost))
+    so_far = np.maximum.accumulate(np.round(score[by_cost], 9))
+    kept = by_cost[np.concatenate([[True], np.diff(so_far) > 0])]
+    places = np.unravel_index(kept, [len(t) for t in tried]) if gates else ()
+    chosen = np.array([t[i] for t, i in zip(tried, places, strict=True)], stages.grade.dtype).reshape(gates, len(kept)).T
+    # By the same sums as the cascade that is told of, whose last bits differ from those of the products.
+    outcomes = np.array([_hard(thresholds, stages) for thresholds in chosen]).reshape(-1, 2)
+    return _Hard(chosen, outcomes[:, 0], outcomes[:, 1])
 
 
 def _candidates(grade: np.ndarray, grid: int) -> np.ndarray:
@@ -424,20 +575,22 @@ def _candidates(grade: np.ndarray, grid: int) -> np.ndarray:
 _STEPS = 400  # steps of gradient descent
 
 
-def _by_gradient(stages: _Ordered, budget: float) -> _Hard | None:
-    """Thresholds by gradient, lowered together until the budget is kept; `None` if it cannot be."""
+def _by_gradient(stages: _Ordered, budget: float) -> _Hard:
+    """Thresholds by gradient, lowered together until the budget is kept; none if it cannot be."""
     gates = len(stages.grade)
     start = np.array([_middle(grade) for grade in stages.grade], np.float32)
     soft = np.asarray(_descended(start, jax.tree.map(jnp.float32, stages), jnp.float32(budget))) if gates else start
     # Lower thresholds accept more answers, so they cost less. Each threshold is lowered to the next lower observed
     # score: a smaller step would change nothing, and a larger one could miss a cascade within the budget.
-    found = _hard(soft.astype(stages.grade.dtype), stages)
-    while not _within(found.cost, budget):
-        lower = np.array([_below(grade, t) for grade, t in zip(stages.grade, found.thresholds, strict=True)])
-        if np.array_equal(lower, found.thresholds):
-            return None
-        found = _hard(lower.astype(stages.grade.dtype), stages)
-    return found
+    thresholds = soft.astype(stages.grade.dtype)
+    score, cost = _hard(thresholds, stages)
+    while not _within(cost, budget):
+        lower = np.array([_below(grade, t) for grade, t in zip(stages.grade, thresholds, strict=True)])
+        if np.array_equal(lower, thresholds):
+            return _Hard(np.empty((0, gates), stages.grade.dtype), np.empty(0), np.empty(0))
+        thresholds = lower.astype(stages.grade.dtype)
+        score, cost = _hard(thresholds, stages)
+    return _Hard(thresholds[None], np.array([score]), np.array([cost]))
 
 
 def _middle(grade: np.ndarray) -> float:

@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._plurality import Tally
+from ._plurality import AnswerCounts
 
 
 class Wrong(NamedTuple):
@@ -92,7 +92,7 @@ _SIMULATED = 1000  # processes of each kind
 # -- which kinds there are -------------------------------------------------------------------------------------------
 
 
-def draw(tallies: Sequence[Tally], wrong: Sequence[Wrong], seed: int) -> np.ndarray:
+def draw(tallies: Sequence[AnswerCounts], wrong: Sequence[Wrong], seed: int) -> np.ndarray:
     """Draws the kinds of questions, given their samples: `int32[draws, questions]`, rows of `accuracies`.
 
     **Arguments:**
@@ -159,7 +159,7 @@ def _tables(counts: np.ndarray, base: np.ndarray, rng: np.random.Generator) -> n
 # -- how likely samples are ------------------------------------------------------------------------------------------
 
 
-def _right_likelihood(tallies: Sequence[Tally]) -> np.ndarray:
+def _right_likelihood(tallies: Sequence[AnswerCounts]) -> np.ndarray:
     """`float64[questions, RIGHTS]`, relative to the largest of each question."""
     from scipy.special import betaln, xlog1py, xlogy  # imported here: it takes a tenth of a second
 
@@ -170,7 +170,7 @@ def _right_likelihood(tallies: Sequence[Tally]) -> np.ndarray:
     return _relative(np.concatenate([points, betaln(a + right, b + wrong) - betaln(a, b)], 1))
 
 
-def _wrong_likelihood(tallies: Sequence[Tally], wrong: Sequence[Wrong]) -> np.ndarray:
+def _wrong_likelihood(tallies: Sequence[AnswerCounts], wrong: Sequence[Wrong]) -> np.ndarray:
     """`float64[questions, wrong]`, relative to the largest of each question.
 
     It is the probability of the partition of wrong samples by answer. If one answer attracts, it is the sum over which

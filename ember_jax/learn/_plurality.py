@@ -24,7 +24,7 @@ from .._text.text import Text
 MOST_SAMPLES = 1000
 
 
-class Tally(NamedTuple):
+class AnswerCounts(NamedTuple):
     """How often the different answers of a question were given, the most frequent first.
 
     **Fields:**
@@ -40,7 +40,7 @@ class Tally(NamedTuple):
 class Tallies(NamedTuple):
     """The tallies of questions of which each has so many samples."""
 
-    questions: list[Tally]
+    questions: list[AnswerCounts]
     samples: int
 
 
@@ -119,7 +119,7 @@ def _is_of_bools(golds: Any) -> bool:
     return bool(rows) and all(isinstance(row, list | tuple) and row and type(row[0]) is bool for row in rows)
 
 
-def _tally(question: int, answers: list[Any], is_right: Any, name: str) -> Tally:
+def _tally(question: int, answers: list[Any], is_right: Any, name: str) -> AnswerCounts:
     votes = collections.Counter(answers)
     right = collections.Counter(answer for answer, r in zip(answers, is_right, strict=True) if r)
     for answer, count in right.items():
@@ -130,10 +130,10 @@ def _tally(question: int, answers: list[Any], is_right: Any, name: str) -> Tally
                 "normalize=None."
             )
     of = lambda some: tuple(sorted(some, reverse=True))
-    return Tally(of(right.values()), of(count for answer, count in votes.items() if answer not in right))
+    return AnswerCounts(of(right.values()), of(count for answer, count in votes.items() if answer not in right))
 
 
-def accuracies(tally: Tally) -> np.ndarray:
+def accuracies(tally: AnswerCounts) -> np.ndarray:
     """How often a vote of 1, 2, ..., n of the samples is right, as `float64[n]`."""
     others = lambda i: (*tally.right[:i], *tally.right[i + 1 :], *tally.wrong)
     return sum((_wins(c, others(i)) for i, c in enumerate(tally.right)), np.zeros(sum(tally.right) + sum(tally.wrong)))

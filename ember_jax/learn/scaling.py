@@ -31,7 +31,7 @@ from jax.scipy.special import betainc, gammaln, xlog1py, xlogy
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from .._intervals import check_level
+from .. import _intervals
 from .._text.text import Text
 from . import _kinds, _plurality
 
@@ -316,7 +316,7 @@ def plurality_at_k(answers: Any, golds: Any, k: ArrayLike, *, normalize: str | N
     over all orders of the samples each of them is first equally often.
 
     ```python
-    scaling.plurality_at_k([["4", "5", "4", "3"]], ["4"], np.arange(1, 5))  # [[1/2, 1/2, 3/4, 1]]
+    scaling.plurality_at_k([["4", "5", "4", "3"]], ["4"], np.arange(1, 5))  # [[1/2, 1/2, 2/3, 1]]
     ```
 
     **Arguments:**
@@ -378,14 +378,15 @@ class _Curve(NamedTuple):
 
 def _best(ks: np.ndarray, curves: Sequence[_Curve], level: float, tolerance: float, margin: float) -> BestK:
     """The best of some numbers of calls if each of some curves may be the true one; the first is the one told."""
-    check_level(level)
+    _intervals.check_level(level)
     # The first number within the tolerance of the best, and not the best itself: saturated curves go on growing by less
     # than samples can show, and the best would always be the last.
     first = lambda curve: np.argmax(curve >= curve.max(-1, keepdims=True) - tolerance, -1)
     chosen = int(first(curves[0].predicted))
     tail = (1 - level) / 2
     ends = [np.quantile(ks[first(curve.draws)], [tail, 1 - tail], method="nearest") for curve in curves]
-    lost = [np.quantile(curve.draws.max(1) - curve.draws[:, chosen], level) for curve in curves]
+    # The number was chosen by the same samples, so a one-sided quantile of this level would be too low.
+    lost = [np.quantile(curve.draws.max(1) - curve.draws[:, chosen], 1 - tail) for curve in curves]
     loss, (low, high) = float(max(lost)), (int(np.min(ends)), int(np.max(ends)))
     k = int(ks[chosen])
     return BestK(k, min(low, k), max(high, k), float(curves[0].predicted[chosen]), loss <= margin, loss)
@@ -483,6 +484,17 @@ class _Population(NamedTuple):
         )
         return _Curve(np.clip(mean, 0, 1), np.clip(weights @ self.unbiased[:, at - 1] + beyond, 0, 1))
 
+    def interval(self, ks: np.ndarray, level: float, draws: int, seed: int) -> list[_intervals.Interval]:
+        """The interval of the mean over all questions that could be asked, for each number of calls."""
+        questions, curve = len(self.unbiased), self.curve(ks, draws, seed)
+        if questions < 2:
+            return [(math.nan, math.nan)] * len(ks)
+        # The bootstrap's variance is that of n questions around their mean, which are closer to it by a degree of
+        # freedom.
+        variance = curve.draws.var(0) * questions / (questions - 1)
+        of = lambda mean, spread: _intervals.of_spread(float(mean), float(spread), questions, level)
+        return [of(*both) for both in zip(curve.predicted, variance, strict=True)]
+
 
 _BOOLEANS = (
     "right and wrong alone do not tell whether wrong answers agree: give the answers themselves, "
@@ -529,17 +541,18 @@ class VoteScaling:
     ) -> tuple[jax.Array, jax.Array]:
         """An interval of the accuracy over all questions that could be asked, of the shape of `k`.
 
-        It is between percentiles of a Bayesian bootstrap over questions, each of a kind that is drawn from what its
-        samples leave open. Of right and wrong alone it reaches from the worst case to the best one, in which no wrong
-        answer is given twice.
+        It is Wilson's, by the variance of a Bayesian bootstrap over questions, each of a kind that is drawn from what
+        its samples leave open. Of right and wrong alone it reaches from the worst case to the best one, in which no
+        wrong answer is given twice.
+
+        **Returns:** the interval's two ends; NaN for a single question.
 
         **Raises:** `ValueError` for a level that is not between 0 and 1.
         """
-        check_level(level)
+        _intervals.check_level(level)
         ks, shape = _whole(k)
-        tails = [(1 - level) / 2, (1 + level) / 2]
-        found = [np.quantile(p.curve(ks, resamples, seed).draws, tails, axis=0) for p in self._populations]
-        low, high = np.min(found, 0)[0], np.max(found, 0)[1]
+        found = np.array([population.interval(ks, level, resamples, seed) for population in self._populations])
+        low, high = found[:, :, 0].min(0), found[:, :, 1].max(0)
         return _array(low.reshape(shape)), _array(high.reshape(shape))
 
     def best_k(
@@ -626,8 +639,8 @@ def fit(answers: Any, golds: Any = None, *, normalize: str | None = "answer", se
             )
         counts = [(int(c), samples.shape[1] - int(c)) for c in samples.sum(1)]
         of_right = [(c,) if c else () for c, _ in counts]
-        agree = [_plurality.Tally(r, (w,) if w else ()) for r, (_, w) in zip(of_right, counts, strict=True)]
-        differ = [_plurality.Tally(r, (1,) * w) for r, (_, w) in zip(of_right, counts, strict=True)]
+        agree = [_plurality.AnswerCounts(r, (w,) if w else ()) for r, (_, w) in zip(of_right, counts, strict=True)]
+        differ = [_plurality.AnswerCounts(r, (1,) * w) for r, (_, w) in zip(of_right, counts, strict=True)]
         return VoteScaling(_population(agree, (_kinds.AGREE,), seed), _population(differ, (_kinds.DIFFER,), seed))
     found = _plurality.tallies(answers, golds, normalize, "scaling.fit")
     if found.samples < 5:
@@ -635,7 +648,7 @@ def fit(answers: Any, golds: Any = None, *, normalize: str | None = "answer", se
     return VoteScaling(_population(found.questions, _kinds.ANY, seed))
 
 
-def _population(tallies: Sequence[_plurality.Tally], wrong: tuple[_kinds.Wrong, ...], seed: int) -> _Population:
+def _population(tallies: Sequence[_plurality.AnswerCounts], wrong: tuple[_kinds.Wrong, ...], seed: int) -> _Population:
     unbiased = np.stack([_plurality.accuracies(tally) for tally in tallies])
     return _Population(unbiased, _kinds.draw(tallies, wrong, seed), wrong)
 
