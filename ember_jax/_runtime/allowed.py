@@ -89,16 +89,14 @@ class Allowed:
         A pace does not count, however slow. What counts is a time for which no call is let through. That a quota is
         spent counts when no call is in flight: the answers to those may show that what is told is not so.
         """
-        held, spent = self._stopped(), Delay(now, "") if in_flight else self._spent(now, cost)
+        held, spent = self._stopped(), Delay(now, "")
+        if not in_flight:
+            requests, tokens = self._requests.spent_until(1.0), self._tokens.spent_until(cost)
+            what = "requests" if requests >= tokens else "tokens"
+            spent = Delay(max(requests, tokens, now), f"the service's quota of {what}, which is spent")
         if held.until > now and held.until >= spent.until:
             return held.until - max(since, now if self._shut is None else self._shut), held.by
         return spent.until - now, spent.by
-
-    def _spent(self, now: float, cost: float) -> Delay:
-        """Until when a quota that is told is spent; `now` if none is."""
-        requests, tokens = self._requests.spent_until(1.0), self._tokens.spent_until(cost)
-        what = "requests" if requests >= tokens else "tokens"
-        return Delay(max(requests, tokens, now), f"the service's quota of {what}, which is spent")
 
     def shut(self) -> tuple[float, float]:
         """Until when the service lets no call through, and for how many seconds in all since it last answered.
