@@ -234,7 +234,11 @@ class Review(NamedTuple):
 
 USELESS = {
     # llama.cpp's server (xllamacpp 2026.10.11549), under a schema.
-    "cut": ('{"stars":59475', "length", "It was cut at the most tokens that it was allowed; give it more max_tokens."),
+    "cut": (
+        '{"stars":59475',
+        "length",
+        "(char 14). It was cut at the most tokens that it was allowed; give it more max_tokens.",
+    ),
     # `transformers serve` 5.24.0, which does not read `response_format`.
     "words": (
         "Five stars.",

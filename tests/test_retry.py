@@ -360,6 +360,12 @@ def test_where_no_attempt_is_read_under_a_schema_the_question_is_asked_without()
     assert asked_of(server) == ["json_schema"] * 8 + ["json_object"] * 8 + [None, None]
 
 
+def test_what_the_server_cannot_read_at_temperature_0_it_is_asked_for_twice():
+    with serving([UNREADABLE] * 4) as (server, _):
+        MODEL.replace(temperature=0).structured(ember.text("one"), Review)
+    assert asked_of(server) == ["json_schema"] * 2 + ["json_object"] * 2 + [None]
+
+
 def test_where_no_attempt_is_read_the_error_says_so():
     with serving([UNREADABLE] * 99) as (server, _), pytest.raises(errors.MalformedResponseError) as caught:
         MODEL.structured(ember.text("one"), Review)

@@ -413,7 +413,8 @@ _FENCE = regex(r"^```(?:json)?[ \t]*\n(.*?)\n```[ \t]*$", re.DOTALL | re.MULTILI
 _THINKING, _THOUGHT = (regex(rf"<{slash}(?:think|thinking|thought|reasoning)>", re.IGNORECASE) for slash in ("", "/"))
 _OBJECT = regex(r"\{\s*+[\"}]")
 _MOST_ATTEMPTS = 1000
-_CUT = " (cut off? give more max_tokens)"
+# A guess, by the words alone.
+CUT = " (cut off? give more max_tokens)"
 
 
 class NoJSON(Misfit):
@@ -469,7 +470,7 @@ def _said(answer: str) -> tuple[str, bool]:
     """
     end = _THOUGHT.search(answer)
     if end is None and _THINKING.match(answer.lstrip()):
-        raise Misfit(f"it ends within the model's thoughts{_CUT}")
+        raise Misfit(f"it ends within the model's thoughts{CUT}")
     rest = answer[end.end() :] if end else answer
     blocks = _FENCE.findall(rest)
     return (blocks[0], end is None) if len(blocks) == 1 else (rest, False)
@@ -497,7 +498,7 @@ def _parsed(words: str) -> Any:
     try:
         return _decoded(_DECODER.decode, words)
     except json.JSONDecodeError as error:  # its message tells the place, and none of the words
-        raise NoJSON(f"it is not JSON: {error}{_CUT if words.lstrip().startswith('{') else ''}") from None
+        raise NoJSON(f"it is not JSON: {error}{CUT if words.lstrip().startswith('{') else ''}") from None
 
 
 def _decoded(decode: Callable[..., Any], *args: Any) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 from .._errors import MalformedResponseError
 from .._providers.base import Finish, Form, Request, Response
 from .asking import ModelCall, Note, Operands, of_same_sample
-from .schema import Misfit, NoJSON, Record, read, response_format
+from .schema import CUT, Misfit, NoJSON, Record, read, response_format
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,21 +47,22 @@ class StructuredCall(ModelCall):
             arrays, passed_over = read(self.record, response.text)
         except Misfit as misfit:
             raise MalformedResponseError(
-                f"{request.provider}/{request.model}: the answer is no {self.record.name}: {misfit}. "
-                f"{_likely_cause(misfit, response)}{of_same_sample(request)}"
+                f"{request.provider}/{request.model}: the answer is no {self.record.name}: "
+                f"{_with_likely_cause(misfit, response)} {of_same_sample(request)}"
             ) from None
         if passed_over:
             note(request, passed_over)
         return arrays
 
 
-def _likely_cause(misfit: Misfit, response: Response) -> str:
-    """Why the answer is likely to be none, if how it ended says something of it."""
+def _with_likely_cause(misfit: Misfit, response: Response) -> str:
+    """The misfit, and what how the answer ended says of it."""
     if response.finish == Finish.LENGTH:
-        return "It was cut at the most tokens that it was allowed; give it more max_tokens. "
+        told = str(misfit).removesuffix(CUT)
+        return f"{told}. It was cut at the most tokens that it was allowed; give it more max_tokens."
     if isinstance(misfit, NoJSON) and response.finish == Finish.STOP:
-        return "If the service ignores JSON schemas without a word, say in the prompt which JSON you want. "
-    return ""
+        return f"{misfit}. If the service ignores JSON schemas without a word, say in the prompt which JSON you want."
+    return f"{misfit}."
 
 
 @dataclasses.dataclass(frozen=True)

@@ -89,8 +89,11 @@ class Allowed:
         A pace does not count, however slow. What counts is a time for which no call is let through. That a quota is
         spent counts when no call is in flight: the answers to those may show that what is told is not so.
         """
-        held = self._stopped()
-        spent = Delay(now, "") if in_flight else _spent(self._requests, self._tokens, now, cost)
+        held, spent = self._stopped(), Delay(now, "")
+        if not in_flight:
+            requests, tokens = self._requests.spent_until(1.0), self._tokens.spent_until(cost)
+            what = "requests" if requests >= tokens else "tokens"
+            spent = Delay(max(requests, tokens, now), f"the service's quota of {what}, which is spent")
         if held.until > now and held.until >= spent.until:
             return held.until - max(since, now if self._shut is None else self._shut), held.by
         return spent.until - now, spent.by
@@ -167,10 +170,3 @@ class Allowed:
         if quota is not None:
             self._requests.hear(now, quota.requests, sent.at, sent.marks[0], 1.0, is_answer)
             self._tokens.hear(now, quota.tokens, sent.at, sent.marks[1], sent.cost, is_answer)
-
-
-def _spent(requests: Told, tokens: Told, now: float, cost: float) -> Delay:
-    """Until when a quota that is told is spent; `now` if none is."""
-    of_requests, of_tokens = requests.spent_until(1.0), tokens.spent_until(cost)
-    what = "requests" if of_requests >= of_tokens else "tokens"
-    return Delay(max(of_requests, of_tokens, now), f"the service's quota of {what}, which is spent")

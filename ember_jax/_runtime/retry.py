@@ -9,7 +9,8 @@ Refusals as one too many are bounded by time and not by their number. They are n
 service's minute does; a fault that comes eight times will come a ninth time.
 
 A server error may be a refusal in disguise: some servers answer 500 to a parameter that they do not know. If one
-request that has such parameters is answered twice by the same error in the same words, it is taken to be refused.
+request that has such parameters is answered twice by the same error in the same words, it is taken to be refused. An
+error about the model's answer is none about the request: the next answer may pass.
 
 If the service says how long to wait, the wait is exactly that. Else it is drawn uniformly from zero to a bound that
 doubles with each attempt ("full jitter"). Calls that failed together so come back apart, where waits of one length
@@ -94,11 +95,15 @@ class Tries:
         self.made = 0
         self._policy = policy
         self._is_refusable = bool(request.forms or request.parameters.keys() - _COMMON)
+        self._draws = request.parameters.get("temperature") != 0
         self._refused = 0
         self._last = ""
 
     def wait(self, error: ProviderError, spent: float, uniform: float) -> float | None:
         """The seconds to wait after the last attempt has failed, or `None`; see the function `wait`."""
+        # At temperature 0 a model answers alike, so what the server could not read twice it never can.
+        if not self._draws and self.made > 1 and isinstance(error, MalformedResponseError) and error.status == 500:
+            return None
         if isinstance(error, RateLimitError):
             self._refused += 1
             return wait(self._policy, error, self._refused, spent, uniform)
