@@ -99,7 +99,7 @@ def _form(rows: list[list[Any]], normalize: str | None, name: str) -> Callable[[
 def _verdicts(
     same: list[list[Any]], golds: Any, form: Callable[[Any], Any], name: str
 ) -> list[list[bool]] | list[np.ndarray]:
-    if getattr(golds, "dtype", None) == bool or _is_of_bools(golds):
+    if getattr(golds, "dtype", None) == np.dtype(bool) or _is_of_bools(golds):
         verdicts = np.asarray(golds)
         if verdicts.shape != (len(same), len(same[0])):
             raise ValueError(

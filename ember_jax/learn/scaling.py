@@ -616,10 +616,10 @@ def fit(answers: Any, golds: Any = None, *, normalize: str | None = "answer", se
 
     **Arguments:**
 
-    - `answers`: the samples: Text of shape `[questions, samples]`, lists of lists of `str`, or integers, which are equal
-        where answers are. Leave out questions that have failed samples.
-    - `golds`: the right answer of each question, or a list of those that are accepted; or, where a program decides, which
-        samples are right: `bool[questions, samples]`. Without it `answers` says which samples are right. Then the
+    - `answers`: the samples: Text of shape `[questions, samples]`, lists of lists of `str`, or integers, which are
+        equal where answers are. Leave out questions that have failed samples.
+    - `golds`: the right answer of each question, or a list of those that are accepted; or, where a program decides,
+        which samples are right: `bool[questions, samples]`. Without it `answers` says which samples are right. Then the
         accuracies are those of the worst case, that all wrong answers agree, and the best number of calls is known only
         if it does not depend on that. Of questions with two answers, give these: `fit(right.astype(int),
         np.ones(len(right), int))`.
@@ -627,8 +627,8 @@ def fit(answers: Any, golds: Any = None, *, normalize: str | None = "answer", se
         they are.
     - `seed`: of the draws by which the model is found.
 
-    **Raises:** `TypeError` for answers that are neither words nor integers; `ValueError` for fewer than five samples, for
-    other shapes, and for equal answers that are right and wrong.
+    **Raises:** `TypeError` for answers that are neither words nor integers; `ValueError` for fewer than five samples,
+    for other shapes, and for equal answers that are right and wrong.
     """
     if golds is None:
         samples = np.asarray(answers) if not isinstance(answers, Text) else np.empty(answers.shape, object)
