@@ -179,7 +179,7 @@ class _Clusters:
         self._sums[cluster] = self._sums.get(cluster, 0) + residual
 
     def cumulants(self) -> tuple[np.ndarray, np.ndarray, float]:
-        """The second and the third cumulant of each sum's error, and with how many degrees of freedom they are found."""
+        """The second and the third cumulant of each sum's error, and how many degrees of freedom they have."""
         freedom = len(self._sums) - 1
         if not freedom:
             return np.full(_QUANTITIES, np.inf), np.zeros(_QUANTITIES), 0
