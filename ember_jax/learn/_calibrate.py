@@ -451,12 +451,14 @@ class _Choices:
         """The best cascade for every budget, by cost."""
         places = [(i, place) for i, hard in enumerate(self._found) for place in range(len(hard.cost))]
         places.sort(key=lambda at: (self._found[at[0]].cost[at[1]], *self._rank(at)))
-        kept, most = [], -np.inf
+        kept: list[tuple[int, int, float]] = []
+        most = -np.inf
         for i, place in places:
             if round(self._found[i].score[place], 9) > most:
                 most = round(self._found[i].score[place], 9)
                 kept.append((i, place, self._found[i].cost[place]))
-        return tuple(self._told(*at, range(len(self._orders))) for at in kept)
+        among = range(len(self._orders))
+        return tuple(self._told(i, place, budget, among) for i, place, budget in kept)
 
     def _rank(self, at: tuple[int, int]) -> tuple[float, float, int]:
         # By the rounded score, since means that should be equal may differ in their last bits.

@@ -12,7 +12,7 @@ Every term is positive, so no digit is lost. Binomials are divided by powers of 
 import collections
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,10 +74,9 @@ def tallies(answers: Any, golds: Any, normalize: str | None, name: str) -> Talli
 def _rows(answers: Any, name: str) -> list[list[Any]]:
     found = answers if isinstance(answers, Text) else np.asarray(answers) if hasattr(answers, "dtype") else answers
     rows = found.tolist() if isinstance(found, Text | np.ndarray) else found
-    try:
-        return [list(row) if not isinstance(row, str | bytes) else [][row] for row in rows]
-    except TypeError:
-        raise ValueError(f"{name} takes answers of shape [questions, samples], not {answers!r:.60}.") from None
+    if isinstance(rows, str) or not all(isinstance(row, Iterable) and not isinstance(row, str | bytes) for row in rows):
+        raise ValueError(f"{name} takes answers of shape [questions, samples], not {answers!r:.60}.")
+    return [list(row) for row in rows]
 
 
 def _form(rows: list[list[Any]], normalize: str | None, name: str) -> Callable[[Any], Any]:
