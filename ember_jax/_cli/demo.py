@@ -89,8 +89,7 @@ def _more_calls(questions: int, seed: int, write: Write, pictures: dict[str, Pat
         samples = non.Ensemble(LLM("sim/uneven"), n=_SAMPLES)
         answers = jax.vmap(samples)(asked, jax.random.split(jax.random.key(seed), questions))
     counts = np.arange(1, _SAMPLES + 1, 4)
-    right = np.asarray(answers == gold.reshape(-1, 1))
-    fitted = scaling.fit(right[:, :_FEW])
+    fitted = scaling.fit(answers[:, :_FEW], gold)
     shares, skills = np.array([_EASY, 1 - _EASY]), np.array([_RIGHT_IF_EASY, _RIGHT_IF_HARD])
     curves = {
         "measured": np.mean(_winners(answers, counts) == gold.reshape(-1, 1), axis=0),

@@ -305,6 +305,7 @@ def vote_at_k(n: ArrayLike, c: ArrayLike, k: ArrayLike) -> jax.Array:
 
     start = jnp.ones_like(n), c / jnp.maximum(n, 1)
     _, won = jax.lax.fori_loop(1, jnp.max(half).astype(int), step, start)
+    won = jnp.clip(won, 0, 1)  # a sum that is rounded may be just outside
     return jnp.where((k >= 1) & (k <= n) & (c >= 0) & (c <= n), won, jnp.nan)
 
 
