@@ -45,7 +45,9 @@ def main() -> None:
     hardware.show()
     given = [*map(int, sys.argv[1:]), 1000, 3]
     questions, sets = given[0], given[1] if len(sys.argv) > 2 else 3
-    print(f"{questions:,} questions, {SAMPLES} samples of each, {sets} data sets; errors in points at {AT.tolist()} calls")
+    print(
+        f"{questions:,} questions, {SAMPLES} samples of each, {sets} data sets; errors in points at {AT.tolist()} calls"
+    )
     errors, baselines, losses = [], [], []
     for name, (skill, wrong) in FAMILIES.items():
         ours, plain, known = [], [], []
