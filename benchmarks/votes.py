@@ -1,5 +1,5 @@
-"""Claim: twenty samples of a question predict votes of 19, 99 and 259 within 2.5 points, and a best number of calls that
-is said to be known loses less than 0.3 points.
+"""Claim: twenty samples of a question predict votes of 19, 99 and 259 within 2.5 points, and a best number of calls
+that is said to be known loses less than 0.3 points.
 
 Simulated questions of known answer distributions: one wrong answer that competes, twenty different ones, and a heavy
 tail. `scaling.fit` gets twenty samples of each; the truth is the mean over many votes of the same questions. The
