@@ -16,9 +16,8 @@ import pytest
 from constructs import asking
 
 import ember_jax as ember
-from ember_jax import scores
+from ember_jax import _intervals, scores
 from ember_jax._evaluate import data as datasets
-from ember_jax import _intervals
 from ember_jax._evaluate.latency import Spans
 from ember_jax._providers.base import Request, Response
 from ember_jax._providers.callable import Callable

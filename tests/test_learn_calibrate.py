@@ -223,7 +223,7 @@ def test_one_table_answers_every_budget_and_asks_nothing_again():
         assert trace.cascade(30e-6)[1].thresholds == trace.best.thresholds
         again, other = learn.calibrate_cascade(cascade(), DATA, correct, 8e-6)
         assert trace.frontier == other.frontier and again.thresholds.tolist() == pytest.approx(other.best.thresholds)
-        with pytest.raises(ValueError, match="below.*cheapest cascade of this table"):
+        with pytest.raises(ValueError, match=r"below.*cheapest cascade of this table"):
             trace.cascade(1e-7)
         _, soft = learn.calibrate_cascade(cascade(), DATA, correct, 30e-6, method="gradient", folds=0)
         assert soft.frontier == (soft.best,) and np.isnan(soft.best.score)
@@ -258,7 +258,7 @@ def test_scores_are_those_at_questions_that_the_choice_has_not_seen():
 
 
 def test_folds_are_dealt_by_hand():
-    """One stage right on all rows but one, and a dear one that is always right: the choice at a budget for one of them."""
+    """One stage that is right on all rows but one, and a dear one that is always right, at a budget for either."""
     score = np.array([[0.0, 1.0], *[[1.0, 1.0]] * 5])
     table = _Table(score, np.zeros((6, 2), np.float32), np.broadcast_to([1.0, 5.0], (6, 2)), np.zeros((6, 2)), 0)
     found = _Choices(table, [(0,), (1,)], functools.partial(_on_grid, grid=10), 6)
@@ -295,7 +295,7 @@ def test_errors_say_what_is_wrong():
             learn.calibrate_cascade(cascade(), DATA, lambda answer, gold: gold * jnp.nan, 1.0)
         with pytest.raises(ValueError, match="grid=0"):
             learn.calibrate_cascade(cascade(), DATA, correct, 1.0, grid=0)
-        with pytest.raises(ValueError, match="folds=1.*at least 2"):
+        with pytest.raises(ValueError, match=r"folds=1.*at least 2"):
             learn.calibrate_cascade(cascade(), DATA, correct, 1.0, folds=1)
         with pytest.raises(TypeError, match="not LLM, which is without stages, scorer, thresholds"):
             learn.calibrate_cascade(ember.LLM("sim/s0"), DATA, correct, 1.0)

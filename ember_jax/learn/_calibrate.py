@@ -14,8 +14,8 @@ penalised. The result is taken as hard thresholds, which are lowered together un
 
 On the rows that it was chosen by, the best of many cascades looks better than it is. So what is reported is found by
 cross-fitting (Stone, 1974): the rows are dealt into folds, the choice is made on all folds but one, and scored on that
-one. These numbers are those of a choice from slightly fewer rows, so they err on the side of caution. The cascade that is
-returned is chosen by all rows.
+one. These numbers are those of a choice from slightly fewer rows, so they err on the side of caution. The cascade that
+is returned is chosen by all rows.
 """
 
 import collections
@@ -91,9 +91,9 @@ class CalibrationTrace:
     - `rows`: the number of questions.
     - `failed`: how many were left out, because a stage or the score failed.
     - `best`: the chosen cascade. Its score and cost are those of choosing order and thresholds.
-    - `frontier`: the best cascade for every budget, from the cheapest to the best. Each is the best for budgets from its
-        `fitted_cost` to that of the next one; scores and costs are as of `best`. With `method="gradient"` it is the best
-        one alone.
+    - `frontier`: the best cascade for every budget, from the cheapest to the best. Each is the best for budgets from
+        its `fitted_cost` to that of the next one; scores and costs are as of `best`. With `method="gradient"` it is the
+        best one alone.
     """
 
     orders: tuple[Calibrated, ...]
@@ -108,8 +108,8 @@ class CalibrationTrace:
 
         **Returns:** the cascade, and its place on the frontier.
 
-        **Raises:** `ValueError` for a budget that is below the cheapest stage, and, with `method="gradient"`, below that
-            of the cascade that was found.
+        **Raises:** `ValueError` for a budget that is below the cheapest stage, and, with `method="gradient"`, below the
+            cost of the cascade that was found.
         """
         within = [found for found in self.frontier if _within(found.fitted_cost, budget_usd_per_query)]
         if not within:
@@ -444,19 +444,22 @@ class _Choices:
     def best(self, budget: float) -> Calibrated:
         """The best cascade within a budget, of which there must be one."""
         every = range(len(self._orders))
-        found = [(i, self._found[i].at(budget)) for i in every]
-        return self._told(*min((f for f in found if f[1] >= 0), key=self._rank), budget, every)
+        within = [(i, self._found[i].at(budget)) for i in every]
+        i, place = min((at for at in within if at[1] >= 0), key=self._rank)
+        return self._told(i, place, budget, every)
 
     def frontier(self) -> tuple[Calibrated, ...]:
         """The best cascade for every budget, by cost."""
         places = [(i, place) for i, hard in enumerate(self._found) for place in range(len(hard.cost))]
         places.sort(key=lambda at: (self._found[at[0]].cost[at[1]], *self._rank(at)))
-        kept, most = [], -np.inf
+        kept: list[tuple[int, int, float]] = []
+        most = -np.inf
         for i, place in places:
             if round(self._found[i].score[place], 9) > most:
                 most = round(self._found[i].score[place], 9)
-                kept.append((i, place, self._found[i].cost[place]))
-        return tuple(self._told(*at, range(len(self._orders))) for at in kept)
+                kept.append((i, place, float(self._found[i].cost[place])))
+        every = range(len(self._orders))
+        return tuple(self._told(i, place, budget, every) for i, place, budget in kept)
 
     def _rank(self, at: tuple[int, int]) -> tuple[float, float, int]:
         # By the rounded score, since means that should be equal may differ in their last bits.
@@ -466,8 +469,10 @@ class _Choices:
     def _told(self, i: int, place: int, budget: float, among: Sequence[int]) -> Calibrated:
         """A cascade, with the score and the cost of choosing one among some orders by other rows."""
         hard = self._found[i]
-        score, cost = np.sum([self._chosen(fold, budget, among) for fold in self._folds], 0) if self._folds else (
-            np.full(2, np.nan)
+        score, cost = (
+            np.sum([self._chosen(fold, budget, among) for fold in self._folds], 0)
+            if self._folds
+            else (np.full(2, np.nan))
         )
         rows = len(self._table.score)
         return Calibrated(
@@ -554,7 +559,9 @@ def _on_grid(stages: _Ordered, grid: int) -> _Hard:
     so_far = np.maximum.accumulate(np.round(score[by_cost], 9))
     kept = by_cost[np.concatenate([[True], np.diff(so_far) > 0])]
     places = np.unravel_index(kept, [len(t) for t in tried]) if gates else ()
-    chosen = np.array([t[i] for t, i in zip(tried, places, strict=True)], stages.grade.dtype).reshape(gates, len(kept)).T
+    chosen = (
+        np.array([t[i] for t, i in zip(tried, places, strict=True)], stages.grade.dtype).reshape(gates, len(kept)).T
+    )
     # By the same sums as the cascade that is told of, whose last bits differ from those of the products.
     outcomes = np.array([_hard(thresholds, stages) for thresholds in chosen]).reshape(-1, 2)
     return _Hard(chosen, outcomes[:, 0], outcomes[:, 1])

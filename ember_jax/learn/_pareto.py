@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .._errors import RepeatedSampleWarning
 from .. import _intervals
+from .._errors import RepeatedSampleWarning
 from .._evaluate import picture
 from .._evaluate.evaluate import evaluate_all
 from .._evaluate.result import Result, dollars

@@ -359,11 +359,15 @@ class BestK(NamedTuple):
 
     def __str__(self) -> str:
         if not self.is_known:
-            may = f"between {self.low} and {self.high} calls may be best" if self.low < self.high else f"{self.k} may be"
+            may = (
+                f"between {self.low} and {self.high} calls may be best" if self.low < self.high else f"{self.k} may be"
+            )
             why = self.reason or "more questions, or more samples of each, would tell"
             return f"not known: {may}, and {self.k} may be up to {100 * self.loss:.1f} points below the best; {why}"
         calls = "1 call is" if self.k == 1 else f"{self.k} calls are"
-        return f"{calls} best (between {self.low} and {self.high} calls), with a predicted accuracy of {self.accuracy:.1%}"
+        return (
+            f"{calls} best (between {self.low} and {self.high} calls), with a predicted accuracy of {self.accuracy:.1%}"
+        )
 
 
 class _Curve(NamedTuple):
@@ -613,10 +617,10 @@ def fit(answers: Any, golds: Any = None, *, normalize: str | None = "answer", se
 
     **Arguments:**
 
-    - `answers`: the samples: Text of shape `[questions, samples]`, lists of lists of `str`, or integers, which are equal
-        where answers are. Leave out questions that have failed samples.
-    - `golds`: the right answer of each question, or a list of those that are accepted; or, where a program decides, which
-        samples are right: `bool[questions, samples]`. Without it `answers` says which samples are right. Then the
+    - `answers`: the samples: Text of shape `[questions, samples]`, lists of lists of `str`, or integers, which are
+        equal where answers are. Leave out questions that have failed samples.
+    - `golds`: the right answer of each question, or a list of those that are accepted; or, where a program decides,
+        which samples are right: `bool[questions, samples]`. Without it `answers` says which samples are right. Then the
         accuracies are those of the worst case, that all wrong answers agree, and the best number of calls is known only
         if it does not depend on that. Of questions with two answers, give these: `fit(right.astype(int),
         np.ones(len(right), int))`.
@@ -624,8 +628,8 @@ def fit(answers: Any, golds: Any = None, *, normalize: str | None = "answer", se
         they are.
     - `seed`: of the draws by which the model is found.
 
-    **Raises:** `TypeError` for answers that are neither words nor integers; `ValueError` for fewer than five samples, for
-    other shapes, and for equal answers that are right and wrong.
+    **Raises:** `TypeError` for answers that are neither words nor integers; `ValueError` for fewer than five samples,
+    for other shapes, and for equal answers that are right and wrong; `TextError` for a sample that has failed.
     """
     if golds is None:
         samples = np.asarray(answers) if not isinstance(answers, Text) else np.empty(answers.shape, object)
