@@ -598,6 +598,14 @@ def test_errors_say_what_is_taken(call, message):
         call()
 
 
+def test_samples_that_failed_say_why():
+    with ember.session(providers={"mine": ember.providers.Callable(lambda request: 1 / 0)}, journal=None):
+        failed, _ = ember.attempt(ember.LLM("mine/x"))(ember.text("What is 1 + 1?"))
+        answers = ember.stack([ember.text("2")] * 5 + [failed]).reshape(1, 6)
+        with pytest.raises(ZeroDivisionError):
+            scaling.fit(answers, ["2"])
+
+
 def test_floats_are_no_words():
     with pytest.raises(TypeError, match="words or as integers, not float"):
         scaling.fit([[0.5] * 5], [0.5])
