@@ -28,6 +28,7 @@ QUICK = {
     "overhead": ["1000", "10000"],
     "segments": ["1", "256"],
     "simulated": ["1000"],
+    "votes": ["200", "2"],
 }
 
 

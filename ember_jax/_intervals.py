@@ -1,6 +1,6 @@
 """Confidence intervals: how far a mean over some rows may be from the mean over all rows that could be drawn.
 
-Design note. An interval of level 0.95 promises that it holds the truth in 95 of 100 data sets; `tests` check it,
+Design note. What an interval of level 0.95 promises is that it holds the truth in 95 of 100 data sets. Tests check it,
 exactly for proportions, by simulation for the others. Percentiles of a bootstrap do not keep the promise for few rows:
 of 20 right answers of 20 they make the point 1, and where the truth is 0.95 they hold it in 64 of 100 data sets of 20
 rows. So each mean has the interval that the literature advises for what is known of it.

@@ -44,8 +44,7 @@ def test_the_interval_of_a_proportion_covers_95_of_100(rows):
 
 
 def test_percentiles_of_a_bootstrap_would_not():
-    """What the interval of `pareto` was: in 64 of 100 data sets of 20 rows it held a truth of 0.95, and of 20 right of
-    20 it was a point."""
+    """In 64 of 100 data sets of 20 rows they hold a truth of 0.95, and of 20 right of 20 they are a point."""
     up_to = binomial(20, np.maximum(np.arange(1, 20) / 20, 1e-300)).cumsum(1)
     ends = [(0, 0), *((int((row < 0.025).sum()), int((row < 0.975).sum())) for row in up_to), (20, 20)]
     holds = np.array([low <= 19 <= high for low, high in ends])
@@ -98,7 +97,7 @@ def test_the_interval_of_numbers_covers_95_of_100(rows):
 
 
 def test_nearly_all_alike_is_told_as_well_as_twenty_rows_can():
-    """Rows that differ are seldom: no method knows how much they do. The usual interval holds it in 76 of 100."""
+    """Rows that differ are seldom: no method knows how much they do. Student's t holds the truth in 76 of 100."""
     draw = lambda rng, n: np.where(rng.random(n) < 0.9, 1.0, rng.random(n))
     assert coverage(lambda x: _intervals.of_mean(x, 0.95), draw, 0.95, 20) > 0.9
     assert coverage(lambda x: _intervals.of_mean(x, 0.95), draw, 0.95, 200) > 0.93

@@ -258,7 +258,7 @@ def test_scores_are_those_at_questions_that_the_choice_has_not_seen():
 
 
 def test_folds_are_dealt_by_hand():
-    """One stage right on all rows but one, and a dear one that is always right: the choice at a budget of one."""
+    """One stage that is right on all rows but one, and a dear one that is always right, at a budget for either."""
     score = np.array([[0.0, 1.0], *[[1.0, 1.0]] * 5])
     table = _Table(score, np.zeros((6, 2), np.float32), np.broadcast_to([1.0, 5.0], (6, 2)), np.zeros((6, 2)), 0)
     found = _Choices(table, [(0,), (1,)], functools.partial(_on_grid, grid=10), 6)

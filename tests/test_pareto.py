@@ -110,8 +110,18 @@ def given(scores, costs):
     none = np.zeros(n, int)
     scores = np.asarray(scores, float)
     return Result(
-        *({"gold": [""] * n}, "gold", [""] * n, scores, [""] * n, none + np.nan),
-        *(none, none, none, np.asarray(costs), none, none),
+        {"gold": [""] * n},
+        "gold",
+        [""] * n,
+        scores,
+        [""] * n,
+        none + np.nan,
+        none,
+        none,
+        none,
+        np.asarray(costs),
+        none,
+        none,
     )
 
 

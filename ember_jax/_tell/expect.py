@@ -179,7 +179,7 @@ class _Clusters:
         self._sums[cluster] = self._sums.get(cluster, 0) + residual
 
     def cumulants(self) -> tuple[np.ndarray, np.ndarray, float]:
-        """The second and the third cumulant of each sum's error, and how many degrees of freedom they have."""
+        """The second and third cumulant of each sum's error, and with how many degrees of freedom they were found."""
         freedom = len(self._sums) - 1
         if not freedom:
             return np.full(_QUANTITIES, np.inf), np.zeros(_QUANTITIES), 0
@@ -189,8 +189,11 @@ class _Clusters:
 
 
 def _skewed(rows: np.ndarray) -> np.ndarray:
-    """Which columns are corrected for skewness: `bool[columns]`. Those of two values are not, such as the number of
-    calls where one branch has one more: the ends of Student's t hold well there, and corrected ones are too wide."""
+    """Which columns are corrected for skewness: `bool[columns]`.
+
+    Those of two values are not, such as the number of calls where one branch has one more: the ends of Student's t hold
+    well there, and corrected ones are too wide.
+    """
     return np.array([len(np.unique(np.round(column / (np.ptp(column) or 1.0), 6))) > 2 for column in rows.T])
 
 

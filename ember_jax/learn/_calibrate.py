@@ -108,8 +108,8 @@ class CalibrationTrace:
 
         **Returns:** the cascade, and its place on the frontier.
 
-        **Raises:** `ValueError` for a budget that is below the cheapest stage, and, with `method="gradient"`, below
-            that of the cascade that was found.
+        **Raises:** `ValueError` for a budget that is below the cheapest stage, and, with `method="gradient"`, below the
+            cost of the cascade that was found.
         """
         within = [found for found in self.frontier if _within(found.fitted_cost, budget_usd_per_query)]
         if not within:
@@ -444,8 +444,9 @@ class _Choices:
     def best(self, budget: float) -> Calibrated:
         """The best cascade within a budget, of which there must be one."""
         every = range(len(self._orders))
-        found = [(i, self._found[i].at(budget)) for i in every]
-        return self._told(*min((f for f in found if f[1] >= 0), key=self._rank), budget, every)
+        within = [(i, self._found[i].at(budget)) for i in every]
+        i, place = min((at for at in within if at[1] >= 0), key=self._rank)
+        return self._told(i, place, budget, every)
 
     def frontier(self) -> tuple[Calibrated, ...]:
         """The best cascade for every budget, by cost."""
@@ -456,9 +457,9 @@ class _Choices:
         for i, place in places:
             if round(self._found[i].score[place], 9) > most:
                 most = round(self._found[i].score[place], 9)
-                kept.append((i, place, self._found[i].cost[place]))
-        among = range(len(self._orders))
-        return tuple(self._told(i, place, budget, among) for i, place, budget in kept)
+                kept.append((i, place, float(self._found[i].cost[place])))
+        every = range(len(self._orders))
+        return tuple(self._told(i, place, budget, every) for i, place, budget in kept)
 
     def _rank(self, at: tuple[int, int]) -> tuple[float, float, int]:
         # By the rounded score, since means that should be equal may differ in their last bits.
@@ -558,8 +559,9 @@ def _on_grid(stages: _Ordered, grid: int) -> _Hard:
     so_far = np.maximum.accumulate(np.round(score[by_cost], 9))
     kept = by_cost[np.concatenate([[True], np.diff(so_far) > 0])]
     places = np.unravel_index(kept, [len(t) for t in tried]) if gates else ()
-    chosen = np.array([t[i] for t, i in zip(tried, places, strict=True)], stages.grade.dtype)
-    chosen = chosen.reshape(gates, len(kept)).T
+    chosen = (
+        np.array([t[i] for t, i in zip(tried, places, strict=True)], stages.grade.dtype).reshape(gates, len(kept)).T
+    )
     # By the same sums as the cascade that is told of, whose last bits differ from those of the products.
     outcomes = np.array([_hard(thresholds, stages) for thresholds in chosen]).reshape(-1, 2)
     return _Hard(chosen, outcomes[:, 0], outcomes[:, 1])

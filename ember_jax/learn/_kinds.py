@@ -84,9 +84,9 @@ _POINTS_SHARE = 0.1
 RIGHTS = len(_POINTS) + len(_BETAS)
 
 # How many questions' worth it counts that a question has a kind of its own, at least, and as a share of the questions,
-# as of more questions more may be told apart; and what part of that it counts for each half of a kind. With these the
-# errors are least over one competitor, twenty wrong answers and heavy tails, of 200 and of 1,000 questions (some of
-# them are in `benchmarks/votes.py`); halves and doubles of them change the errors by a tenth.
+# as of more questions more may be told apart; and what part of that it counts for each half of a kind. They were chosen
+# by the errors over sixteen families of one competitor, of many wrong answers and of heavy tails, with 200 and with
+# 1,000 questions (`benchmarks/votes.py` has some). Halves and doubles of them changed the errors by a tenth.
 _OWN, _OWN_SHARE, _PARTS = 20.0, 0.04, 0.2
 # Chains that begin anew each, as one chain may stay with one of two explanations for long.
 _CHAINS, _DRAWS, _BURNT = 4, 150, 150

@@ -12,13 +12,12 @@ Every term is positive, so no digit is lost. Binomials are divided by powers of 
 import collections
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .._text.operations import NORMALIZERS
-from .._text.text import Text
 
 # The most samples of a question: up to here the binomials divided by powers of two are above the least float.
 MOST_SAMPLES = 1000
@@ -72,9 +71,8 @@ def tallies(answers: Any, golds: Any, normalize: str | None, name: str) -> Talli
 
 
 def _rows(answers: Any, name: str) -> list[list[Any]]:
-    found = answers if isinstance(answers, Text) else np.asarray(answers) if hasattr(answers, "dtype") else answers
-    rows = found.tolist() if isinstance(found, Text | np.ndarray) else found
-    if isinstance(rows, str) or not all(isinstance(row, Iterable) and not isinstance(row, str | bytes) for row in rows):
+    rows = answers.tolist() if hasattr(answers, "tolist") else answers  # Text, and arrays of NumPy and of JAX
+    if not isinstance(rows, list | tuple) or not all(isinstance(row, list | tuple) for row in rows):
         raise ValueError(f"{name} takes answers of shape [questions, samples], not {answers!r:.60}.")
     return [list(row) for row in rows]
 
@@ -98,7 +96,7 @@ def _form(rows: list[list[Any]], normalize: str | None, name: str) -> Callable[[
 def _verdicts(
     same: list[list[Any]], golds: Any, form: Callable[[Any], Any], name: str
 ) -> list[list[bool]] | list[np.ndarray]:
-    if getattr(golds, "dtype", None) == np.dtype(bool) or _is_of_bools(golds):
+    if np.issubdtype(getattr(golds, "dtype", object), np.bool_) or _is_of_bools(golds):
         verdicts = np.asarray(golds)
         if verdicts.shape != (len(same), len(same[0])):
             raise ValueError(
@@ -106,7 +104,7 @@ def _verdicts(
                 f"{list(verdicts.shape)}."
             )
         return list(verdicts)
-    accepted = golds.tolist() if isinstance(golds, Text | np.ndarray) or hasattr(golds, "tolist") else list(golds)
+    accepted = golds.tolist() if hasattr(golds, "tolist") else list(golds)
     if len(accepted) != len(same):
         raise ValueError(f"{name}: there are {len(accepted)} golds for {len(same)} questions; give one for each.")
     forms = [{form(one) for one in (g if isinstance(g, list | tuple | set) else [g])} for g in accepted]
