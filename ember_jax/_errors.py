@@ -275,7 +275,7 @@ class LaneFailure:
 _QUOTED = r"""(?<!\w)'(?:[^'\\]|\\.)*'(?!\w)|"(?:[^"\\]|\\.)*\""""
 
 
-def kind_of(why: str) -> str:
+def unquoted(why: str) -> str:
     """A cause in words without the values that it quotes, by which equal causes are told as one."""
     return re.sub(_QUOTED, "…", why)
 
@@ -314,7 +314,7 @@ class SweepError(EmberError):
         told: dict[str, list[LaneFailure]] = {}
         # A spent budget is told first, as it is why the sweep did not go on, and its message says how to.
         for failure in sorted(self.failures, key=lambda f: not isinstance(f.cause, BudgetError)):
-            told.setdefault(kind_of(failure.why), []).append(failure)
+            told.setdefault(unquoted(failure.why), []).append(failure)
         groups = list(told.values())[: self._SHOWN]
         shown = "".join(f"\n  - {group[0].told(len(group) - 1)}" for group in groups)
         more = len(self.failures) - sum(map(len, groups))

@@ -37,9 +37,7 @@ def post(way, url, content=BODY, timeout=30.0):
         try:
             return await transport.post(url, HEADERS, content)
         finally:
-            await transport.close()
-            if isinstance(transport, GivenClient):
-                await transport._client.aclose()
+            await (transport._client.aclose() if isinstance(transport, GivenClient) else transport.close())
 
     return asyncio.run(once())
 

@@ -97,10 +97,9 @@ def evaluate_all(
     right = gold_of(columns, gold, operators)
     rows = {name: asked(name, op, columns, right, key, by.is_keyed) for name, op in operators.items()}
     gold_array = None if by.in_program is None else as_array(right, columns[right])
-    program = functools.partial(_row, operators, {name: row.question for name, row in rows.items()}, by.in_program)
+    questions = {name: row.question for name, row in rows.items()}
+    program = functools.partial(_row, operators, questions, by.in_program, score if isinstance(score, str) else None)
     lanes = {name: (row.arguments, row.keys) for name, row in rows.items()}
-    if isinstance(score, str):
-        _require_words(jax.eval_shape(jax.vmap(program), lanes, gold_array), score)
     with Spans(sessions.current(), f"{_PROGRAM}/metered/attempt") as spans, typed_errors():
         found = jax.block_until_ready(jax.vmap(program)(lanes, gold_array))
     of_row = lambda name: spans.seconds(_scope(name), len(columns[right]))
@@ -111,6 +110,7 @@ def _row(
     operators: Mapping[str, Callable[..., Any]],
     questions: Mapping[str, str],
     judge: Scorer | None,
+    named: str | None,
     lanes: Mapping[str, tuple[dict[str, Any], Key | None]],
     gold: Any,
 ) -> dict[str, Answered]:
@@ -118,6 +118,8 @@ def _row(
     for name, op in operators.items():
         arguments, key = lanes[name]
         found[name] = answered(_scope(name), judge, op, (), arguments, (arguments[questions[name]], gold, key))
+        if named is not None:
+            _require_one(name, found[name].answer.out, named)
     return found
 
 
@@ -125,16 +127,14 @@ _row.__name__ = _PROGRAM  # the first part of the scope of its calls
 _row = jit(_row)
 
 
-def _require_words(found: Mapping[str, Answered], score: str) -> None:
-    """Raises `TypeError` for an operator whose result no named score can compare, before anything is paid."""
-    for name, of_op in found.items():
-        out = of_op.answer.out
-        if not isinstance(out, Text | jax.ShapeDtypeStruct) or out.ndim != 1:
-            kind = f"{type(out).__name__} of rank {out.ndim - 1}" if hasattr(out, "ndim") else type(out).__name__
-            raise TypeError(
-                f"{name} gives a {kind}, and the score {score!r} compares one text, or one number. Let the operator "
-                "return that, or give a function `score=lambda answer, gold: …`, which gets what it gives."
-            )
+def _require_one(name: str, out: Any, score: str) -> None:
+    """Raises `TypeError` for a result that no named score can compare, while nothing is paid yet."""
+    if not isinstance(out, Text | jax.Array) or out.ndim:
+        kind = f"{type(out).__name__} of rank {out.ndim}" if isinstance(out, Text | jax.Array) else type(out).__name__
+        raise TypeError(
+            f"{name} gives a {kind}, and the score {score!r} compares one text, or one number. Let the operator return "
+            "that, or give a function `score=lambda answer, gold: …`, which gets what it gives."
+        )
 
 
 def _scope(name: str) -> str:

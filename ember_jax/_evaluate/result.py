@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _intervals
-from .._errors import kind_of
+from .._errors import unquoted
 from . import picture
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Result:
         """
         rows: dict[str, list[int]] = {}
         for i in np.flatnonzero(~self.ok).tolist():
-            rows.setdefault(kind_of(self.causes[i]), []).append(i)
+            rows.setdefault(unquoted(self.causes[i]), []).append(i)
         return {self.causes[each[0]]: each for each in sorted(rows.values(), key=lambda each: -len(each))}
 
     # -- how it is shown ---------------------------------------------------------------------------------------------

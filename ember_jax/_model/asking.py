@@ -17,7 +17,7 @@ import numpy as np
 from .._errors import TextError, UnknownDigestError
 from .._host import Caller, HostCall
 from .._providers import registry
-from .._providers.base import Message, Request, Response
+from .._providers.base import Message, Request, Response, is_drawn
 from .._runtime import session as sessions
 from .._runtime.journal.base import MOST_ANSWERS
 from .._text import failed, store
@@ -57,7 +57,7 @@ class Operands:
             messages = (Message("system", words[2]), *messages)
         given = [parameter(n, value) for n, value in zip(self.names, words[first:], strict=True)]
         parameters = {n: value for n, value in zip(self.names, given, strict=True) if value is not None}
-        sample = arrays[-1].tobytes().hex() if self.has_key and _draws(parameters) else None
+        sample = arrays[-1].tobytes().hex() if self.has_key and is_drawn(parameters) else None
         return Request(provider, name, messages, parameters, sample), list(arrays[many : many + len(self.extra)])
 
 
@@ -133,7 +133,7 @@ class ModelCall(HostCall):
             ]
         request, extra = self.operands.request(arrays)
         request = self.asks(request, extra)
-        if request.sample is None and _draws(request.parameters):
+        if request.sample is None and is_drawn(request.parameters):
             caller.unkeyed(request.digest())
         return await session.ask(
             request,
@@ -183,13 +183,8 @@ def parameter(name: str, words: str) -> Any:
 
 def of_same_sample(request: Request) -> str:
     """What becomes of an answer that is of no use: within its session it is like any other."""
-    anew = ", and another key asks anew" if _draws(request.parameters) else ""
+    anew = ", and another key asks anew" if is_drawn(request.parameters) else ""
     return f"Equal calls of this session fail alike{anew}; a rerun asks again, for {MOST_ANSWERS} answers in all."
-
-
-def _draws(parameters: Mapping[str, Any]) -> bool:
-    """Whether two calls may differ: at temperature 0 there is nothing to draw, and a key means nothing."""
-    return parameters.get("temperature") != 0
 
 
 def _key_data(key: Any) -> Any:

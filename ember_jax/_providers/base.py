@@ -29,6 +29,11 @@ class Message(NamedTuple):
 Form: TypeAlias = "Callable[[Request], Request]"
 
 
+def is_drawn(parameters: Mapping[str, Any]) -> bool:
+    """Whether two answers may differ: at temperature 0 there is nothing to draw, and a key means nothing."""
+    return parameters.get("temperature") != 0
+
+
 @dataclass(frozen=True)
 class Request:
     """One call, with all that its answer depends on: equal requests to one endpoint share one answer.

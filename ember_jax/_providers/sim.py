@@ -40,7 +40,7 @@ from typing import Any, NamedTuple
 
 from .._errors import ModelError, RefusedRequestError
 from .._regex import regex
-from .base import Finish, Provider, Request, Response, Tokens
+from .base import Finish, Provider, Request, Response, Tokens, is_drawn
 from .prices import Price
 from .sim_schema import fill
 
@@ -269,7 +269,7 @@ class _Draws:
 
     def __init__(self, request: Request):
         material = {k: v for k, v in request.parameters.items() if k not in _IMMATERIAL}
-        sample = None if material.get("temperature") == 0 else request.sample
+        sample = request.sample if is_drawn(material) else None
         # The provider's name is left out: the same model under another name must answer the same.
         self._seed = Request("", request.model, request.messages, material, sample).digest()
 
@@ -306,7 +306,7 @@ def _said(skill: _Skill, prompt: str, parameters: Mapping[str, Any], draws: _Dra
         return _fill_in(skill, form, question, draws)
     match _read(prompt):
         case _MultipleChoice() as choice:
-            return _choose(skill, choice, parameters.get("temperature") == 0, draws)
+            return _choose(skill, choice, not is_drawn(parameters), draws)
         case _Verification(is_right):
             return _verify(skill, is_right, draws)
         case _Candidates() as candidates:

@@ -63,10 +63,6 @@ class Transport(abc.ABC):
         **Raises:** `NoAnswer`; `ValueError` for what is no URL.
         """
 
-    @abc.abstractmethod
-    async def close(self) -> None:
-        """Closes all connections of a client of our own."""
-
 
 class OwnClient(Transport):
     """Our own client, on the running loop, with as many connections as there are requests in flight.
@@ -113,6 +109,7 @@ class OwnClient(Transport):
         return self._session.closed
 
     async def close(self) -> None:
+        """Closes all connections."""
         await self._session.close()
 
 
@@ -153,9 +150,6 @@ class GivenClient(Transport):
             timed_out = isinstance(error, self._known.ReadTimeout) or whole.expired()
             raise NoAnswer(error, was_sent=not _is_unconnected(error), timed_out=timed_out) from None
         return HTTPAnswer(answer.status_code, _joined(answer.headers.multi_items()), answer.content)
-
-    async def close(self) -> None:
-        """It is the user's."""
 
 
 _PACKAGES = ("httpx", "httpx2")

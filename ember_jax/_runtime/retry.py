@@ -29,7 +29,7 @@ from .._errors import (
     RefusedRequestError,
     ServerError,
 )
-from .._providers.base import Request
+from .._providers.base import Request, is_drawn
 
 _PASSING = (RateLimitError, ServerError, ConnectionFailedError, MalformedResponseError)
 
@@ -95,14 +95,14 @@ class Tries:
         self.made = 0
         self._policy = policy
         self._is_refusable = bool(request.forms or request.parameters.keys() - _COMMON)
-        self._draws = request.parameters.get("temperature") != 0
+        self._is_drawn = is_drawn(request.parameters)
         self._refused = 0
         self._last = ""
 
     def wait(self, error: ProviderError, spent: float, uniform: float) -> float | None:
         """The seconds to wait after the last attempt has failed, or `None`; see the function `wait`."""
         # At temperature 0 a model answers alike, so what the server could not read twice it never can.
-        if not self._draws and self.made > 1 and isinstance(error, MalformedResponseError) and error.status == 500:
+        if not self._is_drawn and self.made > 1 and isinstance(error, MalformedResponseError) and error.status == 500:
             return None
         if isinstance(error, RateLimitError):
             self._refused += 1

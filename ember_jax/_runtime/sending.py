@@ -204,15 +204,14 @@ class Sender:
 
     async def _known(self, gate: Gate, admission: Admission | None, turn: Turn) -> Response | None:
         """Tells that a request has its turn; if it is then not to be sent, gives the turn back to the gate."""
-        known = None
-        is_sent = False
+        is_to_be_sent = False
         try:
             known = await turn()
-            is_sent = known is None
+            is_to_be_sent = known is None
+            return known
         finally:
-            if admission is not None and not is_sent:
+            if admission is not None and not is_to_be_sent:
                 gate.give_back(admission)
-        return known
 
     async def _attempt(
         self,

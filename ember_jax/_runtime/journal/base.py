@@ -107,6 +107,11 @@ class AbstractJournal(abc.ABC):
         """Waits until what was put is safe, and frees files and threads. The journal may be used again afterwards."""
 
 
+def is_other(response: Response, old: Response | None) -> bool:
+    """Whether an answer is another one than `old`, which is of no use; `None` for none."""
+    return old is None or response.text != old.text
+
+
 def all_digests(digest: bytes) -> list[bytes]:
     """What the answers to one question are kept under: its digest, and those of answers that were superseded."""
     places = (hashlib.blake2b(digest + bytes([i]), digest_size=len(digest)) for i in range(1, MOST_ANSWERS))

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from ..._providers.base import Response
 from ..._spilling import Spilling
-from .base import AbstractJournal, Entry
+from .base import AbstractJournal, Entry, is_other
 
 # Answers in memory are used on the event loop, and forgotten from any thread. One lock serves all memory journals and
 # memos, rather than one each: it is held for a moment only. It is also held over a fork, so that a forked process finds
@@ -52,7 +52,7 @@ class MemoryJournal(AbstractJournal):
 
     async def claim(self, digest: bytes, old: Response | None) -> Response | None:
         known = self.get(digest)
-        return None if known is None or (old is not None and known.text == old.text) else known
+        return known if known is not None and is_other(known, old) else None
 
     async def freed(self, digest: bytes) -> None:
         """No other process has this journal."""
@@ -63,7 +63,7 @@ class MemoryJournal(AbstractJournal):
     async def put(self, digest: bytes, entry: Entry) -> Response:
         with lock:
             known, old = self.get(digest), entry.supersedes
-            if known is not None and (old is None or known.text != old.response.text):
+            if known is not None and is_other(known, old and old.response):
                 return known
             if known is not None and old is not None:
                 self._keep(old.digest, old.response)

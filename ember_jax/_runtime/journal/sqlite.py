@@ -40,7 +40,7 @@ from pathlib import Path
 from ..._providers.base import Response
 from ..._text.store import digest_of
 from . import queries
-from .base import AbstractJournal, Claimed, Entry
+from .base import AbstractJournal, Claimed, Entry, is_other
 from .calls import Answer, Calls, LaneIndex, digests
 from .columns import CallRecord
 from .file import connect, size, transaction, translated
@@ -112,7 +112,7 @@ class Journal(AbstractJournal):
         if is_made:
             return None
         known = self._handles.get_now(digest)
-        if known is None or (old is not None and known.text == old.text):
+        if known is None or not is_other(known, old):
             raise Claimed
         return known
 
