@@ -1,8 +1,8 @@
-"""The one place that does IO for vendors: HTTP, and what is the same in all protocols over it.
+"""HTTP for vendors: what is the same in all protocols over it.
 
-It finds the base URL and the key, owns the client, sends, waits, reads the headers that ask to wait or tell a quota,
-scrubs credentials from a service's words, and raises the typed errors. What differs between protocols is in a
-`Dialect`; `dialect.py` says how a vendor is added.
+It finds the base URL and the key, holds the client, reads the headers that ask to wait or tell a quota, scrubs
+credentials from a service's words, and raises the typed errors. The client sends and waits, see `transport.py`. What
+differs between protocols is in a `Dialect`; `dialect.py` says how a vendor is added.
 
 `HTTPProvider` is final and holds a dialect, and a vendor's public class holds an `HTTPProvider`. Nothing overrides a
 method. (The alternative was a base class with hooks that vendors override. Then neither the base class nor a vendor
