@@ -604,6 +604,8 @@ def test_samples_that_failed_say_why():
         answers = ember.stack([ember.text("2")] * 5 + [failed]).reshape(1, 6)
         with pytest.raises(ZeroDivisionError):
             scaling.fit(answers, ["2"])
+        with pytest.raises(ZeroDivisionError):
+            scaling.fit([["2"] * 6], ember.stack([failed]))
 
 
 def test_floats_are_no_words():

@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._text import failed
 from .._text.operations import NORMALIZERS
+from .._text.text import Text
 
 # The most samples of a question: up to here the binomials divided by powers of two are above the least float.
 MOST_SAMPLES = 1000
@@ -71,10 +73,17 @@ def tallies(answers: Any, golds: Any, normalize: str | None, name: str) -> Talli
 
 
 def _rows(answers: Any, name: str) -> list[list[Any]]:
-    rows = answers.tolist() if hasattr(answers, "tolist") else answers  # Text, and arrays of NumPy and of JAX
+    rows = _plain(answers)
     if not isinstance(rows, list | tuple) or not all(isinstance(row, list | tuple) for row in rows):
         raise ValueError(f"{name} takes answers of shape [questions, samples], not {answers!r:.60}.")
     return [list(row) for row in rows]
+
+
+def _plain(values: Any) -> Any:
+    """Text, and arrays of NumPy and of JAX, as nested lists. Raises the cause of failed text, which has no words."""
+    if isinstance(values, Text) and (digest := failed.among(np.asarray(values.digests))) is not None:
+        raise failed.cause_of(digest).with_traceback(None)
+    return values.tolist() if hasattr(values, "tolist") else values
 
 
 def _form(rows: list[list[Any]], normalize: str | None, name: str) -> Callable[[Any], Any]:
@@ -104,7 +113,7 @@ def _verdicts(
                 f"{list(verdicts.shape)}."
             )
         return list(verdicts)
-    accepted = golds.tolist() if hasattr(golds, "tolist") else list(golds)
+    accepted = list(_plain(golds))
     if len(accepted) != len(same):
         raise ValueError(f"{name}: there are {len(accepted)} golds for {len(same)} questions; give one for each.")
     forms = [{form(one) for one in (g if isinstance(g, list | tuple | set) else [g])} for g in accepted]
