@@ -106,6 +106,10 @@ class ModelCall(HostCall):
     pure = True
 
     @property
+    def draws_shared(self) -> bool:  # type: ignore[override]
+        return not self.operands.has_key
+
+    @property
     @abc.abstractmethod
     def out(self) -> Sequence[jax.ShapeDtypeStruct]:
         """The types of the results of one call."""
