@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import warnings
 from typing import NamedTuple
 
 import equinox as eqx
@@ -541,6 +542,13 @@ def test_one_lane_that_asks_the_same_sample_twice_is_warned_once():
     ) as caught:
         jax.vmap(twice)(SEVERAL)
     assert len(caught) == 1 and len(REQUESTS) == 3
+
+
+def test_the_warning_is_raised_with_its_type_where_warnings_are_errors():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(errors.RepeatedSampleWarning, match="twice asks the same sample"):
+            ember.jit(twice)(SEVERAL[0])
 
 
 def test_lanes_that_collapse_to_one_sample_are_warned_once():

@@ -150,7 +150,10 @@ def _wait(work: Work) -> list[np.ndarray]:
         tickets.abandon()
         raise failures.raised(error) from None
     if warning:
-        warnings.warn(warning, RepeatedSampleWarning, stacklevel=2)
+        try:
+            warnings.warn(warning, RepeatedSampleWarning, stacklevel=2)
+        except RepeatedSampleWarning as error:  # where warnings are errors
+            raise failures.raised(error) from None
     return outputs
 
 
