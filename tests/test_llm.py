@@ -1,5 +1,6 @@
 """`LLM`: settings as data, samples as keys, and what is sent."""
 
+import asyncio
 import contextlib
 import logging
 import warnings
@@ -534,6 +535,22 @@ def twice(question: ember.Text) -> tuple[ember.Text, ember.Text]:
 @ember.operator
 def fixed(question: ember.Text) -> ember.Text:
     return ember.LLM("sim/small")("always") + question
+
+
+def test_answers_of_a_large_batch_come_in_before_its_last_call_begins():
+    asked, asked_at_first_answer = [], []
+
+    async def answer(request):
+        asked.append(request)
+        await asyncio.sleep(0)
+        asked_at_first_answer.append(len(asked))
+        return "yes"
+
+    prompts = ember.text([f"row {i}" for i in range(5000)])
+    with ember.session(providers={"mine": ember.providers.Callable(answer)}):
+        answers = jax.vmap(ember.LLM("mine/m", temperature=0))(prompts)
+        assert jnp.all(answers == "yes") and len(asked) == 5000
+    assert asked_at_first_answer[0] <= 2 * 1024
 
 
 def test_one_lane_that_asks_the_same_sample_twice_is_warned_once():
