@@ -18,7 +18,7 @@ models = {"small": testing.SimModel(lambda prompt: 0.97 if "+" in prompt else 0.
 ember.register("sim", testing.Sim(models))
 questions = ember.text([f"What is {i} {'+*'[i % 2]} 17?" for i in range(64)])
 golds = ember.text([str(i * 17 if i % 2 else i + 17) for i in range(64)])
-optimiser, STEPS, PRICE = optax.adam(0.3), 12, 0.4
+optimiser, STEPS, PRICE = optax.adam(0.3), 8, 0.4
 
 
 class Gated(ember.Operator):
