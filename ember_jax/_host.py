@@ -38,6 +38,10 @@ from ._text import failed, store
 from ._text.text import Text, TextAnnotation, as_text, digests_of, text
 from ._types import is_key
 
+# How many calls of a batch begin at once. Between blocks the loop takes in the answers that have come. Would all begin
+# at once, it would see none before the last had begun, and a process that is killed then would have kept none.
+_BLOCK = 1024
+
 
 class Used:
     """What the calls of some part of a program have used, answered anew or from the journal."""
@@ -131,8 +135,12 @@ class HostCall(_callback.EagerFunction):
 
         lanes = list(itertools.product(*map(range, batch)))
         create_task = asyncio.get_running_loop().create_task
-        calls = [create_task(call(lane)) for lane in lanes]
+        calls: list[asyncio.Task[list[np.ndarray]]] = []
         try:
+            for start in range(0, len(lanes), _BLOCK):
+                if start:
+                    await asyncio.sleep(0)
+                calls += [create_task(call(lane)) for lane in lanes[start : start + _BLOCK]]
             # One after another, where `gather` would be called back by each: mostly all have ended with the first.
             outcomes = [await call for call in calls]
         except asyncio.CancelledError:

@@ -1,5 +1,6 @@
 """`LLM`: settings as data, samples as keys, and what is sent."""
 
+import asyncio
 import contextlib
 import logging
 from typing import NamedTuple
@@ -521,6 +522,25 @@ def test_complete_gives_what_the_model_gave(many, form):
     assert (got.input_tokens.dtype, got.cost.dtype, got.logprob.dtype) == (jnp.int32, jnp.float32, jnp.float32)
     np.testing.assert_allclose(got.cost, (8 * 2 + 8 * 3) / 1e6)
     np.testing.assert_allclose(got.logprob, np.log(0.9), rtol=1e-6)
+
+
+# -- a batch outside operators ----------------------------------------------------------------------------------------
+
+
+def test_answers_of_a_large_batch_come_in_before_its_last_call_begins():
+    asked, asked_at_first_answer = [], []
+
+    async def answer(request):
+        asked.append(request)
+        await asyncio.sleep(0)
+        asked_at_first_answer.append(len(asked))
+        return "yes"
+
+    prompts = ember.text([f"row {i}" for i in range(5000)])
+    with ember.session(providers={"mine": ember.providers.Callable(answer)}):
+        answers = jax.vmap(ember.LLM("mine/m", temperature=0))(prompts)
+        assert jnp.all(answers == "yes") and len(asked) == 5000
+    assert asked_at_first_answer[0] <= 2 * 1024
 
 
 # -- over HTTP -------------------------------------------------------------------------------------------------------

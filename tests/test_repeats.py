@@ -127,6 +127,13 @@ def test_repeats_of_a_loop_are_warned_of():
         ember.jit(loop)(ember.text("q"))
 
 
+@pytest.mark.parametrize("mode", IN_A_LANE)
+def test_the_warning_is_raised_with_its_type_where_warnings_are_errors(mode):
+    wants = jax.errors.JaxRuntimeError if mode in ("jax.jit", "jit of vmap", "scan") else errors.RepeatedSampleWarning
+    with pytest.raises(wants, match="the same sample"):  # a `jax.jit` of the user's keeps the words alone
+        jax.block_until_ready(jax.tree.leaves(IN_A_LANE[mode](lambda q: votes(q))))
+
+
 # -- what repeats nothing --------------------------------------------------------------------------------------------
 
 QUIET = {

@@ -142,5 +142,6 @@ def _scan(scan: Scan) -> Any:
 
 
 def _join(scope: str, inner: str) -> str:
-    inner = "/".join(part for part in inner.split("/") if part and not part.endswith("()"))  # `vmap()` names nobody
+    # `vmap()` and `vmap(vmap())` name nobody
+    inner = "/".join(part for part in inner.split("/") if part and not part.rstrip(")").endswith("("))
     return f"{scope}/{inner}" if scope and inner else scope or inner

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Protocol
 from .._errors import RepeatedSampleWarning
 from .._jax import source
 from .._jax.source import SourceLine
+from . import failures
 
 _FIX = (
     "Equal calls without a key are one sample, asked once. For independent samples split a key and pass it: "
@@ -35,7 +36,11 @@ class Repeated(NamedTuple):
     line: SourceLine | None
 
     def warn(self) -> None:
-        source.warn(self.words, RepeatedSampleWarning, self.line)
+        """Warns; where the user makes warnings errors, raises what may go through JAX and keep its type."""
+        try:
+            source.warn(self.words, RepeatedSampleWarning, self.line)
+        except RepeatedSampleWarning as error:
+            raise failures.raised(error) from None
 
 
 class PlanCall(Protocol):
