@@ -137,7 +137,7 @@ def growth() -> None:
     """Prints how many bytes a text call adds, and how many are left of it when session and arrays are gone."""
     sweep, lanes = jax.jit(jax.vmap(KINDS["async text"][0])), 30_000
     with ember.session(journal=None):
-        sweep(given(words(lanes, 0)))
+        sweep(given(words(100, 0)))
     gc.collect()
     before = resident()
     with ember.session(journal=None):

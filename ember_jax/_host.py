@@ -379,19 +379,19 @@ class FunctionCall(HostCall):
 
     async def run(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         sessions.admit(session, caller.lane)
-        digest = failed.first([a for a, is_text in zip(arrays, self._are_text, strict=True) if is_text])
+        raw = [a.tobytes() for a in arrays]
+        digest = failed.first_in([r for r, is_text in zip(raw, self._are_text, strict=True) if is_text])
         if digest is not None:  # the call is not made
             return [failed.result(digest, s.shape, None if s.is_text else s.dtype) for s in self.function.out]
         if not self.pure or (self.function.cache is None and not caller.remembers):
             return await self._call(session, caller, arrays)
         if self.function.cache is None:
-            return await session.results.remember(
-                (self, _content(arrays)), _nbytes, self._call, session, caller, arrays
-            )
+            packed = await session.results.remember(self, _content(raw), self._packed, session, caller, arrays)
+            return self._unpacked(packed)
         key = hashlib.blake2b(digest_size=32)
-        for array in arrays:
+        for array, content in zip(arrays, raw, strict=True):
             key.update(f"{array.dtype}{array.shape}".encode())
-            key.update(array.tobytes())
+            key.update(content)
         # The journal outlives this process, so what is no array is told by its words.
         static = [k.value for k in self.kinds if isinstance(k, Alike)]
         key.update(f"{self.function.cache}{self.tree}{static!r}".encode())
@@ -402,9 +402,38 @@ class FunctionCall(HostCall):
         return self._decode(await session.results.journaled(key.digest(), work, self.function.cache))
 
     @functools.cached_property
+    def _is_one(self) -> bool:
+        """Whether it returns one Text or array, and no tree of them."""
+        return self.function.out_tree == jax.tree.structure(0)
+
+    @functools.cached_property
+    def _is_flat(self) -> bool:
+        """Whether all arguments are by position, each an array or a Text."""
+        flat = jax.tree.structure(((0,) * len(self.kinds), {}))
+        return self.tree == flat and not any(isinstance(k, Alike) for k in self.kinds)
+
+    @functools.cached_property
     def _are_text(self) -> tuple[bool, ...]:
         kinds = tuple(k for k in self.kinds if not isinstance(k, Alike))
         return kinds or (False,)  # without arguments there is an operand that says nothing
+
+    async def _packed(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> bytes:
+        return b"".join([r.tobytes() for r in await self._call(session, caller, arrays)])
+
+    def _unpacked(self, packed: bytes) -> list[np.ndarray]:
+        if self._is_one:
+            aval = self._avals[0]
+            return [np.frombuffer(packed, aval.dtype).reshape(aval.shape)]
+        results, at = [], 0
+        for aval in self._avals:
+            size = aval.size * aval.dtype.itemsize
+            results.append(np.frombuffer(packed[at : at + size], aval.dtype).reshape(aval.shape))
+            at += size
+        return results
+
+    @functools.cached_property
+    def _avals(self) -> tuple[Aval, ...]:
+        return tuple(o.aval for o in self.function.out)
 
     async def _call(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         args, kwargs = self._arguments(arrays)
@@ -423,11 +452,15 @@ class FunctionCall(HostCall):
         return self._results(result)
 
     def _arguments(self, arrays: Sequence[np.ndarray]) -> Any:
+        if self._is_flat:  # as most are
+            return list(map(_value, arrays, self.kinds)), {}
         given = iter(arrays)
         leaves = [k.value if isinstance(k, Alike) else _value(next(given), k) for k in self.kinds]
         return jax.tree.unflatten(self.tree, leaves)
 
     def _results(self, result: Any) -> list[np.ndarray]:
+        if self._is_one:
+            return [self._result(self.function.out[0], result)]
         try:
             leaves = self.function.out_tree.flatten_up_to(result)
         except ValueError:
@@ -490,14 +523,10 @@ def _value(array: np.ndarray, is_text: bool) -> Any:
     return store.get(array.tobytes()) if array.ndim == 1 else Text(array).tolist()
 
 
-def _content(arrays: Sequence[np.ndarray]) -> bytes:
-    """What tells arrays from others of the same types: all of it, or its digest where that is shorter."""
-    content = b"".join([a.tobytes() for a in arrays])
+def _content(raw: Sequence[bytes]) -> bytes:
+    """What tells arrays from others of the same types: all their bytes, or a digest of them where that is shorter."""
+    content = b"".join(raw)
     return content if len(content) <= 64 else hashlib.blake2b(content, digest_size=32).digest()
-
-
-def _nbytes(arrays: Sequence[np.ndarray]) -> int:
-    return sum(a.nbytes for a in arrays)
 
 
 def _describe(value: Any) -> str:

@@ -524,25 +524,27 @@ def test_a_session_raises_the_typed_error_behind_the_one_of_jax():
 
 
 def test_the_memory_drops_what_was_used_least_recently_beyond_its_bytes():
+    value = lambda key, size=1000: key * (size - 1)
     memo = Memo(most_bytes=4 * (1000 + 256))
-    for key in "abcd":
-        memo.put(key, key.upper(), 1000)
-    assert memo.get("a") == "A"
-    memo.put("e", "E", 1000)
-    assert [memo.get(key) for key in "abcde"] == ["A", None, "C", "D", "E"]
-    memo.put("large", "L", 10_000)
-    assert [memo.get(key) for key in ("a", "c", "d", "e", "large")] == [None] * 5
-    memo.put("f", "F", 1000)
-    assert memo.get("f") == "F"
+    keys = [b"a", b"b", b"c", b"d", b"e"]
+    for key in keys[:4]:
+        memo.put(key, value(key))
+    assert memo.get(b"a") == value(b"a")
+    memo.put(b"e", value(b"e"))
+    assert [memo.get(key) for key in keys] == [value(b"a"), None, value(b"c"), value(b"d"), value(b"e")]
+    memo.put(b"large", bytes(10_000))
+    assert [memo.get(key) for key in (b"a", b"c", b"d", b"e", b"large")] == [None] * 5
+    memo.put(b"f", value(b"f"))
+    assert memo.get(b"f") == value(b"f")
 
 
 def test_putting_a_key_again_counts_its_bytes_once():
     memo = Memo(most_bytes=4 * (1000 + 256))
-    memo.put("a", 1, 1000)
+    memo.put(b"a", bytes(999))
     for i in range(10):
-        memo.put("b", i, 1000)
-    assert memo.get("b") == 9
-    assert memo.get("a") == 1
+        memo.put(b"b", bytes([i]) * 999)
+    assert memo.get(b"b") == bytes([9]) * 999
+    assert memo.get(b"a") == bytes(999)
 
 
 def test_pure_host_functions_are_remembered_for_the_length_of_a_session():

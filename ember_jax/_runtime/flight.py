@@ -36,20 +36,37 @@ class SingleFlight:
                 task = asyncio.current_task()
                 if not flight.cancelled() or (task is not None and task.cancelling()):
                     raise
-        self._flights[key] = None
+        self.begins(key)
         try:
             outcome = await work(*args)
-        except asyncio.CancelledError:
-            if (flight := self._flights.pop(key)) is not None:
-                flight.cancel()
-            raise
         except BaseException as error:
-            if (flight := self._flights.pop(key)) is not None:
-                flight.set_exception(error)
-                # Marks the exception as retrieved. All that waited may have been cancelled, and asyncio would then log
-                # that it was never retrieved.
-                flight.exception()
+            self.failed(key, error)
             raise
+        self.succeeded(key, outcome)
+        return outcome, False
+
+    # What `do` does of a key that nobody else has asked for, for those who cannot wait for one coroutine more.
+
+    def begins(self, key: Any) -> bool:
+        """Whether the caller is the first to ask for a key; its work begins, and it must tell the outcome."""
+        if key in self._flights:
+            return False
+        self._flights[key] = None
+        return True
+
+    def succeeded(self, key: Any, outcome: Any) -> None:
+        """Ends the work of a key with its result."""
         if (flight := self._flights.pop(key)) is not None:
             flight.set_result(outcome)
-        return outcome, False
+
+    def failed(self, key: Any, error: BaseException) -> None:
+        """Ends the work of a key with an exception; if that says that it was cancelled, another caller does it."""
+        if (flight := self._flights.pop(key)) is None:
+            return
+        if isinstance(error, asyncio.CancelledError):
+            flight.cancel()
+        else:
+            flight.set_exception(error)
+            # Marks the exception as retrieved. All that waited may have been cancelled, and asyncio would then log
+            # that it was never retrieved.
+            flight.exception()

@@ -22,26 +22,40 @@ class HostResults:
         self._journal = journal
         self._flights = SingleFlight()
         self._memo = Memo()
+        self._names: dict[Any, bytes] = {}
 
     def clear(self) -> None:
         """Forgets the results in memory; from any thread."""
         self._memo.clear()
 
     async def remember(
-        self, key: Any, size: Callable[[Any], int], work: Callable[..., Awaitable[Any]], *args: Any
-    ) -> Any:
+        self, function: Any, content: bytes, work: Callable[..., Awaitable[bytes]], *args: Any
+    ) -> bytes:
         """The result of a pure host call: from memory, from an equal call in flight, or by `work(*args)`.
 
-        `key` is equal for equal calls. `size` gives the bytes of a result. A session that is told to forget answers
-        while the work runs does not keep the result.
+        `function` and `content`, which tells its arguments, are equal for equal calls. A session that is told to forget
+        answers while the work runs does not keep the result.
         """
+        name = self._names.get(function)
+        if name is None:
+            name = self._names[function] = len(self._names).to_bytes(4, "big")
+        key = name + content
         known = self._memo.get(key)
         if known is not None:
             return known
         since = self._memo.cleared
+        if self._flights.begins(key):  # as nearly always: then no coroutine stands between this one and the work
+            try:
+                result = await work(*args)
+            except BaseException as error:
+                self._flights.failed(key, error)
+                raise
+            self._memo.put(key, result, since)
+            self._flights.succeeded(key, result)
+            return result
         result, shared = await self._flights.do(key, work, *args)
         if not shared:
-            self._memo.put(key, result, size(result), since)
+            self._memo.put(key, result, since)
         return result
 
     async def journaled(self, digest: bytes, work: Callable[[], Awaitable[bytes]], name: str = "") -> bytes:

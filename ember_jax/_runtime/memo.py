@@ -1,9 +1,11 @@
 """Results of pure host functions, so that what JAX runs twice is asked for once."""
 
 from collections import OrderedDict
-from typing import Any
 
 from .journal.memory import lock
+
+# What a row takes besides the bytes of its key and value: their objects, and its share of the dictionary.
+_OVERHEAD = 256
 
 
 class Memo:
@@ -11,7 +13,8 @@ class Memo:
 
     JAX may run a program's host side twice: `jax.checkpoint` does so in the backward pass, and a derivative rule may
     call its function again. The result of a pure function is then taken from here, and the function does not run again.
-    A memo is no journal: it drops what was not used for the longest time.
+    A memo is no journal: it drops what was not used for the longest time. Results are kept as bytes: as arrays they
+    would take three times as much.
 
     **Arguments:**
 
@@ -25,20 +28,19 @@ class Memo:
     def __init__(self, most_bytes: int = 64 << 20):
         self._most = most_bytes
         self._bytes = 0
-        self._rows: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
+        self._rows: OrderedDict[bytes, bytes] = OrderedDict()
         self.cleared = 0
 
-    def get(self, key: Any) -> Any:
+    def get(self, key: bytes) -> bytes | None:
         """The result of a key, or `None`."""
         with lock:
-            row = self._rows.get(key)
-            if row is None:
-                return None
-            self._rows.move_to_end(key)
-            return row[0]
+            result = self._rows.get(key)
+            if result is not None:
+                self._rows.move_to_end(key)
+            return result
 
-    def put(self, key: Any, result: Any, size: int, since: int | None = None) -> None:
-        """Keeps a result of `size` bytes, dropping the least recently used ones beyond the bound.
+    def put(self, key: bytes, result: bytes, since: int | None = None) -> None:
+        """Keeps a result, dropping the least recently used ones beyond the bound.
 
         `since` is what `cleared` was when the function began; `None` to keep the result whatever was cleared. If
         `cleared` has grown since, the result is not kept: the function may have made it of answers that the user has
@@ -47,14 +49,13 @@ class Memo:
         with lock:
             if since is not None and self.cleared != since:
                 return
-            _, replaced = self._rows.pop(key, (None, 0))
-            self._bytes -= replaced
-            # A key and its share of the dictionary take about 256 bytes.
-            self._rows[key] = (result, size + 256)
-            self._bytes += size + 256
+            replaced = self._rows.pop(key, None)
+            if replaced is not None:
+                self._bytes -= _size(key, replaced)
+            self._rows[key] = result
+            self._bytes += _size(key, result)
             while self._bytes > self._most:
-                _, (_, dropped) = self._rows.popitem(last=False)
-                self._bytes -= dropped
+                self._bytes -= _size(*self._rows.popitem(last=False))
 
     def clear(self) -> None:
         """Drops all."""
@@ -62,3 +63,7 @@ class Memo:
             self._rows.clear()
             self._bytes = 0
             self.cleared += 1
+
+
+def _size(key: bytes, result: bytes) -> int:
+    return len(key) + len(result) + _OVERHEAD

@@ -64,7 +64,10 @@ def known_cause_of(digest: bytes) -> BaseException | None:
 
 def among(array: np.ndarray) -> bytes | None:
     """The first failed digest of an array `uint32[..., 4]`, in row-major order; `None` if there is none."""
-    raw = array.tobytes()
+    return _among(array.tobytes())
+
+
+def _among(raw: bytes) -> bytes | None:
     # One search in C over all bytes, since nearly all arrays have no failed text. The prefix may also lie across two
     # digests, so what is found is looked at digest by digest.
     if PREFIX not in raw:
@@ -74,11 +77,16 @@ def among(array: np.ndarray) -> bytes | None:
 
 def first(arrays: Sequence[np.ndarray]) -> bytes | None:
     """The first failed digest in any of some arrays, or `None`."""
+    return first_in([array.tobytes() for array in arrays])
+
+
+def first_in(raws: Sequence[bytes]) -> bytes | None:
+    """The first failed digest in the bytes of some arrays, or `None`."""
     # Every call and text operation asks this, and the answer is nearly always `None`: so the bytes of all arrays are
     # searched at once, and only if the prefix is there each array alone.
-    if PREFIX not in b"".join([array.tobytes() for array in arrays]):
+    if PREFIX not in b"".join(raws):
         return None
-    return next(filter(None, map(among, arrays)), None)
+    return next(filter(None, map(_among, raws)), None)
 
 
 def result(digest: bytes, shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
