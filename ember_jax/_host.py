@@ -135,7 +135,7 @@ class HostCall(_callback.EagerFunction):
             await asyncio.gather(*calls, return_exceptions=True)
             raise
         if failed:
-            raise SweepError(sorted(failed, key=lambda failure: failure.lane), len(lanes))
+            raise SweepError(sorted(failed, key=lambda failure: failure.lane), len(lanes), session.keeping)
         return [np.array(c).reshape(*batch, *c[0].shape) for c in zip(*outcomes, strict=True)]
 
     async def _sweep(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:

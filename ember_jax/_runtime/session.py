@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from .._errors import PilotError
+from .._errors import Keeping, PilotError
 from .._jax.internals import CALLBACK_ERRORS
 from .._providers import registry
 from .._providers.base import Provider, Request, Response, Tokens
@@ -261,6 +261,11 @@ class Session:
         return sum(journal.drop(asked) for journal in self.journals)
 
     @property
+    def keeping(self) -> Keeping:
+        """For how long the answers of services are kept."""
+        return self._lasting.keeping
+
+    @property
     def budget(self) -> Funds:
         """What is spent, reserved and left of the budget, in US dollars."""
         return self._budget.funds()
@@ -440,9 +445,10 @@ class session:
 
     **Arguments:**
 
-    - `journal`: the file where answers are kept, made if it is not there; `None` for none. By default the user's own,
+    - `journal`: the file where answers are kept, made if it is not there; `"memory"` to keep them as long as the
+        session, `None` or `"off"` for none. (A file of such a name is `"./memory"`.) By default the user's own,
         `journal.db` in the user's data folder, or what the environment variable `EMBER_JAX_JOURNAL` says: a file,
-        `off`, or `memory` to keep answers as long as the session. The user's own keeps what services answer; answers
+        `memory` or `off`. The user's own keeps what services answer; answers
         of simulated models and of Python functions it does not, they are kept as long as the session.
     - `providers`: providers by name that are used in place of the registered ones of that name.
     - `limits`: a `Limit` by provider, as `"openai"`, or by model, as `"openai/gpt-4o"`, which takes precedence. A
