@@ -15,6 +15,7 @@ from .._providers.base import Provider, Request, Response, Tokens
 from .._providers.quota import Quota
 from . import log, retry
 from .budget import Hold
+from .dropping import held
 from .events import Attempt
 from .gate import Admission, Gate, Limiter, TooLong
 from .limits import Limit, Statistics
@@ -98,19 +99,28 @@ class Sender:
         """
         hold = self._pricing.hold(request)
         try:
-            if self._policy.deadline is None:
-                return await self._try(request, hold, None, attempts, turn, task)
-            return await self._in_time(request, hold, attempts, turn, task)
+            # One for all attempts: who answers the first is asked again.
+            provider = self._provider(request.provider)
+            with held(provider):
+                if self._policy.deadline is None:
+                    return await self._try(request, provider, hold, None, attempts, turn, task)
+                return await self._in_time(request, provider, hold, attempts, turn, task)
         finally:
             hold.give_back()
 
     async def _in_time(
-        self, request: Request, hold: Hold, attempts: list[Attempt], turn: Turn, task: Task | None
+        self,
+        request: Request,
+        provider: Provider,
+        hold: Hold,
+        attempts: list[Attempt],
+        turn: Turn,
+        task: Task | None,
     ) -> Response:
         deadline = asyncio.timeout(None)  # it begins to run with the first attempt, see `_try`
         try:
             async with deadline:
-                return await self._try(request, hold, deadline, attempts, turn, task)
+                return await self._try(request, provider, hold, deadline, attempts, turn, task)
         except TimeoutError:
             if not deadline.expired():  # it is another's, such as that of a Python function behind the provider
                 raise
@@ -122,6 +132,7 @@ class Sender:
     async def _try(
         self,
         request: Request,
+        provider: Provider,
         hold: Hold,
         deadline: asyncio.Timeout | None,
         attempts: list[Attempt],
@@ -129,7 +140,6 @@ class Sender:
         task: Task | None,
     ) -> Response:
         """Attempts, until one succeeds or no other can."""
-        provider = self._provider(request.provider)
         gate = self._gate(request, provider)
         tries, began, place, clock = Tries(self._policy, request), 0.0, None, asyncio.get_running_loop().time
         while True:

@@ -28,12 +28,14 @@ from . import failures, log, progress
 from .answering import Answering, Asking, Read, itself
 from .budget import Budget, Funds
 from .call_log import Log
+from .dropping import all_closed, drop
 from .events import Attempt, CallEnded, Ending, Meter, Watcher
 from .gate import TOLD_SECONDS
 from .host_results import HostResults
 from .journal.base import AbstractJournal
 from .journal.calls import Answer, Calls, LaneIndex, digests
 from .journal.columns import CallRecord
+from .journal.handles import close_all
 from .journal.place import UNSET, places
 from .limits import Limit, Statistics, checked
 from .loop import Loop, get_loop
@@ -300,8 +302,8 @@ class Session:
     def close(self) -> None:
         """Frees the connections of the session's own providers, and the journal's file if the session opened it."""
         for provider in self._providers.values():
-            with contextlib.suppress(concurrent.futures.TimeoutError):  # a connection that will not close is dropped
-                loop().submit(provider.close()).result(_CLOSE_SECONDS)
+            with contextlib.suppress(concurrent.futures.TimeoutError):  # a connection that will not close is left
+                drop(provider, loop()).result(_CLOSE_SECONDS)
         if self._closes:
             self._lasting.close()
 
@@ -530,10 +532,9 @@ def loop() -> Loop:
     if registry.close_all not in running.closers:
         with _lock:  # another thread may have added the closers since
             if registry.close_all not in running.closers:
-                running.closers += [_close_default_journal, registry.close_all]
+                running.closers += [all_closed, _close_journals, registry.close_all]
     return running
 
 
-async def _close_default_journal() -> None:
-    if _default is not None:
-        _default.close()
+async def _close_journals() -> None:
+    close_all()
