@@ -16,9 +16,10 @@ import ember_jax as ember
 from ember_jax._engine import island
 from ember_jax._errors import AuthenticationError
 from ember_jax._providers.callable import Callable
+from ember_jax._providers.openai import OpenAI
 from ember_jax._runtime import progress
 from ember_jax._runtime import session as sessions
-from ember_jax.testing import VirtualClock
+from ember_jax.testing import ChatServer, Fault, VirtualClock
 
 _HANG = 60.0
 
@@ -133,6 +134,55 @@ def test_a_call_that_fails_ends_and_one_that_is_never_made_does_not(drawn):
     (bar,) = drawn
     assert (bar.total, bar.n, bar.is_closed) == (12, 11, True)
     assert bar.words.endswith(" left, cost unknown, 1 failed")
+
+
+# -- one rule for all that is counted --------------------------------------------------------------------------------
+
+loud = ember.host(str.upper, out=ember.Text)
+
+
+def mixed(word, flag):
+    """Equal calls, Python functions, a decision, a call that is the same for all lanes, one that may fail alone."""
+    twice = llm(word) + llm(word)
+    shared = llm("for all")
+    tried, _ = ember.attempt(llm)(loud(word))
+    after = llm(ember.where(flag, tried, word))
+    return jax.lax.cond(flag, lambda: llm(loud(twice + shared)), lambda: twice) + after
+
+
+@pytest.mark.filterwarnings("ignore::ember_jax._errors.RepeatedSampleWarning")
+@pytest.mark.parametrize("journal", ["memory", "off"])
+def test_bar_report_statistics_and_calls_count_alike(journal, drawn):
+    """Of one and the same calls, some of them merged, replayed, tried again, or failed."""
+
+    def fault(number):
+        asked = server.requests[number].body["messages"][-1]["content"]
+        if asked == "WORD 3":
+            return Fault(status=400)
+        return Fault(status=500, delay=0.01) if number % 10 == 1 else Fault(delay=0.01)
+
+    with ChatServer(faults=fault) as server:
+        provider, retry = OpenAI(server.base_url, api_key=""), ember.Retry(first=0.001)
+        settings = {"journal": journal, "retry": retry, "prices": {"barred": ember.Price(1.0, 1.0)}}
+        with ember.session(providers={"barred": provider}, progress=True, **settings) as run:
+            for again in range(2):
+                before = run.report().calls
+                jax.block_until_ready(jax.vmap(ember.jit(mixed))(words, jnp.arange(6) % 2 == 0))
+                report = run.report()
+                assert drawn[again].n == drawn[again].total == report.calls - before > 0
+                assert report.calls == sum(call.stands_for for call in run.calls())
+                assert report.requests == len(server.requests)
+                assert report.requests == sum(model.admitted for model in run.statistics().values())
+                assert report.requests == sum(call.attempts for call in run.calls())
+            assert report.merged and report.retries and report.failed and bool(report.replayed) == (journal == "memory")
+
+
+def test_python_functions_are_no_calls(drawn):
+    with ember.session(providers={"barred": until_drawn(drawn)}, progress=True) as run:
+        jax.block_until_ready(jax.vmap(ember.jit(lambda word: loud(llm(loud(word)))))(words))
+        assert [(bar.total, bar.n) for bar in drawn] == [(6, 6)] and run.report().calls == 6
+        jax.block_until_ready(jax.vmap(ember.jit(loud))(words))
+    assert len(drawn) == 1
 
 
 # -- where it is shown -----------------------------------------------------------------------------------------------
@@ -300,6 +350,7 @@ CHILD = """
 import asyncio, sys
 import jax
 import ember_jax as ember
+from ember_jax._providers.openai import OpenAI
 from ember_jax._runtime import progress
 
 progress._CLOSE_SECONDS = 60  # a machine that is slow closes the bar too

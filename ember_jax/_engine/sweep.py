@@ -63,7 +63,7 @@ class Sweep:
         tally = tally or Tally()
         stack, places, repeats = Stack(name), Window(window), Repeats(name)
         failures = Failures(stack, places, session.keeping)
-        tasks = Tasks(stack, failures, tally, self._ended, self._schedule)
+        tasks = Tasks(stack, failures, self._ended, self._schedule)
         self._machine = Machine(
             stack=stack,
             window=places,

@@ -142,7 +142,7 @@ class Gate:
         self._patience = math.inf  # the least of all calls
         self._tell, self._told = tell, -math.inf
         self.line = Line()
-        self._in_flight = self._most = self._admitted = self._throttled = 0
+        self._in_flight = self._most = self._admitted = self._unsent = self._throttled = 0
         self._used = 0.0
         self.is_open = self._may_be_open = is_local and pool.limit == Limit()
         pool.gates.append(self)
@@ -195,6 +195,8 @@ class Gate:
         now = self._pool.loop.time()
         self._pool.take(now, -1.0, -admission.cost)
         self._allowed.give_back(now, admission.sent)
+        self._unsent += 1
+        self._used -= admission.cost
         self.abandoned(admission)
 
     def dismiss(self) -> None:
@@ -279,7 +281,7 @@ class Gate:
             waiting=self.line.waiting,
             in_flight=self._in_flight,
             most_in_flight=self._most,
-            admitted=self._admitted,
+            admitted=self._admitted - self._unsent,
             throttled=self._throttled,
             tokens=self._used,
             rate=min(self._pool.rate, self._allowed.rate(now)),

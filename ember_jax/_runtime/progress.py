@@ -8,6 +8,10 @@ Calls know nothing of the bar. A sweep counts its calls in a `Tally` of plain in
 reads five times a second. So the cost of a sweep is one timer of the event loop, which is cancelled when the last sweep
 ends. Only when the timer fires is the thread started and tqdm imported: most sweeps end before.
 
+A call is what the report counts as one: a call of a model that a lane asks for, however it is answered. One that the
+journal answers and one that is merged with an equal one count, another attempt of a call does not, and Python functions
+do not. So when sweeps have ended their bar says what `run.report().calls` has grown by.
+
 The number of calls to come is exact where control flow is static. Where values decide, it is the least number that is
 possible by what was decided so far, and it grows as branches are taken and loops go on. It is never a guess.
 """
@@ -36,7 +40,7 @@ _FORMAT = "{percentage:3.0f}%|{bar}| {n:,}/{total:,} calls [{elapsed}{postfix}]"
 
 
 class Tally:
-    """The calls of a sweep: how many there will be at least, how many have begun, and how many of these have ended.
+    """The calls of a sweep, as the report counts them: how many at least, how many have begun, how many of these ended.
 
     The event loop writes the numbers and the bar's thread reads them without a lock, as each is a plain integer.
     """
