@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ class Drawn:
 
     def __init__(self, total):
         self.total, self.n, self.words, self.is_closed = total, 0, "", False
+        self.bar_format, self.formats, self.leave = "", [], True
         self.seen = threading.Event()
         self.made.append(self)
 
@@ -39,6 +41,7 @@ class Drawn:
 
     def refresh(self):
         assert self.n <= self.total
+        self.formats.append(self.bar_format)
         self.seen.set()
 
     def close(self):
@@ -182,7 +185,62 @@ def test_python_functions_are_no_calls(drawn):
         jax.block_until_ready(jax.vmap(ember.jit(lambda word: loud(llm(loud(word)))))(words))
         assert [(bar.total, bar.n) for bar in drawn] == [(6, 6)] and run.report().calls == 6
         jax.block_until_ready(jax.vmap(ember.jit(loud))(words))
-    assert len(drawn) == 1
+    assert sum(bar.total > 0 for bar in drawn) == 1
+
+
+# -- before the first call -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [jax.vmap, lambda op: ember.jit(jax.vmap(op))])
+def test_while_a_program_is_traced_the_bar_says_so_and_the_same_bar_shows_its_calls(how, drawn):
+    """The program waits, while it is traced, for what the bar says of that."""
+    told = []
+
+    def traced(word):
+        end = time.monotonic() + _HANG
+        while not told or "compiling" not in told[-1]:
+            told.extend(bar.bar_format for bar in drawn if bar.seen.is_set())
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        return llm(word)
+
+    with ember.session(providers={"barred": until_drawn(drawn)}, progress=True):
+        op = how(ember.jit(traced))
+        jax.block_until_ready(op(words))
+        assert [(bar.total, bar.n, bar.is_closed, bar.leave) for bar in drawn] == [(6, 6, True, True)]
+        assert drawn[0].bar_format == progress._FORMAT
+        told.clear()
+        drawn[0].seen.clear()
+        told.append("compiling, if it were traced again")
+        jax.block_until_ready(op(words + "!"))
+    assert all("compiling" not in words for words in drawn[1].formats)
+
+
+def test_a_bar_of_what_was_only_traced_leaves_no_line(drawn):
+    def traced(word):
+        end = time.monotonic() + _HANG
+        while not any(bar.seen.is_set() for bar in list(drawn)):
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        return llm(word)
+
+    with ember.session(providers={"barred": Callable(lambda request: "x")}, progress=True):
+        jax.make_jaxpr(ember.jit(traced))(words[0])
+    assert [(bar.n, bar.is_closed, bar.leave) for bar in drawn] == [(0, True, False)]
+
+
+def test_before_the_first_call_of_a_sweep_the_bar_says_that_there_is_none(drawn):
+    def waits(word):
+        end = time.monotonic() + _HANG
+        while not any(progress._NO_CALL in bar.formats for bar in list(drawn)):
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        return word
+
+    first = ember.host(waits, out=ember.Text)
+    with ember.session(providers={"barred": until_drawn(drawn)}, progress=True):
+        jax.block_until_ready(jax.vmap(ember.jit(lambda word: llm(first(word))))(words))
+    assert [(bar.total, bar.n, bar.formats[-1]) for bar in drawn] == [(6, 6, progress._FORMAT)]
 
 
 # -- where it is shown -----------------------------------------------------------------------------------------------

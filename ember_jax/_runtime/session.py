@@ -295,6 +295,12 @@ class Session:
         finally:
             log.sweep_ended(operator, tally.ended, time.perf_counter() - began)
 
+    def preparing(self) -> contextlib.AbstractContextManager[None]:
+        """Within, a program is traced and compiled, and may then run; the bar says so. Not used on the event loop."""
+        if not progress.is_wanted(self._progress) or loop().is_virtual:
+            return contextlib.nullcontext()
+        return progress.preparing(self, loop())
+
     def provider(self, name: str) -> Provider:
         """The session's own provider of that name, else the one that is registered. Raises `ModelError` for none."""
         return registry.get(name, self._providers)
@@ -413,6 +419,32 @@ def current() -> Session:
         if _default is None:
             _default = Session(UNSET, {})
         return _default
+
+
+# Of each thread, what ends with the outermost operator that it calls; see `prepared`.
+_threads = threading.local()
+
+
+@contextlib.contextmanager
+def prepared() -> Iterator[None]:
+    """Within, an operator is called. What it begins by `prepare` ends with the block."""
+    if getattr(_threads, "inside", None) is not None:  # in another operator's
+        yield
+        return
+    with contextlib.ExitStack() as inside:
+        _threads.inside, _threads.is_preparing = inside, False
+        try:
+            yield
+        finally:
+            _threads.inside = None
+
+
+def prepare() -> None:
+    """The operator that this thread has called has to be traced first: from now on the bar tells of it."""
+    inside = getattr(_threads, "inside", None)
+    if inside is not None and not _threads.is_preparing:
+        _threads.is_preparing = True
+        inside.enter_context(current().preparing())
 
 
 def admit(session: Session, lane: tuple[int, ...]) -> None:
