@@ -442,3 +442,14 @@ def test_a_terminal_shows_the_bar_and_then_the_next_line():
     assert (line.strip("\r"), rest) == ("the next line", "")
     last = bar.strip("\r").split("\r")[-1]
     assert last.startswith("100%|") and "1,234/1,234 calls [" in last and "cost unknown" in last
+
+
+def test_a_terminal_is_told_of_the_compilation_first_and_of_no_call_that_is_none():
+    made = progress._tqdm(0)
+    try:
+        assert made.bar_format == progress._COMPILING
+        shown = made.format_meter(**made.format_dict)
+        assert "0/0" not in shown and "compiling" in shown
+    finally:
+        made.leave = False
+        made.close()

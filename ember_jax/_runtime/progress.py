@@ -225,7 +225,7 @@ def _tqdm(total: int) -> Any:
         warnings.simplefilter("ignore")
         from tqdm.auto import tqdm
 
-    return tqdm(total=total, bar_format=_FORMAT, dynamic_ncols=True)
+    return tqdm(total=total, bar_format=_FORMAT if total else _COMPILING, dynamic_ncols=True)
 
 
 _bar: Bar | None = None
