@@ -9,45 +9,40 @@ collected.
 """
 
 import asyncio
-import collections
 import concurrent.futures
-import contextlib
 import os
-import threading
-from collections.abc import Iterator
 
 from .._providers import registry
 from .._providers.base import Provider
 from .loop import Loop, started
 
-_lock = threading.Lock()
-# By the identity of a provider: how many calls are on their way through it.
-_calls: collections.Counter[int] = collections.Counter()
+# By the identity of a provider: how many calls are on their way through it. Used on the event loop only, as is what
+# follows.
+_calls: dict[int, int] = {}
 # Providers that are to be closed when the last of these has ended.
 _dropped: dict[int, Provider] = {}
 # What closes providers; a loop holds its tasks weakly.
 _closing: set[asyncio.Task[None]] = set()
 
 
-@contextlib.contextmanager
-def held(provider: Provider) -> Iterator[None]:
-    """Within, a call is on its way through a provider, which is not closed before it has ended. On the event loop."""
+def hold(provider: Provider) -> None:
+    """A call is on its way through a provider, which is not closed until its `let_go`. On the event loop."""
     name = id(provider)
-    with _lock:
-        _calls[name] += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _calls[name] -= 1
-            is_last = not _calls[name]
-            if is_last:
-                del _calls[name]
-            is_dropped = is_last and _dropped.pop(name, None) is not None
-        if is_dropped:
-            task = asyncio.get_running_loop().create_task(provider.close())
-            _closing.add(task)
-            task.add_done_callback(_closed)
+    _calls[name] = _calls.get(name, 0) + 1
+
+
+def let_go(provider: Provider) -> None:
+    """The call has ended."""
+    name = id(provider)
+    left = _calls[name] - 1
+    if left:
+        _calls[name] = left
+        return
+    del _calls[name]
+    if _dropped.pop(name, None) is not None:
+        task = asyncio.get_running_loop().create_task(provider.close())
+        _closing.add(task)
+        task.add_done_callback(_closed)
 
 
 def _closed(task: asyncio.Task[None]) -> None:
@@ -65,13 +60,9 @@ def drop(provider: Provider, loop: Loop) -> concurrent.futures.Future[None]:
 
 
 async def _drop(provider: Provider) -> None:
-    with _lock:
-        is_held = _calls[id(provider)] > 0
-        if is_held:
-            _dropped[id(provider)] = provider
-        else:
-            del _calls[id(provider)]
-    if not is_held:
+    if id(provider) in _calls:
+        _dropped[id(provider)] = provider
+    else:
         await provider.close()
 
 
@@ -94,9 +85,7 @@ def register(name: str, provider: Provider) -> None:
 
 
 def _after_fork() -> None:
-    # The parent's calls are not on their way here, and another thread may have held the lock.
-    global _lock
-    _lock = threading.Lock()
+    # The parent's calls are not on their way here.
     _calls.clear()
     _dropped.clear()
     _closing.clear()

@@ -13,9 +13,8 @@ from typing import TypeAlias
 from .._errors import ConnectionFailedError, ProviderError, RateLimitError
 from .._providers.base import Provider, Request, Response, Tokens
 from .._providers.quota import Quota
-from . import log, retry
+from . import dropping, log, retry
 from .budget import Hold
-from .dropping import held
 from .events import Attempt
 from .gate import Admission, Gate, Limiter, TooLong
 from .limits import Limit, Statistics
@@ -104,10 +103,13 @@ class Sender:
         try:
             # One for all attempts: who answers the first is asked again.
             provider = self._provider(request.provider)
-            with held(provider):
+            dropping.hold(provider)
+            try:
                 if self._policy.deadline is None:
                     return await self._try(request, provider, hold, None, attempts, turn, task)
                 return await self._in_time(request, provider, hold, attempts, turn, task)
+            finally:
+                dropping.let_go(provider)
         finally:
             hold.give_back()
 
@@ -147,29 +149,30 @@ class Sender:
         tries, began, place, clock = Tries(self._policy, request), 0.0, None, asyncio.get_running_loop().time
         call = self._asked(request, provider)
         while True:
-            # The reservation comes before the turn. In the other order a call that waits for money would hold a slot,
-            # which calls that are cheap enough could use.
+            trial = None
             try:
-                async with call.turn():
-                    await hold.reserve()
-                    # An open gate is passed without an admission: that costs time, of which a local call takes little.
-                    is_free = gate.is_open and task is None
-                    # A call that was sent before has its deadline, which runs already.
-                    patience = self._policy.seconds if tries.made else self._policy.patience
-                    admission = None if is_free else await self._admitted(call, gate, place, patience, task)
-                    if admission is not None:
-                        place = admission.turn
-                    # The last moment before the request is sent, as it may have waited for hours.
-                    if (known := await self._known(call, gate, admission, turn)) is not None:
-                        return known
-                    if tries.made:
-                        self._count("retries")
-                    else:
-                        began = clock()
-                        if deadline is not None and self._policy.deadline is not None:
-                            deadline.reschedule(began + self._policy.deadline)
-                    tries.made += 1
-                    return await self._attempt(call, provider, gate, admission, hold, attempts)
+                trial = None if call.is_free else await call.trial()
+                # The reservation comes before the turn. In the other order a call that waits for money would hold a
+                # slot, which calls that are cheap enough could use.
+                await hold.reserve()
+                # An open gate is passed without an admission: that costs time, of which a local call takes little.
+                is_free = gate.is_open and task is None
+                # A call that was sent before has its deadline, which runs already.
+                patience = self._policy.seconds if tries.made else self._policy.patience
+                admission = None if is_free else await self._admitted(call, gate, place, patience, task)
+                if admission is not None:
+                    place = admission.turn
+                # The last moment before the request is sent, as it may have waited for hours.
+                if (known := await self._known(call, gate, admission, turn)) is not None:
+                    return known
+                if tries.made:
+                    self._count("retries")
+                else:
+                    began = clock()
+                    if deadline is not None and self._policy.deadline is not None:
+                        deadline.reschedule(began + self._policy.deadline)
+                tries.made += 1
+                return await self._attempt(call, provider, gate, admission, hold, attempts)
             except TooLong as wait:
                 raise _too_long(request, self._policy, wait) from None
             except NotSent as told:
@@ -177,6 +180,8 @@ class Sender:
             except ProviderError as error:
                 seconds, is_held = self._again(request, error, tries, gate, clock() - began)
             finally:
+                if trial is not None:
+                    call.done(trial)
                 if self._turns is not None and task is not None:
                     self._turns.leave(task)
             # A call that the gate holds back need not sleep too. But if there is a scheduler, it sleeps here, as at the

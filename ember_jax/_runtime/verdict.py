@@ -17,10 +17,9 @@ so it takes some in a row without an answer in between.
 """
 
 import asyncio
-import contextlib
 import copy
 import weakref
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from .._errors import AuthenticationError, ProviderError, RefusedRequestError
@@ -74,14 +73,22 @@ class Asked:
         """Why it is not to be sent; `None` if it is."""
         return None if self._verdicts is None else self._verdicts.fault(self._number, self.request)
 
-    def turn(self) -> "contextlib.AbstractAsyncContextManager[None]":
-        """Within, it is sent once; as the trial if a verdict has to be found out about.
+    @property
+    def is_free(self) -> bool:
+        """Whether there is no verdict, so that it need not wait for a `trial`."""
+        return self._verdicts is None or self._verdicts.cause is None
 
-        **Raises:** `NotSent`, on entry, if a verdict is about it.
+    async def trial(self) -> "asyncio.Future[None] | None":
+        """Waits until it may be sent. Returns what it is to be `done` with, if it is the trial itself.
+
+        **Raises:** `NotSent` if a verdict is about it.
         """
-        if self._verdicts is None or not self._verdicts.is_passed:
-            return _AT_ONCE
-        return self._verdicts.turn(self._number, self.request)
+        return None if self._verdicts is None else await self._verdicts.trial(self._number, self.request)
+
+    def done(self, trial: "asyncio.Future[None]") -> None:
+        """The trial has ended, in whatever way."""
+        if self._verdicts is not None:
+            self._verdicts.done(trial)
 
     def answered(self) -> None:
         """It was answered."""
@@ -93,31 +100,24 @@ class Asked:
         return self._verdicts is not None and self._verdicts.failed(self.request, error)
 
 
-_AT_ONCE: contextlib.AbstractAsyncContextManager[None] = contextlib.nullcontext()
-
-
 class Verdicts:
     """What is known of the calls of one model, by one provider. Used on the event loop.
 
     **Attributes:**
 
-    - `is_passed`: whether there is a verdict.
+    - `cause`: that of the verdict; `None` if there is none.
     """
 
     def __init__(self, provider: Provider):
         self._provider = weakref.ref(provider)
         self._came = 0
         self._has_answered, self._in_a_row = False, 0
-        # The verdict: its cause, the parameters that it is about (`None` for any), and how many calls had come. And the
-        # trial, which is done when it has ended.
-        self._cause: ProviderError | None = None
+        # Of the verdict: the parameters that it is about (`None` for any), and how many calls had come. And the trial,
+        # which is done when it has ended.
+        self.cause: ProviderError | None = None
         self._only: Mapping[str, Any] | None = None
         self._last = 0
         self._trial: asyncio.Future[None] | None = None
-
-    @property
-    def is_passed(self) -> bool:
-        return self._cause is not None
 
     def is_about(self, provider: Provider) -> bool:
         """Whether it is about the calls of a provider."""
@@ -131,41 +131,37 @@ class Verdicts:
     # What follows is told of a call by its number, see `Asked`.
 
     def fault(self, number: int, request: Request) -> NotSent | None:
-        cause = self._cause
+        cause = self.cause
         return NotSent(cause) if cause is not None and number <= self._last and self._holds_for(request) else None
 
-    @contextlib.asynccontextmanager
-    async def turn(self, number: int, request: Request) -> AsyncIterator[None]:
+    async def trial(self, number: int, request: Request) -> "asyncio.Future[None] | None":
         while self._holds_for(request):
             if (fault := self.fault(number, request)) is not None:
                 raise fault
             if self._trial is None:
-                break
+                self._trial = asyncio.get_running_loop().create_future()
+                return self._trial
             await asyncio.shield(self._trial)
-        else:
-            yield
-            return
-        trial = self._trial = asyncio.get_running_loop().create_future()
-        try:
-            yield
-        finally:
-            self._trial = None
-            trial.set_result(None)
+        return None
+
+    def done(self, trial: "asyncio.Future[None]") -> None:
+        self._trial = None
+        trial.set_result(None)
 
     def answered(self, number: int) -> None:
         self._has_answered, self._in_a_row = True, 0
         if number > self._last:
-            self._cause = None
+            self.cause = None
 
     def failed(self, request: Request, error: ProviderError) -> bool:
         if not is_final(error):
             return False
         self._in_a_row += 1
-        if self._cause is None and self._has_answered and self._in_a_row < _IN_A_ROW:
+        if self.cause is None and self._has_answered and self._in_a_row < _IN_A_ROW:
             return False
         is_plain = error.status != 404 or request.parameters.keys() <= COMMON
-        self._cause, self._only, self._last = error, None if is_plain else request.parameters, self._came
+        self.cause, self._only, self._last = error, None if is_plain else request.parameters, self._came
         return True
 
     def _holds_for(self, request: Request) -> bool:
-        return self._cause is not None and (self._only is None or self._only == request.parameters)
+        return self.cause is not None and (self._only is None or self._only == request.parameters)
