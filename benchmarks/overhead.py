@@ -1,17 +1,24 @@
-"""Claim: a host call with a numeric segment before it costs tens of microseconds, the same at any number of lanes.
+"""Claim: what a host call costs beside the coroutine itself, the same at any number of lanes, and what it keeps.
 
-Zero-latency host calls in a chain of three with an 8 x 8 product between them. Prints microseconds per call, the ratio
-of per-lane times to the smallest sweep's, and the peak memory. The baseline is the same chain in hand-written asyncio.
-Memory is measured again in fresh processes without the baseline, and told apart: what one lane needs, with JAX and the
-program; what a window of lanes in flight adds; what every further lane adds. Arguments: numbers of lanes.
+Chains of three zero-latency calls under `jax.vmap`, each with other words. Four of them: a pure `async def` from text
+to text, which is what most programs call; the same as a `def`, which runs in the thread pool; and, as the least that a
+call can cost, an impure one on arrays, alone and with an 8 x 8 product before it. The baselines are the same chains by
+hand: coroutines on asyncio, and functions on a thread pool. Figures are microseconds of the process's CPU for a call;
+then the time for a call at each number of lanes, as a multiple of that of the smallest sweep; and what the process grew
+by in fresh processes: for each of 90,000 text calls that one session made, and when session and arrays are gone.
+Arguments: numbers of lanes.
 """
 
 import asyncio
-import resource
+import concurrent.futures
+import gc
+import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import hardware
 import jax
@@ -20,91 +27,154 @@ import numpy as np
 import report
 
 import ember_jax as ember
-from ember_jax._engine.window import WINDOW
 
 STAGES, WIDTH, RUNS = 3, 8, 3
+POOL = 32  # threads of the pool by hand
 WEIGHT = np.eye(WIDTH, dtype=np.float32)[::-1].copy()
-weight = jnp.asarray(WEIGHT)
+NUMBERS = jax.ShapeDtypeStruct((WIDTH,), jnp.float32)
+
+
+async def mark(words: str) -> str:
+    return words + "."
+
+
+def mark_now(words: str) -> str:
+    return words + "."
 
 
 async def echo(x: np.ndarray) -> np.ndarray:
     return x
 
 
-# not pure: every call is made, whatever was asked before
-call = ember.host(echo, out=jax.ShapeDtypeStruct((WIDTH,), jnp.float32), pure=False)
-
-
-@ember.jit
-def chain(x: jax.Array) -> jax.Array:
-    for _ in range(STAGES):
-        x = call(weight @ x)
-    return x
-
-
-async def by_hand(xs: np.ndarray) -> list[np.ndarray]:
-    async def lane(x: np.ndarray) -> np.ndarray:
+def chain(call: Callable[[Any], Any], before: Callable[[Any], Any] = lambda x: x) -> Any:
+    def chained(x: Any) -> Any:
         for _ in range(STAGES):
-            x = await echo(WEIGHT @ x)
+            x = call(before(x))
+        return x
+
+    return ember.jit(chained)
+
+
+def words(lanes: int, run: int) -> list[str]:
+    return [f"run {run}, lane {i}" for i in range(lanes)]
+
+
+def numbers(lanes: int, run: int) -> np.ndarray:
+    return np.random.default_rng(run).normal(size=(lanes, WIDTH)).astype(np.float32)
+
+
+async def on_a_loop(xs: Any, call: Any, before: Callable[[Any], Any] = lambda x: x) -> list[Any]:
+    async def lane(x: Any) -> Any:
+        for _ in range(STAGES):
+            x = await call(before(x))
         return x
 
     return await asyncio.gather(*map(lane, xs))
 
 
-def seconds(fn) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(fn())
-    return time.perf_counter() - start
+def in_threads(xs: Any) -> list[Any]:
+    async def run() -> list[Any]:
+        loop = asyncio.get_running_loop()
+        with concurrent.futures.ThreadPoolExecutor(POOL) as pool:
+            return await on_a_loop(xs, lambda x: loop.run_in_executor(pool, mark_now, x))
+
+    return asyncio.run(run())
 
 
-def inputs(lanes: int) -> np.ndarray:
-    return np.random.default_rng(lanes).normal(size=(lanes, WIDTH)).astype(np.float32)
+product = jnp.asarray(WEIGHT)
+# The name, ours, its inputs, and by hand.
+KINDS: dict[str, tuple[Any, Callable[[int, int], Any], Callable[[Any], Any]]] = {
+    "async text": (chain(ember.host(mark, out=ember.Text)), words, lambda xs: asyncio.run(on_a_loop(xs, mark))),
+    "text in threads": (chain(ember.host(mark_now, out=ember.Text)), words, in_threads),
+    "impure array": (
+        chain(ember.host(echo, out=NUMBERS, pure=False)),
+        numbers,
+        lambda xs: asyncio.run(on_a_loop(xs, echo)),
+    ),
+    "impure array after a product": (
+        chain(ember.host(echo, out=NUMBERS, pure=False), lambda x: product @ x),
+        numbers,
+        lambda xs: asyncio.run(on_a_loop(xs, echo, lambda x: WEIGHT @ x)),
+    ),
+}
 
 
-def peak_bytes(lanes: int) -> int:
-    """Peak memory of a fresh process that makes one sweep."""
-    done = subprocess.run([sys.executable, __file__, "--peak", str(lanes)], capture_output=True, text=True, check=True)
-    return int(done.stdout)
+def seconds(work: Callable[[], Any]) -> float:
+    """Of CPU, of all threads of this process."""
+    gc.collect()
+    start = time.process_time()
+    jax.block_until_ready(jax.tree.leaves(work()))
+    return time.process_time() - start
 
 
-def memory(lanes: int) -> None:
-    """Says what the peak memory of a sweep consists of."""
-    alone, peak = peak_bytes(1), peak_bytes(lanes)
-    window = min(lanes, WINDOW)
-    flying = (peak if window == lanes else peak_bytes(window)) - alone
-    further = (peak - alone - flying) / max(1, lanes - window)
-    print(
-        f"{lanes:,} lanes in a fresh process: peak {peak / 1e6:,.0f} MB = {alone / 1e6:,.0f} MB for one lane "
-        f"+ {flying / 1e6:,.0f} MB for {window:,} lanes in flight ({flying / window:,.0f} bytes each)"
-        f" + {(peak - alone - flying) / 1e6:,.0f} MB for {lanes - window:,} further lanes ({further:,.0f} bytes each, "
-        f"of which inputs and outputs are {2 * 4 * WIDTH})"
-    )
-    report.row(f"peak memory, {lanes:,} lanes; one lane", peak / 1e6, alone / 1e6, "MB")
+def a_call(kind: str, lanes: int) -> tuple[float, float]:
+    """Microseconds of CPU for a call: ours and by hand."""
+    ours, inputs, by_hand = KINDS[kind]
+    sweep = jax.jit(jax.vmap(ours))
+    with ember.session(journal=None):
+        sweep(given(inputs(lanes, 0)))  # compiles
+    found, hand = [], []
+    for run in range(1, RUNS + 1):
+        xs = inputs(lanes, run)
+        with ember.session(journal=None):
+            arrays = given(xs)
+            found.append(seconds(lambda: sweep(arrays)))
+        hand.append(seconds(lambda: by_hand(xs)))
+    return tuple(statistics.median(side) / lanes / STAGES * 1e6 for side in (found, hand))  # type: ignore[return-value]
+
+
+def given(xs: Any) -> Any:
+    return jnp.asarray(xs) if isinstance(xs, np.ndarray) else ember.text(xs)
+
+
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def growth() -> None:
+    """Prints how many bytes a text call adds, and how many are left of it when session and arrays are gone."""
+    sweep, lanes = jax.jit(jax.vmap(KINDS["async text"][0])), 30_000
+    with ember.session(journal=None):
+        sweep(given(words(lanes, 0)))
+    gc.collect()
+    before = resident()
+    with ember.session(journal=None):
+        kept = sweep(given(words(lanes, 1)))
+        jax.block_until_ready(kept.digests)
+        grown = resident() - before
+    del kept
+    gc.collect()
+    left = resident() - before
+    print(grown / lanes / STAGES, left / lanes / STAGES)
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--peak"]:
-        jax.block_until_ready(jax.jit(jax.vmap(chain))(inputs(int(sys.argv[2]))))
-        print(hardware.peak_bytes())
+    if sys.argv[1:] == ["--growth"]:
+        growth()
         return
     hardware.show()
-    sweep = jax.jit(jax.vmap(chain))
-    first = None
     counts = list(map(int, sys.argv[1:] or ("1000", "10000", "100000")))
-    for lanes in counts:
-        xs = inputs(lanes)
-        sweep(xs)  # compiles
-        ours = statistics.median(seconds(lambda: sweep(xs)) for _ in range(RUNS))
-        hand = statistics.median(seconds(lambda: asyncio.run(by_hand(xs))) for _ in range(RUNS))
-        per_call = ours / lanes / STAGES * 1e6
-        first = first or per_call
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(
-            f"{lanes:>7,} lanes: {per_call:5.1f} us per call, {per_call / first:4.2f} x the smallest sweep's; "
-            f"by hand {hand / lanes / STAGES * 1e6:5.1f} us; peak memory so far {peak:,.0f} MB"
-        )
-        report.row(f"a call, {lanes:,} lanes; asyncio by hand", per_call, hand / lanes / STAGES * 1e6, "us")
-    memory(counts[-1])
+    for kind in KINDS:
+        first = 0.0
+        for lanes in counts if kind != "text in threads" else counts[:2]:
+            ours, hand = a_call(kind, lanes)
+            first = first or ours
+            print(
+                f"{kind + ',':<29} {lanes:>7,} lanes: {ours:6.1f} us of CPU for a call, {ours / first:4.2f} x the "
+                f"smallest sweep's; by hand {hand:5.1f} us",
+                flush=True,
+            )
+            report.row(f"{kind}, {lanes:,} lanes; by hand", ours, hand, "us")
+            if lanes != counts[0]:
+                report.row(f"{kind}, {lanes:,} lanes; {counts[0]:,} lanes", ours, first, "us")
+    if os.path.exists("/proc/self/statm"):
+        command = [sys.executable, __file__, "--growth"]
+        grown, left = map(float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+        print(f"90,000 text calls in a fresh process: {grown:,.0f} bytes a call; {left:,.0f} left when all is dropped")
+        report.row("memory for a text call", grown, None, "bytes")
+        report.row("memory left of a text call", left, None, "bytes")
 
 
 if __name__ == "__main__":

@@ -249,4 +249,11 @@ def shown(hint: Any) -> str:
     """An annotation as it is written."""
     if isinstance(hint, type) and issubclass(hint, AbstractArray):
         return f'{hint.__name__.split("[")[0]}[Array, "{hint.dim_str}"]'  # type: ignore[attr-defined]
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(shown, inner))
+    if origin in (tuple, list, dict):
+        return f"{origin.__name__}[{', '.join(map(shown, inner))}]"
+    if hint is Ellipsis or hint is types.NoneType:
+        return "..." if hint is Ellipsis else "None"
     return "Key" if hint is Key else hint.__name__ if isinstance(hint, type) else str(hint)

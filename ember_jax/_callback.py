@@ -52,6 +52,11 @@ def is_eager() -> bool:
     return not is_tracer(jnp.add(_ZERO, _ZERO))
 
 
+def is_now(arrays: Sequence[Any]) -> bool:
+    """Whether a host call on some arrays is made line by line, now."""
+    return all_concrete(arrays) and is_eager()
+
+
 def all_concrete(tree: Any) -> bool:
     """Whether no leaf of a pytree is a tracer."""
     return not any(map(is_tracer, jax.tree.leaves(tree)))
@@ -83,10 +88,17 @@ def invoke(
     function: EagerFunction, out: Sequence[jax.ShapeDtypeStruct], *arrays: Any, effectful: bool = False
 ) -> tuple[jax.Array, ...]:
     """Calls a host function: line by line where nothing is traced, as a callback where something is."""
-    if all_concrete(arrays) and is_eager():
+    if is_now(arrays):
         results = function.call_now(*(np.asarray(a) for a in arrays))
         with nan_is_a_value():
             return tuple(map(jnp.asarray, results))
+    return bind_values(function, out, *arrays, effectful=effectful)
+
+
+def bind_values(
+    function: HostFunction, out: Sequence[jax.ShapeDtypeStruct], *arrays: Any, effectful: bool = False
+) -> tuple[jax.Array, ...]:
+    """Binds a host function whose NaN are values, as `bind` does, also in a `shard_map`."""
     # In a `shard_map` JAX types a callback's results as the same on every device; they differ where its inputs do.
     axes = varying(arrays)
     with nan_is_a_value():

@@ -24,16 +24,23 @@ import numpy as np
 from . import _callback
 from ._alike import Alike, structural
 from ._errors import EmberError, HostResultError, LaneFailure, SweepError
+from ._jax import source
+from ._jax.source import SourceLine
 from ._jax.values import Aval
 from ._providers.base import Response, Tokens
-from ._runtime import failures, interrupt
+from ._runtime import failures, interrupt, repeats
 from ._runtime import session as sessions
 from ._runtime.loop import forbid_in_loop
 from ._runtime.progress import Tally
 from ._runtime.scheduler import NOWHERE, Path
+from ._runtime.typed import typed_errors
 from ._text import failed, store
-from ._text.text import Text, TextAnnotation, as_text, text
+from ._text.text import Text, TextAnnotation, as_text, digests_of, text
 from ._types import is_key
+
+# How many calls of a batch begin at once. Between blocks the loop takes in the answers that have come. Would all begin
+# at once, it would see none before the last had begun, and a process that is killed then would have kept none.
+_BLOCK = 1024
 
 
 class Used:
@@ -99,6 +106,9 @@ class HostCall(_callback.EagerFunction):
     pure: bool
     asks_model: ClassVar[bool] = False
 
+    # Whether calls draw samples that equal calls share; the line is then known that makes them.
+    draws_shared = False
+
     @abc.abstractmethod
     async def run(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Makes one call."""
@@ -126,8 +136,12 @@ class HostCall(_callback.EagerFunction):
 
         lanes = list(itertools.product(*map(range, batch)))
         create_task = asyncio.get_running_loop().create_task
-        calls = [create_task(call(lane)) for lane in lanes]
+        calls: list[asyncio.Task[list[np.ndarray]]] = []
         try:
+            for start in range(0, len(lanes), _BLOCK):
+                if start:
+                    await asyncio.sleep(0)
+                calls += [create_task(call(lane)) for lane in lanes[start : start + _BLOCK]]
             # One after another, where `gather` would be called back by each: mostly all have ended with the first.
             outcomes = [await call for call in calls]
         except asyncio.CancelledError:
@@ -149,21 +163,68 @@ class HostCall(_callback.EagerFunction):
             return await self.run_batch(session, caller._replace(tally=tally), arrays)
 
     def __call__(self, *arrays: Any) -> list[np.ndarray]:
-        return self._wait(arrays, in_callback=True)
+        return self._wait(arrays, in_callback=True)[0]
 
     def call_now(self, *arrays: Any) -> list[np.ndarray]:
         """Makes the call from ordinary Python, outside any JAX program."""
-        return self._wait(arrays, in_callback=False)
+        results, drawn, session = self._wait(arrays, in_callback=False)
+        for digest in drawn:
+            if repeated := repeats.of_line(str(self), session, digest):
+                repeated.warn()
+        return results
 
-    def _wait(self, arrays: Sequence[Any], *, in_callback: bool) -> list[np.ndarray]:
+    def call_at(self, place: "Placed", arrays: Sequence[Any]) -> list[np.ndarray]:
+        """Makes the calls of a JAX program whose line is known."""
+        results, drawn, _ = self._wait(arrays, in_callback=True)
+        if repeated := repeats.of_batch(str(self), place.line, drawn, place.asked_before):
+            repeated.warn()
+        return results
+
+    def _wait(
+        self, arrays: Sequence[Any], *, in_callback: bool
+    ) -> tuple[list[np.ndarray], list[bytes], sessions.Session]:
+        """Makes the calls of a batch; also returns the digests of samples drawn without a key, and the session."""
         forbid_in_loop(str(self))
         values = [np.asarray(a) for a in arrays]
         loop, session = sessions.loop(), sessions.current()
-        work = loop.work(self._sweep(session, Caller(scope=str(self), remembers=in_callback), values))
+        drawn: list[bytes] = []
+        saw = lambda lane, step, digest: drawn.append(digest)
+        work = loop.work(self._sweep(session, Caller(scope=str(self), remembers=in_callback, saw=saw), values))
         try:
-            return interrupt.wait(work, in_callback=in_callback)
+            return interrupt.wait(work, in_callback=in_callback), drawn, session
         except Exception as error:  # also a host function's own
             raise failures.raised(error) from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Placed(_callback.HostFunction):
+    """A call that stands in a line of the user's program; the callback that JAX sees.
+
+    It compares by its line too: JAX keeps programs by their callbacks, and each is to know its own.
+    """
+
+    call: HostCall
+    line: SourceLine | None
+    asked_before: bool
+
+    def __str__(self) -> str:
+        return str(self.call)
+
+    def __call__(self, *arrays: Any) -> list[np.ndarray]:
+        return self.call.call_at(self, arrays)
+
+
+def invoke(call: HostCall, out: Sequence[jax.ShapeDtypeStruct], *arrays: Any) -> tuple[jax.Array, ...]:
+    """Makes a call: line by line where nothing is traced, as a callback where something is.
+
+    **Raises:** what the call raised, with its own type, where no `jax.jit` stands around it.
+    """
+    with typed_errors():
+        if not call.draws_shared or _callback.is_now(arrays):
+            return _callback.invoke(call, out, *arrays, effectful=not call.pure)
+        line = source.of_caller()
+        placed = Placed(call, line, repeats.asked_before(line, call, arrays))
+        return _callback.bind_values(placed, out, *arrays)
 
 
 # -- any Python function ---------------------------------------------------------------------------------------------
@@ -279,7 +340,7 @@ class _Function:
             arrays = [jnp.zeros((), jnp.int32)]
         types = tuple((str(a.dtype), tuple(jnp.shape(a))) for a in arrays)
         call = FunctionCall(self, tree, Alike(structural(tree)), tuple(kinds), types)
-        results = _callback.invoke(call, [o.aval for o in self.out], *arrays, effectful=not self.pure)
+        results = invoke(call, [o.aval for o in self.out], *arrays)
         values = [Text(r) if o.is_text else r for o, r in zip(self.out, results, strict=True)]
         return jax.tree.unflatten(self.out_tree, values)
 
@@ -397,11 +458,11 @@ class FunctionCall(HostCall):
     def _words(self, spec: _Out, leaf: Any) -> np.ndarray:
         if isinstance(leaf, str | list | tuple | Text) or (isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OU"):
             try:
-                found = text(leaf)
+                digests = np.asarray(leaf.digests) if isinstance(leaf, Text) else digests_of(leaf)
             except EmberError as error:
                 raise HostResultError(f"the host function {self} returned what is no Text: {error}") from None
-            if found.shape == spec.shape:
-                return np.asarray(found.digests)
+            if digests.shape[:-1] == spec.shape:
+                return digests
         raise HostResultError(f"the host function {self} returned {_describe(leaf)}, but its out= says {spec}.")
 
     def _encode(self, results: Sequence[np.ndarray]) -> bytes:

@@ -1,11 +1,15 @@
 """Runs the notebooks from their first cell to their last, in kernels of their own; an error in a cell is one here.
+Then the programs, in processes of their own, where a warning is an error.
 
 python notebooks/run.py            # all of them, and leaves the files alone
 python notebooks/run.py --write    # and keeps what the cells print and draw
 python notebooks/run.py --write notebooks/first_steps.ipynb
+python notebooks/run.py notebooks/programs/debate.py
 """
 
 import argparse
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,9 +18,25 @@ import nbformat
 
 FOLDER = Path(__file__).parent
 SECONDS_PER_CELL = 120
+SECONDS_PER_PROGRAM = 120
 
 
-def run(path: Path, write: bool) -> None:
+def run_program(path: Path) -> None:
+    """Runs one program; what it prints is shown only of one that fails.
+
+    **Raises:** `subprocess.CalledProcessError` for one that fails, `subprocess.TimeoutExpired` for one that hangs.
+    """
+    start = time.perf_counter()
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", path], stdout=subprocess.PIPE, text=True, timeout=SECONDS_PER_PROGRAM
+    )
+    if ran.returncode:
+        print(ran.stdout)
+    ran.check_returncode()
+    print(f"{path.name}: {time.perf_counter() - start:.1f} s")
+
+
+def run_notebook(path: Path, write: bool) -> None:
     """Executes one notebook.
 
     **Raises:** `nbclient.exceptions.CellExecutionError` with the traceback of the cell that fails.
@@ -47,12 +67,16 @@ def _stable(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Runs the notebooks.")
-    parser.add_argument("notebooks", nargs="*", type=Path, default=sorted(FOLDER.glob("*.ipynb")))
-    parser.add_argument("--write", action="store_true", help="keep the outputs in the files")
+    parser = argparse.ArgumentParser(description="Runs the notebooks and the programs.")
+    every = [*sorted(FOLDER.glob("*.ipynb")), *sorted(FOLDER.glob("programs/*.py"))]
+    parser.add_argument("files", nargs="*", type=Path, default=every)
+    parser.add_argument("--write", action="store_true", help="keep the outputs of notebooks in the files")
     given = parser.parse_args()
-    for path in given.notebooks:
-        run(path, given.write)
+    for path in given.files:
+        if path.suffix == ".py":
+            run_program(path)
+        else:
+            run_notebook(path, given.write)
 
 
 if __name__ == "__main__":

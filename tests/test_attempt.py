@@ -89,6 +89,7 @@ def stacked(outputs):
     return outputs
 
 
+@pytest.mark.filterwarnings("ignore::ember_jax._errors.RepeatedSampleWarning")
 @pytest.mark.parametrize("form", FORMS)
 def test_a_lane_fails_alone_and_the_others_go_on(form, llm, provider):
     def one(word):

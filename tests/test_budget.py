@@ -438,6 +438,7 @@ def test_a_budget_of_nothing_replays_and_sends_nothing(model, tmp_path):
     assert len(seen) == before and (run.report().replayed, run.report().requests) == (1, 0)
 
 
+@pytest.mark.filterwarnings("ignore::ember_jax._errors.RepeatedSampleWarning")
 def test_equal_calls_in_flight_reserve_once():
     own, seen = counted()
     worst = PRICE.of(tokens.bounds(Request("mine", "a", (Message("user", "a"),)))[1], 5)

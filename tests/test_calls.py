@@ -9,6 +9,7 @@ import sys
 import tracemalloc
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas
 import pytest
@@ -79,6 +80,21 @@ def sweep(words):
 
 def prompts(calls):
     return sorted(call.messages[-1].content for call in calls)
+
+
+# -- who asks --------------------------------------------------------------------------------------------------------
+
+
+def test_a_vmap_around_a_call_is_no_name(run):
+    def each(letter):
+        return jax.vmap(lambda number: LLM(ember.format("{l}{n}", l=letter, n=number)))(jnp.arange(2))
+
+    @ember.operator
+    def grid(letters: ember.Text["n"]) -> ember.Text["n 2"]:
+        return jax.vmap(each)(letters)
+
+    jax.block_until_ready(jax.jit(grid)(ember.text(["a", "b"])))
+    assert {call.scope for call in run.calls()} == {"grid"} and len(run.calls()) == 4
 
 
 # -- finding ---------------------------------------------------------------------------------------------------------

@@ -344,6 +344,7 @@ def body(answer, top):
     return json.dumps({"choices": [choice], "model": "m", "usage": {"prompt_tokens": 3, "completion_tokens": 1}})
 
 
+@pytest.mark.filterwarnings("ignore::ember_jax._errors.RepeatedSampleWarning")
 def test_probabilities_over_http_are_exactly_those_that_the_server_wrote():
     top = [("B", math.log(0.5)), ("A", math.log(0.2)), (" b", math.log(0.1)), ("I", math.log(0.1))]
     with served(faults=[Fault(body=body("B", top))]) as server:

@@ -41,6 +41,15 @@ def test_the_notebooks_extra_brings_what_notebooks_import():
         assert "ember_jax" in packages
 
 
+def test_the_notebooks_extra_brings_what_programs_import():
+    brought = names(PROJECT["dependencies"]) | names(PROJECT["optional-dependencies"]["notebooks"]) | {"ember_jax"}
+    programs = sorted((ROOT / "notebooks" / "programs").glob("*.py"))
+    assert len(programs) == 10
+    for program in programs:
+        packages = set(needed(program.read_text())) - {"orbax"}  # which one of them does without
+        assert packages - brought - set(sys.stdlib_module_names) == set(), program.name
+
+
 def test_the_dev_extra_has_all_others():
     extras = {name: names(packages) for name, packages in PROJECT["optional-dependencies"].items()}
     assert extras["notebooks"] | extras["plot"] <= extras["dev"]

@@ -307,6 +307,7 @@ def test_the_users_own_journal_keeps_what_services_answer(server, own):
     assert ember.Journal(own).stats().models == {"openai/small": 20}
 
 
+@pytest.mark.filterwarnings("ignore::ember_jax._errors.RepeatedSampleWarning")
 def test_simulated_models_and_functions_are_kept_by_the_session_alone(own):
     for _ in range(2):
         with ember.session(providers={"openai": Callable(lambda request: "yes")}) as run:

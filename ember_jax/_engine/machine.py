@@ -6,12 +6,12 @@ from typing import Any
 
 from .._plan import ir
 from .._runtime.progress import Tally
+from .._runtime.repeats import Repeats
 from .._runtime.scheduler import Path
 from .._runtime.session import Session
 from .._runtime.threads import Threads
 from .collected import Collected
 from .failures import Failures
-from .repeats import Repeats
 from .runners import Runners
 from .stack import Stack
 from .tasks import Tasks

@@ -17,13 +17,13 @@ from typing import Any
 
 from .._plan import ir
 from .._runtime.progress import Tally
+from .._runtime.repeats import Repeated, Repeats
 from .._runtime.session import Session
 from .._runtime.threads import Threads
 from .collected import Collected
 from .failures import Failures
 from .lane import Lane
 from .machine import Machine
-from .repeats import Repeats
 from .runners import Runners
 from .stack import Stack
 from .steps import lanes
@@ -99,9 +99,9 @@ class Sweep:
         self._machine.failures.raise_any()
         return outputs
 
-    def warning(self) -> str | None:
+    def repeated(self) -> Repeated | None:
         """What the user should know of a sweep that ended well."""
-        return self._machine.repeats.warning(self._machine.window.total)
+        return self._machine.repeats.found(self._machine.window.total)
 
     def _schedule(self) -> None:
         """Works steps off soon: what completes in the same turn of the loop is then run together."""

@@ -20,10 +20,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._operator.boundary import typed_errors
 from .._operator.jit import jit
 from .._operator.traced import name_of
 from .._runtime import session as sessions
+from .._runtime.typed import typed_errors
 from .._text.text import Text
 from .._types import Key
 from .data import Asked, Columns, as_array, asked, check_key, columns_of, gold_of

@@ -107,6 +107,10 @@ class ModelCall(HostCall):
     asks_model = True
 
     @property
+    def draws_shared(self) -> bool:  # type: ignore[override]
+        return not self.operands.has_key
+
+    @property
     @abc.abstractmethod
     def out(self) -> Sequence[jax.ShapeDtypeStruct]:
         """The types of the results of one call."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import _callback
 from .._errors import ModelError, TextError
+from .._host import invoke
 from .._providers.base import Request, Response
 from .._runtime import session as sessions
 from .._text import store
@@ -139,7 +140,7 @@ class LLM(eqx.Module):
         """Asks the model; like calling it, with the answer's tokens, cost and log-probability."""
         static, arrays = self._operands(prompt_text(prompt), key)
         call = LLMCall(static)
-        words, *numbers, reasoning = _callback.invoke(call, call.out, *arrays)
+        words, *numbers, reasoning = invoke(call, call.out, *arrays)
         named = dict(zip(Completion._fields[1:-1], numbers, strict=True))
         return Completion(text=Text(words), **named, reasoning=Text(reasoning))
 
@@ -169,7 +170,7 @@ class LLM(eqx.Module):
         listed = options_text(options)
         static, arrays = self._operands(prompt, key, listed)
         call = ChoiceCall(static, len(listed))
-        index, probs, digest = _callback.invoke(call, call.out, *arrays)
+        index, probs, digest = invoke(call, call.out, *arrays)
         return Choice(index, probs, Text(digest))
 
     def structured(self, prompt: str | Text, schema: type[_S], key: Key | None = None) -> _S:
@@ -224,7 +225,7 @@ class LLM(eqx.Module):
             )
         static, arrays = self._operands(prompt, key)
         call = StructuredCall(static, record)
-        return make(iter(_callback.invoke(call, call.out, *arrays)))
+        return make(iter(invoke(call, call.out, *arrays)))
 
     def _operands(self, prompt: Text, key: Key | None, *extra: Text) -> tuple[Operands, list[Any]]:
         return operands(self.model, self.system, self.settings, prompt, key, extra)

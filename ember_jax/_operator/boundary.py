@@ -5,11 +5,10 @@ argument, so JAX's own cache decides when anything is traced again: never for ne
 to a jaxpr from sharding-free types; its constants are inputs, since a constant that differs would be another program.
 """
 
-import contextlib
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -21,10 +20,9 @@ from jax.extend import core as jex
 from .. import _callback
 from .._alike import Alike, structural
 from .._engine.island import record
-from .._errors import CancelledError, EmberError, InternalError, UnsupportedError, UntestedVersionWarning
+from .._errors import UnsupportedError, UntestedVersionWarning
 from .._jax import jaxprs, nan, versions
 from .._jax.equations import Host, calls_host
-from .._jax.internals import CALLBACK_ERRORS
 from .._jax.refuse import refuse
 from .._jax.values import from_raw, is_inexact, is_ref, raw_aval, to_raw, varying
 from .._plan import ir, unsplit
@@ -33,10 +31,11 @@ from .._plan.operators import Program
 from .._plan.passes import simplify
 from .._plan.recording import Recording
 from .._plan.rewrite import without_warnings
-from .._runtime import failures, interrupt
+from .._runtime import interrupt
 from .._runtime import session as sessions
 from .._runtime.garbage import calm
 from .._runtime.loop import forbid_in_loop
+from .._runtime.typed import typed_errors
 
 
 @jax.tree_util.register_pytree_node_class
@@ -206,22 +205,6 @@ class Boundary:
 def _warn_if_untested(installed: str) -> None:
     if message := versions.untested(installed):
         warnings.warn(message, UntestedVersionWarning, stacklevel=2)
-
-
-@contextlib.contextmanager
-def typed_errors() -> Iterator[None]:
-    """Raises, in place of JAX's error, the one that it stands for."""
-    try:
-        yield
-    except CALLBACK_ERRORS as error:
-        known = failures.typed(error)
-        if isinstance(known, CancelledError):
-            interrupt.settle()
-        if known is None:
-            raise
-        # JAX's frames and ours say nothing that the message does not; a host function's own frames do
-        cause = known.cause if isinstance(known, InternalError) else None
-        raise (known.with_traceback(None) if isinstance(known, EmberError) else known) from cause
 
 
 def _in_a_program(arrays: Sequence[Any]) -> bool:

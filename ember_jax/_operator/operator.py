@@ -14,6 +14,7 @@ import equinox as eqx
 import jax
 
 from .. import _annotations, _callback
+from .._runtime.repeats import one_lane
 from .boundary import Boundary
 from .traced import explained, strings_explained
 
@@ -68,7 +69,7 @@ class Operator(eqx.Module):
         through = boundary_of(self)
         args, kwargs = through.specification.bind(args, kwargs)
         if _callback.all_concrete((self, args, kwargs)) and _callback.is_eager():
-            with strings_explained(through.boundary.name):
+            with strings_explained(through.boundary.name), one_lane():
                 return through.forward(self, *args, **kwargs)
         return through.boundary(self, *args, **kwargs)
 

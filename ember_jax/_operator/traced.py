@@ -3,25 +3,14 @@
 import contextlib
 import itertools
 import linecache
-import os
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any
 
-import equinox
 import jax
-import jaxlib
-import jaxtyping
-import numpy
 
 from .._errors import TracedControlFlowError
+from .._jax import source
 from .._jax.internals import refuses_string
-
-# Whose lines are not the user's.
-_LIBRARIES = (
-    *(os.path.dirname(m.__file__ or "") + os.sep for m in (jax, jaxlib, equinox, jaxtyping, numpy)),
-    os.path.dirname(os.path.dirname(__file__)) + os.sep,
-)
 
 # `if` and `float`, `np.asarray`, `range`.
 _CONVERSIONS = (
@@ -69,11 +58,11 @@ def strings_explained(operator: str) -> Iterator[None]:
     except TypeError as error:
         if not refuses_string(error):
             raise
-        file, line = _users_line(error.__traceback__)
+        line = source.of_error(error.__traceback__) or source.UNKNOWN
         raise TypeError(
             f"{operator} has a plain string where JAX takes arrays alone: in the carry of a loop, in what a branch or "
             "a loop's body returns, or among values that are mapped or traced:\n"
-            f"  {os.path.basename(file)}:{line}: {linecache.getline(file, line).strip()}\n"
+            f"  {line}: {_source(line)}\n"
             'Make a Text of it, as in `ember.text("")`: that is an array, and goes where strings cannot.'
         ) from error
 
@@ -82,12 +71,12 @@ _OPENING = "Python code in "
 
 
 def _message(operator: str, error: BaseException) -> str:
-    file, line = _users_line(error.__traceback__)
-    source = linecache.getline(file, line).strip()
+    line = source.of_error(error.__traceback__) or source.UNKNOWN
+    code = _source(line)
     return (
         f"{_OPENING}{operator} depends on a value that is known only when the plan runs:\n"
-        f"  {os.path.basename(file)}:{line}: {source}\n{_own(error)}"
-        f"While JAX traces an operator, write\n{_suggestion(source)}\n"
+        f"  {line}: {code}\n{_own(error)}"
+        f"While JAX traces an operator, write\n{_suggestion(code)}\n"
         "Outside every transformation, and under `jax.disable_jit()`, operators run line by line and this works."
     )
 
@@ -96,25 +85,18 @@ def _own(error: BaseException) -> str:
     """What an error says beyond that a value is traced: of text, and of what JAX's functions want to know."""
     if isinstance(error, TracedControlFlowError):
         return f"{error}\n"
-    lines = str(error).splitlines()[1:]
-    told = itertools.takewhile(lambda line: not line.startswith(("The error occurred", "See ")), lines)
-    return "".join(f"{line}\n" for line in told)
+    said = str(error).splitlines()[1:]
+    told = itertools.takewhile(lambda words: not words.startswith(("The error occurred", "See ")), said)
+    return "".join(f"{words}\n" for words in told)
 
 
-def _suggestion(source: str) -> str:
-    if source.startswith("while"):
+def _suggestion(code: str) -> str:
+    if code.startswith("while"):
         return _WHILE
-    if source.startswith("for") or "range(" in source:
+    if code.startswith("for") or "range(" in code:
         return _FOR
     return _IF
 
 
-def _users_line(traceback: TracebackType | None) -> tuple[str, int]:
-    """The innermost line that is in no library."""
-    found = ("<unknown>", 0)
-    while traceback is not None:
-        file = traceback.tb_frame.f_code.co_filename
-        if not file.startswith(_LIBRARIES) and not file.startswith("<"):
-            found = (file, traceback.tb_lineno)
-        traceback = traceback.tb_next
-    return found
+def _source(line: source.SourceLine) -> str:
+    return linecache.getline(*line).strip()

@@ -23,6 +23,7 @@ from jax.extend import core as jex
 
 from .._host import HostCall
 from .._jax.equations import Host, Print
+from .._jax.source import SourceLine
 from .._text.elementwise import ElementwiseOp
 
 # What a step does with the plans that it holds: all are run, one is chosen, or they are run in turn, again and again.
@@ -92,7 +93,8 @@ class Call(Node):
     """A host call, or a batch of them that is made at once: `batch` is its shape.
 
     `asked` says how many equal calls of the program it stands for, `lanes` for how many lanes it is made, `meets` why
-    the calls of a batch wait for each other, `warns` whether equal ones without a key are warned of.
+    the calls of a batch wait for each other, `warns` whether equal ones without a key are warned of, and
+    `line` where it stands in the user's program.
     """
 
     function: HostCall
@@ -101,6 +103,7 @@ class Call(Node):
     lanes: int = 1
     meets: tuple[str, ...] = ()
     warns: bool = True
+    line: SourceLine | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from typing import Any
 
 from jax.extend import core as jex
 
-from .._host import HostCall
+from .._host import HostCall, Placed
 from .._jax import equations
 from .._jax.equations import Checkpoint, ClosedCall, Cond, CustomDerivative, Host, Print, Scan, View, While, leaves_xla
 from .._jax.values import raw_aval
@@ -104,12 +104,15 @@ def _inlined(builder: Builder, program: Program, inputs: Sequence[int], scope: s
 
 def _host_node(seen: Host | Print, **where: Any) -> ir.Node:
     function = seen.function if isinstance(seen, Host) else None
+    line = None
+    if isinstance(function, Placed):
+        function, line = function.call, function.line
     if isinstance(function, ElementwiseOp):
         batched = len(raw_aval(seen.eqn.invars[0].aval).shape) > function.ranks[0]
         return ir.Words(function=function, batched=batched, **where)
     if isinstance(function, HostCall):
         shape = raw_aval(seen.eqn.invars[0].aval).shape
-        return ir.Call(function=function, batch=shape[: len(shape) - function.ranks[0]], **where)
+        return ir.Call(function=function, batch=shape[: len(shape) - function.ranks[0]], line=line, **where)
     return ir.Foreign(seen=seen, **where)
 
 
@@ -139,5 +142,6 @@ def _scan(scan: Scan) -> Any:
 
 
 def _join(scope: str, inner: str) -> str:
-    inner = "/".join(part for part in inner.split("/") if part and not part.endswith("()"))  # `vmap()` names nobody
+    # `vmap()` and `vmap(vmap())` name nobody
+    inner = "/".join(part for part in inner.split("/") if part and not part.rstrip(")").endswith("("))
     return f"{scope}/{inner}" if scope and inner else scope or inner

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from .progress import Tally
+from .repeats import Repeated
 
 # An operator as it runs, and a session: neither is known on this floor or in this file.
 _Runnable = TypeVar("_Runnable", contravariant=True)
@@ -24,7 +25,7 @@ class Runner(abc.ABC, Generic[_Runnable, _Within]):
     @abc.abstractmethod
     async def run(
         self, operator: _Runnable, inputs: Sequence[Any], session: _Within, tally: Tally
-    ) -> tuple[list[np.ndarray], str | None]:
+    ) -> tuple[list[np.ndarray], Repeated | None]:
         """Runs an operator, on the event loop, where others may run at the same time.
 
         **Arguments:**
@@ -35,7 +36,8 @@ class Runner(abc.ABC, Generic[_Runnable, _Within]):
         - `session`: whom calls are made through.
         - `tally`: counts the calls; it knows already how many there are at least.
 
-        **Returns:** the outputs of the plan, as arrays; what the user should be warned of, or `None`.
+        **Returns:** the outputs of the plan, as arrays; samples that are one and the same, to be warned of, or
+        `None`.
 
         **Raises:** what the only lane that failed raised, or a `SweepError` of several. When it is cancelled nothing
         that it has begun goes on.

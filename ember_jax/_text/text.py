@@ -284,6 +284,17 @@ def text(words: Any) -> Text:
     """
     if isinstance(words, Text):
         return words
+    digests = digests_of(words)
+    # Evaluated at once even while JAX traces: the words are known now, so the digests become a constant of the program
+    # and not a tracer, and `str` of the Text works.
+    with jax.ensure_compile_time_eval():
+        return Text(jnp.asarray(digests))
+
+
+def digests_of(words: Any) -> np.ndarray:
+    """What `text` makes of what is no Text yet, as a NumPy array: `uint32[*shape, 4]`."""
+    if type(words) is str:  # of which a sweep makes one for each call
+        return store.put_one(words)
     array = np.asarray(words, object) if isinstance(words, str) else _object_array(words)
     for index, element in np.ndenumerate(array):
         if not isinstance(element, str):
@@ -293,10 +304,7 @@ def text(words: Any) -> Text:
                 + (" Lists of unequal length do not make an array." if isinstance(element, list | tuple) else "")
                 + _remedy(element)
             )
-    # Evaluated at once even while JAX traces: the words are known now, so the digests become a constant of the program
-    # and not a tracer, and `str` of the Text works.
-    with jax.ensure_compile_time_eval():
-        return Text(jnp.asarray(store.put_array(array)))
+    return store.put_array(array)
 
 
 def as_text(value: Any) -> Text:

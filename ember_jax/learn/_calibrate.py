@@ -37,9 +37,9 @@ from .._evaluate.scorer import Answered, Scored, Scorer, answered, scored, score
 from .._evaluate.scores import Score
 from .._evaluate.signatures import takes_key
 from .._evaluate.tried import tried
-from .._operator.boundary import typed_errors
 from .._operator.jit import jit
 from .._operator.traced import name_of
+from .._runtime.typed import typed_errors
 from .._types import Key
 
 

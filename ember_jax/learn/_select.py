@@ -33,9 +33,9 @@ from .._evaluate.data import as_array, asked, check_key, columns_of, gold_of
 from .._evaluate.scorer import Answered, Scorer, answered, of_role, scored, scorer
 from .._evaluate.scores import Score
 from .._model.llm import LLM
-from .._operator.boundary import typed_errors
 from .._operator.enclosing import attempt
 from .._operator.jit import jit
+from .._runtime.typed import typed_errors
 from .._text.text import Text, text
 from .._types import Key, is_key
 
