@@ -26,7 +26,7 @@ from ._operator.operator import Operator as Operator
 from ._operator.operator import operator as operator
 from ._providers.base import Finish as Finish
 from ._providers.prices import Price as Price
-from ._providers.registry import register as register
+from ._runtime.dropping import register as register
 from ._runtime.journal.sqlite import Journal as Journal
 from ._runtime.limits import Limit as Limit
 from ._runtime.retry import Retry as Retry

@@ -45,7 +45,7 @@ No message holds a credential, and none but `SweepError`'s causes and `NotationE
 import pickle
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 
 class EmberError(Exception):
@@ -296,8 +296,25 @@ def portable(cause: BaseException) -> BaseException:
     return cause
 
 
+# For how long answers are kept: in a file, as long as their session, or not at all.
+Keeping = Literal["file", "session", "nothing"]
+_KEPT: dict[Keeping, str] = {
+    "file": "what they were answered is kept in the journal",
+    "session": "what they were answered is kept as long as this session",
+    "nothing": "what they were answered is kept nowhere, as the session has no journal",
+}
+_RESUME: dict[Keeping, str] = {
+    "file": "To resume, run the same program again, here or in another session with the same journal: only what failed "
+    "is asked again. (Simulated models' answers outlive a session only in a journal that you name.)",
+    "session": "To resume, run the same program again in this session: only what failed is asked again. Another "
+    "session asks everything again; `ember.session(journal=…)` with the name of a file keeps answers for it.",
+    "nothing": "If the same program is run again, everything is asked again. `ember.session(journal=…)` with the name "
+    "of a file keeps what is answered.",
+}
+
+
 class SweepError(EmberError):
-    """Some lanes failed; every other lane finished and its answers are kept.
+    """Some lanes failed; every other lane finished, and its answers are kept if there is a journal.
 
     **Attributes:**
 
@@ -308,7 +325,7 @@ class SweepError(EmberError):
 
     _SHOWN = 3
 
-    def __init__(self, failures: Sequence[LaneFailure], lanes: int):
+    def __init__(self, failures: Sequence[LaneFailure], lanes: int, keeping: Keeping = "file"):
         self.failures = tuple(failures)
         self.lanes = lanes
         told: dict[str, list[LaneFailure]] = {}
@@ -320,15 +337,14 @@ class SweepError(EmberError):
         more = len(self.failures) - sum(map(len, groups))
         rest = f"\n  - … and {more:,} more (`error.failures` has them all)" if more else ""
         resume = (
-            "\nTo resume, run the same program again, here or in another session with the same journal: only what "
-            "failed is asked again. (Simulated models' answers outlive a session only in a journal that you name.)\n"
+            f"\n{_RESUME[keeping]}\n"
             "`except ember.errors.SweepError` catches this around `ember.jit(jax.vmap(f))`, or around `with "
             "ember.session():`. Where JAX's own `vmap` or `jit` is outermost, JAX raises it as an error of its own."
         )
         is_broke = any(isinstance(f.cause, BudgetError) for f in self.failures)
         super().__init__(
             f"{len(self.failures)} of {lanes} lanes failed; the other {lanes - len(self.failures)} finished, "
-            f"and what they were answered is kept in the journal:{shown}{rest}{'' if is_broke else resume}"
+            f"and {_KEPT[keeping]}:{shown}{rest}{'' if is_broke else resume}"
         )
 
 

@@ -15,7 +15,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +72,7 @@ class Caller(NamedTuple):
     `remembers` says whether a pure function's earlier result may be given again; line by line, it is run each time.
     `saw` is told of samples without a key, with the lane and the step that draw them. `stands_for` counts the equal
     calls of the program that this one is made for; what it uses is added to `used`. `path` is where it stands in its
-    plan, for a scheduler; `tally` counts the calls of the sweep.
+    plan, for a scheduler; `tally` is told of the sweep's calls of models.
     """
 
     lane: tuple[int, ...] = ()
@@ -99,10 +99,12 @@ class HostCall(_callback.EagerFunction):
 
     - `ranks`: the rank of each operand of one call; further leading axes are a batch.
     - `pure`: whether equal calls are the same call.
+    - `asks_model`: whether it is a call of a model. Such calls are what a session counts, and what its bar shows.
     """
 
     ranks: tuple[int, ...]
     pure: bool
+    asks_model: ClassVar[bool] = False
 
     # Whether calls draw samples that equal calls share; the line is then known that makes them.
     draws_shared = False
@@ -130,7 +132,6 @@ class HostCall(_callback.EagerFunction):
                 outputs = await self.run(session, Caller(outer + lane, *of_all), [a[lane] for a in arrays])
             except Exception as error:
                 failed.append(LaneFailure(outer + lane, caller.scope or str(self), error))
-            caller.tally.ended += 1
             return outputs
 
         lanes = list(itertools.product(*map(range, batch)))
@@ -149,7 +150,7 @@ class HostCall(_callback.EagerFunction):
             await asyncio.gather(*calls, return_exceptions=True)
             raise
         if failed:
-            raise SweepError(sorted(failed, key=lambda failure: failure.lane), len(lanes))
+            raise SweepError(sorted(failed, key=lambda failure: failure.lane), len(lanes), session.keeping)
         return [np.array(c).reshape(*batch, *c[0].shape) for c in zip(*outcomes, strict=True)]
 
     async def _sweep(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -157,8 +158,7 @@ class HostCall(_callback.EagerFunction):
         batch = arrays[0].shape[: arrays[0].ndim - self.ranks[0]]
         if not batch:
             return await self.run(session, caller, arrays)
-        tally = Tally(math.prod(batch))
-        tally.begun = tally.known
+        tally = Tally(math.prod(batch) if self.asks_model else 0)
         with session.sweeping(caller.scope, tally):
             return await self.run_batch(session, caller._replace(tally=tally), arrays)
 

@@ -69,6 +69,8 @@ class Timed(HostCall):
 class Witness:
     """What happened: each call with its lane, number, beginning and end. So many slots there are, or a scheduler."""
 
+    keeping = "nothing"
+
     def __init__(self, slots=None, scheduler=None):
         self.slots = contextlib.nullcontext() if slots is None else asyncio.Semaphore(slots)
         self.turns = None if scheduler is None else Turns(scheduler)

@@ -23,3 +23,11 @@ def test_the_page_shows_the_floors_that_imports_are_held_to():
 
 def test_the_page_names_the_files_of_all_life_stories():
     assert len(PATHS) > 40
+
+
+def test_every_list_of_pinned_packages_that_is_installed_is_renewed_by_one_command():
+    commands = {path.name: path.read_text() for path in (ROOT / ".ci").iterdir() if path.suffix != ".txt"}
+    installed = {f for words in commands.values() for f in re.findall(r" -r ([\w./]+\.txt)", words)}
+    assert installed == set(re.findall(r"^frozen ([\w./]+\.txt) ", commands["renew"], re.MULTILINE))
+    assert len(installed) == 2
+    assert all("Written by .ci/renew" in (ROOT / path).read_text().partition("\n")[0] for path in installed)

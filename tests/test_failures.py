@@ -420,6 +420,36 @@ def test_no_credential_is_in_an_error_or_a_log(status, caplog, capfd):
     assert re.search(f"HTTP {status}", everything)
 
 
+@pytest.mark.parametrize("how", [lambda op: jax.vmap(ember.jit(op)), lambda op: ember.jit(jax.vmap(op)), jax.vmap])
+@pytest.mark.parametrize(
+    ("journal", "kept", "resume"),
+    [
+        ("run.db", "is kept in the journal:", "with the same journal: only what failed is asked again"),
+        ("memory", "is kept as long as this session:", "in this session: only what failed is asked again"),
+        ("off", "is kept nowhere, as the session has no journal:", "everything is asked again"),
+    ],
+)
+def test_the_error_says_what_becomes_of_the_answers(tmp_path, monkeypatch, how, journal, kept, resume):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def answer(request):
+        asked.append(request.messages[-1].content)
+        if request.messages[-1].content == "b" and asked.count("b") == 1:
+            raise errors.AuthenticationError("no")
+        return "x"
+
+    questions, provider = ember.text(["a", "b", "c"]), ember.providers.Callable(answer)
+    with ember.session(providers={"mine": provider}, journal=journal):
+        llm = ember.LLM("mine/m")
+        with pytest.raises(Exception, match="1 of 3 lanes failed") as told:
+            jax.block_until_ready(how(llm)(questions))
+        assert kept in str(told.value) and resume in str(told.value)
+        jax.block_until_ready(how(llm)(questions))
+    again = {"off": ["a", "b", "c"]}.get(journal, ["b"])  # what the error has said, counted
+    assert sorted(asked) == sorted(["a", "b", "c", *again])
+
+
 def test_prompts_with_braces_fail_no_format():
     said = jax.vmap(chain)(ember.text(["{x}", "{", "}{", "{0}"]))
     assert said.tolist() == ["{X}X!", "{X!", "}{X!", "{0}X!"]

@@ -336,6 +336,24 @@ def test_the_environment_turns_the_journal_off(server, monkeypatch, value, repla
     assert run.report().replayed == replayed
 
 
+@pytest.mark.parametrize(("journal", "replayed"), [("off", 0), (None, 0), ("memory", 20)])
+def test_a_session_takes_the_words_of_the_environment(server, tmp_path, monkeypatch, journal, replayed):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(place.VARIABLE, str(tmp_path / "own.db"))
+    with ember.session(providers={"openai": OpenAI(server.base_url, api_key="")}, journal=journal) as run:
+        for _ in range(2):
+            jax.vmap(ask)(PROMPTS)
+    assert run.report().replayed == replayed and not list(tmp_path.iterdir())
+
+
+def test_a_file_may_have_the_name_of_such_a_word(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("./memory", tmp_path / "off", Path("memory")):
+        with ember.session(journal=name):
+            pass
+    assert {path.name for path in tmp_path.iterdir()} == {"memory", "off"}
+
+
 def test_it_lies_in_the_users_data_folder_and_needs_no_session_and_no_orderly_end(server, tmp_path):
     script = f"""
         import os, ember_jax as ember

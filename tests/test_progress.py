@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,10 @@ import ember_jax as ember
 from ember_jax._engine import island
 from ember_jax._errors import AuthenticationError
 from ember_jax._providers.callable import Callable
+from ember_jax._providers.openai import OpenAI
 from ember_jax._runtime import progress
 from ember_jax._runtime import session as sessions
-from ember_jax.testing import VirtualClock
+from ember_jax.testing import ChatServer, Fault, VirtualClock
 
 _HANG = 60.0
 
@@ -30,6 +32,7 @@ class Drawn:
 
     def __init__(self, total):
         self.total, self.n, self.words, self.is_closed = total, 0, "", False
+        self.bar_format, self.formats, self.leave = "", [], True
         self.seen = threading.Event()
         self.made.append(self)
 
@@ -38,6 +41,7 @@ class Drawn:
 
     def refresh(self):
         assert self.n <= self.total
+        self.formats.append(self.bar_format)
         self.seen.set()
 
     def close(self):
@@ -133,6 +137,110 @@ def test_a_call_that_fails_ends_and_one_that_is_never_made_does_not(drawn):
     (bar,) = drawn
     assert (bar.total, bar.n, bar.is_closed) == (12, 11, True)
     assert bar.words.endswith(" left, cost unknown, 1 failed")
+
+
+# -- one rule for all that is counted --------------------------------------------------------------------------------
+
+loud = ember.host(str.upper, out=ember.Text)
+
+
+def mixed(word, flag):
+    """Equal calls, Python functions, a decision, a call that is the same for all lanes, one that may fail alone."""
+    twice = llm(word) + llm(word)
+    shared = llm("for all")
+    tried, _ = ember.attempt(llm)(loud(word))
+    after = llm(ember.where(flag, tried, word))
+    return jax.lax.cond(flag, lambda: llm(loud(twice + shared)), lambda: twice) + after
+
+
+@pytest.mark.filterwarnings("ignore::ember_jax._errors.RepeatedSampleWarning")
+@pytest.mark.parametrize("journal", ["memory", "off"])
+def test_bar_report_statistics_and_calls_count_alike(journal, drawn):
+    """Of one and the same calls, some of them merged, replayed, tried again, or failed."""
+
+    def fault(number):
+        asked = server.requests[number].body["messages"][-1]["content"]
+        if asked == "WORD 3":
+            return Fault(status=400)
+        return Fault(status=500, delay=0.01) if number % 10 == 1 else Fault(delay=0.01)
+
+    with ChatServer(faults=fault) as server:
+        provider, retry = OpenAI(server.base_url, api_key=""), ember.Retry(first=0.001)
+        settings = {"journal": journal, "retry": retry, "prices": {"barred": ember.Price(1.0, 1.0)}}
+        with ember.session(providers={"barred": provider}, progress=True, **settings) as run:
+            for again in range(2):
+                before = run.report().calls
+                jax.block_until_ready(jax.vmap(ember.jit(mixed))(words, jnp.arange(6) % 2 == 0))
+                report = run.report()
+                assert drawn[again].n == drawn[again].total == report.calls - before > 0
+                assert report.calls == sum(call.stands_for for call in run.calls())
+                assert report.requests == len(server.requests)
+                assert report.requests == sum(model.admitted for model in run.statistics().values())
+                assert report.requests == sum(call.attempts for call in run.calls())
+            assert report.merged and report.retries and report.failed and bool(report.replayed) == (journal == "memory")
+
+
+def test_python_functions_are_no_calls(drawn):
+    with ember.session(providers={"barred": until_drawn(drawn)}, progress=True) as run:
+        jax.block_until_ready(jax.vmap(ember.jit(lambda word: loud(llm(loud(word)))))(words))
+        assert [(bar.total, bar.n) for bar in drawn] == [(6, 6)] and run.report().calls == 6
+        jax.block_until_ready(jax.vmap(ember.jit(loud))(words))
+    assert sum(bar.total > 0 for bar in drawn) == 1
+
+
+# -- before the first call -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [jax.vmap, lambda op: ember.jit(jax.vmap(op))])
+def test_while_a_program_is_traced_the_bar_says_so_and_the_same_bar_shows_its_calls(how, drawn):
+    """The program waits, while it is traced, for what the bar says of that."""
+    told = []
+
+    def traced(word):
+        end = time.monotonic() + _HANG
+        while not told or "compiling" not in told[-1]:
+            told.extend(bar.bar_format for bar in drawn if bar.seen.is_set())
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        return llm(word)
+
+    with ember.session(providers={"barred": until_drawn(drawn)}, progress=True):
+        op = how(ember.jit(traced))
+        jax.block_until_ready(op(words))
+        assert [(bar.total, bar.n, bar.is_closed, bar.leave) for bar in drawn] == [(6, 6, True, True)]
+        assert drawn[0].bar_format == progress._FORMAT
+        told.clear()
+        drawn[0].seen.clear()
+        told.append("compiling, if it were traced again")
+        jax.block_until_ready(op(words + "!"))
+    assert all("compiling" not in words for words in drawn[1].formats)
+
+
+def test_a_bar_of_what_was_only_traced_leaves_no_line(drawn):
+    def traced(word):
+        end = time.monotonic() + _HANG
+        while not any(bar.seen.is_set() for bar in list(drawn)):
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        return llm(word)
+
+    with ember.session(providers={"barred": Callable(lambda request: "x")}, progress=True):
+        jax.make_jaxpr(ember.jit(traced))(words[0])
+    assert [(bar.n, bar.is_closed, bar.leave) for bar in drawn] == [(0, True, False)]
+
+
+def test_before_the_first_call_of_a_sweep_the_bar_says_that_there_is_none(drawn):
+    def waits(word):
+        end = time.monotonic() + _HANG
+        while not any(progress._NO_CALL in bar.formats for bar in list(drawn)):
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        return word
+
+    first = ember.host(waits, out=ember.Text)
+    with ember.session(providers={"barred": until_drawn(drawn)}, progress=True):
+        jax.block_until_ready(jax.vmap(ember.jit(lambda word: llm(first(word))))(words))
+    assert [(bar.total, bar.n, bar.formats[-1]) for bar in drawn] == [(6, 6, progress._FORMAT)]
 
 
 # -- where it is shown -----------------------------------------------------------------------------------------------
@@ -300,6 +408,7 @@ CHILD = """
 import asyncio, sys
 import jax
 import ember_jax as ember
+from ember_jax._providers.openai import OpenAI
 from ember_jax._runtime import progress
 
 progress._CLOSE_SECONDS = 60  # a machine that is slow closes the bar too
@@ -333,3 +442,14 @@ def test_a_terminal_shows_the_bar_and_then_the_next_line():
     assert (line.strip("\r"), rest) == ("the next line", "")
     last = bar.strip("\r").split("\r")[-1]
     assert last.startswith("100%|") and "1,234/1,234 calls [" in last and "cost unknown" in last
+
+
+def test_a_terminal_is_told_of_the_compilation_first_and_of_no_call_that_is_none():
+    made = progress._tqdm(0)
+    try:
+        assert made.bar_format == progress._COMPILING
+        shown = made.format_meter(**made.format_dict)
+        assert "0/0" not in shown and "compiling" in shown
+    finally:
+        made.leave = False
+        made.close()

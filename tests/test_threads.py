@@ -282,7 +282,7 @@ def test_the_loop_is_told_once_what_to_close(monkeypatch):
     monkeypatch.setattr(sessions, "_lock", meeting.lock(sessions._lock))
     sessions.loop()
     meeting.end()
-    assert len(running.closers) == 2
+    assert len(running.closers) == len(set(running.closers)) > 0
 
 
 def test_a_session_may_be_looked_at_and_forget_while_calls_are_made():

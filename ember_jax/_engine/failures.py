@@ -10,7 +10,7 @@ flight has ended.
 import traceback
 from pathlib import Path
 
-from .._errors import InternalError, LaneFailure, SweepError, can_be_caught
+from .._errors import InternalError, Keeping, LaneFailure, SweepError, can_be_caught
 from .lane import Frame, Lane, Part, Runs, is_seen
 from .stack import Stack
 from .window import Window
@@ -19,15 +19,21 @@ from .window import Window
 class Failures:
     """What has failed in a sweep.
 
+    **Arguments:**
+
+    - `stack`, `window`: which operator a step stands in, and which lanes are in flight.
+    - `keeping`: for how long the sweep's answers are kept.
+
     **Attributes:**
 
     - `fault`: of the engine itself, if there was one.
     """
 
-    def __init__(self, stack: Stack, window: Window):
+    def __init__(self, stack: Stack, window: Window, keeping: Keeping):
         self.fault: InternalError | None = None
         self._stack = stack
         self._window = window
+        self._keeping: Keeping = keeping
         # By the lane that the user sees, and its index where it is one of a batch.
         self._failures: dict[tuple[Lane, tuple[int, ...]], LaneFailure] = {}
 
@@ -86,7 +92,7 @@ class Failures:
             failures = sorted(self._failures.values(), key=lambda f: f.lane)
             if self._window.total == 1 and len(failures) == 1:
                 raise failures[0].cause
-            raise SweepError(failures, self._window.total)
+            raise SweepError(failures, self._window.total, self._keeping)
 
 
 def _fault(error: BaseException) -> InternalError:
@@ -94,7 +100,7 @@ def _fault(error: BaseException) -> InternalError:
     where = traceback.extract_tb(error.__traceback__)[-1]
     return InternalError(
         f"a fault of ember_jax itself, not of your program: {type(error).__name__} in {Path(where.filename).name}, "
-        f"line {where.lineno}. No call was begun after it; those in flight ended, and what they were answered is kept "
-        "in the journal. Please report it with the traceback of its cause, which is `error.cause`.",
+        f"line {where.lineno}. No call was begun after it; those in flight ended, and a journal has kept what they "
+        "were answered. Please report it with the traceback of its cause, which is `error.cause`.",
         error,
     )

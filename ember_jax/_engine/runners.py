@@ -4,7 +4,7 @@ import functools
 from collections.abc import Sequence
 
 from .._plan import ir
-from .._plan.counts import count
+from .._plan.counts import asked, count
 from .._plan.paths import paths
 from .._plan.walk import Walk
 from .._runtime.scheduler import Path
@@ -45,7 +45,7 @@ class _More(dict[ir.Node, tuple[int, ...]]):
     """How many calls more than the least a decision makes."""
 
     def __missing__(self, node: ir.Node) -> tuple[int, ...]:
-        least = [count(held.plan).least for held in node.held]
+        least = [count(held.plan, asked).least for held in node.held]
         more = tuple(n - min(least) for n in least) if node.runs == "one" else (sum(least),)
         self[node] = more
         return more

@@ -62,8 +62,8 @@ class Sweep:
         self._is_scheduled = False
         tally = tally or Tally()
         stack, places, repeats = Stack(name), Window(window), Repeats(name)
-        failures = Failures(stack, places)
-        tasks = Tasks(stack, failures, tally, self._ended, self._schedule)
+        failures = Failures(stack, places, session.keeping)
+        tasks = Tasks(stack, failures, self._ended, self._schedule)
         self._machine = Machine(
             stack=stack,
             window=places,

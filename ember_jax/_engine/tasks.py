@@ -10,8 +10,6 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from .._plan import ir
-from .._runtime.progress import Tally
 from .failures import Failures
 from .lane import Frame, FrameStep
 from .stack import Stack
@@ -23,7 +21,6 @@ class Tasks:
     **Arguments:**
 
     - `stack`, `failures`: told how steps have ended.
-    - `tally`: counts calls that have ended.
     - `ended`: what is awaited by whoever waits for the sweep; cancelled with any of the tasks.
     - `landed`: called when one has landed.
     """
@@ -32,11 +29,10 @@ class Tasks:
         self,
         stack: Stack,
         failures: Failures,
-        tally: Tally,
         ended: "asyncio.Future[None]",
         landed: Callable[[], None],
     ):
-        self._stack, self._failures, self._tally = stack, failures, tally
+        self._stack, self._failures = stack, failures
         self._ended, self._tell_landed = ended, landed
         self._create_task = ended.get_loop().create_task
         self._steps: dict[asyncio.Task[Any], FrameStep] = {}
@@ -97,8 +93,6 @@ class Tasks:
             return
         error = task.exception()
         if step is not None:
-            node = step[0].plan.nodes[step[1]]
-            self._tally.ended += isinstance(node, ir.Call) and not node.batch  # a batch counts its own
             if error is None:
                 self._stack.complete(*step, task.result())
             else:

@@ -104,6 +104,7 @@ class ModelCall(HostCall):
     operands: Operands
 
     pure = True
+    asks_model = True
 
     @property
     def draws_shared(self) -> bool:  # type: ignore[override]
@@ -130,6 +131,7 @@ class ModelCall(HostCall):
         sessions.admit(session, caller.lane)
         digest = failed.first(arrays[:-1] if self.operands.has_key else arrays)
         if digest is not None:  # the call is not made; of its results only text is of unsigned integers
+            caller.tally.known -= caller.stands_for
             are_text = [aval.dtype == np.uint32 for aval in self.out]
             return [
                 failed.result(digest, a.shape[:-1]) if is_text else failed.result(digest, a.shape, a.dtype)
@@ -139,15 +141,20 @@ class ModelCall(HostCall):
         request = self.asks(request, extra)
         if request.sample is None and is_drawn(request.parameters):
             caller.unkeyed(request.digest())
-        return await session.ask(
-            request,
-            caller.lane,
-            caller.scope,
-            caller.stands_for,
-            caller.path,
-            caller.used,
-            lambda response: self.read(request, response, extra, session.oddities.loose),
-        )
+        # Counted where the session counts it, so that bar and report agree.
+        caller.tally.begun += caller.stands_for
+        try:
+            return await session.ask(
+                request,
+                caller.lane,
+                caller.scope,
+                caller.stands_for,
+                caller.path,
+                caller.used,
+                lambda response: self.read(request, response, extra, session.oddities.loose),
+            )
+        finally:
+            caller.tally.ended += caller.stands_for
 
 
 def prompt_text(prompt: Any, method: str = "") -> Text:

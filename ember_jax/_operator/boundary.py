@@ -32,6 +32,7 @@ from .._plan.passes import simplify
 from .._plan.recording import Recording
 from .._plan.rewrite import without_warnings
 from .._runtime import interrupt
+from .._runtime import session as sessions
 from .._runtime.garbage import calm
 from .._runtime.loop import forbid_in_loop
 from .._runtime.typed import typed_errors
@@ -96,7 +97,7 @@ class Boundary:
     def _through_jax(self, signature: Signature, arrays: list[Any]) -> Any:
         run = functools.partial(self._jitted, signature, _in_a_program(arrays))
         # Under `jax.disable_jit` an outer `vmap` still needs the boundary.
-        with jax.disable_jit(False), typed_errors(), nan.nan_is_a_value():
+        with jax.disable_jit(False), typed_errors(), nan.nan_is_a_value(), sessions.prepared():
             outputs = without_explicit_axes(run, arrays)
             if _callback.all_concrete(outputs):
                 jax.block_until_ready(outputs)
@@ -161,6 +162,7 @@ class Boundary:
         return Program(self.name, lowered, plan, effectful, launched and not effectful, self._how is not None)
 
     def _record_and_replay(self, signature: Signature, launched: bool, arrays: list[Any]) -> Any:
+        sessions.prepare()
         extras = ir.EXTRAS[self._how] if self._how else ()
         try:
             with no_mesh():

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from .._callback import all_concrete
-from .._errors import PilotError, SweepError, UnknownDigestError, UnsupportedError, can_be_caught
+from .._errors import Keeping, PilotError, SweepError, UnknownDigestError, UnsupportedError, can_be_caught
 from .._jax.refuse import refuse
 from .._model.asking import ModelCall
 from .._plan import ir
@@ -123,7 +123,8 @@ class Plan:
             try:
                 jax.block_until_ready(self._run(*self._args, **self._kwargs))
             except Exception as error:
-                _check(failures.typed(error) or error, any(call.response for call in ended.values()), len(taken))
+                is_answered = any(call.response for call in ended.values())
+                _check(failures.typed(error) or error, is_answered, len(taken), session.keeping)
         answers = [
             answer(session, call.request, call.response, call.scope, call.lane)
             for call in ended.values()
@@ -150,7 +151,7 @@ def _widths(plan: ir.Plan) -> set[int]:
     return found
 
 
-def _check(error: BaseException, is_answered: bool, lanes: int) -> None:
+def _check(error: BaseException, is_answered: bool, lanes: int, keeping: Keeping) -> None:
     """Raises what has ended a pilot of so many lanes: an error that stops all calls, or any where nothing is answered.
 
     The lanes that are not in the pilot have failed too, and are not told.
@@ -161,7 +162,7 @@ def _check(error: BaseException, is_answered: bool, lanes: int) -> None:
         return
     failed = [failure for failure in error.failures if not isinstance(failure.cause, PilotError)]
     if failed and not (is_answered and all(can_be_caught(failure.cause) for failure in failed)):
-        raise SweepError(failed, lanes)
+        raise SweepError(failed, lanes, keeping)
 
 
 def lower(fn: Callable[..., Any]) -> Callable[..., Plan]:

@@ -3,7 +3,7 @@
 import dataclasses
 
 from . import ir, passes
-from .counts import count
+from .counts import asked, count
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -13,7 +13,7 @@ class Arranged:
     - `name`: the operator's, for errors.
     - `plan`: with all its lanes, arranged.
     - `x64`: whether 64-bit types were enabled where the operator was traced; a thread that runs it knows nothing of it.
-    - `least`: how many calls a run makes at least.
+    - `least`: how many calls of models a run asks for at least, as a session counts them.
     """
 
     name: str
@@ -25,4 +25,4 @@ class Arranged:
 def arrange(name: str, plan: ir.Plan, x64: bool) -> Arranged:
     """An operator's simplified plan, arranged."""
     plan = passes.arrange(plan)
-    return Arranged(name, plan, x64, count(plan).least)
+    return Arranged(name, plan, x64, count(plan, asked).least)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 from . import ir
 
@@ -32,17 +33,27 @@ class Count:
         return f"{self.least:,} to {int(self.most):,} calls"
 
 
-def count(plan: ir.Plan) -> Count:
-    """How many calls one run of a plan makes."""
-    return sum(map(count_of, plan.nodes), Count())
+def made(node: ir.Call) -> int:
+    """How many calls a step is, of models and of Python functions, equal ones counted once."""
+    return math.prod(node.batch)
 
 
-def count_of(node: ir.Node) -> Count:
+def asked(node: ir.Call) -> int:
+    """How many calls of models a step is, as a session's report counts them: with all that it stands for."""
+    return math.prod(node.batch) * node.asked * node.lanes if node.function.asks_model else 0
+
+
+def count(plan: ir.Plan, each: Callable[[ir.Call], int] = made) -> Count:
+    """How many calls one run of a plan makes, with so many for each step that is one."""
+    return sum((count_of(node, each) for node in plan.nodes), Count())
+
+
+def count_of(node: ir.Node, each: Callable[[ir.Call], int] = made) -> Count:
     """How many calls one run of a step makes."""
     if isinstance(node, ir.Call):
-        calls = math.prod(node.batch)
+        calls = each(node)
         return Count(calls, calls)
-    counts = [count(held.plan).times(*held.times) for held in node.held]
+    counts = [count(held.plan, each).times(*held.times) for held in node.held]
     return either(counts) if node.runs == "one" else sum(counts, Count())
 
 

@@ -15,10 +15,10 @@ _lock = threading.Lock()
 _providers: dict[str, Provider] = {}
 
 
-def register(name: str, provider: Provider) -> None:
+def register(name: str, provider: Provider) -> Provider | None:
     """Lets model ids that begin with `name/` be answered by `provider`, from the next call on.
 
-    A name that was registered before is replaced; the provider that it stood for is not closed.
+    **Returns:** the provider that the name stood for, if no name stands for it any more.
 
     **Raises:** `ModelError` for a name that cannot stand in a model id; `TypeError` for what is not a `Provider`.
     """
@@ -30,7 +30,8 @@ def register(name: str, provider: Provider) -> None:
             f"wrap a function: register({name!r}, Callable(fn))."
         )
     with _lock:
-        _providers[name] = provider
+        before, _providers[name] = _providers.get(name), provider
+        return None if any(before is known for known in _providers.values()) else before
 
 
 # How alike two names must be for one to be a slip of the other: `smi` is like `sim`, and `gemini` is not like `mine`.

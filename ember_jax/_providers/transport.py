@@ -12,12 +12,14 @@ may have begun to work, and so to bill.
 
 import abc
 import asyncio
+import contextlib
 import functools
 import importlib
 import io
 import os
 import ssl
-from collections.abc import AsyncIterator, Iterable, Mapping
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from .dialect import HTTPAnswer
@@ -67,6 +69,8 @@ class Transport(abc.ABC):
 class OwnClient(Transport):
     """Our own client, on the running loop, with as many connections as there are requests in flight.
 
+    One that is collected before it was closed is closed then.
+
     **Arguments:**
 
     - `timeout`: seconds to wait for the answer to begin, and again for each further piece of it.
@@ -85,6 +89,10 @@ class OwnClient(Transport):
             timeout=aiohttp.ClientTimeout(
                 total=_WHOLE * timeout, sock_connect=min(timeout, _CONNECT), sock_read=timeout
             ),
+        )
+
+        self._forgotten = weakref.finalize(
+            self, _close_soon, self._session.close, asyncio.get_running_loop(), os.getpid()
         )
 
     async def post(self, url: str, headers: Mapping[str, str], content: bytes) -> HTTPAnswer:
@@ -110,7 +118,26 @@ class OwnClient(Transport):
 
     async def close(self) -> None:
         """Closes all connections."""
+        self._forgotten.detach()
         await self._session.close()
+
+
+# What closes clients that were forgotten; a loop holds its tasks weakly.
+_closing: set[asyncio.Task[None]] = set()
+
+
+def _close_soon(close: Callable[[], Coroutine[Any, Any, None]], loop: asyncio.AbstractEventLoop, process: int) -> None:
+    """Closes a client on its loop. Called by the collector, in any thread, so nothing here may wait."""
+
+    def start() -> None:
+        task = loop.create_task(close())
+        _closing.add(task)
+        task.add_done_callback(_closing.discard)
+
+    # A forked process shares the connections with its parent, whose they are.
+    if process == os.getpid():
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(start)
 
 
 class GivenClient(Transport):

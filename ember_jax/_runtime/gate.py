@@ -142,7 +142,7 @@ class Gate:
         self._patience = math.inf  # the least of all calls
         self._tell, self._told = tell, -math.inf
         self.line = Line()
-        self._in_flight = self._most = self._admitted = self._throttled = 0
+        self._in_flight = self._most = self._admitted = self._unsent = self._throttled = 0
         self._used = 0.0
         self.is_open = self._may_be_open = is_local and pool.limit == Limit()
         pool.gates.append(self)
@@ -154,6 +154,7 @@ class Gate:
         priority: float = 0.0,
         turn: tuple[float, int] | None = None,
         patience: float = math.inf,
+        refused: Callable[[], Exception | None] = lambda: None,
     ) -> Admission:
         """Waits for a call's turn: calls of lower `priority` first, equal ones in the order in which they came.
 
@@ -162,13 +163,17 @@ class Gate:
         - `cost`: the tokens that the call is estimated to use.
         - `turn`: the turn of the admission of an earlier attempt, so that a call that is tried again keeps its place.
         - `patience`: for how many seconds the service may hold the call back.
+        - `refused`: tells why the call is not to be admitted any more; `None` if it is.
 
         **Returns:** the admission to leave with, by `succeeded`, `failed` or `abandoned`.
 
-        **Raises:** `TooLong` if the service holds the call back for longer than a call may wait.
+        **Raises:** `TooLong` if the service holds the call back for longer than a call may wait; what `refused` tells,
+        now or at a `dismiss`.
         """
+        if (why := refused()) is not None:
+            raise why
         turn, now = turn or (priority, next(self._pool.turns)), self._pool.loop.time()
-        admission = Admission(turn, cost, now, patience, self._pool.loop.create_future())
+        admission = Admission(turn, cost, now, patience, self._pool.loop.create_future(), refused)
         self._patience = min(self._patience, patience)
         if (fault := self._fault(now, admission)) is not None:
             raise fault
@@ -190,7 +195,14 @@ class Gate:
         now = self._pool.loop.time()
         self._pool.take(now, -1.0, -admission.cost)
         self._allowed.give_back(now, admission.sent)
+        self._unsent += 1
+        self._used -= admission.cost
         self.abandoned(admission)
+
+    def dismiss(self) -> None:
+        """Ends the wait of calls that are not to be admitted any more."""
+        if self.line.waiting:
+            self.line.dismiss(lambda waiting: waiting.refused())
 
     @property
     def limits_tokens(self) -> bool:
@@ -269,7 +281,7 @@ class Gate:
             waiting=self.line.waiting,
             in_flight=self._in_flight,
             most_in_flight=self._most,
-            admitted=self._admitted,
+            admitted=self._admitted - self._unsent,
             throttled=self._throttled,
             tokens=self._used,
             rate=min(self._pool.rate, self._allowed.rate(now)),

@@ -30,7 +30,7 @@ from .._errors import CancelledError
 from .._jax.internals import is_jaxs, runs_callback
 from .loop import Work
 
-_CANCELLED = "the calls were stopped before they finished; what was answered so far is kept in the journal."
+_CANCELLED = "the calls were stopped before they finished; a journal has kept what was answered so far."
 # How long `wait` waits for work that it has cancelled to end.
 _END_SECONDS = 0.5
 

@@ -52,7 +52,8 @@ class Statistics:
     - `waiting`: how many calls wait for their turn.
     - `in_flight`: how many calls have begun and not ended.
     - `most_in_flight`: the most calls that were in flight at once.
-    - `admitted`: how many calls have begun.
+    - `admitted`: how many requests were sent, another attempt of a call included; what the report counts as requests,
+        but for local models without a limit, whose calls are not counted here.
     - `throttled`: how many calls were refused as too many (429).
     - `tokens`: of the calls that have begun: what they have used where that is known, else what was estimated.
     - `rate`: the pace in requests per second; infinite if calls are not paced.

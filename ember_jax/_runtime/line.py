@@ -33,19 +33,27 @@ class Admission:
     - `came`: when it came.
     - `patience`: for how many seconds a service may hold it back.
     - `admitted`: done when it may begin.
+    - `refused`: tells why it is not to begin any more, or `None`.
     - `sent`: what is remembered of its admission.
     """
 
-    __slots__ = ("admitted", "came", "cost", "patience", "sent", "turn")
+    __slots__ = ("admitted", "came", "cost", "patience", "refused", "sent", "turn")
 
     def __init__(
-        self, turn: tuple[float, int], cost: float, came: float, patience: float, admitted: "asyncio.Future[None]"
+        self,
+        turn: tuple[float, int],
+        cost: float,
+        came: float,
+        patience: float,
+        admitted: "asyncio.Future[None]",
+        refused: Callable[[], Exception | None] = lambda: None,
     ):
         self.turn = turn
         self.cost = cost
         self.came = came
         self.patience = patience
         self.admitted = admitted
+        self.refused = refused
         self.sent = _NOT_SENT
 
 
@@ -80,7 +88,7 @@ class Line:
         first = self._heap[:1]
         return first[0][1] if first and self.waiting else None
 
-    def dismiss(self, fault: Callable[[Admission], TooLong | None]) -> None:
+    def dismiss(self, fault: Callable[[Admission], Exception | None]) -> None:
         """Ends the wait of those calls that have a fault."""
         for _, admission in self._heap:
             if not admission.admitted.done() and (error := fault(admission)) is not None:

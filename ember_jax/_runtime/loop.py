@@ -179,6 +179,11 @@ def get_loop() -> Loop:
     return _loop
 
 
+def started() -> Loop | None:
+    """The process's loop, if it was started."""
+    return _loop
+
+
 @contextlib.contextmanager
 def replaced(make: Callable[[Threads], asyncio.AbstractEventLoop]) -> Iterator[Loop]:
     """Within, all calls run on another loop, which `make` makes; what it still runs at the end is cancelled.

@@ -8,6 +8,14 @@ Calls know nothing of the bar. A sweep counts its calls in a `Tally` of plain in
 reads five times a second. So the cost of a sweep is one timer of the event loop, which is cancelled when the last sweep
 ends. Only when the timer fires is the thread started and tqdm imported: most sweeps end before.
 
+A call is what the report counts as one: a call of a model that a lane asks for, however it is answered. One that the
+journal answers and one that is merged with an equal one count, another attempt of a call does not, and Python functions
+do not. So when sweeps have ended their bar says what `run.report().calls` has grown by.
+
+While no call has begun there is nothing to count, and the bar says so. A program is traced and compiled before its
+sweep, which is done in a thread of the user's, where `preparing` begins a bar. (The compilation of a program that an
+operator is only a part of is JAX's alone: no bar can tell of it.)
+
 The number of calls to come is exact where control flow is static. Where values decide, it is the least number that is
 possible by what was decided so far, and it grows as branches are taken and loops go on. It is never a guess.
 """
@@ -24,6 +32,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+from .loop import Loop
+
 # After how many seconds the bar appears (what ends sooner shows none), and the seconds between two drawings.
 DELAY, PERIOD = 0.5, 0.2
 # How many seconds the end of a sweep waits for the bar's thread, which a terminal that takes no output holds up.
@@ -32,19 +42,23 @@ _CLOSE_SECONDS = 1.0
 # count no more, and the time left must grow while nothing comes. tqdm's own rate has neither property: it is that of
 # the last updates, however long ago they were.
 _WINDOW = 30.0
+_COMPILING, _NO_CALL = "compiling, no call yet [{elapsed}]", "no call yet [{elapsed}]"
 _FORMAT = "{percentage:3.0f}%|{bar}| {n:,}/{total:,} calls [{elapsed}{postfix}]"
 
 
 class Tally:
-    """The calls of a sweep: how many there will be at least, how many have begun, and how many of these have ended.
+    """The calls of a sweep, as the report counts them: how many at least, how many have begun, how many of these ended.
+
+    One that `prepares` stands for a program before its sweep.
 
     The event loop writes the numbers and the bar's thread reads them without a lock, as each is a plain integer.
     """
 
-    __slots__ = ("begun", "ended", "known")
+    __slots__ = ("begun", "ended", "known", "prepares")
 
-    def __init__(self, known: int = 0):
+    def __init__(self, known: int = 0, prepares: bool = False):
         self.known, self.begun, self.ended = known, 0, 0
+        self.prepares = prepares
 
 
 class Counting(Protocol):
@@ -57,6 +71,10 @@ class Counting(Protocol):
     def held(self) -> list[str]:
         """What holds calls back for more than some seconds, and for how long, in words."""
         ...
+
+
+async def _left(inside: contextlib.ExitStack) -> None:
+    inside.close()
 
 
 def is_wanted(setting: bool | None) -> bool:
@@ -87,6 +105,17 @@ def shown(tally: Tally, session: Counting) -> Iterator[None]:
             _bar = None
 
 
+@contextlib.contextmanager
+def preparing(session: Counting, loop: Loop) -> Iterator[None]:
+    """Within, a program is traced and compiled, and may then run; the bar says so. Not used on the event loop."""
+    inside = contextlib.ExitStack()
+    loop.call(lambda: inside.enter_context(shown(Tally(prepares=True), session)))
+    try:
+        yield
+    finally:
+        loop.submit(_left(inside)).result(_CLOSE_SECONDS)
+
+
 class Bar:
     """One bar, from the first of some sweeps to the end of the last. Used on the event loop, which has its timer."""
 
@@ -102,6 +131,9 @@ class Bar:
     def begin(self, tally: Tally, session: Counting) -> None:
         """Counts one more sweep in."""
         self._running += 1
+        if not tally.prepares:  # what was prepared runs
+            for other in self._tallies:
+                other.prepares = False
         self._tallies.append(tally)
         # What the session had counted before is subtracted: the bar tells of these sweeps only.
         if session not in self._before:
@@ -124,7 +156,8 @@ class Bar:
 
     def _show(self) -> None:
         with contextlib.suppress(OSError, ValueError):  # the terminal is gone
-            while self._known() < 2:  # a bar of a single call would tell nothing until its end
+            # A bar of a single call would tell nothing until its end.
+            while self._known() < 2 and not self._prepares():
                 if self._stop.wait(PERIOD):
                     return
             drawn = _tqdm(self._known())
@@ -135,7 +168,11 @@ class Bar:
                 past.append((time.monotonic(), self._draw(drawn, *past[0])))
                 is_last = self._stop.wait(PERIOD)
             self._draw(drawn, self._began, 0)
+            drawn.leave = self._known() > 1
             drawn.close()
+
+    def _prepares(self) -> bool:
+        return any(tally.prepares for tally in list(self._tallies))
 
     def _known(self) -> int:
         return sum(tally.known for tally in list(self._tallies))
@@ -151,6 +188,8 @@ class Bar:
         words = [_pace(ended - before, time.monotonic() - since, drawn.total - ended)]
         words += self._said(sum(tally.begun for tally in tallies) - ended)
         drawn.set_postfix_str(", ".join(words), refresh=False)
+        begun, prepares = (any(getattr(tally, what) for tally in tallies) for what in ("begun", "prepares"))
+        drawn.bar_format = _FORMAT if begun else _COMPILING if prepares else _NO_CALL
         # tqdm tells a notebook's bar its length only when it is made, and ours grows.
         if widget := getattr(drawn, "container", None):
             widget.children[1].max = drawn.total
@@ -186,7 +225,7 @@ def _tqdm(total: int) -> Any:
         warnings.simplefilter("ignore")
         from tqdm.auto import tqdm
 
-    return tqdm(total=total, bar_format=_FORMAT, dynamic_ncols=True)
+    return tqdm(total=total, bar_format=_FORMAT if total else _COMPILING, dynamic_ncols=True)
 
 
 _bar: Bar | None = None

@@ -2,8 +2,9 @@
 
 Design note. A request is tried again only if the same request may be answered later. So it is after a refusal as one
 too many (429), a fault of the service, a connection that failed, and an answer that is cut off or malformed. A wrong
-key, an unknown model and a request that is at fault fail at once. The statuses are those that the vendors' own clients
-try again: 408, 409, 429, and 500 and above. Where a service says itself whether to (`x-should-retry`), that counts.
+key, an unknown model and a request that is at fault fail at once; `verdict` says what that means for other calls. The
+statuses are those that the vendors' own clients try again: 408, 409, 429, and 500 and above. Where a service says
+itself whether to (`x-should-retry`), that counts.
 
 Refusals as one too many are bounded by time and not by their number. They are no fault, cost nothing, and end when the
 service's minute does; a fault that comes eight times will come a ninth time.
@@ -80,7 +81,7 @@ def can_pass(error: ProviderError) -> bool:
 
 
 # What every service takes, so that nothing is refused because of it.
-_COMMON = frozenset({"temperature", "top_p", "max_tokens", "max_completion_tokens", "stop", "seed"})
+COMMON = frozenset({"temperature", "top_p", "max_tokens", "max_completion_tokens", "stop", "seed"})
 
 
 class Tries:
@@ -94,7 +95,7 @@ class Tries:
     def __init__(self, policy: Retry, request: Request):
         self.made = 0
         self._policy = policy
-        self._is_refusable = bool(request.forms or request.parameters.keys() - _COMMON)
+        self._is_refusable = bool(request.forms or request.parameters.keys() - COMMON)
         self._is_drawn = is_drawn(request.parameters)
         self._refused = 0
         self._last = ""

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from .._errors import ConnectionFailedError, ProviderError, RateLimitError
 from .._providers.base import Provider, Request, Response, Tokens
 from .._providers.quota import Quota
-from . import log, retry
+from . import dropping, log, retry
 from .budget import Hold
 from .events import Attempt
 from .gate import Admission, Gate, Limiter, TooLong
@@ -23,6 +23,7 @@ from .retry import Retry, Tries
 from .scheduler import Path, Task
 from .sizes import Sizes
 from .turns import Turns
+from .verdict import Asked, NotSent, Verdicts
 
 # Is awaited when a request has its turn to be sent. Returns its answer, if there is one by then.
 Turn: TypeAlias = Callable[[], Awaitable[Response | None]]
@@ -65,6 +66,7 @@ class Sender:
         self._turns = turns
         self._limiter: Limiter | None = None
         self._sizes: dict[str, Sizes] = {}
+        self._verdicts: dict[tuple[str, str], Verdicts] = {}
 
     def statistics(self) -> dict[str, Statistics]:
         """What the calls of each model do, by `provider/model`."""
@@ -92,25 +94,38 @@ class Sender:
             nothing is sent.
         - `task`: `None` if no scheduler is to be asked.
 
-        **Raises:** what `turn` raises; the `ProviderError` of the last attempt; `RateLimitError` for a call that is not
+        **Raises:** what `turn` raises; the `ProviderError` of the last attempt, or of another call if this one could
+        only fail as that has; `RateLimitError` for a call that is not
         sent, as the service holds it back for longer than the policy allows; `ConnectionFailedError` at the call's
         deadline; `BudgetError` before an attempt that the budget cannot pay; `SchedulerError` if the scheduler fails.
         """
         hold = self._pricing.hold(request)
         try:
-            if self._policy.deadline is None:
-                return await self._try(request, hold, None, attempts, turn, task)
-            return await self._in_time(request, hold, attempts, turn, task)
+            # One for all attempts: who answers the first is asked again.
+            provider = self._provider(request.provider)
+            dropping.hold(provider)
+            try:
+                if self._policy.deadline is None:
+                    return await self._try(request, provider, hold, None, attempts, turn, task)
+                return await self._in_time(request, provider, hold, attempts, turn, task)
+            finally:
+                dropping.let_go(provider)
         finally:
             hold.give_back()
 
     async def _in_time(
-        self, request: Request, hold: Hold, attempts: list[Attempt], turn: Turn, task: Task | None
+        self,
+        request: Request,
+        provider: Provider,
+        hold: Hold,
+        attempts: list[Attempt],
+        turn: Turn,
+        task: Task | None,
     ) -> Response:
         deadline = asyncio.timeout(None)  # it begins to run with the first attempt, see `_try`
         try:
             async with deadline:
-                return await self._try(request, hold, deadline, attempts, turn, task)
+                return await self._try(request, provider, hold, deadline, attempts, turn, task)
         except TimeoutError:
             if not deadline.expired():  # it is another's, such as that of a Python function behind the provider
                 raise
@@ -122,6 +137,7 @@ class Sender:
     async def _try(
         self,
         request: Request,
+        provider: Provider,
         hold: Hold,
         deadline: asyncio.Timeout | None,
         attempts: list[Attempt],
@@ -129,23 +145,25 @@ class Sender:
         task: Task | None,
     ) -> Response:
         """Attempts, until one succeeds or no other can."""
-        provider = self._provider(request.provider)
         gate = self._gate(request, provider)
         tries, began, place, clock = Tries(self._policy, request), 0.0, None, asyncio.get_running_loop().time
+        call = self._asked(request, provider)
         while True:
-            # The reservation comes before the turn. In the other order a call that waits for money would hold a slot,
-            # which calls that are cheap enough could use.
-            await hold.reserve()
+            trial = None
             try:
-                # An open gate is passed without an admission, which costs time, as a local model's call takes little.
+                trial = None if call.is_free else await call.trial()
+                # The reservation comes before the turn. In the other order a call that waits for money would hold a
+                # slot, which calls that are cheap enough could use.
+                await hold.reserve()
+                # An open gate is passed without an admission: that costs time, of which a local call takes little.
                 is_free = gate.is_open and task is None
                 # A call that was sent before has its deadline, which runs already.
                 patience = self._policy.seconds if tries.made else self._policy.patience
-                admission = None if is_free else await self._admitted(request, gate, place, patience, task)
+                admission = None if is_free else await self._admitted(call, gate, place, patience, task)
                 if admission is not None:
                     place = admission.turn
                 # The last moment before the request is sent, as it may have waited for hours.
-                if (known := await self._known(gate, admission, turn)) is not None:
+                if (known := await self._known(call, gate, admission, turn)) is not None:
                     return known
                 if tries.made:
                     self._count("retries")
@@ -154,12 +172,16 @@ class Sender:
                     if deadline is not None and self._policy.deadline is not None:
                         deadline.reschedule(began + self._policy.deadline)
                 tries.made += 1
-                return await self._attempt(request, provider, gate, admission, hold, attempts)
+                return await self._attempt(call, provider, gate, admission, hold, attempts)
             except TooLong as wait:
                 raise _too_long(request, self._policy, wait) from None
+            except NotSent as told:
+                raise told.cause from None
             except ProviderError as error:
                 seconds, is_held = self._again(request, error, tries, gate, clock() - began)
             finally:
+                if trial is not None:
+                    call.done(trial)
                 if self._turns is not None and task is not None:
                     self._turns.leave(task)
             # A call that the gate holds back need not sleep too. But if there is a scheduler, it sleeps here, as at the
@@ -187,7 +209,7 @@ class Sender:
         return seconds, refuses_all or error.retry_after is not None
 
     async def _admitted(
-        self, request: Request, gate: Gate, place: tuple[float, int] | None, patience: float, task: Task | None
+        self, call: Asked, gate: Gate, place: tuple[float, int] | None, patience: float, task: Task | None
     ) -> Admission | None:
         """Waits until the scheduler, if any, has started the request, and then for its turn at the gate.
 
@@ -199,14 +221,16 @@ class Sender:
             priority = self._turns.priority(task)
         if gate.is_open:
             return None
-        size = self._sizes_of(request).estimate(request, count=gate.limits_tokens)
-        return await gate.enter(size, priority=priority, turn=place, patience=patience)
+        size = self._sizes_of(call.request).estimate(call.request, count=gate.limits_tokens)
+        return await gate.enter(size, priority=priority, turn=place, patience=patience, refused=call.fault)
 
-    async def _known(self, gate: Gate, admission: Admission | None, turn: Turn) -> Response | None:
+    async def _known(self, call: Asked, gate: Gate, admission: Admission | None, turn: Turn) -> Response | None:
         """Tells that a request has its turn; if it is then not to be sent, gives the turn back to the gate."""
         is_to_be_sent = False
         try:
             known = await turn()
+            if known is None and (why := call.fault()) is not None:
+                raise why
             is_to_be_sent = known is None
             return known
         finally:
@@ -215,7 +239,7 @@ class Sender:
 
     async def _attempt(
         self,
-        request: Request,
+        call: Asked,
         provider: Provider,
         gate: Gate,
         admission: Admission | None,
@@ -224,7 +248,7 @@ class Sender:
     ) -> Response:
         """One attempt: sends the request, and tells its outcome to the gate, the budget, the report and `attempts`."""
         self._count("requests")
-        began = time.time()
+        request, began = call.request, time.time()
         try:
             response = self._pricing.priced(request, await provider.complete(request))
         except ProviderError as error:
@@ -233,6 +257,8 @@ class Sender:
             is_refused = isinstance(error, RateLimitError)
             if is_refused:
                 self._count("throttled")
+            if call.failed(error):  # before the gate hears of it, and lets the next one through
+                gate.dismiss()
             quota = error.quota if isinstance(error.quota, Quota) else None
             gate.failed(admission, is_refused, error.retry_after, quota)
             if isinstance(error.tokens, Tokens):  # billed, although it is no answer
@@ -249,6 +275,7 @@ class Sender:
             raise
         self._bill(response.input_tokens, response.output_tokens, response.cost)
         hold.settle(response.cost)
+        call.answered()
         attempts.append(Attempt(began, time.time()))
         if admission is not None:
             used = response.input_tokens + response.output_tokens
@@ -274,6 +301,16 @@ class Sender:
         if found is None:
             found = self._sizes[request.model] = Sizes(request.model)
         return found
+
+    def _asked(self, request: Request, provider: Provider) -> Asked:
+        """A call that has come, with what is known of its model. A Python function may refuse what it likes."""
+        if provider.is_local:
+            return Asked(request)
+        name = request.provider, request.model
+        known = self._verdicts.get(name)
+        if known is None or not known.is_about(provider):
+            known = self._verdicts[name] = Verdicts(provider)
+        return known.asked(request)
 
     def _gate(self, request: Request, provider: Provider) -> Gate:
         loop = asyncio.get_running_loop()

@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from .._errors import PilotError
+from .._errors import Keeping, PilotError
 from .._jax.internals import CALLBACK_ERRORS
 from .._providers import registry
 from .._providers.base import Provider, Request, Response, Tokens
@@ -28,12 +28,14 @@ from . import failures, log, progress
 from .answering import Answering, Asking, Read, itself
 from .budget import Budget, Funds
 from .call_log import Log
+from .dropping import all_closed, drop
 from .events import Attempt, CallEnded, Ending, Meter, Watcher
 from .gate import TOLD_SECONDS
 from .host_results import HostResults
 from .journal.base import AbstractJournal
 from .journal.calls import Answer, Calls, LaneIndex, digests
 from .journal.columns import CallRecord
+from .journal.handles import close_all
 from .journal.place import UNSET, places
 from .limits import Limit, Statistics, checked
 from .loop import Loop, get_loop
@@ -261,6 +263,11 @@ class Session:
         return sum(journal.drop(asked) for journal in self.journals)
 
     @property
+    def keeping(self) -> Keeping:
+        """For how long the answers of services are kept."""
+        return self._lasting.keeping
+
+    @property
     def budget(self) -> Funds:
         """What is spent, reserved and left of the budget, in US dollars."""
         return self._budget.funds()
@@ -288,6 +295,12 @@ class Session:
         finally:
             log.sweep_ended(operator, tally.ended, time.perf_counter() - began)
 
+    def preparing(self) -> contextlib.AbstractContextManager[None]:
+        """Within, a program is traced and compiled, and may then run; the bar says so. Not used on the event loop."""
+        if not progress.is_wanted(self._progress) or loop().is_virtual:
+            return contextlib.nullcontext()
+        return progress.preparing(self, loop())
+
     def provider(self, name: str) -> Provider:
         """The session's own provider of that name, else the one that is registered. Raises `ModelError` for none."""
         return registry.get(name, self._providers)
@@ -295,8 +308,8 @@ class Session:
     def close(self) -> None:
         """Frees the connections of the session's own providers, and the journal's file if the session opened it."""
         for provider in self._providers.values():
-            with contextlib.suppress(concurrent.futures.TimeoutError):  # a connection that will not close is dropped
-                loop().submit(provider.close()).result(_CLOSE_SECONDS)
+            with contextlib.suppress(concurrent.futures.TimeoutError):  # a connection that will not close is left
+                drop(provider, loop()).result(_CLOSE_SECONDS)
         if self._closes:
             self._lasting.close()
 
@@ -408,6 +421,32 @@ def current() -> Session:
         return _default
 
 
+# Of each thread, what ends with the outermost operator that it calls; see `prepared`.
+_threads = threading.local()
+
+
+@contextlib.contextmanager
+def prepared() -> Iterator[None]:
+    """Within, an operator is called. What it begins by `prepare` ends with the block."""
+    if getattr(_threads, "inside", None) is not None:  # in another operator's
+        yield
+        return
+    with contextlib.ExitStack() as inside:
+        _threads.inside, _threads.is_preparing = inside, False
+        try:
+            yield
+        finally:
+            _threads.inside = None
+
+
+def prepare() -> None:
+    """The operator that this thread has called has to be traced first: from now on the bar tells of it."""
+    inside = getattr(_threads, "inside", None)
+    if inside is not None and not _threads.is_preparing:
+        _threads.is_preparing = True
+        inside.enter_context(current().preparing())
+
+
 def admit(session: Session, lane: tuple[int, ...]) -> None:
     """Raises `PilotError` for a call of a lane that is not one of those that a pilot's session is for."""
     if session.lanes is not None and lane and lane[0] not in session.lanes:
@@ -440,9 +479,10 @@ class session:
 
     **Arguments:**
 
-    - `journal`: the file where answers are kept, made if it is not there; `None` for none. By default the user's own,
+    - `journal`: the file where answers are kept, made if it is not there; `"memory"` to keep them as long as the
+        session, `None` or `"off"` for none. (A file of such a name is `"./memory"`.) By default the user's own,
         `journal.db` in the user's data folder, or what the environment variable `EMBER_JAX_JOURNAL` says: a file,
-        `off`, or `memory` to keep answers as long as the session. The user's own keeps what services answer; answers
+        `memory` or `off`. The user's own keeps what services answer; answers
         of simulated models and of Python functions it does not, they are kept as long as the session.
     - `providers`: providers by name that are used in place of the registered ones of that name.
     - `limits`: a `Limit` by provider, as `"openai"`, or by model, as `"openai/gpt-4o"`, which takes precedence. A
@@ -524,10 +564,9 @@ def loop() -> Loop:
     if registry.close_all not in running.closers:
         with _lock:  # another thread may have added the closers since
             if registry.close_all not in running.closers:
-                running.closers += [_close_default_journal, registry.close_all]
+                running.closers += [all_closed, _close_journals, registry.close_all]
     return running
 
 
-async def _close_default_journal() -> None:
-    if _default is not None:
-        _default.close()
+async def _close_journals() -> None:
+    close_all()

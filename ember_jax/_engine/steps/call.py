@@ -1,7 +1,5 @@
 """A host call, or a batch of them, is a task of the event loop."""
 
-import math
-
 import numpy as np
 
 from ..._host import Caller
@@ -16,12 +14,11 @@ def start(machine: Machine, frame: Frame, index: int, node: ir.Call) -> None:
         types = [frame.plan.types[v] for v in node.outputs]
         machine.stack.complete(frame, index, [np.zeros(t.shape, t.dtype) for t in types])
         return
-    tally, lane = machine.tally, frame.lane
-    tally.begun += math.prod(node.batch)
+    lane = frame.lane
     if node.meets:
         machine.session.count("barriers")
     scope, path = machine.stack.scope(frame, index), machine.paths.get(node, NOWHERE)
     stands_for = node.asked * node.lanes
-    caller = Caller(lane.index, scope, True, machine.saw, lane.whole, node, stands_for, lane.used, path, tally)
+    caller = Caller(lane.index, scope, True, machine.saw, lane.whole, node, stands_for, lane.used, path, machine.tally)
     run = node.function.run_batch if node.batch else node.function.run
     machine.tasks.await_step(frame, index, run(machine.session, caller, inputs_of(frame, node)))

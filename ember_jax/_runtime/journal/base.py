@@ -3,8 +3,9 @@
 import abc
 import hashlib
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
+from ..._errors import Keeping
 from ..._providers.base import Request, Response
 
 # How many answers to one question are asked for in all, if each is of no use.
@@ -55,7 +56,14 @@ class Claimed(Exception):
 
 
 class AbstractJournal(abc.ABC):
-    """Answers by the digest of what was asked. All but `drop` and `close` are used from the event loop only."""
+    """Answers by the digest of what was asked. All but `drop` and `close` are used from the event loop only.
+
+    **Attributes:**
+
+    - `keeping`: for how long it keeps them.
+    """
+
+    keeping: ClassVar[Keeping] = "file"
 
     @abc.abstractmethod
     def get(self, digest: bytes) -> Response | None:

@@ -27,7 +27,7 @@ class Open(NamedTuple):
 
 
 class Handles:
-    """Opens a journal's file when it is first used, and again after it was closed.
+    """Opens a journal's file when it is first used, and again after it was closed. Closes it when it is collected.
 
     **Attributes:**
 
@@ -40,6 +40,7 @@ class Handles:
         self._path = path
         self._lock = threading.RLock()
         self.open: Open | None = None
+        self._forgotten: weakref.finalize[..., Handles] | None = None
         _all.add(self)
 
     def get(self, digest: bytes) -> Response | None:
@@ -91,6 +92,7 @@ class Handles:
         with self._lock:
             open, self.open = self.open, None
             if open is not None:
+                self._detach()
                 open.reader.close()
         if open is not None:
             open.writer.close()
@@ -106,12 +108,31 @@ class Handles:
                     undo.pop_all()
                 log.journal_opened(self._path)
                 self.open = Open(Reader(reader, self._lock), Writer(self._path, writer))
+                self._forgotten = weakref.finalize(self, _abandon, *self.open)
+                self._forgotten.atexit = False  # `close_all` is for that
             return self.open
 
     def forked(self) -> None:
         """In a forked process: drops the parent's connections, which SQLite allows neither to use nor to close."""
         _inherited.append(self.open)
+        self._detach()
         self.open, self._lock = None, threading.RLock()
+
+    def _detach(self) -> None:
+        if self._forgotten is not None:
+            self._forgotten.detach()
+            self._forgotten = None
+
+
+def _abandon(reader: Reader, writer: Writer) -> None:
+    """Closes what nobody can use any more. Called by the collector, in any thread, so nothing here may wait."""
+    writer.abandon(reader.close)
+
+
+def close_all() -> None:
+    """Closes the files of all journals, which may be used again."""
+    for handles in list(_all):
+        handles.close()
 
 
 def _retrieved(done: asyncio.Future[bool]) -> None:

@@ -37,6 +37,8 @@ def _decode(data: bytes) -> Response:
 class MemoryJournal(AbstractJournal):
     """Keeps answers for as long as it lives: up to `most_bytes` in memory, the others in a temporary file."""
 
+    keeping = "session"
+
     def __init__(self, most_bytes: int = 64 << 20) -> None:
         self._answers = Spilling(most_bytes, _size, _encode, _decode)
         # Of answers that were forgotten or superseded: the new answer, or `None` until there is one. They are looked up
@@ -98,6 +100,8 @@ class MemoryJournal(AbstractJournal):
 
 class NoJournal(AbstractJournal):
     """Keeps nothing."""
+
+    keeping = "nothing"
 
     def get(self, digest: bytes) -> Response | None:
         return None

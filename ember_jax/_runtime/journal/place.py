@@ -9,8 +9,9 @@ from .memory import MemoryJournal, NoJournal
 from .sqlite import Journal
 
 # The environment variable that names the user's own journal: a path; or `off` for no journal, or `memory` for one that
-# each session keeps to itself.
+# each session keeps to itself. `session(journal=…)` takes the same two words.
 VARIABLE = "EMBER_JAX_JOURNAL"
+_WORDS = ("off", "memory")
 
 # The default of `session(journal=…)`. It cannot be `None`, which asks for no journal.
 UNSET: Any = object()
@@ -19,7 +20,7 @@ UNSET: Any = object()
 def default_path() -> Path:
     """The user's own journal: what the environment names, else a file in the user's data folder."""
     named = os.environ.get(VARIABLE, "")
-    if named and named not in ("off", "memory"):
+    if named and named not in _WORDS:
         return Path(named).expanduser()
     # Imported here, as `import ember_jax` is to load little, and who names a file does without it.
     import platformdirs
@@ -38,9 +39,11 @@ def places(journal: AbstractJournal | str | os.PathLike[str] | None) -> tuple[Ab
     """
     if journal is UNSET:
         named = os.environ.get(VARIABLE, "")
-        if named not in ("off", "memory"):
+        if named not in _WORDS:
             return Journal(default_path()), MemoryJournal()
-        journal = MemoryJournal() if named == "memory" else None
+        journal = named
+    if journal in _WORDS:
+        journal = MemoryJournal() if journal == "memory" else None
     if isinstance(journal, str | os.PathLike):
         journal = Journal(journal)
         journal.check()

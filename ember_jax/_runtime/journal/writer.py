@@ -8,7 +8,7 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,6 +116,7 @@ class Writer:
         # would wake the thread, and the thread would take the interpreter from the loop.
         self._lock = threading.Lock()
         self._gathered: dict[asyncio.AbstractEventLoop, list[_Put]] = {}
+        self._last: Callable[[], object] | None = None
         self._thread = threading.Thread(target=self._serve, name="ember-journal", daemon=True)
         self._thread.start()
 
@@ -146,6 +147,14 @@ class Writer:
         self._claims.close()
         self._connection.close()
 
+    def abandon(self, then: Callable[[], object]) -> None:
+        """Closes it without waiting: its own thread does, and then calls a function.
+
+        It takes no lock, as the collector may call it in a thread that holds the lock.
+        """
+        self._last = then
+        self._waiting.put(None)
+
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
         # The lock is held for the `put` too. Without it another thread's `close` might put its end mark first, and rows
         # behind the end mark would wait for ever.
@@ -165,6 +174,15 @@ class Writer:
             self._commit(puts)
             if is_last:
                 break
+        if self._last is not None:
+            with self._lock:
+                puts = [put for waiting in self._gathered.values() for put in waiting]
+                self._gathered.clear()
+            if puts:  # ends of claims, whose lanes were cancelled
+                self._commit(puts)
+            self._claims.close()
+            self._connection.close()
+            self._last()
 
     def _next(self) -> list[_Put] | None:
         """What waits, or `None` at the end. It is nothing when the owner of claims has to vouch for itself."""
