@@ -545,16 +545,16 @@ def test_the_chances_of_partitions_add_up_to_one():
 
 def test_votes_of_a_kind_are_what_is_known_of_it():
     ks = np.arange(1, 100)
-    one = _kinds.accuracies((_kinds.AGREE,), 99)[: len(_kinds._POINTS)]
+    one = _kinds.accuracies((_kinds.AGREE,), 99)[:: _kinds._FINER]
     odd = ks[::2]
     exact = scaling.vote_accuracy(_kinds._POINTS[:, None], odd)
     np.testing.assert_allclose(one[:, odd - 1], exact, atol=1e-4)
-    never_twice = _kinds.accuracies((_kinds.DIFFER,), 99)[: len(_kinds._POINTS)]
+    never_twice = _kinds.accuracies((_kinds.DIFFER,), 99)[:: _kinds._FINER]
     q = 1 - _kinds._POINTS[:, None]
     # None right, or one right that is not the first of k different answers.
     lost = q**ks + ks * (1 - q) * q ** (ks - 1) * (1 - 1 / ks)
     np.testing.assert_allclose(never_twice, 1 - lost, atol=1e-9)
-    twenty = _kinds.accuracies((_kinds._uniform(20, 1000.0),), 99)[: len(_kinds._POINTS)]
+    twenty = _kinds.accuracies((_kinds._uniform(20, 1000.0),), 99)[:: _kinds._FINER]
     for i in (6, 9, 12):
         truth = exact_votes(_kinds._POINTS[i : i + 1], TWENTY, [5, 19, 99])
         np.testing.assert_allclose(twenty[i, [4, 18, 98]], truth, atol=0.025)  # a thousand simulations
@@ -564,11 +564,20 @@ def test_the_same_kind_is_found_again():
     p = np.where(np.arange(400) < 200, 0.2, 0.8)
     tallies = [_plurality.AnswerCounts((int(c),), (20 - int(c),)) for c in samples(p, 20, 0).sum(1) if 0 < c < 20]
     kinds = _kinds.draw(tallies, (_kinds.AGREE,), 0)
-    assert kinds.max() < _kinds.RIGHTS
+    assert kinds.max() < _kinds.VALUES
     modelled = _kinds.accuracies((_kinds.AGREE,), 1)[:, 0][kinds].mean(0)  # P(right) of one sample, by question
     raw = np.array([t.right[0] / 20 for t in tallies])
     true = np.where(raw < 0.5, 0.2, 0.8)
     assert np.abs(modelled - true).mean() < 0.4 * np.abs(raw - true).mean()  # drawn to what others are like
+
+
+def test_a_question_is_known_by_its_own_samples_too():
+    # One population in which every P(right) is as likely: the best guess of one sample's is (c + 1) / (n + 2).
+    right = samples(np.random.default_rng(0).uniform(size=400), 20, 0).sum(1)
+    tallies = [_plurality.AnswerCounts((int(c),), (20 - int(c),)) for c in right if 0 < c < 20]
+    modelled = _kinds.accuracies((_kinds.AGREE,), 1)[:, 0][_kinds.draw(tallies, (_kinds.AGREE,), 0)].mean(0)
+    guess = np.array([(t.right[0] + 1) / 22 for t in tallies])
+    assert np.sqrt(np.mean((modelled - guess) ** 2)) < 0.03
 
 
 @pytest.mark.parametrize(

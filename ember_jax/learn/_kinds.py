@@ -15,7 +15,8 @@ Robbins, 1956). A question is of a *kind*, which says two things:
 How likely the counts of a question are under a kind is a closed form. The population of kinds has a hierarchical
 Dirichlet process as its prior (Teh et al., 2006), over the two parts of a kind. So the questions share kinds, and the
 two parts may depend on each other where the data say so. It is sampled by a blocked Gibbs sampler (Ishwaran and James,
-2001). A draw of it gives every question a kind. The spread of the draws is what the data leave open.
+2001). A draw of it gives every question a kind, and then a value of `p` by its own samples. The spread of the draws is
+what the data leave open.
 
 How often a vote of `k` is right for a kind is `sum over j of Bin(j; k, p) P(no wrong answer has j of k - j)`, ties
 counted as in `_plurality`. The second factor is found by simulation of the process, the same for all `k` and all data.
@@ -82,6 +83,8 @@ _SPREADS = (60.0, 20.0, 8.0, 3.0)
 _BETAS = np.array([(mean * spread, (1 - mean) * spread) for spread in _SPREADS for mean in _MEANS])
 _POINTS_SHARE = 0.1
 RIGHTS = len(_POINTS) + len(_BETAS)
+_FINER = 8  # how many steps the values that are drawn from a beta distribution take between two points
+VALUES = _FINER * (len(_POINTS) - 1) + 1
 
 # How many questions' worth it counts that a question has a kind of its own, at least, and as a share of the questions,
 # as of more questions more may be told apart; and what part of that it counts for each half of a kind. They were chosen
@@ -97,7 +100,8 @@ _SIMULATED = 1000  # processes of each kind
 
 
 def draw(tallies: Sequence[AnswerCounts], wrong: Sequence[Wrong], seed: int) -> np.ndarray:
-    """Draws the kinds of questions, given their samples: `int32[draws, questions]`, rows of `accuracies`.
+    """Draws the kinds of questions, each with a value of P(right), given their samples: `int32[draws, questions]`, rows
+    of `accuracies`.
 
     **Arguments:**
 
@@ -108,7 +112,30 @@ def draw(tallies: Sequence[AnswerCounts], wrong: Sequence[Wrong], seed: int) -> 
     of_right, of_wrong = _right_likelihood(tallies), _wrong_likelihood(tallies, wrong)
     prior = _prior_right(), _prior_wrong(wrong)
     streams = np.random.default_rng(seed).spawn(_CHAINS)
-    return np.concatenate([_chain(of_right, of_wrong, *prior, rng) for rng in streams])
+    chains = [_chain(of_right, of_wrong, *prior, rng) for rng in streams]
+    return _with_values(np.concatenate(chains), tallies, np.random.default_rng([seed, 1]))
+
+
+def _with_values(kinds: np.ndarray, tallies: Sequence[AnswerCounts], rng: np.random.Generator) -> np.ndarray:
+    """Draws P(right) of each question, given its kind and its samples, and puts its value in place of its distribution.
+
+    The mean of the kind would do for all questions together, but of a question that is right twenty times of twenty it
+    would say no more than of all others of that kind.
+    """
+    from scipy.special import xlog1py, xlogy
+
+    grid, weights = _beta_grid()
+    of_wrong, of_right = np.divmod(kinds, RIGHTS)
+    found = np.empty(kinds.shape, np.int32)
+    counts = np.array([(max(t.right, default=0), sum(t.right) + sum(t.wrong)) for t in tallies])
+    for right, total in np.unique(counts, axis=0):
+        same = (counts == (right, total)).all(1)
+        likely = weights * _relative((xlogy(right, grid) + xlog1py(total - right, -grid))[None])
+        for kind in np.unique(of_right[:, same]):
+            taken = same & (of_right == kind)
+            drawn = rng.random(taken.sum()) * likely[kind].sum()
+            found[taken] = np.minimum(np.searchsorted(likely[kind].cumsum(), drawn, side="right"), VALUES - 1)
+    return (of_wrong * VALUES + found).astype(np.int32)
 
 
 def _chain(
@@ -239,7 +266,8 @@ def _relative(logarithms: np.ndarray) -> np.ndarray:
 
 
 def accuracies(wrong: Sequence[Wrong], most: int) -> np.ndarray:
-    """How often a vote of 1, 2, ..., `most` samples is right, for each kind: `float64[kinds, most]`."""
+    """How often a vote of 1, 2, ..., `most` samples is right, for each way to be wrong and value of P(right):
+    `float64[wrong * VALUES, most]`."""
     sizes = (64, 128, 256, 512, 1024, 2048, 4096)
     return _accuracies(tuple(wrong), next((size for size in sizes if size >= most), most))[:, :most]
 
@@ -248,14 +276,14 @@ def accuracies(wrong: Sequence[Wrong], most: int) -> np.ndarray:
 def _accuracies(wrong: tuple[Wrong, ...], most: int) -> np.ndarray:
     from scipy.special import gammaln, xlog1py, xlogy
 
-    grid, weights = _beta_grid()
+    grid, _ = _beta_grid()
     wins = [_wins(w, most) for w in wrong]
-    found = np.empty((len(wrong), RIGHTS, most))
+    found = np.empty((len(wrong), VALUES, most))
     for k in range(1, most + 1):
         j = np.arange(k + 1)
         ways = gammaln(k + 1) - gammaln(j + 1) - gammaln(k - j + 1)
         chances = np.exp(ways + xlogy(j, grid[:, None]) + xlog1py(k - j, -grid[:, None]))
-        found[:, :, k - 1] = np.stack([w[k - j, j] for w in wins]) @ (weights @ chances).T
+        found[:, :, k - 1] = np.stack([w[k - j, j] for w in wins]) @ chances.T
     found = found.reshape(-1, most)
     found.flags.writeable = False
     return found
@@ -265,10 +293,10 @@ def _beta_grid() -> tuple[np.ndarray, np.ndarray]:
     """Values of P(right), and their weights in each of its distributions: `float64[values]`, `[RIGHTS, values]`."""
     from scipy.special import betainc
 
-    grid = np.sin(np.linspace(0, np.pi / 2, 8 * (len(_POINTS) - 1) + 1)) ** 2  # every eighth is one of the points
+    grid = np.sin(np.linspace(0, np.pi / 2, VALUES)) ** 2  # the points, and others between them
     edges = np.concatenate([[0.0], (grid[1:] + grid[:-1]) / 2, [1.0]])
     betas = np.diff(betainc(*_BETAS.T[:, :, None], edges), axis=1)
-    return grid, np.concatenate([np.eye(len(grid))[::8], betas])
+    return grid, np.concatenate([np.eye(VALUES)[::_FINER], betas])
 
 
 def _wins(wrong: Wrong, most: int) -> np.ndarray:

@@ -450,7 +450,7 @@ class _Population(NamedTuple):
     **Fields:**
 
     - `unbiased`: `float64[questions, samples]`, the estimates for votes of 1, 2, ... samples.
-    - `kinds`: `int32[draws, questions]`, which kind each question may be of, see `_kinds.draw`.
+    - `kinds`: `int32[draws, questions]`, which kind and P(right) each question may have, see `_kinds.draw`.
     - `wrong`: the ways.
     """
 
@@ -459,7 +459,7 @@ class _Population(NamedTuple):
     wrong: tuple[_kinds.Wrong, ...]
 
     def modelled(self, ks: np.ndarray) -> np.ndarray:
-        """How often votes are right for each kind: `float64[kinds, ks]`."""
+        """How often votes are right for each kind and P(right): `float64[kinds, ks]`."""
         return _kinds.accuracies(self.wrong, int(ks.max()))[:, ks - 1]
 
     def each(self, ks: np.ndarray) -> np.ndarray:
