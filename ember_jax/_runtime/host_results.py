@@ -28,9 +28,7 @@ class HostResults:
         """Forgets the results in memory; from any thread."""
         self._memo.clear()
 
-    async def remember(
-        self, function: Any, content: bytes, work: Callable[..., Awaitable[bytes]], *args: Any
-    ) -> bytes:
+    async def remember(self, function: Any, content: bytes, work: Callable[..., Awaitable[bytes]], *args: Any) -> bytes:
         """The result of a pure host call: from memory, from an equal call in flight, or by `work(*args)`.
 
         `function` and `content`, which tells its arguments, are equal for equal calls. A session that is told to forget
