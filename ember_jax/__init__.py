@@ -9,7 +9,7 @@ from . import testing as testing
 from ._evaluate import scores as scores
 from ._evaluate.evaluate import evaluate as evaluate
 from ._evaluate.result import Result as Result
-from ._host import host as host
+from ._function import host as host
 from ._model.choose import Choice as Choice
 from ._model.llm import LLM as LLM
 from ._model.llm import Completion as Completion

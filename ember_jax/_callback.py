@@ -12,15 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import io_callback
 
-from ._jax.internals import INLINED, is_tracer
+from ._jax.internals import INLINED, constants_stay_concrete, device_array, is_tracer
 from ._jax.nan import nan_is_a_value
 from ._jax.values import vary, varying
-
-_ZERO = np.zeros((), np.float32)
 
 
 class HostFunction(abc.ABC):
@@ -46,10 +43,10 @@ def is_eager() -> bool:
     """Whether no trace is active, so that a host call may be made line by line, now.
 
     The inputs do not tell: a literal under `jax.jit` looks concrete, and a call made on it would be paid at trace
-    time. Whether an operation on constants yields a tracer does tell, with public API only. (Under an eager
-    `jax.vmap` or `jax.grad` constants stay concrete; there the inputs decide, see `all_concrete`.)
+    time. Whether an operation on constants yields a tracer does tell. (Under an eager `jax.vmap` or `jax.grad`
+    constants stay concrete; there the inputs decide, see `all_concrete`.)
     """
-    return not is_tracer(jnp.add(_ZERO, _ZERO))
+    return constants_stay_concrete()
 
 
 def is_now(arrays: Sequence[Any]) -> bool:
@@ -91,7 +88,7 @@ def invoke(
     if is_now(arrays):
         results = function.call_now(*(np.asarray(a) for a in arrays))
         with nan_is_a_value():
-            return tuple(map(jnp.asarray, results))
+            return tuple(map(device_array, results))
     return bind_values(function, out, *arrays, effectful=effectful)
 
 

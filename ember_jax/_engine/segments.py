@@ -37,9 +37,11 @@ from jax.extend import core as jex
 from .._jax.jaxprs import evaluate
 from .._jax.nan import is_nan_checked, is_refused, nan_is_a_value
 from .._jax.values import from_raw, to_raw
+from .._jax.whole import InexactError
 from .._plan import equal
 from .._plan.ir import Segment
 from .device import device
+from .whole import WholeSegment, whole_segment
 
 # How many rows the buffers of a run have: the smallest of these that is enough. For each that is used one executable is
 # compiled, so there are few. They may be far apart, as a row that no lane uses costs memory alone: the loop over lanes
@@ -121,11 +123,14 @@ class SegmentRunner:
         self._x64 = x64
         # Python code may run programs that wait for others; they must not take our own device's places.
         self._device = jax.local_devices(backend="cpu")[0] if segment.calls_python else device()
+        self._whole = whole_segment(segment)
         # JAX names profiles and logs after the function.
         self._compiled = jax.jit(self._run, static_argnums=0)
 
     def is_quick(self, count: int) -> bool:
         """Whether running `count` lanes may be done on the event loop's own thread."""
+        if self._whole is not None:
+            return self._whole.seconds(count) < _LOOP_SECONDS
         return not self._segment.calls_python and self._expected(count) < _LOOP_SECONDS
 
     def _expected(self, count: int) -> float:
@@ -151,19 +156,34 @@ class SegmentRunner:
 
         **Returns:** each output, as an array over the lanes.
         """
-        capacity = _capacity(count)
-        start, traced = self._clock(), self._traced
-        stacked = [_stack(column, count, capacity) for column in columns]
-        with jax.enable_x64(self._x64), jax.default_device(self._device):
-            outs = self._compiled(capacity, np.uint32(count), list(shared), stacked)
-            arrays = [np.asarray(o)[:count] for o in outs]
-            if is_nan_checked() and any(map(_is_refused, arrays)):  # JAX may not look in this thread any more
-                raise FloatingPointError(
-                    "a computation gives NaN or infinity, and jax_debug_nans or jax_debug_infs is set"
-                )
+        start, traced, capacity = self._clock(), self._traced, _capacity(count)
+        arrays = None if self._whole is None else self._run_whole(self._whole, shared, columns, count)
+        if arrays is None:
+            arrays = self._run_compiled(capacity, shared, columns, count)
+        if is_nan_checked() and any(map(_is_refused, arrays)):  # JAX may not look in this thread any more
+            raise FloatingPointError("a computation gives NaN or infinity, and jax_debug_nans or jax_debug_infs is set")
         if self._traced == traced:  # else the time is mostly that of compiling, which the next run need not
             self._took[capacity][count.bit_length()] = count, self._clock() - start
         return arrays
+
+    def _run_whole(
+        self, whole: WholeSegment, shared: Sequence[Any], columns: Sequence[Any], count: int
+    ) -> list[np.ndarray] | None:
+        """Computes the outputs in NumPy; `None` if that cannot be known to give the same bits."""
+        given, lanes = map(np.asarray, shared), (_stack(column, count, count) for column in columns)
+        try:
+            return whole.evaluate([next(given)[None] if s else next(lanes) for s in self._shared], count)
+        except InexactError:
+            self._whole = None  # what the program computes is not likely to be exact later
+            return None
+
+    def _run_compiled(
+        self, capacity: int, shared: Sequence[Any], columns: Sequence[Any], count: int
+    ) -> list[np.ndarray]:
+        stacked = [_stack(column, count, capacity) for column in columns]
+        with jax.enable_x64(self._x64), jax.default_device(self._device):
+            outs = self._compiled(capacity, np.uint32(count), list(shared), stacked)
+            return [np.asarray(o)[:count] for o in outs]
 
     def outcomes(
         self, shared: Sequence[Any], columns: Sequence[Any], count: int

@@ -25,8 +25,26 @@ from typing import Any, TypeGuard
 import jax
 import jax.numpy as jnp
 import jaxlib
+import numpy as np
 from jax.core import Tracer, eval_jaxpr
 from jax.extend import core as jex
+
+# JAX's traces, by the names of their classes: those that hand on what has no tracer of theirs, and those that end with
+# it, with whether constants stay concrete there.
+_HAND_ON = ("BatchTrace", "JVPTrace", "LinearizeTrace")
+_ENDS = {"EvalTrace": True, "DynamicJaxprTrace": False}
+_ZERO = np.zeros((), np.float32)
+
+
+def _trace() -> Any:
+    """The innermost trace that is active; `None` where JAX has moved it."""
+    try:
+        from jax._src.core import trace_ctx  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
+
+        return trace_ctx.trace
+    except (ImportError, AttributeError):
+        return None
+
 
 # -- tracing ---------------------------------------------------------------------------------------------------------
 
@@ -37,6 +55,26 @@ def is_tracer(value: Any) -> TypeGuard[Tracer]:
     `jax.core.Tracer` is public today, but JAX takes more and more names out of `jax.core`.
     """
     return isinstance(value, Tracer)
+
+
+def constants_stay_concrete() -> bool:
+    """Whether an operation on constants is computed here and now: no `jax.jit`, `scan` or the like is being traced.
+
+    The traces that are active tell, down to the one that evaluates: those of an eager `vmap` or `grad` hand on what has
+    no tracer of theirs. JAX has them in a private module. Where one is not known there, an operation is tried: that is
+    compiled, in 30 ms, and leaves an unused equation in the program that is traced.
+    """
+    trace: Any = _trace()
+    while type(trace).__name__ in _HAND_ON:
+        trace = trace.parent_trace
+    if type(trace).__name__ in _ENDS:
+        return _ENDS[type(trace).__name__]
+    return not is_tracer(jnp.add(_ZERO, _ZERO))
+
+
+def device_array(array: Any) -> jax.Array:
+    """A NumPy array as one of JAX, uncommitted. `jnp.asarray` compiles a program for each shape that it has not met."""
+    return jax.device_put(array)
 
 
 def jit_is_disabled() -> bool:

@@ -23,7 +23,7 @@ from .retry import Retry, Tries
 from .scheduler import Path, Task
 from .sizes import Sizes
 from .turns import Turns
-from .verdict import Asked, NotSent, Verdicts
+from .verdict import Docket, NotSent, Tracked
 
 # Is awaited when a request has its turn to be sent. Returns its answer, if there is one by then.
 Turn: TypeAlias = Callable[[], Awaitable[Response | None]]
@@ -66,7 +66,7 @@ class Sender:
         self._turns = turns
         self._limiter: Limiter | None = None
         self._sizes: dict[str, Sizes] = {}
-        self._verdicts: dict[tuple[str, str], Verdicts] = {}
+        self._docket = Docket()
 
     def statistics(self) -> dict[str, Statistics]:
         """What the calls of each model do, by `provider/model`."""
@@ -147,7 +147,7 @@ class Sender:
         """Attempts, until one succeeds or no other can."""
         gate = self._gate(request, provider)
         tries, began, place, clock = Tries(self._policy, request), 0.0, None, asyncio.get_running_loop().time
-        call = self._asked(request, provider)
+        call = self._docket.track(request, provider)
         while True:
             trial = None
             try:
@@ -209,7 +209,7 @@ class Sender:
         return seconds, refuses_all or error.retry_after is not None
 
     async def _admitted(
-        self, call: Asked, gate: Gate, place: tuple[float, int] | None, patience: float, task: Task | None
+        self, call: Tracked, gate: Gate, place: tuple[float, int] | None, patience: float, task: Task | None
     ) -> Admission | None:
         """Waits until the scheduler, if any, has started the request, and then for its turn at the gate.
 
@@ -224,7 +224,7 @@ class Sender:
         size = self._sizes_of(call.request).estimate(call.request, count=gate.limits_tokens)
         return await gate.enter(size, priority=priority, turn=place, patience=patience, refused=call.fault)
 
-    async def _known(self, call: Asked, gate: Gate, admission: Admission | None, turn: Turn) -> Response | None:
+    async def _known(self, call: Tracked, gate: Gate, admission: Admission | None, turn: Turn) -> Response | None:
         """Tells that a request has its turn; if it is then not to be sent, gives the turn back to the gate."""
         is_to_be_sent = False
         try:
@@ -239,7 +239,7 @@ class Sender:
 
     async def _attempt(
         self,
-        call: Asked,
+        call: Tracked,
         provider: Provider,
         gate: Gate,
         admission: Admission | None,
@@ -301,16 +301,6 @@ class Sender:
         if found is None:
             found = self._sizes[request.model] = Sizes(request.model)
         return found
-
-    def _asked(self, request: Request, provider: Provider) -> Asked:
-        """A call that has come, with what is known of its model. A Python function may refuse what it likes."""
-        if provider.is_local:
-            return Asked(request)
-        name = request.provider, request.model
-        known = self._verdicts.get(name)
-        if known is None or not known.is_about(provider):
-            known = self._verdicts[name] = Verdicts(provider)
-        return known.asked(request)
 
     def _gate(self, request: Request, provider: Provider) -> Gate:
         loop = asyncio.get_running_loop()

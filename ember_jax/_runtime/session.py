@@ -145,7 +145,9 @@ class Session:
     - `oddities`: warns of what is odd about answers.
     - `runner`: where its operators run. May be set; `None` stands for the lane engine, which is not known down here.
     - `results`: results of host functions.
+    - `progress`: whether bars show its sweeps, `None` to decide.
     - `journals`: where answers are kept.
+    - `keeping`: for how long the answers of services are.
     - `lanes`: the outermost lanes that make calls, where it is a pilot's; else `None`, and all do.
     """
 
@@ -173,6 +175,7 @@ class Session:
             raise TypeError(f"session(progress=…) takes True, False, or None to decide, not {progress!r:.40}.")
         # Where answers of services are kept, and where those of local models and host functions without a name are.
         self._lasting, self._passing = places(journal)
+        self.keeping: Keeping = self._lasting.keeping
         self.journals = (self._lasting,) if self._passing is self._lasting else (self._lasting, self._passing)
         self._closes = not isinstance(
             journal, AbstractJournal
@@ -180,7 +183,7 @@ class Session:
         self._providers = dict(providers)
         self._counts: dict[str, float] = {n: v for n, v in vars(Report()).items() if n != "prices"}
         self.results = HostResults(self._lasting)
-        self._progress = progress
+        self.progress = progress
         self._log, self.trace, self.oddities = Log(), Trace(), Oddities()
         self.watchers: list[Watcher] = []
         self.runner: Runner[Any, Session] | None = None
@@ -263,11 +266,6 @@ class Session:
         return sum(journal.drop(asked) for journal in self.journals)
 
     @property
-    def keeping(self) -> Keeping:
-        """For how long the answers of services are kept."""
-        return self._lasting.keeping
-
-    @property
     def budget(self) -> Funds:
         """What is spent, reserved and left of the budget, in US dollars."""
         return self._budget.funds()
@@ -288,18 +286,12 @@ class Session:
         """
         began = time.perf_counter()
         log.sweep_began(operator, tally.known)
-        is_shown = progress.is_wanted(self._progress) and not get_loop().is_virtual
+        is_shown = progress.is_wanted(self.progress) and not get_loop().is_virtual
         try:
             with progress.shown(tally, self) if is_shown else contextlib.nullcontext():
                 yield
         finally:
             log.sweep_ended(operator, tally.ended, time.perf_counter() - began)
-
-    def preparing(self) -> contextlib.AbstractContextManager[None]:
-        """Within, a program is traced and compiled, and may then run; the bar says so. Not used on the event loop."""
-        if not progress.is_wanted(self._progress) or loop().is_virtual:
-            return contextlib.nullcontext()
-        return progress.preparing(self, loop())
 
     def provider(self, name: str) -> Provider:
         """The session's own provider of that name, else the one that is registered. Raises `ModelError` for none."""
@@ -444,7 +436,9 @@ def prepare() -> None:
     inside = getattr(_threads, "inside", None)
     if inside is not None and not _threads.is_preparing:
         _threads.is_preparing = True
-        inside.enter_context(current().preparing())
+        session, running = current(), loop()
+        if progress.is_wanted(session.progress) and not running.is_virtual:
+            inside.enter_context(progress.preparing(session, running))
 
 
 def admit(session: Session, lane: tuple[int, ...]) -> None:

@@ -52,7 +52,7 @@ def is_final(error: ProviderError) -> bool:
     return isinstance(error, RefusedRequestError) and error.status in (404, 429)  # without credit it is 429
 
 
-class Asked:
+class Tracked:
     """A call on its way.
 
     **Arguments:**
@@ -123,12 +123,12 @@ class Verdicts:
         """Whether it is about the calls of a provider."""
         return self._provider() is provider
 
-    def asked(self, request: Request) -> Asked:
+    def asked(self, request: Request) -> Tracked:
         """A call that has come."""
         self._came += 1
-        return Asked(request, self, self._came)
+        return Tracked(request, self, self._came)
 
-    # What follows is told of a call by its number, see `Asked`.
+    # What follows is told of a call by its number, see `Tracked`.
 
     def fault(self, number: int, request: Request) -> NotSent | None:
         cause = self.cause
@@ -165,3 +165,20 @@ class Verdicts:
 
     def _holds_for(self, request: Request) -> bool:
         return self.cause is not None and (self._only is None or self._only == request.parameters)
+
+
+class Docket:
+    """The verdicts of a session, by model."""
+
+    def __init__(self) -> None:
+        self._verdicts: dict[tuple[str, str], Verdicts] = {}
+
+    def track(self, request: Request, provider: Provider) -> Tracked:
+        """A call that has come, with what is known of its model. A Python function may refuse what it likes."""
+        if provider.is_local:
+            return Tracked(request)
+        name = request.provider, request.model
+        known = self._verdicts.get(name)
+        if known is None or not known.is_about(provider):
+            known = self._verdicts[name] = Verdicts(provider)
+        return known.asked(request)

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import UInt32
 
 from .._errors import TextError, TracedControlFlowError, UnknownDigestError, told
-from .._jax.internals import is_tracer
+from .._jax.internals import device_array, is_tracer
 from . import failed, portable, store
 from .elementwise import TEXT, elementwise
 
@@ -288,7 +288,7 @@ def text(words: Any) -> Text:
     # Evaluated at once even while JAX traces: the words are known now, so the digests become a constant of the program
     # and not a tracer, and `str` of the Text works.
     with jax.ensure_compile_time_eval():
-        return Text(jnp.asarray(digests))
+        return Text(device_array(digests))
 
 
 def digests_of(words: Any) -> np.ndarray:
