@@ -6,6 +6,7 @@ segments.
 """
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -13,6 +14,13 @@ from typing import Any
 from .failures import Failures
 from .lane import Frame, FrameStep
 from .stack import Stack
+
+
+def _starter(loop: asyncio.AbstractEventLoop) -> Callable[[Coroutine[Any, Any, Any]], "asyncio.Task[Any]"]:
+    """What makes a task. Since Python 3.12 it begins at once, and one that never waits has ended then."""
+    if sys.version_info >= (3, 12):
+        return lambda work: asyncio.Task(work, loop=loop, eager_start=True)
+    return loop.create_task
 
 
 class Tasks:
@@ -34,7 +42,7 @@ class Tasks:
     ):
         self._stack, self._failures = stack, failures
         self._ended, self._tell_landed = ended, landed
-        self._create_task = ended.get_loop().create_task
+        self._create_task = _starter(ended.get_loop())
         self._steps: dict[asyncio.Task[Any], FrameStep] = {}
         self._blocks: dict[asyncio.Task[Any], tuple[Callable[[Any], object], Callable[[BaseException], object]]] = {}
         self._landed: deque[asyncio.Task[Any]] = deque()
@@ -44,7 +52,10 @@ class Tasks:
         """Does what takes time of one lane's step, which ends or fails with it."""
         task = self._create_task(work)
         self._steps[task] = frame, index
-        task.add_done_callback(self._land)
+        if task.done():
+            self._on_end(task)
+        else:
+            task.add_done_callback(self._land)
 
     def await_block(
         self,

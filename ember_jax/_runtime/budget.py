@@ -92,6 +92,11 @@ class Budget:
         """How the budget stands now."""
         return Funds(self._dollars, self._spent / _UNITS, self._lost / _UNITS, self._reserved / _UNITS)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether anything may be sent at all."""
+        return self._cap > 0
+
     async def reserve(self, amount: int) -> None:
         """Waits until `amount` (trillionths of a dollar) fits into what is left, and reserves it.
 
@@ -191,6 +196,12 @@ class Hold:
         self._budget = budget
         self._amount = _units(worst)
         self._holds = False
+
+    def is_reserved(self) -> bool:
+        """Whether the next attempt can go at once: the last one has left its reservation, or it costs nothing."""
+        if not self._holds and not self._amount and self._budget.is_open:
+            self._holds = True
+        return self._holds
 
     async def reserve(self) -> None:
         """To be awaited before each attempt: waits until its worst case fits, and reserves it.

@@ -95,15 +95,15 @@ class Tries:
     def __init__(self, policy: Retry, request: Request):
         self.made = 0
         self._policy = policy
-        self._is_refusable = bool(request.forms or request.parameters.keys() - COMMON)
-        self._is_drawn = is_drawn(request.parameters)
+        self._request = request
         self._refused = 0
         self._last = ""
 
     def wait(self, error: ProviderError, spent: float, uniform: float) -> float | None:
         """The seconds to wait after the last attempt has failed, or `None`; see the function `wait`."""
         # At temperature 0 a model answers alike, so what the server could not read twice it never can.
-        if not self._is_drawn and self.made > 1 and isinstance(error, MalformedResponseError) and error.status == 500:
+        is_unreadable = isinstance(error, MalformedResponseError) and error.status == 500
+        if is_unreadable and self.made > 1 and not is_drawn(self._request.parameters):
             return None
         if isinstance(error, RateLimitError):
             self._refused += 1
@@ -112,7 +112,9 @@ class Tries:
 
     def disguised(self, error: ProviderError) -> RefusedRequestError | None:
         """The refusal that a server error is, if it came twice in the same words; else `None`."""
-        if not (self._is_refusable and isinstance(error, ServerError) and error.status in (500, 501)):
+        if not (isinstance(error, ServerError) and error.status in (500, 501)):
+            return None
+        if not (self._request.forms or self._request.parameters.keys() - COMMON):
             return None
         words, before = str(error), self._last
         self._last = words

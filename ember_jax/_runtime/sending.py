@@ -154,7 +154,8 @@ class Sender:
                 trial = None if call.is_free else await call.trial()
                 # The reservation comes before the turn. In the other order a call that waits for money would hold a
                 # slot, which calls that are cheap enough could use.
-                await hold.reserve()
+                if not hold.is_reserved():
+                    await hold.reserve()
                 # An open gate is passed without an admission: that costs time, of which a local call takes little.
                 is_free = gate.is_open and task is None
                 # A call that was sent before has its deadline, which runs already.

@@ -14,11 +14,14 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 # Blocking functions mostly wait, so there are many more threads than processors. With still more the cost of the
 # threads themselves shows.
 _MOST_THREADS = 256
+
+# How a function has ended: what is to be called with the future that waits for it, and its outcome.
+_Ended: TypeAlias = tuple[Callable[["asyncio.Future[Any]", Any], None], "asyncio.Future[Any]", Any]
 
 # In a thread of a pool, `result` is the future that is awaited from the thread.
 _thread = threading.local()
@@ -43,6 +46,9 @@ class Threads:
         self._threads = 0  # how many were started
         self._pending = 0  # how many functions run or wait for a thread
         self.working: set[asyncio.Future[Any]] = set()
+        # By loop, the outcomes that it has not been told yet. A loop is woken for the first of them: it takes
+        # microseconds, and much of what runs here takes less.
+        self._ended: dict[asyncio.AbstractEventLoop, list[_Ended]] = {}
 
     async def run(self, function: Callable[[], Any]) -> Any:
         """Runs a function in a thread, and returns or raises its outcome.
@@ -92,13 +98,25 @@ class Threads:
                 outcome, settle = error, _set_exception
             with self._lock:
                 self._pending -= 1
-            try:
-                loop.call_soon_threadsafe(settle, result, outcome)
-            except RuntimeError:  # the loop closed while the function ran; nobody waits
-                return
+                ended = self._ended.setdefault(loop, [])
+                ended.append((settle, result, outcome))
+                is_first = len(ended) == 1
+            if is_first:
+                try:
+                    loop.call_soon_threadsafe(self._tell, loop)
+                except RuntimeError:  # the loop closed while the function ran; nobody waits
+                    self._ended.pop(loop, None)
+                    return
             # The thread may wait for work for hours, and would keep the last function's values alive so long.
             _thread.result = None
-            del function, loop, result, outcome, work
+            del function, loop, result, outcome, work, ended
+
+    def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Tells a loop, in its own thread, what has ended."""
+        with self._lock:
+            ended = self._ended.pop(loop, [])
+        for settle, result, outcome in ended:
+            settle(result, outcome)
 
 
 def current_result() -> "asyncio.Future[Any] | None":

@@ -135,6 +135,8 @@ class Text:
         if isinstance(index, list):
             index = np.asarray(index, None if index else int)
         _check_bounds(index, shape)
+        if type(index) in (int, slice) and _is_here(self.digests):
+            return Text(device_array(np.asarray(self.digests)[index]))  # JAX would compile a program for each shape
         if not isinstance(index, tuple) and index is not Ellipsis and getattr(index, "dtype", None) != np.bool_:
             return Text(jnp.asarray(self.digests)[index])
         # Tuples, `...` and boolean masks could also reach the digest's own axis. So the index is applied to an array of
@@ -372,6 +374,13 @@ def _remedy(element: Any) -> str:
     if element is None or (isinstance(element, float) and element != element):
         return " Fill missing values first."
     return " Convert it with str()."
+
+
+def _is_here(digests: Any) -> bool:
+    """Whether an array is in the host's memory, and no device was chosen for it."""
+    if isinstance(digests, jax.Array) and not is_tracer(digests):
+        return not digests.committed and next(iter(digests.devices())).platform == "cpu"
+    return isinstance(digests, np.ndarray)
 
 
 def _check_bounds(index: Any, shape: tuple[int, ...]) -> None:
