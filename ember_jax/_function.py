@@ -134,8 +134,7 @@ class FunctionCall(HostCall):
         if not self.pure or (self.function.cache is None and not caller.remembers):
             return await self._call(session, caller, arrays)
         if self.function.cache is None:
-            found = await session.results.remember(self, _content(raw), self._packed, session, caller, arrays)
-            return self.function.returns.unpacked(found)
+            return await self._remembered(session, caller, arrays, _content(raw))
         key = hashlib.blake2b(digest_size=32)
         for array, content in zip(arrays, raw, strict=True):
             key.update(f"{array.dtype}{array.shape}".encode())
@@ -160,8 +159,28 @@ class FunctionCall(HostCall):
         kinds = tuple(k for k in self.kinds if not isinstance(k, Alike))
         return kinds or (False,)  # without arguments there is an operand that says nothing
 
-    async def _packed(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> bytes:
-        return packed(await self._call(session, caller, arrays))
+    async def _remembered(
+        self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray], content: bytes
+    ) -> list[np.ndarray]:
+        """The result from memory, from an equal call in flight, or of this call."""
+        results = session.results
+        key = results.key(self, content)
+        found = results.known(key)
+        if found is None and results.begins(key):
+            try:
+                made = await self._call(session, caller, arrays)
+            except BaseException as error:
+                results.failed(key, error)
+                raise
+            results.succeeded(key, packed(made))
+            return made
+        if found is None:
+
+            async def work() -> bytes:
+                return packed(await self._call(session, caller, arrays))
+
+            found = await results.shared(key, work)
+        return self.function.returns.unpacked(found)
 
     async def _call(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         args, kwargs = self._arguments(arrays)
@@ -177,7 +196,7 @@ class FunctionCall(HostCall):
                     result = await fn(*args, **kwargs)
         except (KeyboardInterrupt, SystemExit) as error:  # would end the event loop for everybody
             raise HostResultError(f"the host function {self} raised {type(error).__name__}.") from error
-        return self.function.returns.read(str(self), result)
+        return self.function.returns.read(self, result)
 
     def _arguments(self, arrays: Sequence[np.ndarray]) -> Any:
         if self._is_flat:  # as most are

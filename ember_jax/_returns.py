@@ -80,8 +80,8 @@ class Returns:
         """What stands for it where an argument is failed text."""
         return [failed.result(digest, s.shape, None if s.is_text else s.dtype) for s in self._specs]
 
-    def read(self, name: str, result: Any) -> list[np.ndarray]:
-        """What the function called `name` has returned, as arrays. Raises `HostResultError` for anything else."""
+    def read(self, name: object, result: Any) -> list[np.ndarray]:
+        """What the function of a name has returned, as arrays. Raises `HostResultError` for anything else."""
         if self._is_one:
             return [_read(name, self._specs[0], result)]
         try:
@@ -134,7 +134,7 @@ def packed(results: Sequence[np.ndarray]) -> bytes:
     return b"".join([r.tobytes() for r in results])
 
 
-def _read(name: str, spec: _Out, leaf: Any) -> np.ndarray:
+def _read(name: object, spec: _Out, leaf: Any) -> np.ndarray:
     if spec.is_text:
         return _words(name, spec, leaf)
     if type(leaf) is np.ndarray and leaf.dtype == spec.dtype and leaf.shape == spec.shape:
@@ -153,7 +153,7 @@ def _read(name: str, spec: _Out, leaf: Any) -> np.ndarray:
     return array.astype(spec.dtype)
 
 
-def _words(name: str, spec: _Out, leaf: Any) -> np.ndarray:
+def _words(name: object, spec: _Out, leaf: Any) -> np.ndarray:
     if isinstance(leaf, str | list | tuple | Text) or (isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OU"):
         try:
             digests = np.asarray(leaf.digests) if isinstance(leaf, Text) else digests_of(leaf)

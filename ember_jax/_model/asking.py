@@ -55,8 +55,7 @@ class Operands:
         messages = (Message("user", words[1]),)
         if self.has_system and words[2]:  # a lane without a system prompt has an empty one
             messages = (Message("system", words[2]), *messages)
-        given = [parameter(n, value) for n, value in zip(self.names, words[first:], strict=True)]
-        parameters = {n: value for n, value in zip(self.names, given, strict=True) if value is not None}
+        parameters = dict(_parameters(self.names, tuple(words[first:])))
         sample = arrays[-1].tobytes().hex() if self.has_key and is_drawn(parameters) else None
         return Request(provider, name, messages, parameters, sample), list(arrays[many : many + len(self.extra)])
 
@@ -190,6 +189,13 @@ def parameter(name: str, words: str) -> Any:
     """The value of a setting as it is sent; `None` for one that is unset in this lane."""
     value = setting(words)
     return words if name in _OF_WORDS and isinstance(value, int | float) else value
+
+
+@functools.lru_cache(maxsize=4096)
+def _parameters(names: tuple[str, ...], words: tuple[str, ...]) -> Mapping[str, Any]:
+    """The settings of a call by name, without those that are unset. It is to be copied: a sweep has few of them."""
+    given = zip(names, map(parameter, names, words), strict=True)
+    return {name: value for name, value in given if value is not None}
 
 
 def of_same_sample(request: Request) -> str:

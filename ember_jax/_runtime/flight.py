@@ -47,6 +47,10 @@ class SingleFlight:
 
     # What `do` does of a key that nobody else has asked for, for those who cannot wait for one coroutine more.
 
+    def keys(self) -> list[Any]:
+        """Those whose work runs; from any thread."""
+        return list(self._flights)
+
     def begins(self, key: Any) -> bool:
         """Whether the caller is the first to ask for a key; its work begins, and it must tell the outcome."""
         if key in self._flights:

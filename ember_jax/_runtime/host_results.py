@@ -23,38 +23,55 @@ class HostResults:
         self._flights = SingleFlight()
         self._memo = Memo()
         self._names: dict[Any, bytes] = {}
+        # The calls that were in flight when the session was told to forget answers: they may have been made of these.
+        self._stale: set[bytes] = set()
 
     def clear(self) -> None:
-        """Forgets the results in memory; from any thread."""
+        """Forgets the results in memory, and those of calls in flight; from any thread."""
+        self._stale.update(self._flights.keys())
         self._memo.clear()
 
-    async def remember(self, function: Any, content: bytes, work: Callable[..., Awaitable[bytes]], *args: Any) -> bytes:
-        """The result of a pure host call: from memory, from an equal call in flight, or by `work(*args)`.
+    # The result of a pure host call is in memory (`known`), or an equal call in flight gives it (`shared`), or the
+    # caller makes it: `begins`, and then `succeeded` or `failed`. A coroutine that did all this would take a part of
+    # the time of a call, of which a sweep makes very many.
 
-        `function` and `content`, which tells its arguments, are equal for equal calls. A session that is told to forget
-        answers while the work runs does not keep the result.
-        """
+    def key(self, function: Any, content: bytes) -> bytes:
+        """What tells a call from others: its function, and its arguments as bytes."""
         name = self._names.get(function)
         if name is None:
             name = self._names[function] = len(self._names).to_bytes(4, "big")
-        key = name + content
-        known = self._memo.get(key)
-        if known is not None:
-            return known
-        since = self._memo.cleared
-        if self._flights.begins(key):  # as nearly always: then no coroutine stands between this one and the work
-            try:
-                result = await work(*args)
-            except BaseException as error:
-                self._flights.failed(key, error)
-                raise
-            self._memo.put(key, result, since)
-            self._flights.succeeded(key, result)
-            return result
-        result, shared = await self._flights.do(key, work, *args)
-        if not shared:
-            self._memo.put(key, result, since)
+        return name + content
+
+    def known(self, key: bytes) -> bytes | None:
+        """The result in memory."""
+        return self._memo.get(key)
+
+    def begins(self, key: bytes) -> bool:
+        """Whether no equal call is in flight; the caller's is, from now on."""
+        return self._flights.begins(key)
+
+    def succeeded(self, key: bytes, result: bytes) -> None:
+        """The call has given a result. It is not kept if the session was told to forget answers meanwhile."""
+        self._keep(key, result)
+        self._flights.succeeded(key, result)
+
+    def failed(self, key: bytes, error: BaseException) -> None:
+        """The call has failed."""
+        self._stale.discard(key)
+        self._flights.failed(key, error)
+
+    async def shared(self, key: bytes, work: Callable[[], Awaitable[bytes]]) -> bytes:
+        """The result of the equal call in flight; of `work()`, if that call is cancelled."""
+        result, is_shared = await self._flights.do(key, work)
+        if not is_shared:
+            self._keep(key, result)
         return result
+
+    def _keep(self, key: bytes, result: bytes) -> None:
+        if key in self._stale:
+            self._stale.discard(key)
+        else:
+            self._memo.put(key, result)
 
     async def journaled(self, digest: bytes, work: Callable[[], Awaitable[bytes]], name: str = "") -> bytes:
         """The results that the journal has under `digest`. If it has none, does the work and keeps its results.

@@ -19,17 +19,12 @@ class Memo:
     **Arguments:**
 
     - `most_bytes`: the bound.
-
-    **Attributes:**
-
-    - `cleared`: how often `clear` was called.
     """
 
     def __init__(self, most_bytes: int = 64 << 20):
         self._most = most_bytes
         self._bytes = 0
         self._rows: OrderedDict[bytes, bytes] = OrderedDict()
-        self.cleared = 0
 
     def get(self, key: bytes) -> bytes | None:
         """The result of a key, or `None`."""
@@ -39,16 +34,9 @@ class Memo:
                 self._rows.move_to_end(key)
             return result
 
-    def put(self, key: bytes, result: bytes, since: int | None = None) -> None:
-        """Keeps a result, dropping the least recently used ones beyond the bound.
-
-        `since` is what `cleared` was when the function began; `None` to keep the result whatever was cleared. If
-        `cleared` has grown since, the result is not kept: the function may have made it of answers that the user has
-        told the session to forget.
-        """
+    def put(self, key: bytes, result: bytes) -> None:
+        """Keeps a result, dropping the least recently used ones beyond the bound."""
         with lock:
-            if since is not None and self.cleared != since:
-                return
             replaced = self._rows.pop(key, None)
             if replaced is not None:
                 self._bytes -= _size(key, replaced)
@@ -62,7 +50,6 @@ class Memo:
         with lock:
             self._rows.clear()
             self._bytes = 0
-            self.cleared += 1
 
 
 def _size(key: bytes, result: bytes) -> int:

@@ -145,8 +145,9 @@ class Sender:
         task: Task | None,
     ) -> Response:
         """Attempts, until one succeeds or no other can."""
-        gate = self._gate(request, provider)
-        tries, began, place, clock = Tries(self._policy, request), 0.0, None, asyncio.get_running_loop().time
+        loop = asyncio.get_running_loop()  # which asks the system for the process, and takes a microsecond
+        gate = self._gate(request, provider, loop)
+        tries, began, place, clock = Tries(self._policy, request), 0.0, None, loop.time
         call = self._docket.track(request, provider)
         while True:
             trial = None
@@ -303,8 +304,7 @@ class Sender:
             found = self._sizes[request.model] = Sizes(request.model)
         return found
 
-    def _gate(self, request: Request, provider: Provider) -> Gate:
-        loop = asyncio.get_running_loop()
+    def _gate(self, request: Request, provider: Provider, loop: asyncio.AbstractEventLoop) -> Gate:
         # All times that a limiter knows are those of one loop. A session may meet another loop: after a fork, or within
         # a virtual clock.
         if self._limiter is None or self._limiter.loop is not loop:
