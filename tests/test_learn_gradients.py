@@ -621,9 +621,9 @@ def epochs(count, keys=jax.random.key, order=lambda i: np.arange(20), **settings
     step, paid, gradients = eqx.filter_jit(learn.value_and_grad(wrong, samples=2, **settings)), [], []
     with ember.session() as run:
         for i in range(count):
-            before = run.report().requests
+            before = run.report()
             _, grads = step(route(), (ASKED[order(i)], GOLDS[order(i)]), keys(i))
-            paid.append(run.report().requests - before)
+            paid.append((run.report() - before).requests)
             gradients.append(np.asarray(grads.w))
     return paid, gradients
 

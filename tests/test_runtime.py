@@ -474,6 +474,20 @@ def test_a_report_counts_tokens_cost_and_failures():
     assert report.failed == 0
 
 
+def test_the_difference_of_two_reports_is_what_was_done_between_them():
+    models = {"small": testing.SimModel(latency=0.0, sigma=0.0, input_price=1.0, output_price=10.0, accuracy=1.0)}
+    with ember.session(providers={"sim": testing.Sim(models)}) as run:
+        llm = ember.LLM("sim/small", temperature=0)
+        jax.vmap(llm)(ember.text(["What is 1 + 1?", "What is 1 + 2?"]))
+        before = run.report()
+        answers = jax.vmap(llm.complete)(ember.text(["What is 1 + 1?", "What is 4 + 5?", "What is 40 + 5?"]))
+        between = run.report() - before
+    assert (between.calls, between.requests, between.replayed) == (3, 2, 1)
+    assert between.cost_usd == pytest.approx(answers.cost[1:].sum()) and between.islands == 0
+    with pytest.raises(TypeError):
+        before - 1
+
+
 def test_a_report_prints_as_a_table():
     with answering(echo) as run:
         jax.vmap(ask)(ember.text([str(i) for i in range(12)]))

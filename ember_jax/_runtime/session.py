@@ -77,6 +77,8 @@ class Report:
     - `islands`: how often an operator ran as a plan.
     - `barriers`: how often lanes inside an operator waited for each other, in the sense of `explain`.
     - `prices`: the names and versions of the price tables that costs are by; empty where they are by none.
+
+    `later - earlier` is what was done between two reports of a session, as in one epoch of a training.
     """
 
     calls: int = 0
@@ -97,6 +99,12 @@ class Report:
     islands: int = 0
     barriers: int = 0
     prices: str = ""
+
+    def __sub__(self, earlier: "Report") -> "Report":
+        if not isinstance(earlier, Report):
+            return NotImplemented
+        counts = {n: v - getattr(earlier, n) for n, v in vars(self).items() if n != "prices"}
+        return Report(**counts, prices=self.prices)
 
     def __str__(self) -> str:
         rows = self._rows()
