@@ -4,7 +4,7 @@
 prompt and every answer is another text; nothing else holds them than this library. A fresh process makes the sweep, and
 reads answers back from all over it. Prints microseconds of CPU per call by tenths of the sweep. Beside each, 6 kB are
 hashed, which tells how fast the machine is just then, and the last tenth is compared with the first by it. (When the
-bounds are reached, after 10 and 60 % of a million, each call spills an answer and two texts besides: some 15 us.) Then
+bounds are reached, after 10 and 30 % of a million, each call spills an answer and two texts besides: some 15 us.) Then
 the peak memory, and the bound it is to stay within:
 
 - a process that makes one call, with JAX and the program (measured);
@@ -14,15 +14,21 @@ the peak memory, and the bound it is to stay within:
 - for every call 200 bytes: the places of its two texts and its answer in the files (40 each), its input and output (20,
   and as much for XLA's copy), and what allocators leave.
 
+Then the same for as many prompts through a chain of two pure host functions, with a journal file: the tenths, and the
+peak memory of the process.
+
 `--quick`, or a number of calls.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import hardware
 import jax
@@ -38,7 +44,7 @@ from ember_jax._text import store
 
 TENTHS, PER_LANE, PER_CALL, LOGGED, TRACED = 10, 10_000, 200, 300, 120
 BLOCK = bytes(6000)
-TEXTS, ANSWERS = 256 << 20, 64 << 20  # what `_text.store` and `MemoryJournal` keep in memory
+TEXTS, ANSWERS = 128 << 20, 64 << 20  # what `_text.store` and `MemoryJournal` keep in memory
 
 
 class Timed(Provider):
@@ -96,9 +102,29 @@ def sweep(calls: int) -> None:
     )
 
 
-def measured(calls: int) -> dict:
+def chain(prompts: int) -> None:
+    """Takes prompts through two host functions, and prints what was measured."""
+    times, begun = [time.process_time()], 0
+
+    async def mark(words: str) -> str:
+        nonlocal begun
+        begun += 1
+        if begun * TENTHS >= 2 * prompts * len(times):
+            times.append(time.process_time())
+        return words + "."
+
+    call = ember.host(mark, out=ember.Text)
+    both = ember.jit(lambda i: call(call(ember.format("What is {i} + 1? Answer with a number, please.", i=i))))
+    with tempfile.TemporaryDirectory() as folder, ember.session(journal=Path(folder) / "run.db"):
+        times[0] = time.process_time()
+        jax.block_until_ready(jax.vmap(both)(jnp.arange(prompts)).digests)
+    tenths = [(b - a) / (2 * prompts) * TENTHS * 1e6 for a, b in itertools.pairwise(times)]
+    print(json.dumps({"tenths": tenths, "peak": hardware.peak_bytes()}))
+
+
+def measured(calls: int, what: str = "--sweep") -> dict:
     """What a fresh process measures."""
-    command = [sys.executable, __file__, "--sweep", str(calls)]
+    command = [sys.executable, __file__, what, str(calls)]
     environment = {**os.environ, "EMBER_JAX_JOURNAL": "memory"}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
@@ -107,6 +133,9 @@ def measured(calls: int) -> dict:
 def main() -> None:
     if sys.argv[1:2] == ["--sweep"]:
         sweep(int(sys.argv[2]))
+        return
+    if sys.argv[1:2] == ["--chain"]:
+        chain(int(sys.argv[2]))
         return
     hardware.show()
     calls = 100_000 if sys.argv[1:] == ["--quick"] else int((sys.argv[1:] or ["1_000_000"])[0])
@@ -126,6 +155,12 @@ def main() -> None:
     )
     report.row(f"the last tenth of {calls:,} calls, in hashes; the first", relative[-1], relative[0], "x", "1.25 x")
     report.row(f"peak memory of {calls:,} calls; its bound", peak / 1e6, bound / 1e6, "MB", "1 x")
+    found = measured(calls, "--chain")
+    tenths, peak = found["tenths"], found["peak"] / 1e6
+    print(f"{calls:,} prompts through two host functions, us a call by tenths: " + " ".join(f"{t:.1f}" for t in tenths))
+    print(f"the last tenth: {tenths[-1] / tenths[0]:.2f} x the first; peak memory {peak:,.0f} MB")
+    report.row(f"the last tenth of {calls:,} prompts; the first", tenths[-1], tenths[0], "us", "1.1 x")
+    report.row(f"peak memory of {calls:,} prompts", peak, None, "MB", "700 MB")
 
 
 if __name__ == "__main__":

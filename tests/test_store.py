@@ -218,7 +218,7 @@ def test_no_file_is_made_while_words_fit_in_memory():
 
 
 def test_the_bound_is_the_environments(monkeypatch):
-    for words, most in (("", 256 << 20), ("0", 0), ("1000", 1000)):
+    for words, most in (("", 128 << 20), ("0", 0), ("1000", 1000)):
         monkeypatch.setenv("EMBER_JAX_TEXT_BYTES", words)
         assert store._most_bytes() == most
     for words in ("256 MiB", "-1", "1e9"):

@@ -7,7 +7,7 @@ is why equality of digests may stand for equality of words, and why nothing here
 Some digests are reserved and never the digest of words: all zeros, which fills the unused parts of arrays (an
 unselected branch, `jnp.zeros`), and those of failed text (see `failed`).
 
-Words lie in memory up to 256 MiB, or as many bytes as the environment variable `EMBER_JAX_TEXT_BYTES` says. Beyond that
+Words lie in memory up to 128 MiB, or as many bytes as the environment variable `EMBER_JAX_TEXT_BYTES` says. Beyond that
 the words that were used least recently go to a temporary file, and come back when they are asked for. The journal holds
 most words as well, but the store does not rely on it: a journal may be closed, moved or damaged while a program still
 holds digests of the words.
@@ -27,7 +27,7 @@ DIGEST_WORDS = 4
 DIGEST_BYTES = 16
 _BLANK = bytes(DIGEST_BYTES)
 
-VARIABLE, _MOST_BYTES = "EMBER_JAX_TEXT_BYTES", 256 << 20
+VARIABLE, _MOST_BYTES = "EMBER_JAX_TEXT_BYTES", 128 << 20
 # The bytes that a text takes besides its characters, roughly: 64 for the string object, 64 for the digest, and its
 # share of dictionaries that are two thirds full on average.
 _OVERHEAD = 200

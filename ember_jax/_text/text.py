@@ -272,7 +272,7 @@ def _unpickled(digests: np.ndarray, is_jax: bool, contents: portable.Contents) -
 def text(words: Any) -> Text:
     """Makes a `Text` of a string, or of nested lists, a NumPy array or a pandas Series of strings.
 
-    The words of all Texts lie in memory up to 256 MiB, or as many bytes as the environment variable
+    The words of all Texts lie in memory up to 128 MiB, or as many bytes as the environment variable
     `EMBER_JAX_TEXT_BYTES` says, and beyond that in a temporary file.
 
     **Arguments:**
