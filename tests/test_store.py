@@ -349,7 +349,7 @@ SWEEP = """
             "answers": run._passing._answers.in_memory(),
             "flights": len(run._answering._flights._flights),
             "repeats": len(machine.repeats._by_lane),
-            "steps": len(machine.tasks._steps),
+            "steps": len(machine.tasks._journeys),
         }
         most.update({k: max(v, most.get(k, 0)) for k, v in counts.items()})
 
