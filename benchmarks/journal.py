@@ -15,11 +15,11 @@ from pathlib import Path
 import hardware
 import report
 
-from ember_jax._providers.base import Message, Request, Response
-from ember_jax._providers.callable import Callable
 from ember_jax._runtime.garbage import calm
 from ember_jax._runtime.journal.memory import MemoryJournal
 from ember_jax._runtime.session import Session, loop
+from ember_jax.providers.base import Message, Request, Response
+from ember_jax.providers.callable import Callable
 
 IN_FLIGHT, RUNS = 1000, 7
 

@@ -3,8 +3,9 @@
 The plan runs the calls; XLA runs the numbers.
 """
 
-from . import _errors, _providers
+from . import errors as errors
 from . import learn as learn
+from . import providers as providers
 from . import testing as testing
 from ._evaluate import scores as scores
 from ._evaluate.evaluate import evaluate as evaluate
@@ -24,8 +25,6 @@ from ._operator.lower import Plan as Plan
 from ._operator.lower import lower as lower
 from ._operator.operator import Operator as Operator
 from ._operator.operator import operator as operator
-from ._providers.base import Finish as Finish
-from ._providers.prices import Price as Price
 from ._runtime.dropping import register as register
 from ._runtime.journal.sqlite import Journal as Journal
 from ._runtime.limits import Limit as Limit
@@ -53,11 +52,10 @@ from ._text.table import table as table
 from ._text.text import Text as Text
 from ._text.text import text as text
 from ._types import Key as Key
+from .providers.base import Finish as Finish
+from .providers.prices import Price as Price
 
 __version__ = "0.1.0"  # the package's own metadata are made from it
 
-errors = _errors
-providers = _providers
-
 # isort: split
-from . import non as non  # noqa: E402  # written with the names above
+from . import non as non  # written with the names above

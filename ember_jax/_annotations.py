@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import AbstractArray, jaxtyped
 
-from ._errors import AnnotationError
 from ._jax.values import own_class
 from ._text.text import Text, TextAnnotation, text
 from ._types import Key, key_problem
+from .errors import AnnotationError
 
 _SCALARS: dict[Any, Any] = {bool: jnp.bool_, int: jnp.integer, float: jnp.floating, complex: jnp.complexfloating}
 

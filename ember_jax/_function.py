@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._alike import Alike, structural
-from ._errors import HostResultError
 from ._host import Caller, HostCall, invoke
 from ._returns import Returns, packed
 from ._runtime import session as sessions
 from ._text import failed, store
 from ._text.text import Text, as_text, text
 from ._types import is_key
+from .errors import HostResultError
 
 
 def host(fn: Callable[..., Any], out: Any, pure: bool = True, cache: str | None = None) -> Callable[..., Any]:

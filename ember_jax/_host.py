@@ -16,16 +16,16 @@ import jax
 import numpy as np
 
 from . import _callback
-from ._errors import LaneFailure, SweepError
 from ._jax import source
 from ._jax.source import SourceLine
-from ._providers.base import Response, Tokens
 from ._runtime import failures, interrupt, repeats
 from ._runtime import session as sessions
 from ._runtime.loop import forbid_in_loop
 from ._runtime.progress import Tally
 from ._runtime.scheduler import NOWHERE, Path
 from ._runtime.typed import typed_errors
+from .errors import LaneFailure, SweepError
+from .providers.base import Response, Tokens
 
 # How many calls of a batch begin at once. Between blocks the loop takes in the answers that have come. Would all begin
 # at once, it would see none before the last had begun, and a process that is killed then would have kept none.

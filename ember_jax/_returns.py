@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from ._errors import EmberError, HostResultError
 from ._jax.values import Aval
 from ._text import failed, store
 from ._text.text import Text, TextAnnotation, digests_of
+from .errors import EmberError, HostResultError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,7 @@ def key_problem(value: Any) -> str | None:
     from mapping the wrong axis.
     """
     if not isinstance(value, jax.Array):
-        return f"a {type(value).__name__}, not a PRNG key; make one with jax.random.key(0)"
+        return f"{value!r:.40} of type {type(value).__name__}, not a PRNG key; make one with jax.random.key(0)"
     shape = value.shape
     if is_key(value):
         return f"an array of keys of shape {list(shape)}, not one key; use jax.vmap, or index it" if shape else None

@@ -8,8 +8,8 @@ import hypothesis
 import jax
 import jaxlib
 
-from ember_jax._errors import TextError
 from ember_jax._runtime import sizes
+from ember_jax.errors import TextError
 
 os.environ["EMBER_JAX_JOURNAL"] = "memory"
 # A shell starts what runs in its background with Ctrl-C ignored, and child processes inherit that.

@@ -14,7 +14,7 @@ import pytest
 from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray, UInt8
 
 import ember_jax as ember
-from ember_jax._errors import AnnotationError
+from ember_jax.errors import AnnotationError
 
 FORMS = {"eager": lambda op: op, "jax.jit": jax.jit, "ember.jit": ember.jit}
 ONE, TWO = ember.text("a"), ember.text(["a", "b"])

@@ -17,8 +17,8 @@ import pytest
 
 import ember_jax as ember
 from ember_jax import errors
-from ember_jax._errors import CutAnswerWarning, NoAnswerError, OtherModelWarning, UnknownPriceWarning
-from ember_jax._providers.openai import OpenAI
+from ember_jax.errors import CutAnswerWarning, NoAnswerError, OtherModelWarning, UnknownPriceWarning
+from ember_jax.providers.openai import OpenAI
 from ember_jax.testing import ChatServer, Fault, SimModel
 
 PRICE = ember.Price(input=1, output=10)
@@ -340,8 +340,8 @@ def test_an_answer_that_is_lost_is_possibly_billed(name, budget):
 
 
 def request_of(llm):
-    return ember._providers.base.Request(
-        "openai", "m", (ember._providers.base.Message("user", PROMPT),), {"max_tokens": 50}
+    return ember.providers.base.Request(
+        "openai", "m", (ember.providers.base.Message("user", PROMPT),), {"max_tokens": 50}
     )
 
 
@@ -402,7 +402,7 @@ def test_an_answer_is_read_whatever_its_form(name):
         assert str(found) == value if isinstance(value, str) else np.testing.assert_equal(found.item(), value) is None
 
 
-@pytest.mark.filterwarnings("ignore::ember_jax._errors.RepeatedSampleWarning")
+@pytest.mark.filterwarnings("ignore::ember_jax.errors.RepeatedSampleWarning")
 @pytest.mark.parametrize(("half", "read"), [("a \ud83d b", "a \ufffd b"), ("\ude00", "\ufffd"), ("\ud83d\ude00", "😀")])
 def test_half_a_character_is_one_request_and_a_mark(half, read, tmp_path):
     with serving(choice(message={"content": half}), journal=tmp_path / "journal.db") as (server, run):
@@ -466,7 +466,7 @@ def test_a_text_of_several_tokens_is_found_whole():
 # -- what is said about an answer ------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore::ember_jax._errors.RepeatedSampleWarning")
+@pytest.mark.filterwarnings("ignore::ember_jax.errors.RepeatedSampleWarning")
 def test_the_services_own_details_are_kept(tmp_path):
     fields = {
         "id": "chatcmpl-abc",

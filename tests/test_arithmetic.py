@@ -12,8 +12,8 @@ import pytest
 from constructs import session
 
 import ember_jax as ember
-from ember_jax._errors import TextError, UnknownDigestError
 from ember_jax._text import store
+from ember_jax.errors import TextError, UnknownDigestError
 
 
 @pytest.fixture(autouse=True)

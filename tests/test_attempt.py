@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 import ember_jax as ember
 from ember_jax._engine.sweep import Sweep
-from ember_jax._errors import CancelledError, JournalWriteError, RefusedRequestError, SweepError, UnsupportedError
-from ember_jax._providers.base import Provider, Request, Response
 from ember_jax._text import failed
+from ember_jax.errors import CancelledError, JournalWriteError, RefusedRequestError, SweepError, UnsupportedError
+from ember_jax.providers.base import Provider, Request, Response
 from ember_jax.testing import VirtualClock
 
 FLOAT = jax.ShapeDtypeStruct((), np.float32)
@@ -89,7 +89,7 @@ def stacked(outputs):
     return outputs
 
 
-@pytest.mark.filterwarnings("ignore::ember_jax._errors.RepeatedSampleWarning")
+@pytest.mark.filterwarnings("ignore::ember_jax.errors.RepeatedSampleWarning")
 @pytest.mark.parametrize("form", FORMS)
 def test_a_lane_fails_alone_and_the_others_go_on(form, llm, provider):
     def one(word):

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 
 import ember_jax as ember
 from ember_jax import Limit, Price, errors
-from ember_jax._errors import BudgetError, UnknownPriceWarning
-from ember_jax._providers import prices, tokens
-from ember_jax._providers.base import Message, Request, Response, Tokens
-from ember_jax._providers.callable import Callable
-from ember_jax._providers.openai import OpenAI
-from ember_jax._providers.sim import SimModel, reply
 from ember_jax._runtime.budget import Budget, Hold
 from ember_jax._runtime.loop import get_loop
+from ember_jax.errors import BudgetError, UnknownPriceWarning
+from ember_jax.providers import prices, tokens
+from ember_jax.providers.base import Message, Request, Response, Tokens
+from ember_jax.providers.callable import Callable
+from ember_jax.providers.openai import OpenAI
+from ember_jax.providers.sim import SimModel, reply
 from ember_jax.testing import ChatServer, Fault, VirtualClock
 
 HANG = 60.0
@@ -438,7 +438,7 @@ def test_a_budget_of_nothing_replays_and_sends_nothing(model, tmp_path):
     assert len(seen) == before and (run.report().replayed, run.report().requests) == (1, 0)
 
 
-@pytest.mark.filterwarnings("ignore::ember_jax._errors.RepeatedSampleWarning")
+@pytest.mark.filterwarnings("ignore::ember_jax.errors.RepeatedSampleWarning")
 def test_equal_calls_in_flight_reserve_once():
     own, seen = counted()
     worst = PRICE.of(tokens.bounds(Request("mine", "a", (Message("user", "a"),)))[1], 5)

@@ -15,14 +15,13 @@ import pandas
 import pytest
 
 import ember_jax as ember
-from ember_jax import _cli, testing
-from ember_jax import _errors as errors
-from ember_jax._providers.base import Message, Provider, Request, Response
-from ember_jax._providers.openai import OpenAI
+from ember_jax import _cli, errors, testing
 from ember_jax._runtime.call_log import Log
 from ember_jax._runtime.events import Attempt, CallEnded
 from ember_jax._runtime.journal.memory import MemoryJournal
 from ember_jax._runtime.retry import Retry
+from ember_jax.providers.base import Message, Provider, Request, Response
+from ember_jax.providers.openai import OpenAI
 
 
 class Scripted(Provider):

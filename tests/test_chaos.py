@@ -8,7 +8,7 @@ import pytest
 
 import ember_jax as ember
 from ember_jax import errors, testing
-from ember_jax._errors import CutAnswerWarning
+from ember_jax.errors import CutAnswerWarning
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from jaxtyping import Array, Float, Int
 
 import ember_jax as ember
-from ember_jax._errors import (
+from ember_jax._model.choose import chosen, probabilities
+from ember_jax._runtime.loop import get_loop
+from ember_jax.errors import (
     MalformedResponseError,
     ModelError,
     RefusedRequestError,
@@ -23,11 +25,9 @@ from ember_jax._errors import (
     SweepError,
     TextError,
 )
-from ember_jax._model.choose import chosen, probabilities
-from ember_jax._providers.base import Message, Request, Response
-from ember_jax._providers.callable import Callable
-from ember_jax._providers.openai import OpenAI
-from ember_jax._runtime.loop import get_loop
+from ember_jax.providers.base import Message, Request, Response
+from ember_jax.providers.callable import Callable
+from ember_jax.providers.openai import OpenAI
 from ember_jax.testing import ChatServer, Fault, Sim, SimModel
 
 N = 4000
@@ -344,7 +344,7 @@ def body(answer, top):
     return json.dumps({"choices": [choice], "model": "m", "usage": {"prompt_tokens": 3, "completion_tokens": 1}})
 
 
-@pytest.mark.filterwarnings("ignore::ember_jax._errors.RepeatedSampleWarning")
+@pytest.mark.filterwarnings("ignore::ember_jax.errors.RepeatedSampleWarning")
 def test_probabilities_over_http_are_exactly_those_that_the_server_wrote():
     top = [("B", math.log(0.5)), ("A", math.log(0.2)), (" b", math.log(0.1)), ("I", math.log(0.1))]
     with served(faults=[Fault(body=body("B", top))]) as server:

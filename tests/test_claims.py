@@ -15,13 +15,12 @@ import jax
 import pytest
 
 import ember_jax as ember
-from ember_jax import _errors as errors
-from ember_jax import testing
-from ember_jax._providers.base import Message, Request, Response
-from ember_jax._providers.openai import OpenAI
+from ember_jax import errors, testing
 from ember_jax._runtime import session as sessions
 from ember_jax._runtime.journal import claims
 from ember_jax._runtime.journal.base import Claimed, Entry
+from ember_jax.providers.base import Message, Request, Response
+from ember_jax.providers.openai import OpenAI
 
 _HANG = 60.0
 LLM = ember.LLM("openai/m")
@@ -64,7 +63,7 @@ def eventually(is_so):
 def child(script, *args, **kwargs):
     head = """
         import sys, zlib, jax, ember_jax as ember
-        from ember_jax._providers.openai import OpenAI
+        from ember_jax.providers.openai import OpenAI
         url, path, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
         ask = jax.vmap(ember.jit(ember.LLM("openai/m")))
         prompts = ember.text([f"shared {i}" for i in range(count)])

@@ -42,10 +42,10 @@ OVERRIDING = {
 # What may have a name that something else has, and why.
 SHARED = {
     # What a service answers, named as its protocol names it.
-    "Choice": {"_model/choose.py", "_providers/openai.py"},
-    "Completion": {"_model/llm.py", "_providers/openai.py"},
-    "Message": {"_providers/base.py", "_providers/openai.py"},
-    "Usage": {"_operator/enclosing.py", "_providers/openai.py"},
+    "Choice": {"_model/choose.py", "providers/openai.py"},
+    "Completion": {"_model/llm.py", "providers/openai.py"},
+    "Message": {"providers/base.py", "providers/openai.py"},
+    "Usage": {"_operator/enclosing.py", "providers/openai.py"},
     # The same thing, as users have it and as the package does; as JAX writes it and as the plan does.
     "Plan": {"_operator/lower.py", "_plan/ir.py"},
     "Scan": {"_jax/equations.py", "_plan/ir.py"},

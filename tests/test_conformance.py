@@ -14,8 +14,8 @@ import pytest
 from jaxtyping import Array, Float, Int, UInt32
 
 import ember_jax as ember
-from ember_jax import _errors as errors
-from ember_jax._providers import callable as callables
+from ember_jax import errors
+from ember_jax.providers import callable as callables
 
 CALLS: list[tuple[Any, ...]] = []
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ember_jax._errors import MalformedResponseError, RefusedRequestError
-from ember_jax._providers import quota
-from ember_jax._providers.base import Finish, Message, Request, Response, Tokens
-from ember_jax._providers.dialect import Failure, HTTPAnswer, HTTPRequest, Meaning, Service, readable, stated
-from ember_jax._providers.openai import ChatCompletions
+from ember_jax.errors import MalformedResponseError, RefusedRequestError
+from ember_jax.providers import quota
+from ember_jax.providers.base import Finish, Message, Request, Response, Tokens
+from ember_jax.providers.dialect import Failure, HTTPAnswer, HTTPRequest, Meaning, Service, readable, stated
+from ember_jax.providers.openai import ChatCompletions
 
 CHAT = ChatCompletions(Service("Chat", "https://chat.example/v1", ("CHAT_BASE_URL",), ("CHAT_API_KEY",)))
 JSON = {"content-type": "application/json"}

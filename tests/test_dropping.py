@@ -13,11 +13,11 @@ import jax
 import pytest
 
 import ember_jax as ember
-from ember_jax._providers.base import Message, Provider, Request, Response
-from ember_jax._providers.callable import Callable
-from ember_jax._providers.openai import OpenAI
 from ember_jax._runtime import dropping
 from ember_jax._runtime import session as sessions
+from ember_jax.providers.base import Message, Provider, Request, Response
+from ember_jax.providers.callable import Callable
+from ember_jax.providers.openai import OpenAI
 from ember_jax.testing import ChatServer
 
 PATIENCE = 60.0
@@ -210,7 +210,7 @@ SCRIPT = """
     import sys
     import jax
     import ember_jax as ember
-    from ember_jax._providers.base import Message, Request
+    from ember_jax.providers.base import Message, Request
     from ember_jax._runtime import session as sessions
     from ember_jax.testing import ChatServer
 

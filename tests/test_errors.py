@@ -8,7 +8,7 @@ import pytest
 
 import ember_jax as ember
 from ember_jax import errors
-from ember_jax._providers.quota import Quota
+from ember_jax.providers.quota import Quota
 
 
 def subclasses(cls):

@@ -15,10 +15,6 @@ from hypothesis import strategies as st
 
 import ember_jax as ember
 from ember_jax import Limit, Price
-from ember_jax._providers.base import Response
-from ember_jax._providers.callable import Callable
-from ember_jax._providers.openai import OpenAI
-from ember_jax._providers.sim import SimModel
 from ember_jax._runtime import sending
 from ember_jax._runtime.journal.memory import MemoryJournal
 from ember_jax._tell.estimate import Amounts, Expected, Likely
@@ -26,6 +22,10 @@ from ember_jax._tell.expect import Observation, Pilot, of_calls, of_pilot
 from ember_jax._text import lengths
 from ember_jax._text.elementwise import NUMBER, TEXT, ElementwiseOp
 from ember_jax._text.operations import _format
+from ember_jax.providers.base import Response
+from ember_jax.providers.callable import Callable
+from ember_jax.providers.openai import OpenAI
+from ember_jax.providers.sim import SimModel
 from ember_jax.testing import ChatServer, VirtualClock
 
 # What is allowed for what a service adds to a prompt of one message: 16 tokens for it and 64 for the request.

@@ -21,10 +21,10 @@ import ember_jax as ember
 from ember_jax import _intervals, scores
 from ember_jax._evaluate import data as datasets
 from ember_jax._evaluate.latency import Spans
-from ember_jax._providers.base import Request, Response
-from ember_jax._providers.callable import Callable
-from ember_jax._providers.openai import OpenAI
 from ember_jax._runtime.events import CallEnded
+from ember_jax.providers.base import Request, Response
+from ember_jax.providers.callable import Callable
+from ember_jax.providers.openai import OpenAI
 from ember_jax.testing import ChatServer
 
 matplotlib.use("agg")
@@ -311,9 +311,9 @@ def test_what_is_no_score_is_told(score, error, told, llm):
 
 
 def test_what_is_no_key_is_told(llm):
-    with pytest.raises(TypeError, match=r"`key` is a int, not a PRNG key"):
+    with pytest.raises(TypeError, match=r"`key` is 7 of type int, not a PRNG key"):
         ember.evaluate(llm, [("a", "A")], key=7)
-    with pytest.raises(TypeError, match=r"`key` is a int, not a PRNG key"):  # also where nobody takes one
+    with pytest.raises(TypeError, match=r"`key` is 7 of type int, not a PRNG key"):  # also where nobody takes one
         ember.evaluate(lambda question: question, [("a", "A")], key=7)
 
 

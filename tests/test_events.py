@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 import ember_jax as ember
-from ember_jax._errors import AuthenticationError, ServerError
-from ember_jax._providers.base import Provider, Request, Response
+from ember_jax.errors import AuthenticationError, ServerError
+from ember_jax.providers.base import Provider, Request, Response
 
 
 class Scripted(Provider):

@@ -11,12 +11,11 @@ import pytest
 from jaxtyping import Array, Float
 
 import ember_jax as ember
-from ember_jax import _errors as errors
-from ember_jax import testing
-from ember_jax._providers.callable import Callable
-from ember_jax._providers.openai import OpenAI
+from ember_jax import errors, testing
 from ember_jax._runtime import session as sessions
 from ember_jax._runtime.journal.memory import MemoryJournal
+from ember_jax.providers.callable import Callable
+from ember_jax.providers.openai import OpenAI
 
 JAX_ERRORS = (jax.errors.JaxRuntimeError, ValueError)
 REQUESTS = []

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 
 import ember_jax as ember
-from ember_jax._errors import TextError, TracedControlFlowError, UnknownDigestError
 from ember_jax._text import store
+from ember_jax.errors import TextError, TracedControlFlowError, UnknownDigestError
 
 few = settings(max_examples=max(25, settings.default.max_examples // 4))
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 import ember_jax as ember
 from ember_jax import testing
-from ember_jax._errors import GradientError
+from ember_jax.errors import GradientError
 
 SCALAR = jax.ShapeDtypeStruct((), jnp.float32)
 Vector = Float[Array, "3"]

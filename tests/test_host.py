@@ -14,7 +14,7 @@ import pytest
 from jaxtyping import Array, Float, Int
 
 import ember_jax as ember
-from ember_jax import _errors as errors
+from ember_jax import errors
 from ember_jax._runtime.journal.memory import MemoryJournal
 
 FLOAT = jax.ShapeDtypeStruct((), jnp.float32)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import httpx
 import pytest
 
-from ember_jax._errors import (
+from ember_jax.errors import (
     AuthenticationError,
     ConnectionFailedError,
     MalformedResponseError,
@@ -18,11 +18,11 @@ from ember_jax._errors import (
     RefusedRequestError,
     ServerError,
 )
-from ember_jax._providers import quota
-from ember_jax._providers.base import Message, Request, Response
-from ember_jax._providers.dialect import Dialect, Failure, HTTPAnswer, HTTPRequest, Meaning, Service, decoded
-from ember_jax._providers.http import TIMEOUT, HTTPProvider, Vendor
-from ember_jax._providers.quota import Allowance, Quota
+from ember_jax.providers import quota
+from ember_jax.providers.base import Message, Request, Response
+from ember_jax.providers.dialect import Dialect, Failure, HTTPAnswer, HTTPRequest, Meaning, Service, decoded
+from ember_jax.providers.http import TIMEOUT, HTTPProvider, Vendor
+from ember_jax.providers.quota import Allowance, Quota
 
 SERVICE = Service("Toy", "https://toy.example", ("TOY_BASE_URL", "TOY_ENDPOINT"), ("TOY_API_KEY", "TOY_TOKEN"))
 KEY = "MARKED.9876/54+3210"

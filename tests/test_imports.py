@@ -15,11 +15,11 @@ PACKAGE = Path(ember_jax.__file__).parent
 
 # Each of the package's own files and folders stands on one floor; within a folder imports make no circle.
 FLOORS = (
-    ("_errors", "_types", "_alike", "_regex", "_spilling", "_intervals"),
+    ("errors", "_types", "_alike", "_regex", "_spilling", "_intervals"),
     ("_jax",),
     ("_callback",),
     ("_text",),
-    ("_providers", "_annotations"),
+    ("providers", "_annotations"),
     ("_runtime",),
     ("_host", "_returns"),
     ("_function", "_model", "_plan"),
@@ -153,7 +153,7 @@ def test_only_one_room_knows_how_jax_writes_programs_down():
 def test_two_files_do_the_io_of_vendors():
     """The others may name a client's type; they read no environment and connect to nothing."""
     io = ("httpx", "httpx2", "aiohttp", "os", "socket", "ssl", "urllib.request", "http.client", "subprocess")
-    folder = {name: path for name, path in MODULES.items() if name.startswith("_providers.")}
+    folder = {name: path for name, path in MODULES.items() if name.startswith("providers.")}
 
     def used(path):
         tree = ast.parse(path.read_text())
@@ -166,7 +166,7 @@ def test_two_files_do_the_io_of_vendors():
                 yield from [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
 
     found = [name for name, path in folder.items() if set(used(path)) & set(io)]
-    assert found == ["_providers.http", "_providers.transport"]
+    assert found == ["providers.http", "providers.transport"]
 
 
 def test_importing_loads_nothing_that_is_heavy_or_optional():

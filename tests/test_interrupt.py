@@ -22,9 +22,9 @@ from jaxtyping import Array, Float
 
 import ember_jax as ember
 from ember_jax import testing
-from ember_jax._providers.callable import Callable
-from ember_jax._providers.openai import OpenAI
 from ember_jax._runtime.loop import get_loop
+from ember_jax.providers.callable import Callable
+from ember_jax.providers.openai import OpenAI
 
 # Against hangs only; the seconds that it took are printed.
 _SECONDS = 5.0

@@ -27,16 +27,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ember_jax as ember
-from ember_jax import _cli, testing
-from ember_jax import _errors as errors
-from ember_jax._providers.base import Finish, Message, Request, Response
-from ember_jax._providers.callable import Callable
-from ember_jax._providers.openai import OpenAI
+from ember_jax import _cli, errors, testing
 from ember_jax._runtime import session as sessions
 from ember_jax._runtime.journal import columns, file, place, stats, tables
 from ember_jax._runtime.journal.base import Entry
 from ember_jax._runtime.journal.memory import MemoryJournal, NoJournal
 from ember_jax._text.store import digest_of
+from ember_jax.providers.base import Finish, Message, Request, Response
+from ember_jax.providers.callable import Callable
+from ember_jax.providers.openai import OpenAI
 
 _HANG = 60.0
 NEWER = columns.VERSION + 1
@@ -307,7 +306,7 @@ def test_the_users_own_journal_keeps_what_services_answer(server, own):
     assert ember.Journal(own).stats().models == {"openai/small": 20}
 
 
-@pytest.mark.filterwarnings("ignore::ember_jax._errors.RepeatedSampleWarning")
+@pytest.mark.filterwarnings("ignore::ember_jax.errors.RepeatedSampleWarning")
 def test_simulated_models_and_functions_are_kept_by_the_session_alone(own):
     for _ in range(2):
         with ember.session(providers={"openai": Callable(lambda request: "yes")}) as run:
@@ -403,11 +402,11 @@ def test_no_credential_is_in_the_file(path, monkeypatch):
 # Imports what the journal needs, and not JAX, which takes seconds. So two packages are there without what they import.
 _LIGHT = f"""
 import asyncio, os, sys, types
-for name, path in ("ember_jax", {str(PACKAGE)!r}), ("ember_jax._providers", {str(PACKAGE / "_providers")!r}):
+for name, path in ("ember_jax", {str(PACKAGE)!r}), ("ember_jax.providers", {str(PACKAGE / "providers")!r}):
     package = sys.modules[name] = types.ModuleType(name)
     package.__path__ = [path]
-from ember_jax._errors import *
-from ember_jax._providers.base import Finish, Message, Request, Response
+from ember_jax.errors import *
+from ember_jax.providers.base import Finish, Message, Request, Response
 from ember_jax._runtime.journal.base import Entry
 from ember_jax._runtime.journal.sqlite import Journal
 assert "jax" not in sys.modules

@@ -531,7 +531,7 @@ def test_a_baseline_is_a_float_of_rank_0_and_does_not_broadcast():
 
 @pytest.mark.parametrize(
     ("key", "message"),
-    [(0, "a int, not a PRNG key"), (jax.random.split(KEY), "not one key"), (jnp.uint32(3), "a single word")],
+    [(0, "0 of type int, not a PRNG key"), (jax.random.split(KEY), "not one key"), (jnp.uint32(3), "a single word")],
 )
 def test_the_key_of_a_draw_is_checked(key, message):
     with pytest.raises(TypeError, match=f"learn.sample: `key` is .*{message}"):

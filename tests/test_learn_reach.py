@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 import ember_jax as ember
 from ember_jax import learn
-from ember_jax._errors import GradientError
+from ember_jax.errors import GradientError
 
 KEY = jax.random.key(0)
 XS = jnp.asarray([0.3, -0.7])

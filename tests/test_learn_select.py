@@ -256,7 +256,7 @@ def test_keys_costs_and_what_is_shown():
         ({"op": lambda: lambda question: question}, ValueError, "at least one"),
         ({"data": (QUESTIONS, GOLDS[:2])}, ValueError, "unequal length: {'question': 12, 'gold': 2}"),
         ({"data": {"question": []}}, ValueError, "no rows"),
-        ({"key": 3}, TypeError, "`key` is a int"),
+        ({"key": 3}, TypeError, "`key` is 3 of type int"),
         ({"diagnoser": lambda question, answer, gold: 1}, TypeError, r"the diagnoser <lambda> takes .*, model\)"),
         ({"budget": 0}, ValueError, "at least 1"),
         ({"method": "random"}, ValueError, "takes a budget"),

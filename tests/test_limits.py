@@ -18,13 +18,6 @@ from hypothesis import strategies as st
 
 import ember_jax as ember
 from ember_jax import Limit, Price, testing
-from ember_jax._errors import ModelError, RateLimitError
-from ember_jax._providers import quota
-from ember_jax._providers.base import Message, Provider, Request, Response
-from ember_jax._providers.callable import Callable
-from ember_jax._providers.openai import OpenAI
-from ember_jax._providers.quota import Allowance, Quota
-from ember_jax._providers.sim import Sim
 from ember_jax._runtime.budget import Budget
 from ember_jax._runtime.gate import Limiter
 from ember_jax._runtime.loop import get_loop
@@ -32,6 +25,13 @@ from ember_jax._runtime.pricing import Pricing
 from ember_jax._runtime.probe import Probe
 from ember_jax._runtime.retry import Retry
 from ember_jax._runtime.sending import Sender
+from ember_jax.errors import ModelError, RateLimitError
+from ember_jax.providers import quota
+from ember_jax.providers.base import Message, Provider, Request, Response
+from ember_jax.providers.callable import Callable
+from ember_jax.providers.openai import OpenAI
+from ember_jax.providers.quota import Allowance, Quota
+from ember_jax.providers.sim import Sim
 from ember_jax.testing import VirtualClock
 
 HANG = 60.0  # real seconds after which a test has failed; none waits for it

@@ -14,12 +14,11 @@ import pytest
 from jaxtyping import Array, Float
 
 import ember_jax as ember
-from ember_jax import _errors as errors
-from ember_jax import testing
-from ember_jax._providers.base import Message, Provider, Request, Response
-from ember_jax._providers.callable import Callable
-from ember_jax._providers.openai import OpenAI
+from ember_jax import errors, testing
 from ember_jax._runtime import session as sessions
+from ember_jax.providers.base import Message, Provider, Request, Response
+from ember_jax.providers.callable import Callable
+from ember_jax.providers.openai import OpenAI
 
 REQUESTS = []
 FORMS = {"eager": lambda f: f, "jax.jit": jax.jit, "ember.jit": ember.jit}
@@ -169,6 +168,17 @@ def test_settings_are_swept_under_vmap(setting, form):
     assert len(REQUESTS) == 2  # the same requests again
 
 
+@pytest.mark.parametrize("name", ["temperature", "max_tokens", "top_p", "seed"])
+@pytest.mark.parametrize("value", ["hot", "0.7", [0.1, 0.2], (0.1,), True, {"a": 1}])
+def test_a_setting_that_is_a_number_takes_nothing_else(name, value):
+    with pytest.raises(TypeError, match=f"the setting {name} of an LLM is .*, which is not a number") as raised:
+        ember.LLM("sim/small", **{name: value})
+    assert ("jax.vmap" in str(raised.value)) == isinstance(value, list | tuple)
+    with pytest.raises(TypeError, match=name):
+        ember.LLM("sim/small").replace(**{name: value})
+    assert not REQUESTS
+
+
 def test_a_text_for_a_setting_of_words_is_words(form):
     stops = ember.text(["1", "true", "0.5", "1e3", "stop", '["a", "1"]', '"1"'])
     sent = ["1", "true", "0.5", "1e3", "stop", ["a", "1"], "1"]
@@ -189,7 +199,7 @@ def test_a_text_for_another_setting_is_the_json_in_it():
     assert parameters() == [{"seed": 1, "logit_bias": {"50256": -100}}]
 
 
-@pytest.mark.filterwarnings("ignore::ember_jax._errors.RepeatedSampleWarning")
+@pytest.mark.filterwarnings("ignore::ember_jax.errors.RepeatedSampleWarning")
 def test_an_empty_system_prompt_is_none(form):
     for system in ("", ember.text(""), None):
         form(ember.LLM("sim/small", system=system))(ember.text("q"))
@@ -429,7 +439,7 @@ def test_typed_and_legacy_keys_of_equal_bits_are_one_sample(form):
     assert len(REQUESTS) == 3 and len({r.sample for r in REQUESTS}) == 3
 
 
-@pytest.mark.filterwarnings("ignore::ember_jax._errors.RepeatedSampleWarning")
+@pytest.mark.filterwarnings("ignore::ember_jax.errors.RepeatedSampleWarning")
 def test_no_key_is_a_sample_of_its_own_the_same_for_ever(form):
     llm = ember.LLM("sim/small")
     for _ in range(2):
@@ -454,9 +464,9 @@ def test_at_temperature_zero_a_key_means_nothing(zero):
         (jnp.zeros(3, jnp.uint32), r"uint32\[3\], not a PRNG key"),
         (jnp.zeros((3, 2), jnp.uint32), r"uint32\[3, 2\], not a PRNG key.*jax\.vmap"),
         (jnp.float32(3), r"float32\[\], not a PRNG key"),
-        (3, r"an? int, not a PRNG key; make one with jax\.random\.key"),
-        ("seed", r"a str, not a PRNG key"),
-        (np.zeros(2, np.uint32), r"a ndarray, not a PRNG key"),
+        (3, r"3 of type int, not a PRNG key; make one with jax\.random\.key"),
+        ("seed", r"'seed' of type str, not a PRNG key"),
+        (np.zeros(2, np.uint32), r"array\(\[0, 0\], dtype=uint32\) of type ndarray, not a PRNG key"),
     ],
 )
 def test_what_is_no_key_is_told_so(key, message):

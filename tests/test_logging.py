@@ -7,8 +7,8 @@ import pytest
 
 import ember_jax as ember
 from ember_jax import testing
-from ember_jax._errors import AuthenticationError, RateLimitError, ServerError
-from ember_jax._providers.base import Provider, Response
+from ember_jax.errors import AuthenticationError, RateLimitError, ServerError
+from ember_jax.providers.base import Provider, Response
 
 PROMPT, ANSWER, KEY = "a private question", "a private answer", "sk-a-private-key"
 

@@ -12,9 +12,9 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 import ember_jax as ember
-from ember_jax._errors import UnsupportedError
 from ember_jax._plan.lower import lower
 from ember_jax._plan.passes import arrange, simplify
+from ember_jax.errors import UnsupportedError
 
 SCALAR = jax.ShapeDtypeStruct((), jnp.float32)
 HANGS = 20.0  # seconds after which a barrier that did not open is a failure; none is ever waited out in a good run

@@ -35,11 +35,11 @@ from plans import (
 )
 
 import ember_jax as ember
-from ember_jax._errors import CancelledError, UnsupportedError
 from ember_jax._plan import ir
-from ember_jax._providers.base import Provider
-from ember_jax._providers.sim import delay
 from ember_jax._runtime.loop import get_loop
+from ember_jax.errors import CancelledError, UnsupportedError
+from ember_jax.providers.base import Provider
+from ember_jax.providers.sim import delay
 from ember_jax.testing import Sim, SimModel, VirtualClock
 
 # -- the makespan ----------------------------------------------------------------------------------------------------

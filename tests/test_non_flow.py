@@ -9,7 +9,7 @@ from constructs import Fails, assert_rate, calls, check_transforms, llm, questio
 
 import ember_jax as ember
 from ember_jax import learn, non
-from ember_jax._errors import SweepError
+from ember_jax.errors import SweepError
 from ember_jax.testing import Sim, SimModel
 
 GRADE = "{question}\nAnswer: {answer}\nIs that correct?"

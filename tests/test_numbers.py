@@ -15,9 +15,9 @@ import tiktoken
 from hypothesis import given
 
 import ember_jax as ember
-from ember_jax._errors import TextError
 from ember_jax._text.grammar import last_number, written
 from ember_jax._text.numbers import _hashes
+from ember_jax.errors import TextError
 
 TRANSFORMS = {"eager": lambda f: f, "jit": jax.jit}
 

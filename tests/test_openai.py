@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 import ember_jax as ember
-from ember_jax._errors import (
+from ember_jax.errors import (
     AuthenticationError,
     ConnectionFailedError,
     MalformedResponseError,
@@ -21,9 +21,9 @@ from ember_jax._errors import (
     RefusedRequestError,
     ServerError,
 )
-from ember_jax._providers.base import Message, Request
-from ember_jax._providers.openai import OpenAI
-from ember_jax._providers.sim import Sim
+from ember_jax.providers.base import Message, Request
+from ember_jax.providers.openai import OpenAI
+from ember_jax.providers.sim import Sim
 from ember_jax.testing import ChatServer, Fault, SimModel
 
 KEY = "sk-proj-MARKED-0123456789"

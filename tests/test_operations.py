@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 
 import ember_jax as ember
-from ember_jax._errors import TextError
+from ember_jax.errors import TextError
 
 words = st.text(max_size=12)
 few = settings(max_examples=max(25, settings.default.max_examples // 4))

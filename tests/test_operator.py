@@ -11,7 +11,7 @@ import pytest
 from jaxtyping import Array, Float, Int
 
 import ember_jax as ember
-from ember_jax import _errors as errors
+from ember_jax import errors
 from ember_jax._engine import island
 from ember_jax._text.text import Text
 

@@ -14,9 +14,9 @@ import pytest
 import ember_jax as ember
 from ember_jax import _intervals, learn
 from ember_jax._evaluate.result import Result
-from ember_jax._providers.base import Response
-from ember_jax._providers.callable import Callable
 from ember_jax.learn._pareto import _dominates, _on_frontier
+from ember_jax.providers.base import Response
+from ember_jax.providers.callable import Callable
 
 matplotlib.use("agg")
 

@@ -18,8 +18,8 @@ import pytest
 import travellers
 
 import ember_jax as ember
-from ember_jax._errors import FailedTextError, ForeignError, TextError, TracedControlFlowError, UnknownDigestError
 from ember_jax._text import failed, store
+from ember_jax.errors import FailedTextError, ForeignError, TextError, TracedControlFlowError, UnknownDigestError
 
 NAMES = list(travellers.MADE)
 ON_DISK = {

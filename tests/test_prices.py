@@ -11,10 +11,10 @@ from genai_prices.data_snapshot import get_snapshot
 
 import ember_jax as ember
 from ember_jax import Price
-from ember_jax._errors import BudgetError, CutAnswerWarning, UnboundedAnswerWarning, UnknownPriceWarning
-from ember_jax._providers import prices
-from ember_jax._providers.base import Message, Request, Tokens
-from ember_jax._providers.openai import OpenAI
+from ember_jax.errors import BudgetError, CutAnswerWarning, UnboundedAnswerWarning, UnknownPriceWarning
+from ember_jax.providers import prices
+from ember_jax.providers.base import Message, Request, Tokens
+from ember_jax.providers.openai import OpenAI
 from ember_jax.testing import ChatServer, Fault
 
 

@@ -32,9 +32,9 @@ import ember_jax as ember
 from ember_jax._engine.segments import SegmentRunner
 from ember_jax._jax.internals import jit_is_disabled
 from ember_jax._plan import passes
-from ember_jax._providers import callable as callables
 from ember_jax._runtime.session import Session
 from ember_jax._text import grammar, store
+from ember_jax.providers import callable as callables
 
 NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 EXAMPLES = 2_000 if NIGHTLY else 88

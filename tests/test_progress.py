@@ -15,11 +15,11 @@ import pytest
 
 import ember_jax as ember
 from ember_jax._engine import island
-from ember_jax._errors import AuthenticationError
-from ember_jax._providers.callable import Callable
-from ember_jax._providers.openai import OpenAI
 from ember_jax._runtime import progress
 from ember_jax._runtime import session as sessions
+from ember_jax.errors import AuthenticationError
+from ember_jax.providers.callable import Callable
+from ember_jax.providers.openai import OpenAI
 from ember_jax.testing import ChatServer, Fault, VirtualClock
 
 _HANG = 60.0
@@ -153,7 +153,7 @@ def mixed(word, flag):
     return jax.lax.cond(flag, lambda: llm(loud(twice + shared)), lambda: twice) + after
 
 
-@pytest.mark.filterwarnings("ignore::ember_jax._errors.RepeatedSampleWarning")
+@pytest.mark.filterwarnings("ignore::ember_jax.errors.RepeatedSampleWarning")
 @pytest.mark.parametrize("journal", ["memory", "off"])
 def test_bar_report_statistics_and_calls_count_alike(journal, drawn):
     """Of one and the same calls, some of them merged, replayed, tried again, or failed."""
@@ -408,7 +408,7 @@ CHILD = """
 import asyncio, sys
 import jax
 import ember_jax as ember
-from ember_jax._providers.openai import OpenAI
+from ember_jax.providers.openai import OpenAI
 from ember_jax._runtime import progress
 
 progress._CLOSE_SECONDS = 60  # a machine that is slow closes the bar too

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ember_jax as ember
-from ember_jax._errors import MalformedResponseError, ModelError, ServerError
-from ember_jax._providers import prices, registry
-from ember_jax._providers.base import Message, Request, Response, Tokens
-from ember_jax._providers.callable import Callable
-from ember_jax._providers.openai import OpenAI
-from ember_jax._providers.sim import Sim
+from ember_jax.errors import MalformedResponseError, ModelError, ServerError
+from ember_jax.providers import prices, registry
+from ember_jax.providers.base import Message, Request, Response, Tokens
+from ember_jax.providers.callable import Callable
+from ember_jax.providers.openai import OpenAI
+from ember_jax.providers.sim import Sim
 from ember_jax.testing import ChatServer, Fault, SimModel
 
 
@@ -350,7 +350,7 @@ def test_a_server_runs_only_within_its_block():
 def test_importing_is_cheap():
     heavy = ["httpx", "httpx_aiohttp", "aiohttp", "genai_prices", "msgspec", "pydantic"]
     code = (
-        f"import sys, ember_jax._providers.registry, ember_jax.testing; print([m for m in {heavy} if m in sys.modules])"
+        f"import sys, ember_jax.providers.registry, ember_jax.testing; print([m for m in {heavy} if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

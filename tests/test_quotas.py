@@ -15,14 +15,14 @@ from dataclasses import dataclass
 import pytest
 
 from ember_jax import Limit, Price
-from ember_jax._errors import RateLimitError
-from ember_jax._providers.base import Message, Provider, Request
-from ember_jax._providers.openai import OpenAI
 from ember_jax._runtime.budget import Budget
 from ember_jax._runtime.loop import get_loop
 from ember_jax._runtime.pricing import Pricing
 from ember_jax._runtime.retry import Retry
 from ember_jax._runtime.sending import Sender
+from ember_jax.errors import RateLimitError
+from ember_jax.providers.base import Message, Provider, Request
+from ember_jax.providers.openai import OpenAI
 from ember_jax.testing import VirtualClock
 
 HANG = 300.0

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 import ember_jax as ember
-from ember_jax import _errors as errors
-from ember_jax._providers.callable import Callable
+from ember_jax import errors
+from ember_jax.providers.callable import Callable
 
 REQUESTS = []
 KEYS = jax.random.split(jax.random.key(0), 3)

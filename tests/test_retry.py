@@ -15,11 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ember_jax as ember
-from ember_jax import Retry, testing
-from ember_jax import _errors as errors
-from ember_jax._providers.callable import Callable
-from ember_jax._providers.openai import OpenAI
+from ember_jax import Retry, errors, testing
 from ember_jax._runtime import retry
+from ember_jax.providers.callable import Callable
+from ember_jax.providers.openai import OpenAI
 from ember_jax.testing import ChatServer, Fault, SimModel, VirtualClock
 
 AT_ONCE = Retry(first=0.0)

@@ -14,12 +14,12 @@ import pytest
 
 import ember_jax as ember
 from ember_jax import testing
-from ember_jax._errors import ServerError, SweepError, UnsupportedError
-from ember_jax._providers.callable import Callable
 from ember_jax._runtime.flight import SingleFlight
 from ember_jax._runtime.loop import Loop, get_loop
 from ember_jax._runtime.memo import Memo
 from ember_jax._runtime.threads import Threads
+from ember_jax.errors import ServerError, SweepError, UnsupportedError
+from ember_jax.providers.callable import Callable
 
 _HANG = 60.0
 SCALAR = jax.ShapeDtypeStruct((), jnp.float32)
@@ -380,7 +380,7 @@ def test_an_interpreter_with_a_sweep_in_flight_exits_at_once_and_silently(functi
 _SERVED = """
     import ember_jax as ember, jax
     from ember_jax import testing
-    from ember_jax._providers.openai import OpenAI
+    from ember_jax.providers.openai import OpenAI
     with testing.ChatServer() as server:
         provider = OpenAI(server.base_url, api_key="none")
         ember.register("local", {registered})

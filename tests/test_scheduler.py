@@ -24,14 +24,14 @@ from plans import HANG, INT, TICK, Builder, critical, over_lanes, plans, rows, r
 
 import ember_jax as ember
 from ember_jax import CriticalPath, Limit, Retry, Scheduler, Topological
-from ember_jax._errors import RateLimitError, SchedulerError, ServerError, SweepError
 from ember_jax._plan import ir
 from ember_jax._plan.passes import arrange
 from ember_jax._plan.paths import paths
-from ember_jax._providers.callable import Callable
 from ember_jax._runtime.loop import get_loop
 from ember_jax._runtime.scheduler import Path
 from ember_jax._runtime.turns import Turns
+from ember_jax.errors import RateLimitError, SchedulerError, ServerError, SweepError
+from ember_jax.providers.callable import Callable
 from ember_jax.testing import VirtualClock
 
 FLOAT = jax.ShapeDtypeStruct((), np.float32)

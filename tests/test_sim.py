@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ember_jax._errors import ModelError, RefusedRequestError
-from ember_jax._providers.base import Message, Request
-from ember_jax._providers.sim import CannotCompute, Sim, SimModel, delay, first_value, reply, shown
+from ember_jax.errors import ModelError, RefusedRequestError
+from ember_jax.providers.base import Message, Request
+from ember_jax.providers.sim import CannotCompute, Sim, SimModel, delay, first_value, reply, shown
 
 N = 4000
 
@@ -395,7 +395,7 @@ def test_completing_takes_the_latency(monkeypatch):
     async def sleep(seconds):
         waited.append(seconds)
 
-    monkeypatch.setattr("ember_jax._providers.sim.asyncio.sleep", sleep)
+    monkeypatch.setattr("ember_jax.providers.sim.asyncio.sleep", sleep)
     sim = Sim({"slow": SimModel(latency=3.0), "instant": SimModel(latency=0.0)})
     slow = asyncio.run(sim.complete(request("2 + 2", model="slow")))
     asyncio.run(sim.complete(request("2 + 2", model="instant")))

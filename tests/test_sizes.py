@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tiktoken
 
-from ember_jax._errors import TextError
-from ember_jax._providers.base import Message, Request, Response
 from ember_jax._runtime import sizes
 from ember_jax._runtime.sizes import Sizes
+from ember_jax.errors import TextError
+from ember_jax.providers.base import Message, Request, Response
 
 # Bytes, and two words that are one token each: English is many characters a token, everything else one.
 RANKS = {bytes([i]): i for i in range(256)} | {

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 import ember_jax as ember
 from ember_jax import _spilling, errors
-from ember_jax._providers.base import Response
 from ember_jax._runtime.journal.base import Entry
 from ember_jax._runtime.journal.memory import MemoryJournal
 from ember_jax._text import store
+from ember_jax.providers.base import Response
 
 keys = st.integers(0, 40).map(lambda i: store.digest_of(str(i)))
 steps = st.lists(st.tuples(st.sampled_from(["put", "get"]), keys), max_size=200)
@@ -332,7 +332,7 @@ SWEEP = """
     import ember_jax as ember
     from ember_jax._engine import lane, sweep
     from ember_jax._engine.steps import lanes
-    from ember_jax._providers.sim import Sim, SimModel
+    from ember_jax.providers.sim import Sim, SimModel
     from ember_jax._text import store
 
     class Op(ember.Operator):

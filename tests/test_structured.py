@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from jaxtyping import Array, Bool, Float, Float16, Int, Integer, Num, Shaped
 
 import ember_jax as ember
-from ember_jax._errors import (
+from ember_jax._runtime.loop import get_loop
+from ember_jax.errors import (
     AnnotationError,
     CutAnswerWarning,
     LooseAnswerWarning,
@@ -30,11 +31,10 @@ from ember_jax._errors import (
     SweepError,
     TextError,
 )
-from ember_jax._providers.base import Message, Request
-from ember_jax._providers.callable import Callable
-from ember_jax._providers.openai import OpenAI
-from ember_jax._providers.sim import reply
-from ember_jax._runtime.loop import get_loop
+from ember_jax.providers.base import Message, Request
+from ember_jax.providers.callable import Callable
+from ember_jax.providers.openai import OpenAI
+from ember_jax.providers.sim import reply
 from ember_jax.testing import ChatServer, Fault, Sim, SimModel
 
 N = 4000
@@ -1085,7 +1085,7 @@ def test_new_words_neither_trace_nor_compile_again(sim):
     assert len(traces) == 1 and program._cache_size() == 1
 
 
-@pytest.mark.filterwarnings("ignore::ember_jax._errors.RepeatedSampleWarning")
+@pytest.mark.filterwarnings("ignore::ember_jax.errors.RepeatedSampleWarning")
 def test_a_class_defined_anew_makes_equal_calls(sim):
     def define():
         class Local(NamedTuple):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 import ember_jax as ember
-from ember_jax._errors import TextError
+from ember_jax.errors import TextError
 
 few = settings(max_examples=max(25, settings.default.max_examples // 4))
 names = st.sampled_from(["a", "b", "c", "d", "e"])

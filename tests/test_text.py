@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 import ember_jax as ember
-from ember_jax._errors import TextError, TracedControlFlowError, UnknownDigestError
+from ember_jax.errors import TextError, TracedControlFlowError, UnknownDigestError
 
 words = st.text(max_size=20)
 shapes = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3)

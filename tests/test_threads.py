@@ -12,7 +12,6 @@ import pytest
 
 import ember_jax as ember
 from ember_jax import errors
-from ember_jax._providers.base import Message, Request, Response
 from ember_jax._runtime import memo as memos
 from ember_jax._runtime import session as sessions
 from ember_jax._runtime.call_log import Log
@@ -23,6 +22,7 @@ from ember_jax._runtime.journal.memory import MemoryJournal
 from ember_jax._runtime.journal.reader import Reader
 from ember_jax._runtime.loop import Work
 from ember_jax._runtime.memo import Memo
+from ember_jax.providers.base import Message, Request, Response
 
 SECONDS = 20.0  # after which a test has failed; none waits for it
 

@@ -23,8 +23,8 @@ from jaxtyping import Array, Float
 
 import ember_jax as ember
 from ember_jax._engine import island, tickets
-from ember_jax._errors import RepeatedSampleWarning
 from ember_jax._runtime.loop import get_loop
+from ember_jax.errors import RepeatedSampleWarning
 
 
 @pytest.fixture(autouse=True)

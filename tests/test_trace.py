@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ember_jax as ember
-from ember_jax._errors import AuthenticationError, RateLimitError, ServerError
-from ember_jax._providers.base import Message, Provider, Request, Response
 from ember_jax._runtime import timeline
 from ember_jax._runtime.events import Attempt, CallEnded
 from ember_jax._runtime.trace import Trace
+from ember_jax.errors import AuthenticationError, RateLimitError, ServerError
+from ember_jax.providers.base import Message, Provider, Request, Response
 
 matplotlib.use("agg")
 

@@ -10,8 +10,8 @@ import httpx2
 import httpx_aiohttp
 import pytest
 
-from ember_jax._providers.openai import OpenAI
-from ember_jax._providers.transport import GivenClient, NoAnswer, OwnClient
+from ember_jax.providers.openai import OpenAI
+from ember_jax.providers.transport import GivenClient, NoAnswer, OwnClient
 from ember_jax.testing import ChatServer, Fault
 
 WAYS = {

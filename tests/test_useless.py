@@ -14,12 +14,12 @@ from jaxtyping import Array, Float
 
 import ember_jax as ember
 from ember_jax import _cli
-from ember_jax._errors import CutAnswerWarning, MalformedResponseError, NoAnswerError, SweepError
-from ember_jax._providers.base import Finish, Message, Request, Response
-from ember_jax._providers.openai import OpenAI
 from ember_jax._runtime import session as sessions
 from ember_jax._runtime.journal.base import MOST_ANSWERS, Entry, all_digests, superseding
 from ember_jax._runtime.journal.memory import MemoryJournal
+from ember_jax.errors import CutAnswerWarning, MalformedResponseError, NoAnswerError, SweepError
+from ember_jax.providers.base import Finish, Message, Request, Response
+from ember_jax.providers.openai import OpenAI
 from ember_jax.testing import ChatServer, Fault
 
 PRICE = ember.Price(1000.0, 2000.0)

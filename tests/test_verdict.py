@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 import ember_jax as ember
 from ember_jax import errors
-from ember_jax._providers.callable import Callable
-from ember_jax._providers.openai import OpenAI
 from ember_jax._runtime.verdict import is_final
+from ember_jax.providers.callable import Callable
+from ember_jax.providers.openai import OpenAI
 from ember_jax.testing import ChatServer, Fault
 
 LANES = 50

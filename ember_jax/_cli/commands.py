@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 
 from .. import __version__
-from .._errors import JournalError
+from ..errors import JournalError
 from . import journal
 from .demo import demo
 

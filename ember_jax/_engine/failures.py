@@ -10,7 +10,7 @@ flight has ended.
 import traceback
 from pathlib import Path
 
-from .._errors import InternalError, Keeping, LaneFailure, SweepError, can_be_caught
+from ..errors import InternalError, Keeping, LaneFailure, SweepError, can_be_caught
 from .lane import Frame, Lane, Part, Runs, is_seen
 from .stack import Stack
 from .window import Window

@@ -22,7 +22,6 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 
 from .. import _callback
-from .._errors import EmberError
 from .._plan.arranged import Arranged, arrange
 from .._plan.operators import LaneAxis, OperatorCall, Program, mapped_plan
 from .._runtime import failures, interrupt
@@ -32,6 +31,7 @@ from .._runtime.loop import Work, forbid_in_loop
 from .._runtime.progress import Tally
 from .._runtime.repeats import Repeated
 from .._runtime.session import Session
+from ..errors import EmberError
 from . import tickets
 from .engine import LaneEngine
 

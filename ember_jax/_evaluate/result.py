@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _intervals
-from .._errors import unquoted
+from ..errors import unquoted
 from . import picture
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._errors import told
 from .._operator.traced import name_of
 from .._text.operations import fold_in
 from .._types import Key
+from ..errors import told
 from .scores import NAMED
 from .signatures import parameters_of, takes_key
 from .tried import Attempted, causes_of, tried, values_of

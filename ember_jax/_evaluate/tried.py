@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from .._errors import told
 from .._operator.enclosing import Usage, attempt, metered
 from .._operator.jit import jit
 from .._text import failed
 from .._text.text import Text, text
+from ..errors import told
 
 
 class Attempted(NamedTuple):

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeAlias
 import jax
 from jax.extend import core as jex
 
-from .._errors import UnsupportedError
+from ..errors import UnsupportedError
 from . import versions
 from .values import is_ref
 

@@ -2,7 +2,7 @@
 
 from jax.extend import core as jex
 
-from .._errors import UnsupportedError
+from ..errors import UnsupportedError
 from .equations import (
     Host,
     Print,

@@ -14,15 +14,15 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from .._errors import TextError, UnknownDigestError
 from .._host import Caller, HostCall
-from .._providers import registry
-from .._providers.base import Message, Request, Response, is_drawn
 from .._runtime import session as sessions
 from .._runtime.journal.base import MOST_ANSWERS
 from .._text import failed, store
 from .._text.text import Text, text
 from .._types import Key, is_key, key_problem
+from ..errors import TextError, UnknownDigestError
+from ..providers import registry
+from ..providers.base import Message, Request, Response, is_drawn
 
 
 @dataclass(frozen=True)

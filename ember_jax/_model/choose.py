@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from .._errors import MalformedResponseError, TextError
-from .._providers.base import Finish, Message, Request, Response
 from .._regex import regex
 from .._text import store
 from .._text.operations import stack
 from .._text.text import Text, text
+from ..errors import MalformedResponseError, TextError
+from ..providers.base import Finish, Message, Request, Response
 from .asking import ModelCall, Note, Operands, of_same_sample
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -16,15 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _callback
-from .._errors import ModelError, TextError
 from .._host import invoke
-from .._providers.base import Request, Response
 from .._runtime import session as sessions
 from .._text import store
 from .._text.elementwise import NUMBER, TEXT, elementwise
 from .._text.operations import where
 from .._text.text import Text, text
 from .._types import Key
+from ..errors import ModelError, TextError
+from ..providers.base import Request, Response
 from .asking import ModelCall, Note, Operands, operands, prompt_text, setting
 from .choose import Choice, ChoiceCall, options_text
 from .maybe import Maybe
@@ -54,6 +54,24 @@ _KNOWN_SETTINGS = (
     "top_logprobs",
     "top_p",
     "verbosity",
+)
+
+
+# Those of them that are one number each.
+_NUMBERS = frozenset(
+    (
+        "frequency_penalty",
+        "max_completion_tokens",
+        "max_tokens",
+        "min_p",
+        "presence_penalty",
+        "repetition_penalty",
+        "seed",
+        "temperature",
+        "top_k",
+        "top_logprobs",
+        "top_p",
+    )
 )
 
 
@@ -103,7 +121,7 @@ class LLM(eqx.Module):
     it unset: `jax.vmap(lambda t: llm.replace(temperature=t)(prompt))(ember.Maybe(temperatures, are_there))`.
 
     **Raises:** `ModelError` for an unknown provider or model, when the id is known here; for a traced one when the lane
-    runs. `TypeError` for a setting that is a near miss of a common one.
+    runs. `TypeError` for a setting that is a near miss of a common one, or no number where that is one.
     """
 
     model: Text
@@ -317,7 +335,17 @@ def _system(value: Any) -> Text:
 
 
 def _canonical(name: str, value: Any) -> Text:
-    """A setting as Text: JSON, except that a string that is no JSON stands for itself."""
+    """A setting as Text: JSON, except that a string that is no JSON stands for itself.
+
+    **Raises:** `TypeError` for what is no JSON, and for what is no number where one is meant.
+    """
+    if name in _NUMBERS and isinstance(value, str | list | tuple | dict | bool):
+        several = (
+            f" To try several, map: `jax.vmap(lambda x: llm.replace({name}=x)(prompt))(jnp.array({list(value)}))`."
+            if isinstance(value, list | tuple)
+            else ""
+        )
+        raise TypeError(f"the setting {name} of an LLM is {value!r:.60}, which is not a number.{several}")
     match value:
         case Text():
             return value

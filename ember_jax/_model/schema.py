@@ -27,10 +27,10 @@ import numpy as np
 from jaxtyping import AbstractArray
 
 from .._annotations import shown
-from .._errors import AnnotationError, TextError
 from .._regex import regex
 from .._text import store
 from .._text.text import Text, TextAnnotation
+from ..errors import AnnotationError, TextError
 from .maybe import Bound, Many, Maybe
 
 # JSON's types, and the dtypes in which answers come; a string is its digest.

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from .._errors import MalformedResponseError
-from .._providers.base import Finish, Form, Request, Response
+from ..errors import MalformedResponseError
+from ..providers.base import Finish, Form, Request, Response
 from .asking import ModelCall, Note, Operands, of_same_sample
 from .schema import CUT, Misfit, NoJSON, Record, read, response_format
 

@@ -20,7 +20,6 @@ from jax.extend import core as jex
 from .. import _callback
 from .._alike import Alike, structural
 from .._engine.island import record
-from .._errors import UnsupportedError, UntestedVersionWarning
 from .._jax import jaxprs, nan, versions
 from .._jax.equations import Host, calls_host
 from .._jax.refuse import refuse
@@ -36,6 +35,7 @@ from .._runtime import session as sessions
 from .._runtime.garbage import calm
 from .._runtime.loop import forbid_in_loop
 from .._runtime.typed import typed_errors
+from ..errors import UnsupportedError, UntestedVersionWarning
 
 
 @jax.tree_util.register_pytree_node_class

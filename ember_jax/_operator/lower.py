@@ -7,7 +7,6 @@ import jax
 import numpy as np
 
 from .._callback import all_concrete
-from .._errors import Keeping, PilotError, SweepError, UnknownDigestError, UnsupportedError, can_be_caught
 from .._jax.refuse import refuse
 from .._model.asking import ModelCall
 from .._plan import ir
@@ -28,6 +27,7 @@ from .._tell.mermaid import mermaid
 from .._tell.show import show
 from .._text import store
 from .._types import is_key
+from ..errors import Keeping, PilotError, SweepError, UnknownDigestError, UnsupportedError, can_be_caught
 from .boundary import Boundary, no_mesh, split
 from .jit import boundary_for
 from .operator import Operator, boundary_of

@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 
-from .._errors import TracedControlFlowError
 from .._jax import source
 from .._jax.internals import refuses_string
+from ..errors import TracedControlFlowError
 
 # `if` and `float`, `np.asarray`, `range`.
 _CONVERSIONS = (

@@ -32,12 +32,12 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.extend import core as jex
 
-from .._errors import GradientError
 from .._jax import equations
 from .._jax.equations import Checkpoint, Cond, CustomDerivative, Host, Scan, While, calls_host, facts, leaves_xla
 from .._jax.jaxprs import Environment, evaluate
 from .._jax.values import Aval, from_raw, is_inexact, raw_aval, to_raw, vary, varying
 from .._types import is_key
+from ..errors import GradientError
 
 Values = Sequence[Any]
 

@@ -22,9 +22,9 @@ from jax.custom_batching import custom_vmap
 from jax.extend import core as jex
 
 from .. import _callback
-from .._errors import GradientError
 from .._jax.equations import called, host_function, is_island, is_named, jaxprs_in
 from .._jax.values import from_raw, raw_aval, to_raw
+from ..errors import GradientError
 from . import ir
 from .operators import LaneAxis
 from .rewrite import stacked

@@ -7,7 +7,7 @@ these times counts, and what answers with it is what *holds* the call.
 import math
 from typing import NamedTuple
 
-from .._providers.quota import Quota
+from ..providers.quota import Quota
 from .limits import MOST_IN_FLIGHT, Limit
 from .pause import Pause
 from .probe import Probe

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
-from .._errors import MalformedResponseError, RefusedRequestError, ServerError
-from .._providers.base import Form, Request, Response
+from ..errors import MalformedResponseError, RefusedRequestError, ServerError
+from ..providers.base import Form, Request, Response
 from . import log
 from .events import Attempt, Ending
 from .flight import SingleFlight

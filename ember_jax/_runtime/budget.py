@@ -29,7 +29,7 @@ import collections
 import math
 from dataclasses import dataclass
 
-from .._errors import BudgetError
+from ..errors import BudgetError
 
 _UNITS = 10**12  # in a dollar
 

@@ -19,9 +19,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from .._errors import TextError, told
-from .._providers.base import Message
 from .._text import store
+from ..errors import TextError, told
+from ..providers.base import Message
 from .events import CallEnded
 from .journal.calls import Answer, Calls, LaneIndex, answer_digests, lane_index
 from .journal.columns import COLUMNS, CallRecord, Tried

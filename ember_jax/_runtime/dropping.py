@@ -12,8 +12,8 @@ import asyncio
 import concurrent.futures
 import os
 
-from .._providers import registry
-from .._providers.base import Provider
+from ..providers import registry
+from ..providers.base import Provider
 from .loop import Loop, started
 
 # By the identity of a provider: how many calls are on their way through it. Used on the event loop only, as is what

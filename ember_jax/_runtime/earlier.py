@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from .._errors import JournalError
+from ..errors import JournalError
 from .journal.columns import CallRecord
 from .journal.sqlite import Journal
 from .session import Session

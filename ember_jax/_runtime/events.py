@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
-from .._errors import ProviderError
-from .._providers.base import Request, Response, Tokens
+from ..errors import ProviderError
+from ..providers.base import Request, Response, Tokens
 
 Ending = Literal["answered", "replayed", "merged", "failed"]
 

@@ -26,7 +26,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 
-from .._providers.quota import Quota
+from ..providers.quota import Quota
 from .allowed import Allowed, Delay
 from .bucket import per_minute
 from .limits import MOST_IN_FLIGHT, Limit, Statistics, pool_of

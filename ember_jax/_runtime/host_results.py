@@ -4,7 +4,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from .._providers.base import Request, Response
+from ..providers.base import Request, Response
 from .flight import SingleFlight
 from .journal.base import AbstractJournal, Entry
 from .memo import Memo

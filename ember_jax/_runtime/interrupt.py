@@ -26,8 +26,8 @@ import time
 from types import FrameType
 from typing import Any
 
-from .._errors import CancelledError
 from .._jax.internals import is_jaxs, runs_callback
+from ..errors import CancelledError
 from .loop import Work
 
 _CANCELLED = "the calls were stopped before they finished; a journal has kept what was answered so far."

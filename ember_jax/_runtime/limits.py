@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from .._providers.base import Provider
+from ..providers.base import Provider
 from .bucket import per_minute
 
 # The most calls in flight where no limit says otherwise. Each call is a connection, and so an open file, and processes

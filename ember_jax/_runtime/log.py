@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .._errors import ProviderError
+from ..errors import ProviderError
 
 logger = logging.getLogger("ember_jax")
 logger.addHandler(logging.NullHandler())  # without it Python prints warnings to stderr if no handler is set up

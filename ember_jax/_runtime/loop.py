@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
-from .._errors import CancelledError, UnsupportedError
+from ..errors import CancelledError, UnsupportedError
 from .threads import Threads, current_result
 
 # How long the end of the process waits, for work that is cancelled and for the thread. The thread is a daemon, so that

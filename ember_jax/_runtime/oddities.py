@@ -3,9 +3,9 @@
 import functools
 from collections.abc import Sequence
 
-from .._errors import CutAnswerWarning, LooseAnswerWarning, NoAnswerError, OtherModelWarning, SameAnswerWarning
-from .._providers.base import Finish, Request, Response
 from .._regex import regex
+from ..errors import CutAnswerWarning, LooseAnswerWarning, NoAnswerError, OtherModelWarning, SameAnswerWarning
+from ..providers.base import Finish, Request, Response
 from .warned import Warned
 
 

@@ -11,10 +11,10 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 
-from .._errors import BudgetError, UnboundedAnswerWarning, UnknownPriceWarning
-from .._providers import prices, tokens
-from .._providers.base import Provider, Request, Response, Tokens
-from .._providers.prices import Price
+from ..errors import BudgetError, UnboundedAnswerWarning, UnknownPriceWarning
+from ..providers import prices, tokens
+from ..providers.base import Provider, Request, Response, Tokens
+from ..providers.prices import Price
 from .budget import Budget, Hold, usd
 from .warned import Warned
 

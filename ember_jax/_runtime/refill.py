@@ -17,7 +17,7 @@ minute; where there is no limit either, what was there at most is.
 import enum
 import math
 
-from .._providers.quota import Allowance
+from ..providers.quota import Allowance
 
 # The seconds over which a quota is spread at most.
 _SPREAD_SECONDS = 150.0

@@ -18,9 +18,9 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from .._errors import RepeatedSampleWarning
 from .._jax import source
 from .._jax.source import SourceLine
+from ..errors import RepeatedSampleWarning
 from . import failures
 
 _FIX = (

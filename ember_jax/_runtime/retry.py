@@ -22,7 +22,7 @@ Blog, 2015.
 import math
 from dataclasses import dataclass
 
-from .._errors import (
+from ..errors import (
     ConnectionFailedError,
     MalformedResponseError,
     ProviderError,
@@ -30,7 +30,7 @@ from .._errors import (
     RefusedRequestError,
     ServerError,
 )
-from .._providers.base import Request, is_drawn
+from ..providers.base import Request, is_drawn
 
 _PASSING = (RateLimitError, ServerError, ConnectionFailedError, MalformedResponseError)
 

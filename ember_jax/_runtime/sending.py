@@ -10,9 +10,9 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
 
-from .._errors import ConnectionFailedError, ProviderError, RateLimitError
-from .._providers.base import Provider, Request, Response, Tokens
-from .._providers.quota import Quota
+from ..errors import ConnectionFailedError, ProviderError, RateLimitError
+from ..providers.base import Provider, Request, Response, Tokens
+from ..providers.quota import Quota
 from . import dropping, log, retry
 from .budget import Hold
 from .events import Attempt

@@ -19,11 +19,11 @@ from typing import Any
 
 import jax
 
-from .._errors import Keeping, PilotError
 from .._jax.internals import CALLBACK_ERRORS
-from .._providers import registry
-from .._providers.base import Provider, Request, Response, Tokens
-from .._providers.prices import Price
+from ..errors import Keeping, PilotError
+from ..providers import registry
+from ..providers.base import Provider, Request, Response, Tokens
+from ..providers.prices import Price
 from . import failures, log, progress
 from .answering import Answering, Asking, Read, itself
 from .budget import Budget, Funds

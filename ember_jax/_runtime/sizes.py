@@ -17,8 +17,8 @@ import functools
 import threading
 from typing import Any
 
-from .._providers.base import Request, Response
 from .._text.numbers import encoding_of, vocabulary
+from ..providers.base import Request, Response
 from . import log
 
 # The vocabulary for a model that tiktoken does not know.

@@ -13,7 +13,7 @@ the reports are ignored, until others show what was taken.
 import math
 from typing import NamedTuple
 
-from .._providers.quota import Allowance
+from ..providers.quota import Allowance
 from .bucket import BURST_SECONDS, Bucket, minutely
 from .refill import PERIOD, Refill, RefillKind
 

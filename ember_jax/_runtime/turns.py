@@ -19,7 +19,7 @@ import math
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from .._errors import SchedulerError
+from ..errors import SchedulerError
 from .scheduler import Path, Scheduler, Task
 
 # How many rounds of the loop pass after a call has ended before the scheduler hears of it. The calls that it sets off

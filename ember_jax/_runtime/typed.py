@@ -3,8 +3,8 @@
 import contextlib
 from collections.abc import Iterator
 
-from .._errors import CancelledError, EmberError, InternalError
 from .._jax.internals import CALLBACK_ERRORS
+from ..errors import CancelledError, EmberError, InternalError
 from . import failures, interrupt
 
 

@@ -22,8 +22,8 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-from .._errors import AuthenticationError, ProviderError, RefusedRequestError
-from .._providers.base import Provider, Request
+from ..errors import AuthenticationError, ProviderError, RefusedRequestError
+from ..providers.base import Provider, Request
 from .retry import COMMON
 
 # How many refusals in a row it takes where the model has answered before.

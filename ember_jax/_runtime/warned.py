@@ -2,7 +2,7 @@
 
 import warnings
 
-from .._providers.base import Request
+from ..providers.base import Request
 
 
 class Warned:

@@ -12,14 +12,14 @@ from .._host import HostCall
 from .._model.asking import ModelCall
 from .._model.choose import ChoiceCall
 from .._plan import ir
-from .._providers import tokens
-from .._providers.base import Request, Response, Tokens
 from .._runtime.earlier import answers
 from .._runtime.journal.columns import CallRecord
 from .._runtime.limits import MOST_IN_FLIGHT, Limit, checked, pool_of, seconds_of
 from .._runtime.session import Session
 from .._text import store
 from .._text.lengths import UNKNOWN, Span
+from ..providers import tokens
+from ..providers.base import Request, Response, Tokens
 from . import expect
 from .bounds import Bounds, ByModel, either, is_text
 from .expect import CallSite, Observation, Pilot

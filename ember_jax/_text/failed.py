@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from .._errors import FailedTextError
+from ..errors import FailedTextError
 
 # The digest of ordinary words begins with these bytes with a probability of 2^-64.
 PREFIX = b"\xff" * 8

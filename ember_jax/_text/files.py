@@ -27,9 +27,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._errors import TextError, TracedControlFlowError, UnknownDigestError
 from .._jax.internals import is_tracer
 from .._jax.nan import nan_is_a_value
+from ..errors import TextError, TracedControlFlowError, UnknownDigestError
 from . import store
 from .text import Text
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._errors import TextError
+from ..errors import TextError
 from . import operations
 from .elementwise import ElementwiseOp
 

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from .._errors import TextError
 from .._regex import regex
+from ..errors import TextError
 from . import grammar
 from .elementwise import TEXT, elementwise
 from .text import Text, as_text

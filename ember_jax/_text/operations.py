@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._errors import TextError
 from .._jax.internals import is_tracer
 from .._regex import regex
+from ..errors import TextError
 from . import grammar, store
 from .elementwise import NUMBER, TEXT, TEXTS, Kind, elementwise
 from .text import Text, as_text, text

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._errors import UnknownDigestError, portable
+from ..errors import UnknownDigestError, portable
 from . import failed, store
 
 

@@ -19,8 +19,8 @@ import os
 
 import numpy as np
 
-from .._errors import TextError, UnknownDigestError
 from .._spilling import Spilling
+from ..errors import TextError, UnknownDigestError
 from . import failed
 
 DIGEST_WORDS = 4

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._errors import TextError, told
+from ..errors import TextError, told
 from . import failed, store
 from .text import Text
 

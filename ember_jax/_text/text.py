@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt32
 
-from .._errors import TextError, TracedControlFlowError, UnknownDigestError, told
 from .._jax.internals import device_array, is_tracer
+from ..errors import TextError, TracedControlFlowError, UnknownDigestError, told
 from . import failed, portable, store
 from .elementwise import TEXT, elementwise
 

@@ -35,7 +35,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
-from .._errors import GradientError
 from .._jax import equations, jaxprs
 from .._jax.equations import Checkpoint, ClosedCall, Cond, CustomDerivative, Scan, While, host_function, jaxprs_in, view
 from .._jax.jaxprs import Environment, evaluate
@@ -43,6 +42,7 @@ from .._jax.values import from_raw, raw_aval
 from .._operator.boundary import Boundary
 from .._plan import ir, unsplit
 from .._text.elementwise import ElementwiseOp
+from ..errors import GradientError
 from ._sample import NAME
 
 

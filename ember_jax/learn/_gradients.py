@@ -29,11 +29,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
-from .._errors import GradientError
 from .._operator.boundary import Boundary
 from .._operator.traced import explained, name_of
 from .._text.text import Text
 from .._types import Key, is_key, key_problem
+from ..errors import GradientError
 from ._draws import Redraw, evaluated, outcomes, trace
 from ._reach import can_learn
 

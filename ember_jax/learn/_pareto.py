@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .. import _intervals
-from .._errors import RepeatedSampleWarning
 from .._evaluate import picture
 from .._evaluate.evaluate import evaluate_all
 from .._evaluate.result import Result, dollars
 from .._evaluate.scores import Score
 from .._types import Key
+from ..errors import RepeatedSampleWarning
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -28,7 +28,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._errors import RepeatedSampleWarning
 from .._evaluate.data import as_array, asked, check_key, columns_of, gold_of
 from .._evaluate.scorer import Answered, Scorer, answered, of_role, scored, scorer
 from .._evaluate.scores import Score
@@ -38,6 +37,7 @@ from .._operator.jit import jit
 from .._runtime.typed import typed_errors
 from .._text.text import Text, text
 from .._types import Key, is_key
+from ..errors import RepeatedSampleWarning
 
 Method = Literal["llmselector", "exhaustive", "random"]
 # For each LLM of an operator, the position of its model in the list of models.

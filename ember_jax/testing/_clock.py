@@ -25,9 +25,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from .._errors import UnsupportedError
 from .._runtime.loop import get_loop, replaced
 from .._runtime.threads import Threads
+from ..errors import UnsupportedError
 
 
 class VirtualClock:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from .._errors import RefusedRequestError
-from .._providers.base import Message, Request, Response
-from .._providers.sim import SimModel, delay, reply
+from ..errors import RefusedRequestError
+from ..providers.base import Message, Request, Response
+from ..providers.sim import SimModel, delay, reply
 
 if TYPE_CHECKING:
     from aiohttp import web

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from ..._errors import SweepError
 from ..._host import Used
 from ..._plan import ir
 from ..._text.failed import digest_for
+from ...errors import SweepError
 from ..lane import Frame, Part, inputs_of
 from ..machine import Machine
 

@@ -5,8 +5,8 @@ import hashlib
 from collections.abc import Iterable
 from typing import ClassVar, NamedTuple
 
-from ..._errors import Keeping
-from ..._providers.base import Request, Response
+from ...errors import Keeping
+from ...providers.base import Request, Response
 
 # How many answers to one question are asked for in all, if each is of no use.
 MOST_ANSWERS = 3

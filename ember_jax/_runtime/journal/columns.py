@@ -18,8 +18,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ..._providers.base import Finish, Message
 from ..._text.store import digest_of
+from ...providers.base import Finish, Message
 
 # The version of the tables, which the file's header names: one more for a change of `COLUMNS`, or of another table.
 # Files of an earlier version, down to the oldest that is read, get the columns that they lack when they are opened.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..._errors import JournalError, JournalFileError, JournalWriteError
+from ...errors import JournalError, JournalFileError, JournalWriteError
 from .columns import OLDEST, VERSION
 from .tables import APPLICATION, TABLES, migration
 

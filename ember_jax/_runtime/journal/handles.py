@@ -9,8 +9,8 @@ import weakref
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..._providers.base import Response
 from ..._text.store import digest_of
+from ...providers.base import Response
 from .. import log
 from ..loop import get_loop
 from .claims import is_claimed

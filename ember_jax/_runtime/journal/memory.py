@@ -5,8 +5,8 @@ import pickle
 import threading
 from collections.abc import Iterable
 
-from ..._providers.base import Response
 from ..._spilling import Spilling
+from ...providers.base import Response
 from .base import AbstractJournal, Entry, is_other
 
 # Answers in memory are used on the event loop, and forgotten from any thread. One lock serves all memory journals and

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ..._providers.base import Message
+from ...providers.base import Message
 from .calls import answer_digests, lane_index
 from .columns import MODEL, READ, CallRecord, lane_words
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from ..._providers.base import Response
+from ...providers.base import Response
 from .columns import READ
 
 # The columns in the order of the fields of `Response`, up to the last that is kept, with null for one between them that

@@ -37,8 +37,8 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ..._providers.base import Response
 from ..._text.store import digest_of
+from ...providers.base import Response
 from . import queries
 from .base import AbstractJournal, Claimed, Entry, is_other
 from .calls import Answer, Calls, LaneIndex, digests

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..._errors import JournalError, JournalWriteError
 from ..._text.store import digest_of
+from ...errors import JournalError, JournalWriteError
 from .base import Entry
 from .claims import Claims
 from .columns import COLUMNS

@@ -8,7 +8,7 @@ says what stands in each place. A place is named by its path, such as `.steps[0]
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from .._errors import RefusedRequestError
+from ..errors import RefusedRequestError
 
 
 class Guesses(Protocol):

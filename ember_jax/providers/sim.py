@@ -38,8 +38,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from .._errors import ModelError, RefusedRequestError
 from .._regex import regex
+from ..errors import ModelError, RefusedRequestError
 from .base import Finish, Provider, Request, Response, Tokens, is_drawn
 from .prices import Price
 from .sim_schema import fill

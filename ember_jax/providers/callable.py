@@ -4,7 +4,7 @@ import asyncio
 import inspect
 from collections import abc
 
-from .._errors import MalformedResponseError
+from ..errors import MalformedResponseError
 from .base import Provider, Request, Response
 
 

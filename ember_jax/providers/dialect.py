@@ -29,7 +29,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from .._errors import MalformedResponseError, ProviderError
+from ..errors import MalformedResponseError, ProviderError
 from .base import Request, Response, Tokens
 
 _Shape = TypeVar("_Shape")

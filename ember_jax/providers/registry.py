@@ -6,7 +6,7 @@ import functools
 import threading
 from collections.abc import Mapping
 
-from .._errors import ModelError
+from ..errors import ModelError
 from . import _BUILT_IN
 from .base import Provider
 from .sim import Sim
@@ -27,7 +27,7 @@ def register(name: str, provider: Provider) -> Provider | None:
     if not isinstance(provider, Provider):
         raise TypeError(
             f"register({name!r}, …) takes a Provider, not {type(provider).__name__}; "
-            f"wrap a function: register({name!r}, Callable(fn))."
+            f"wrap a function: register({name!r}, ember.providers.Callable(fn))."
         )
     with _lock:
         before, _providers[name] = _providers.get(name), provider

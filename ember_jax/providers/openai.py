@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from .._errors import AuthenticationError, MalformedResponseError, RefusedRequestError, ServerError
+from ..errors import AuthenticationError, MalformedResponseError, RefusedRequestError, ServerError
 from . import prices, quota
 from .base import Finish, Request, Response, Tokens
 from .dialect import (

@@ -22,7 +22,8 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .._errors import (
+from .._regex import regex
+from ..errors import (
     AuthenticationError,
     ConnectionFailedError,
     MalformedResponseError,
@@ -31,7 +32,6 @@ from .._errors import (
     RefusedRequestError,
     ServerError,
 )
-from .._regex import regex
 from . import prices, quota, tokens
 from .base import Finish, Provider, Request, Response, Tokens
 from .dialect import Dialect, Failure, HTTPAnswer, Meaning, Service, readable, stated
