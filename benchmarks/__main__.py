@@ -16,7 +16,7 @@ import hardware
 import report
 
 HERE = Path(__file__).parent
-HELPERS = {"__main__", "hardware", "report", "serving"}
+HELPERS = {"__main__", "against", "hardware", "report", "serving"}
 # Arguments of a quick run.
 QUICK = {
     "chaos": ["500"],
