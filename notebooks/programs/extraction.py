@@ -37,14 +37,14 @@ def extract(journal, asked, killed_at):
         time.sleep(0.002)
         with asked.open("a") as file:
             file.write("x")
-        if asked.stat().st_size == killed_at:
+        if asked.stat().st_size >= killed_at:
             os.kill(os.getpid(), signal.SIGKILL)
         count, fruit = re.search(r"(\d+) (\w+)\b", request.messages[-1].content).groups()
         return json.dumps({"count": int(count), "fruit": fruit, "express": "at once" in request.messages[-1].content})
 
     ember.register("mine", ember.providers.Callable(model))
     llm = ember.LLM("mine/extractor", temperature=0)
-    with ember.session(journal=journal) as run:
+    with ember.session(journal=journal, limits={"mine": ember.Limit(in_flight=8)}) as run:
         return jax.vmap(lambda row: llm.structured(row, Order))(ember.text(rows)), run.report()
 
 
@@ -55,11 +55,11 @@ elif __name__ == "__main__":
         journal, asked = Path(folder) / "run.db", Path(folder) / "asked"
         child = subprocess.run([sys.executable, __file__, journal, asked])
         kept, before = ember.Journal(journal).stats().calls, asked.stat().st_size
-        orders, report = extract(journal, asked, None)
+        orders, report = extract(journal, asked, float("inf"))
         after = asked.stat().st_size - before
     print(f"asked {before}, kept {kept}, killed; asked {after} more, replayed {report.replayed}")
     assert child.returncode == -signal.SIGKILL and KILLED_AT <= before < ROWS
-    assert after == report.requests == ROWS - kept and report.replayed == kept > KILLED_AT / 2
+    assert after == report.requests == ROWS - kept and report.replayed == kept > 0
     assert orders.count.tolist() == [i % 50 + 1 for i in range(ROWS)]
     assert orders.fruit.tolist() == [FRUITS[i % 3] for i in range(ROWS)]
     assert orders.express.tolist() == [i % 7 == 0 for i in range(ROWS)]
