@@ -25,7 +25,7 @@ def once(what: str) -> None:
 
     import ember_jax as ember
     from ember_jax import non
-    from ember_jax.providers.sim import Sim, SimModel
+    from ember_jax.providers import Sim, SimModel
 
     compiled = 0
 

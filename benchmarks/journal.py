@@ -18,8 +18,7 @@ import report
 from ember_jax._runtime.garbage import calm
 from ember_jax._runtime.journal.memory import MemoryJournal
 from ember_jax._runtime.session import Session, loop
-from ember_jax.providers.base import Message, Request, Response
-from ember_jax.providers.callable import Callable
+from ember_jax.providers import Callable, Message, Request, Response
 
 IN_FLIGHT, RUNS = 1000, 7
 

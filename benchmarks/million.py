@@ -39,8 +39,7 @@ import ember_jax as ember
 from ember_jax._engine.window import WINDOW
 from ember_jax._runtime import call_log
 from ember_jax._text import store
-from ember_jax.providers.base import Provider, Request, Response
-from ember_jax.providers.sim import Sim, SimModel
+from ember_jax.providers import Provider, Request, Response, Sim, SimModel
 
 TENTHS, PER_LANE, PER_CALL, LOGGED, TRACED = 10, 10_000, 200, 300, 120
 BLOCK = bytes(6000)

@@ -21,8 +21,8 @@ import report
 
 import ember_jax as ember
 from ember_jax import non
-from ember_jax.providers.base import Request
-from ember_jax.providers.sim import Sim, SimModel, reply
+from ember_jax.providers import Request, Sim, SimModel
+from ember_jax.providers.sim import reply
 
 SAMPLES, RUNS = 5, 5
 MODEL = SimModel(accuracy=0.7, latency=0.0)
