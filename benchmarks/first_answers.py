@@ -25,7 +25,6 @@ def once(what: str) -> None:
 
     import ember_jax as ember
     from ember_jax import non
-    from ember_jax.providers import Sim, SimModel
 
     compiled = 0
 
@@ -34,7 +33,10 @@ def once(what: str) -> None:
         compiled += name == "/jax/core/compile/backend_compile_duration"
 
     jax.monitoring.register_event_duration_secs_listener(heard)
-    models = {name: SimModel(accuracy=a, latency=0.0) for name, a in (("small", 0.7), ("medium", 0.8), ("large", 0.95))}
+    models = {
+        name: ember.providers.SimModel(accuracy=a, latency=0.0)
+        for name, a in (("small", 0.7), ("medium", 0.8), ("large", 0.95))
+    }
     small, medium, large = (ember.LLM(f"sim/{name}", temperature=0.7) for name in models)
     if what == "network":
         op = non.Cascade([non.Vote(small, n=3), large], scorer=non.Grader(medium), thresholds=0.7)
@@ -48,7 +50,7 @@ def once(what: str) -> None:
         nonlocal first
         first = first or time.perf_counter()
 
-    with ember.session(journal=None, providers={"sim": Sim(models)}, progress=False) as run:
+    with ember.session(journal=None, providers={"sim": ember.providers.Sim(models)}, progress=False) as run:
         run.watchers.append(saw)
         before, cpu, had = time.perf_counter(), time.process_time(), compiled
         jax.block_until_ready(jax.vmap(op)(questions[:50], keys[:50]).digests)

@@ -15,25 +15,30 @@ from pathlib import Path
 import hardware
 import report
 
+from ember_jax import providers
 from ember_jax._runtime.garbage import calm
 from ember_jax._runtime.journal.memory import MemoryJournal
 from ember_jax._runtime.session import Session, loop
-from ember_jax.providers import Callable, Message, Request, Response
 
 IN_FLIGHT, RUNS = 1000, 7
 
 
-async def answer(request: Request) -> Response:
+async def answer(request: providers.Request) -> providers.Response:
     await asyncio.sleep(0)
-    return Response("An answer to " + request.messages[-1].content, 12, 5, 1e-6, -0.5, "model-2026-01-01", "req-0123")
+    return providers.Response(
+        "An answer to " + request.messages[-1].content, 12, 5, 1e-6, -0.5, "model-2026-01-01", "req-0123"
+    )
 
 
-def requests(count: int) -> list[Request]:
+def requests(count: int) -> list[providers.Request]:
     parameters = {"temperature": 0.7, "max_tokens": 100}
-    return [Request("ours", "model", (Message("user", f"Question number {i}"),), parameters) for i in range(count)]
+    return [
+        providers.Request("ours", "model", (providers.Message("user", f"Question number {i}"),), parameters)
+        for i in range(count)
+    ]
 
 
-def microseconds(session: Session, asked: list[Request]) -> float:
+def microseconds(session: Session, asked: list[providers.Request]) -> float:
     """Of one call, with so many in flight."""
 
     async def run() -> float:
@@ -56,7 +61,7 @@ def compare(calls: int, folder: Path) -> None:
     found: dict[str, list[float]] = {"none": [], "memory": [], "file": [], "replay": []}
     for i in range(RUNS):
         for name, journal in (("none", None), ("memory", MemoryJournal()), ("file", folder / f"{i}.db")):
-            session = Session(journal, {"ours": Callable(answer)})
+            session = Session(journal, {"ours": providers.Callable(answer)})
             found[name].append(microseconds(session, asked))
             if name == "file":
                 found["replay"].append(microseconds(session, asked))
@@ -73,7 +78,7 @@ def compare(calls: int, folder: Path) -> None:
 
 
 def alone(folder: Path) -> None:
-    session = Session(folder / "alone.db", {"ours": Callable(answer)})
+    session = Session(folder / "alone.db", {"ours": providers.Callable(answer)})
 
     async def run() -> float:
         seconds = []

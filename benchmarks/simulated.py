@@ -20,18 +20,16 @@ import numpy as np
 import report
 
 import ember_jax as ember
-from ember_jax import non
-from ember_jax.providers import Request, Sim, SimModel
-from ember_jax.providers.sim import reply
+from ember_jax import non, providers
 
 SAMPLES, RUNS = 5, 5
-MODEL = SimModel(accuracy=0.7, latency=0.0)
+MODEL = providers.SimModel(accuracy=0.7, latency=0.0)
 vote = non.Vote(ember.LLM("sim/small"), n=SAMPLES)
 
 
-def in_a_loop(requests: list[Request]) -> list[str]:
+def in_a_loop(requests: list[providers.Request]) -> list[str]:
     """The votes of five requests after another."""
-    said = [reply(MODEL, request).text for request in requests]
+    said = [providers.sim.reply(MODEL, request).text for request in requests]
     return [Counter(said[i : i + SAMPLES]).most_common(1)[0][0] for i in range(0, len(said), SAMPLES)]
 
 
@@ -44,10 +42,10 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
 
 def paired(asked: ember.Text, keys: jax.Array) -> tuple[float, float]:
     """Seconds of a sweep in a session of its own, and of the loop."""
-    with ember.session(journal=None, providers={"sim": Sim({"small": MODEL})}) as run:
+    with ember.session(journal=None, providers={"sim": providers.Sim({"small": MODEL})}) as run:
         ours, answers = seconds(lambda: jax.block_until_ready(jax.vmap(vote)(asked, keys)))
     calls = sorted(run.calls(), key=lambda call: call.lane)
-    requests = [Request("sim", "small", call.messages, call.parameters, call.sample) for call in calls]
+    requests = [providers.Request("sim", "small", call.messages, call.parameters, call.sample) for call in calls]
     loop, expected = seconds(lambda: in_a_loop(requests))
     assert answers.tolist() == expected
     return ours, loop
