@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 import ember_jax as ember
+from ember_jax._jax import internals
 from ember_jax.errors import TextError, TracedControlFlowError, UnknownDigestError
 
 words = st.text(max_size=20)
@@ -367,3 +368,19 @@ def test_blank_digests_are_told():
     with pytest.raises(UnknownDigestError, match=r'this Text is blank.*start from `ember.text\(""\)`'):
         str(ember.Text(jnp.zeros(4, jnp.uint32)))
     assert (ember.Text(jnp.zeros(4, jnp.uint32)) == "").item() is False
+
+
+@pytest.mark.parametrize("size", [4, 1000, 100_000])
+def test_an_array_of_jax_has_memory_of_its_own(size):
+    for _ in range(10):  # whether JAX takes NumPy's memory over depends on where it lies
+        array = np.zeros(size, np.uint32)
+        made = internals.device_array(array)
+        array[:] = 7
+        assert not np.asarray(made).any()
+
+
+def test_a_part_of_a_text_does_not_change_with_the_array_that_it_was_made_of():
+    digests = np.array(ember.text(["a", "b", "c"]).digests)
+    part = ember.Text(digests)[1:]
+    digests[:] = np.asarray(ember.text("z").digests)
+    assert part.tolist() == ["b", "c"]

@@ -29,6 +29,8 @@ import numpy as np
 from jax.core import Tracer, eval_jaxpr
 from jax.extend import core as jex
 
+# -- tracing ---------------------------------------------------------------------------------------------------------
+
 # JAX's traces, by the names of their classes: those that hand on what has no tracer of theirs, and those that end with
 # it, with whether constants stay concrete there.
 _HAND_ON = ("BatchTrace", "JVPTrace", "LinearizeTrace")
@@ -44,9 +46,6 @@ def _trace() -> Any:
         return trace_ctx.trace
     except (ImportError, AttributeError):
         return None
-
-
-# -- tracing ---------------------------------------------------------------------------------------------------------
 
 
 def is_tracer(value: Any) -> TypeGuard[Tracer]:
@@ -73,8 +72,12 @@ def constants_stay_concrete() -> bool:
 
 
 def device_array(array: Any) -> jax.Array:
-    """A NumPy array as one of JAX, uncommitted. `jnp.asarray` compiles a program for each shape that it has not met."""
-    return jax.device_put(array)
+    """A NumPy array as one of JAX, uncommitted. `jnp.asarray` compiles a program for each shape that it has not met.
+
+    It is copied: on the CPU `device_put` may take over NumPy's memory, also with `may_alias=False`, and what is written
+    there later would show.
+    """
+    return jax.device_put(np.array(array))
 
 
 def jit_is_disabled() -> bool:

@@ -266,7 +266,7 @@ jax.tree_util.register_pytree_with_keys(
 def _unpickled(digests: np.ndarray, is_jax: bool, contents: portable.Contents) -> Text:
     portable.restore(digests, contents)
     with jax.ensure_compile_time_eval():
-        return Text(jnp.asarray(digests) if is_jax else digests)
+        return Text(device_array(digests) if is_jax else digests)
 
 
 def text(words: Any) -> Text:
