@@ -16,6 +16,7 @@ from ember_jax._engine import segments
 from ember_jax._engine.segments import SegmentRunner
 from ember_jax._engine.stack import Stack
 from ember_jax._engine.steps.table import START
+from ember_jax._jax.whole import InexactError
 from ember_jax._plan import ir
 from ember_jax._plan.lower import lower
 from ember_jax._plan.passes import arrange, simplify
@@ -262,3 +263,21 @@ def test_no_attempt_makes_a_value_of_a_fault(monkeypatch):
     monkeypatch.setitem(START, ir.Branch, faulty)
     with pytest.raises(errors.InternalError):
         ember.attempt(lambda x: jax.lax.cond(echo(x) > 1, lambda: echo(x + 1), lambda: x))(jnp.float32(1))
+
+
+def test_a_sum_whose_order_matters_is_compiled_in_a_thread_and_from_then_on():
+    """NumPy finds out when it adds, on the event loop, which must not be left with the compiling."""
+    rows = np.array([[1.0, 2.0], [0.1, 0.2]], np.float32)
+    (segment,) = arrange(simplify(lower(jax.make_jaxpr(jnp.sum)(jnp.zeros(2))))).nodes
+    runner = SegmentRunner(segment, [False], False)
+    assert runner.is_quick(1)
+    np.testing.assert_array_equal(runner.run([], [rows[:1]], 1)[0], [3])
+    assert runner.is_quick(1)
+    with pytest.raises(InexactError):
+        runner.run([], [rows], 2)
+    assert not runner.is_quick(2)  # as it has to be compiled
+    outputs, failed = runner.outcomes([], [rows], 2)
+    np.testing.assert_array_equal(outputs[0], jax.jit(jax.vmap(jnp.sum))(rows))
+    assert failed == {}
+    other = SegmentRunner(segment, [False], False)
+    np.testing.assert_array_equal(other.outcomes([], [rows], 2)[0][0], outputs[0])  # found out in the thread

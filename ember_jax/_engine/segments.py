@@ -155,27 +155,27 @@ class SegmentRunner:
         - `count`: the number of lanes; at most the largest capacity.
 
         **Returns:** each output, as an array over the lanes.
+
+        **Raises:** what a lane raises; `InexactError` once, if NumPy cannot be known to give XLA's bits. From then on
+        XLA computes them, which has to compile first.
         """
+        if self._whole is not None:
+            return _checked(self._run_whole(self._whole, shared, columns, count))
         start, traced, capacity = self._clock(), self._traced, _capacity(count)
-        arrays = None if self._whole is None else self._run_whole(self._whole, shared, columns, count)
-        if arrays is None:
-            arrays = self._run_compiled(capacity, shared, columns, count)
-        if is_nan_checked() and any(map(_is_refused, arrays)):  # JAX may not look in this thread any more
-            raise FloatingPointError("a computation gives NaN or infinity, and jax_debug_nans or jax_debug_infs is set")
+        arrays = _checked(self._run_compiled(capacity, shared, columns, count))
         if self._traced == traced:  # else the time is mostly that of compiling, which the next run need not
             self._took[capacity][count.bit_length()] = count, self._clock() - start
         return arrays
 
     def _run_whole(
         self, whole: WholeSegment, shared: Sequence[Any], columns: Sequence[Any], count: int
-    ) -> list[np.ndarray] | None:
-        """Computes the outputs in NumPy; `None` if that cannot be known to give the same bits."""
+    ) -> list[np.ndarray]:
         given, lanes = map(np.asarray, shared), (_stack(column, count, count) for column in columns)
         try:
             return whole.evaluate([next(given)[None] if s else next(lanes) for s in self._shared], count)
         except InexactError:
             self._whole = None  # what the program computes is not likely to be exact later
-            return None
+            raise
 
     def _run_compiled(
         self, capacity: int, shared: Sequence[Any], columns: Sequence[Any], count: int
@@ -199,6 +199,8 @@ class SegmentRunner:
         # had called already would be called a second time.
         if not self._segment.calls_python:
             with contextlib.suppress(Exception):
+                with contextlib.suppress(InexactError):
+                    return self.run(shared, columns, count), {}
                 return self.run(shared, columns, count), {}
         outputs = [np.zeros((count, *o.shape), o.dtype) for o in self._out]
         errors: dict[int, Exception] = {}
@@ -254,6 +256,13 @@ def run_segment(segment: Segment, raw: Sequence[Any]) -> list[Any]:
         outs = map(to_raw, evaluate(equation.eqn, args))
         values.update(zip(equation.outputs, outs, strict=True))
     return [values[v] for v in segment.outputs]
+
+
+def _checked(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """Results as they are. Raises `FloatingPointError` for NaN where JAX is told to look: here it may not any more."""
+    if is_nan_checked() and any(map(_is_refused, arrays)):
+        raise FloatingPointError("a computation gives NaN or infinity, and jax_debug_nans or jax_debug_infs is set")
+    return arrays
 
 
 def _is_refused(value: Any) -> bool:

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jax.extend import core as jex
 
-from .._jax.whole import Evaluate, evaluator, literal, work
-from .._plan.ir import Equation, Segment
+from .._jax.whole import Steps, steps_of, work
+from .._plan.ir import Segment
 
 # About how long NumPy takes for each number that it makes.
 _SECONDS = 5e-9
@@ -18,12 +17,11 @@ class WholeSegment:
     **Arguments:**
 
     - `segment`: the equations.
-    - `steps`: what evaluates each of them.
+    - `steps`: what evaluates them.
     """
 
-    def __init__(self, segment: Segment, steps: Sequence[Evaluate]):
-        self._segment = segment
-        self._steps = [(e, step, _literals(e)) for e, step in zip(segment.equations, steps, strict=True)]
+    def __init__(self, segment: Segment, steps: Steps):
+        self._segment, self._steps = segment, steps
         self._constants = {v: np.asarray(c)[None] for v, c in segment.constants.items()}
         self._numbers = sum(work(e.eqn) for e in segment.equations)
 
@@ -32,29 +30,19 @@ class WholeSegment:
         return _SECONDS * self._numbers * count
 
     def evaluate(self, inputs: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
-        """The outputs as arrays over the lanes, of inputs that are such arrays, or have one row for all lanes."""
+        """The outputs as arrays over the lanes, of inputs that are such arrays, or have one row for all lanes.
+
+        **Raises:** `InexactError` if the bits would depend on XLA's order.
+        """
         values = {**self._constants, **dict(zip(self._segment.inputs, inputs, strict=True))}
-        for equation, step, literals in self._steps:
-            given = zip(equation.inputs, literals, strict=True)
-            values.update(
-                zip(equation.outputs, step(*[at if v is None else values[v] for v, at in given]), strict=True)
-            )
+        self._steps.run(values)
         return [_of_all(values[v], count) for v in self._segment.outputs]
 
 
 def whole_segment(segment: Segment) -> WholeSegment | None:
     """The segment as NumPy evaluates it; `None` if only XLA can."""
-    steps: list[Evaluate] = []
-    for equation in segment.equations:
-        step = evaluator(equation.eqn)
-        if step is None:
-            return None
-        steps.append(step)
-    return WholeSegment(segment, steps)
-
-
-def _literals(equation: Equation) -> list[np.ndarray | None]:
-    return [literal(v) if isinstance(v, jex.Literal) else None for v in equation.eqn.invars]
+    steps = steps_of((e.eqn, e.inputs, e.outputs) for e in segment.equations)
+    return None if steps is None else WholeSegment(segment, steps)
 
 
 def _of_all(array: np.ndarray, count: int) -> np.ndarray:

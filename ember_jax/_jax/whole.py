@@ -17,7 +17,7 @@ bits are compared with XLA's in `tests/test_whole.py`.
 import functools
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -50,6 +50,31 @@ def work(eqn: Any) -> int:
 def literal(var: Any) -> np.ndarray:
     """A literal as the rules take it."""
     return np.asarray(var.val, var.aval.dtype)[None]
+
+
+class Steps:
+    """Equations that are evaluated one after another, on values by their names."""
+
+    def __init__(self, steps: Sequence[tuple[Evaluate, Sequence[tuple[Any, np.ndarray | None]], Sequence[Any]]]):
+        self._steps = steps
+
+    def run(self, values: dict[Any, np.ndarray]) -> None:
+        """Adds what the equations make of the values that are given, and of each other's."""
+        for evaluate, inputs, outputs in self._steps:
+            made = evaluate(*[values[name] if at is None else at for name, at in inputs])
+            values.update(zip(outputs, made, strict=True))
+
+
+def steps_of(eqns: Iterable[tuple[Any, Sequence[Any], Sequence[Any]]]) -> Steps | None:
+    """Equations, each with the names of its inputs (any for a literal) and outputs; `None` if one is only XLA's."""
+    steps: list[Any] = []
+    for eqn, inputs, outputs in eqns:
+        step = evaluator(eqn)
+        if step is None:
+            return None
+        literals = [literal(v) if isinstance(v, jex.Literal) else None for v in eqn.invars]
+        steps.append((step, list(zip(inputs, literals, strict=True)), outputs))
+    return Steps(steps)
 
 
 def _is_plain(aval: Any) -> bool:
@@ -374,19 +399,17 @@ def _called(eqn: Any) -> Evaluate | None:
     body = equations.called(eqn)
     if body is None or len(body.jaxpr.invars) != len(eqn.invars):
         return None
-    steps = [(e, evaluator(e)) for e in body.jaxpr.eqns]
-    if any(step is None for _, step in steps):
+    names = lambda atoms: [None if isinstance(a, jex.Literal) else a for a in atoms]
+    steps = steps_of((e, names(e.invars), e.outvars) for e in body.jaxpr.eqns)
+    if steps is None:
         return None
-    consts = [np.asarray(c)[None] for c in body.consts]
+    known = dict(zip(body.jaxpr.constvars, (np.asarray(c)[None] for c in body.consts), strict=True))
+    results = [(v, literal(v) if isinstance(v, jex.Literal) else None) for v in body.jaxpr.outvars]
 
     def evaluate(*arrays: np.ndarray) -> list[np.ndarray]:
-        known: dict[Any, np.ndarray] = dict(zip(body.jaxpr.constvars, consts, strict=True))
-        known.update(zip(body.jaxpr.invars, arrays, strict=True))
-        read = lambda v: literal(v) if isinstance(v, jex.Literal) else known[v]
-        for inner, step in steps:
-            assert step is not None
-            known.update(zip(inner.outvars, step(*map(read, inner.invars)), strict=True))
-        return list(map(read, body.jaxpr.outvars))
+        values: dict[Any, np.ndarray] = {**known, **dict(zip(body.jaxpr.invars, arrays, strict=True))}
+        steps.run(values)
+        return [values[v] if at is None else at for v, at in results]
 
     return evaluate
 
