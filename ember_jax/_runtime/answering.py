@@ -12,7 +12,7 @@ from .flight import SingleFlight
 from .journal.base import AbstractJournal, Claimed, Entry, Superseded, superseding
 from .oddities import no_answer
 from .scheduler import Task
-from .sending import Sender
+from .sending import Sender, Turn
 
 # The statuses of a refusal that may be about a parameter that the service does not know. `None` is that of a provider
 # that is not HTTP, and of a server error that is taken for a refusal, see `Tries.disguised`.
@@ -61,6 +61,11 @@ class Asking:
     _has_claim: bool = False
     _last: tuple[Response, Any, MalformedResponseError | None] | None = None
 
+    @property
+    def may_be_known(self) -> bool:
+        """Whether the journal may have the answer, or be unable to keep one, when the `turn` to be sent comes."""
+        return self.journal.keeping == "file" or (self.is_paid and self.journal.keeping == "session")
+
     async def turn(self) -> Response | None:
         """Is awaited when a request has its turn to be sent. Returns the answer if there is one by now.
 
@@ -85,9 +90,10 @@ class Asking:
 
     async def keep(self, request: Request, response: Response) -> Response:
         """Keeps the answer, which ends the claim. Returns the one that is kept."""
-        kept = await self.journal.put(self.digest, self.entry(request, response))
+        if self.journal.keeping != "nothing":
+            response = await self.journal.put(self.digest, self.entry(request, response))
         self._has_claim = False
-        return kept
+        return response
 
     def entry(self, request: Request, response: Response) -> Entry:
         """What the journal keeps of the call."""
@@ -104,17 +110,11 @@ class Asking:
         )
 
     def fault(self, response: Response) -> MalformedResponseError | None:
-        """Why an answer stands for nothing, or `None`. It is read once, however often it is asked about."""
-        return self._read(response)[2]
+        """Why an answer stands for nothing, or `None`."""
+        return self.reading(response)[2]
 
-    def value(self, response: Response) -> Any:
-        """What an answer stands for. Raises `MalformedResponseError` if it stands for nothing."""
-        _, value, fault = self._read(response)
-        if fault is not None:
-            raise fault
-        return value
-
-    def _read(self, response: Response) -> tuple[Response, Any, MalformedResponseError | None]:
+    def reading(self, response: Response) -> tuple[Response, Any, MalformedResponseError | None]:
+        """An answer with what it stands for, or with why it stands for nothing. It is read once."""
         if self._last is None or self._last[0] is not response:
             try:
                 self._last = response, self.read(response), None
@@ -146,17 +146,29 @@ class Answering:
         """The answer from the journal, from an equal call in flight, or from the provider; and which it was."""
         response, how = asked.journal.get(asked.digest), "replayed"
         if response is None or self._is_to_supersede(response, asked):
-            response, shared = await self._flights.do(asked.digest, self._send, request, asked)
-            how = "merged" if shared else "answered" if asked.attempts else "replayed"
-        if how != "answered":
-            self._counts[how] += 1
+            flights, digest, shared = self._flights, asked.digest, False
+            if flights.begins(digest):  # mostly, and then a coroutine less is made
+                try:
+                    response = await self._send(request, asked)
+                except BaseException as error:
+                    flights.failed(digest, error)
+                    raise
+                flights.succeeded(digest, response)
+            else:
+                response, shared = await flights.do(digest, self._send, request, asked)
+            if asked.attempts and not shared:
+                return response, "answered"
+            how = "merged" if shared else "replayed"
+        self._counts[how] += 1
         return response, how
 
     def value(self, response: Response, asked: Asking) -> Any:
         """What an answer stands for. Raises `MalformedResponseError` if it stands for nothing, and remembers that."""
-        if asked.fault(response) is not None:
+        _, value, fault = asked.reading(response)
+        if fault is not None:
             self._faulty.add(asked.digest)
-        return asked.value(response)
+            raise fault
+        return value
 
     def forget(self, digests: Iterable[bytes]) -> None:
         """Forgets that answers were of no use."""
@@ -171,10 +183,14 @@ class Answering:
 
     async def _send(self, request: Request, asked: Asking) -> Response:
         """Asks the provider, counts what the answer used, and returns when the journal has kept it."""
+        turn = asked.turn if asked.may_be_known else None
         try:
             while True:
                 try:
-                    response = await self._complete(request, asked)
+                    if request.forms:
+                        response = await self._in_a_form(request, asked, turn)
+                    else:
+                        response = await self._sender.send(request, asked.attempts, turn, asked.task)
                     break
                 except Claimed:
                     if not self._has_met_others:
@@ -190,19 +206,17 @@ class Answering:
         finally:
             asked.release()
 
-    async def _complete(self, request: Request, asked: Asking) -> Response:
-        """Sends a request; and again in its next form, if the form may be why it has failed.
+    async def _in_a_form(self, request: Request, asked: Asking, turn: Turn | None) -> Response:
+        """Sends a request that has several forms; and again in its next one, if the form may be why it has failed.
 
         **Raises:** why the first form has failed, if all have.
         """
-        if not request.forms:
-            return await self._sender.send(request, asked.attempts, asked.turn, asked.task)
         kind = request.provider, request.model, request.forms
         number = self._forms.get(kind, 0)
         refusal: RefusedRequestError | MalformedResponseError | None = None
         while refusal is None or number <= len(request.forms):
             try:
-                response = await self._sender.send(request.in_form(number), asked.attempts, asked.turn, asked.task)
+                response = await self._sender.send(request.in_form(number), asked.attempts, turn, asked.task)
             except (RefusedRequestError, MalformedResponseError) as error:
                 last = asked.attempts[-1].error if asked.attempts else None
                 # Another error was taken for a refusal. But this form was answered before.

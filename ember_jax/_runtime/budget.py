@@ -233,6 +233,24 @@ class Hold:
             self._budget.give_back(self._amount, spent, lost)
 
 
+class Unlimited(Hold):
+    """What any call of a budget without a cap takes: nothing is reserved, and what was spent is counted."""
+
+    __slots__ = ()
+
+    def __init__(self, budget: Budget):
+        super().__init__(budget, 0.0)
+
+    def is_reserved(self) -> bool:
+        return True
+
+    def give_back(self) -> None:
+        """Nothing was reserved."""
+
+    def _end(self, spent: int = 0, lost: int = 0) -> None:
+        self._budget.give_back(0, spent, lost)
+
+
 def usd(dollars: float) -> str:
     """Dollars as they are shown."""
     return f"${dollars:,.6f}"

@@ -15,7 +15,7 @@ from ..errors import BudgetError, UnboundedAnswerWarning, UnknownPriceWarning
 from ..providers import prices, tokens
 from ..providers.base import Provider, Request, Response, Tokens
 from ..providers.prices import Price
-from .budget import Budget, Hold, usd
+from .budget import Budget, Hold, Unlimited, usd
 from .warned import Warned
 
 
@@ -43,6 +43,7 @@ class Pricing:
         self._own = dict(own)
         self._provider = provider
         self._budget = budget
+        self._unlimited = None if budget.asks_worst or not budget.is_open else Unlimited(budget)
         self.tables: set[str] = set()
         self._warned = Warned()
         # The service tiers that have answered without being asked for, by provider and model.
@@ -68,6 +69,8 @@ class Pricing:
 
     def hold(self, request: Request) -> Hold:
         """What a call is to take of the budget. Raises `BudgetError` if nothing bounds its answer."""
+        if self._unlimited is not None:
+            return self._unlimited
         return Hold(self._budget, self._reserved(request) if self._budget.asks_worst else 0.0)
 
     def worst(self, request: Request) -> float:
@@ -83,7 +86,7 @@ class Pricing:
         tiers = () if prices.asked_tier(request) else self._tiers.get((request.provider, request.model), ())
         return max(provider.most_cost(r, tokens) for r in (request, *(_at_tier(request, tier) for tier in tiers)))
 
-    def priced(self, request: Request, response: Response) -> Response:
+    def priced(self, request: Request, response: Response, provider: Provider) -> Response:
         """The answer with its cost filled in, by the session's own price if there is one. Warns if it is not known."""
         own = self._of(request)
         is_counted = response.input_tokens or response.output_tokens
@@ -92,10 +95,10 @@ class Pricing:
             is_known = is_counted or own.most(1, 1) == 0
             response = response._replace(cost=self.cost(request, response.tokens) if is_known else math.nan)
         else:
-            self._note_table(request)
+            self._note_table(request, provider.price_table)
         if response.service_tier and not (prices.is_standard(response.service_tier) or prices.asked_tier(request)):
             self._tiers.setdefault((request.provider, request.model), set()).add(response.service_tier)
-        if math.isnan(response.cost) and not self._provider(request.provider).is_local:
+        if math.isnan(response.cost) and not provider.is_local:
             # Two causes: no price is known, or the price is but not the tokens. Each has another remedy.
             so = "what its calls cost is not counted, and the report's cost_usd is NaN"
             if is_counted or math.isnan(self.cost(request, Tokens())):
@@ -105,13 +108,14 @@ class Pricing:
                 self._warned.tell(request, UnknownPriceWarning, words)
         return response
 
-    def _note_table(self, request: Request) -> None:
+    def _note_table(self, request: Request, table: str) -> None:
         """Notes the table that an answer is priced by, if it has the model."""
-        table = self._provider(request.provider).price_table
         if table and table not in self.tables and not math.isnan(self.cost(request, Tokens())):
             self.tables.add(table)
 
     def _of(self, request: Request) -> Price | None:
+        if not self._own:
+            return None
         return self._own.get(f"{request.provider}/{request.model}") or self._own.get(request.provider)
 
     def _reserved(self, request: Request) -> float:

@@ -7,8 +7,8 @@ the gate, so that it does not wait again behind the calls that came after it.
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, TypeAlias
 
 from ..errors import ConnectionFailedError, ProviderError, RateLimitError
 from ..providers.base import Provider, Request, Response, Tokens
@@ -27,10 +27,6 @@ from .verdict import Docket, NotSent, Tracked
 
 # Is awaited when a request has its turn to be sent. Returns its answer, if there is one by then.
 Turn: TypeAlias = Callable[[], Awaitable[Response | None]]
-
-
-async def _nothing_known() -> None:
-    """There is no answer but the provider's."""
 
 
 class Sender:
@@ -78,20 +74,20 @@ class Sender:
             f"{request.provider}/{request.model}", lane, scope, path, self._sizes_of(request).estimate(request)
         )
 
-    async def send(
+    def send(
         self,
         request: Request,
         attempts: list[Attempt],
-        turn: Turn = _nothing_known,
+        turn: Turn | None = None,
         task: Task | None = None,
-    ) -> Response:
+    ) -> Coroutine[Any, Any, Response]:
         """Answers a request.
 
         **Arguments:**
 
         - `attempts`: each attempt is appended to it.
         - `turn`: is awaited when the request has its turn to be sent, each time. If it returns an answer or raises,
-            nothing is sent.
+            nothing is sent. `None` if nothing but the provider can have an answer.
         - `task`: `None` if no scheduler is to be asked.
 
         **Raises:** what `turn` raises; the `ProviderError` of the last attempt, or of another call if this one could
@@ -99,33 +95,18 @@ class Sender:
         sent, as the service holds it back for longer than the policy allows; `ConnectionFailedError` at the call's
         deadline; `BudgetError` before an attempt that the budget cannot pay; `SchedulerError` if the scheduler fails.
         """
-        hold = self._pricing.hold(request)
-        try:
-            # One for all attempts: who answers the first is asked again.
-            provider = self._provider(request.provider)
-            dropping.hold(provider)
-            try:
-                if self._policy.deadline is None:
-                    return await self._try(request, provider, hold, None, attempts, turn, task)
-                return await self._in_time(request, provider, hold, attempts, turn, task)
-            finally:
-                dropping.let_go(provider)
-        finally:
-            hold.give_back()
+        # The coroutine itself, and not one that awaits it: each takes time, of which a local call takes little.
+        if self._policy.deadline is None:
+            return self._try(request, None, attempts, turn, task)
+        return self._in_time(request, attempts, turn, task)
 
     async def _in_time(
-        self,
-        request: Request,
-        provider: Provider,
-        hold: Hold,
-        attempts: list[Attempt],
-        turn: Turn,
-        task: Task | None,
+        self, request: Request, attempts: list[Attempt], turn: Turn | None, task: Task | None
     ) -> Response:
         deadline = asyncio.timeout(None)  # it begins to run with the first attempt, see `_try`
         try:
             async with deadline:
-                return await self._try(request, provider, hold, deadline, attempts, turn, task)
+                return await self._try(request, deadline, attempts, turn, task)
         except TimeoutError:
             if not deadline.expired():  # it is another's, such as that of a Python function behind the provider
                 raise
@@ -137,59 +118,67 @@ class Sender:
     async def _try(
         self,
         request: Request,
-        provider: Provider,
-        hold: Hold,
         deadline: asyncio.Timeout | None,
         attempts: list[Attempt],
-        turn: Turn,
+        turn: Turn | None,
         task: Task | None,
     ) -> Response:
         """Attempts, until one succeeds or no other can."""
         loop = asyncio.get_running_loop()  # which asks the system for the process, and takes a microsecond
-        gate = self._gate(request, provider, loop)
+        hold = self._pricing.hold(request)
+        provider = self._provider(request.provider)  # one for all attempts: who answers the first is asked again
+        gate, call = self._gate(request, provider, loop), self._docket.track(request, provider)
         tries, began, place, clock = Tries(self._policy, request), 0.0, None, loop.time
-        call = self._docket.track(request, provider)
-        while True:
-            trial = None
-            try:
-                trial = None if call.is_free else await call.trial()
-                # The reservation comes before the turn. In the other order a call that waits for money would hold a
-                # slot, which calls that are cheap enough could use.
-                if not hold.is_reserved():
-                    await hold.reserve()
-                # An open gate is passed without an admission: that costs time, of which a local call takes little.
-                is_free = gate.is_open and task is None
-                # A call that was sent before has its deadline, which runs already.
-                patience = self._policy.seconds if tries.made else self._policy.patience
-                admission = None if is_free else await self._admitted(call, gate, place, patience, task)
-                if admission is not None:
-                    place = admission.turn
-                # The last moment before the request is sent, as it may have waited for hours.
-                if (known := await self._known(call, gate, admission, turn)) is not None:
-                    return known
-                if tries.made:
-                    self._count("retries")
-                else:
-                    began = clock()
-                    if deadline is not None and self._policy.deadline is not None:
-                        deadline.reschedule(began + self._policy.deadline)
-                tries.made += 1
-                return await self._attempt(call, provider, gate, admission, hold, attempts)
-            except TooLong as wait:
-                raise _too_long(request, self._policy, wait) from None
-            except NotSent as told:
-                raise told.cause from None
-            except ProviderError as error:
-                seconds, is_held = self._again(request, error, tries, gate, clock() - began)
-            finally:
-                if trial is not None:
-                    call.done(trial)
-                if self._turns is not None and task is not None:
-                    self._turns.leave(task)
-            # A call that the gate holds back need not sleep too. But if there is a scheduler, it sleeps here, as at the
-            # gate it would hold the scheduler's slot.
-            if not is_held or task is not None:
-                await asyncio.sleep(seconds)
+        dropping.hold(provider)
+        try:
+            while True:
+                trial = None
+                try:
+                    trial = None if call.is_free else await call.trial()
+                    # The reservation comes before the turn. In the other order a call that waits for money would hold a
+                    # slot, which calls that are cheap enough could use.
+                    if not hold.is_reserved():
+                        await hold.reserve()
+                    # An open gate is passed without an admission: that costs time, of which a local call takes little.
+                    is_free = gate.is_open and task is None
+                    # A call that was sent before has its deadline, which runs already.
+                    patience = self._policy.seconds if tries.made else self._policy.patience
+                    admission = None if is_free else await self._admitted(call, gate, place, patience, task)
+                    if admission is not None:
+                        place = admission.turn
+                    # The last moment before the request is sent, as it may have waited for hours.
+                    if turn is not None and (known := await self._known(gate, admission, turn)) is not None:
+                        return known
+                    if (why := call.fault()) is not None:
+                        if admission is not None:
+                            gate.give_back(admission)
+                        raise why
+                    if tries.made:
+                        self._count("retries")
+                    else:
+                        began = clock()
+                        if deadline is not None and self._policy.deadline is not None:
+                            deadline.reschedule(began + self._policy.deadline)
+                    tries.made += 1
+                    return await self._attempt(call, provider, gate, admission, hold, attempts)
+                except TooLong as wait:
+                    raise _too_long(request, self._policy, wait) from None
+                except NotSent as told:
+                    raise told.cause from None
+                except ProviderError as error:
+                    seconds, is_held = self._again(request, error, tries, gate, clock() - began)
+                finally:
+                    if trial is not None:
+                        call.done(trial)
+                    if self._turns is not None and task is not None:
+                        self._turns.leave(task)
+                # A call that the gate holds back need not sleep too. But if there is a scheduler, it sleeps here, as at
+                # the gate it would hold the scheduler's slot.
+                if not is_held or task is not None:
+                    await asyncio.sleep(seconds)
+        finally:
+            dropping.let_go(provider)
+            hold.give_back()
 
     def _again(
         self, request: Request, error: ProviderError, tries: Tries, gate: Gate, spent: float
@@ -226,13 +215,11 @@ class Sender:
         size = self._sizes_of(call.request).estimate(call.request, count=gate.limits_tokens)
         return await gate.enter(size, priority=priority, turn=place, patience=patience, refused=call.fault)
 
-    async def _known(self, call: Tracked, gate: Gate, admission: Admission | None, turn: Turn) -> Response | None:
+    async def _known(self, gate: Gate, admission: Admission | None, turn: Turn) -> Response | None:
         """Tells that a request has its turn; if it is then not to be sent, gives the turn back to the gate."""
         is_to_be_sent = False
         try:
             known = await turn()
-            if known is None and (why := call.fault()) is not None:
-                raise why
             is_to_be_sent = known is None
             return known
         finally:
@@ -252,7 +239,7 @@ class Sender:
         self._count("requests")
         request, began = call.request, time.time()
         try:
-            response = self._pricing.priced(request, await provider.complete(request))
+            response = self._pricing.priced(request, await provider.complete(request), provider)
         except ProviderError as error:
             attempts.append(Attempt(began, time.time(), error))
             self._count("failed")

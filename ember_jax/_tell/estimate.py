@@ -220,7 +220,7 @@ def answer(
     session: Session, request: Request, response: Response, scope: str, lane: tuple[int, ...], seconds: float = math.nan
 ) -> Observation:
     """An answer as what is expected of others like it. A price of the session's own counts, else what it has cost."""
-    cost = session.pricing.priced(request, response).cost
+    cost = session.pricing.priced(request, response, session.provider(request.provider)).cost
     amounts = (1, response.input_tokens, response.output_tokens, cost)
     return Observation((scope, f"{request.provider}/{request.model}"), lane[0] if lane else None, amounts, seconds)
 

@@ -79,14 +79,26 @@ class Request:
 
     def digest(self, endpoint: str = "") -> bytes:
         """32 bytes that are equal exactly for equal requests to one endpoint, on every machine."""
-        # The hash of a JSON list, in canonical form, of all that is asked. The list is put together by hand, because
-        # every call needs a digest, nearly all values are strings, and `json.dumps` takes five times as long.
-        messages = _canonical_messages(self.messages)
-        parameters = _canonical(dict(self.parameters)) if self.parameters else "{}"
-        sample = "null" if self.sample is None else _quoted(self.sample)
-        where = f",{_quoted(endpoint)}" if endpoint else ""
-        canonical = f"[{_quoted(self.provider)},{_quoted(self.model)},[{messages}],{parameters},{sample}{where}]"
-        return hashlib.blake2b(canonical.encode("ascii"), digest_size=32).digest()
+        return digest(self.provider, self.model, self.messages, self.parameters, self.sample, endpoint)
+
+
+def digest(
+    provider: str,
+    model: str,
+    messages: tuple[Message, ...],
+    parameters: Mapping[str, Any],
+    sample: str | None,
+    endpoint: str = "",
+) -> bytes:
+    """That of the request which these are the fields of."""
+    # The hash of a JSON list, in canonical form, of all that is asked. The list is put together by hand, because every
+    # call needs a digest, nearly all values are strings, and `json.dumps` takes five times as long.
+    said = _canonical_messages(messages)
+    how = _canonical(dict(parameters)) if parameters else "{}"
+    which = "null" if sample is None else _quoted(sample)
+    where = f",{_quoted(endpoint)}" if endpoint else ""
+    canonical = f"[{_quoted(provider)},{_quoted(model)},[{said}],{how},{which}{where}]"
+    return hashlib.blake2b(canonical.encode("ascii"), digest_size=32).digest()
 
 
 @functools.lru_cache(maxsize=16)  # mostly the samples of one prompt are asked for one after another

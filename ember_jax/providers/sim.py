@@ -40,7 +40,7 @@ from typing import Any, NamedTuple
 
 from .._regex import regex
 from ..errors import ModelError, RefusedRequestError
-from .base import Finish, Provider, Request, Response, Tokens, is_drawn
+from .base import Finish, Provider, Request, Response, Tokens, digest, is_drawn
 from .prices import Price
 from .sim_schema import fill
 
@@ -268,10 +268,12 @@ class _Draws:
     """
 
     def __init__(self, request: Request):
-        material = {k: v for k, v in request.parameters.items() if k not in _IMMATERIAL}
+        material = request.parameters
+        if not _IMMATERIAL.isdisjoint(material):
+            material = {k: v for k, v in material.items() if k not in _IMMATERIAL}
         sample = request.sample if is_drawn(material) else None
         # The provider's name is left out: the same model under another name must answer the same.
-        self._seed = Request("", request.model, request.messages, material, sample).digest()
+        self._seed = digest("", request.model, request.messages, material, sample)
 
     def uniform(self, purpose: str) -> float:
         """Uniform in [0, 1), by 53 bits, all that a double holds; independent of any other purpose's."""
