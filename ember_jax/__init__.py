@@ -3,13 +3,11 @@
 The plan runs the calls; XLA runs the numbers.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from . import errors as errors
-from . import learn as learn
 from . import providers as providers
-from . import testing as testing
-from ._evaluate import scores as scores
-from ._evaluate.evaluate import evaluate as evaluate
-from ._evaluate.result import Result as Result
 from ._function import host as host
 from ._model.choose import Choice as Choice
 from ._model.llm import LLM as LLM
@@ -21,8 +19,6 @@ from ._operator.enclosing import Usage as Usage
 from ._operator.enclosing import attempt as attempt
 from ._operator.enclosing import metered as metered
 from ._operator.jit import jit as jit
-from ._operator.lower import Plan as Plan
-from ._operator.lower import lower as lower
 from ._operator.operator import Operator as Operator
 from ._operator.operator import operator as operator
 from ._runtime.dropping import register as register
@@ -35,7 +31,6 @@ from ._runtime.scheduler import Task as Task
 from ._runtime.scheduler import Topological as Topological
 from ._runtime.session import Report as Report
 from ._runtime.session import session as session
-from ._tell.estimate import Estimate as Estimate
 from ._text.files import load as load
 from ._text.files import save as save
 from ._text.numbers import features as features
@@ -59,3 +54,38 @@ __version__ = "0.1.0"  # the package's own metadata are made from it
 
 # isort: split
 from . import non as non  # written with the names above
+
+if TYPE_CHECKING:
+    from . import learn as learn
+    from . import testing as testing
+    from ._evaluate import scores as scores
+    from ._evaluate.evaluate import evaluate as evaluate
+    from ._evaluate.result import Result as Result
+    from ._operator.lower import Plan as Plan
+    from ._operator.lower import lower as lower
+    from ._tell.estimate import Estimate as Estimate
+
+# What a program that only makes calls does not need, with the modules that it is in (or that it is). It is imported
+# when it is first asked for, as that takes a quarter of the time that the rest does.
+_LATER = {
+    "learn": "learn",
+    "testing": "testing",
+    "scores": "_evaluate.scores",
+    "evaluate": "_evaluate.evaluate",
+    "Result": "_evaluate.result",
+    "Plan": "_operator.lower",
+    "lower": "_operator.lower",
+    "Estimate": "_tell.estimate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_LATER[name]}")
+    found = globals()[name] = getattr(module, name, module)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER} - {"importlib", "TYPE_CHECKING", "Any"})

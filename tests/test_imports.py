@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -58,7 +59,8 @@ def imported(name):
     tree = ast.parse(MODULES[name].read_text())
     here = [] if name == "__init__" else name.split(".")
     base = here if is_package(name) else here[:-1]
-    at_top = set(map(id, tree.body))
+    for_types = [inside for node in tree.body if _is_for_types(node) for inside in node.body]
+    at_top = set(map(id, [*tree.body, *for_types]))
     for node in ast.walk(tree):
         targets = []
         if isinstance(node, ast.ImportFrom):
@@ -79,6 +81,10 @@ def imported(name):
             if name == "__init__" and target in ON_TOP:
                 continue
             yield target, node.lineno, id(node) not in at_top
+
+
+def _is_for_types(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -184,3 +190,24 @@ print(threading.active_count(), xla_bridge.backends_are_initialized())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout.split()) == (0, ["1", "False"]), done.stderr
+
+
+@pytest.mark.parametrize("name", ["__init__", "providers"])
+def test_what_is_imported_later_is_what_type_checkers_see(name):
+    package = importlib.import_module("ember_jax" if name == "__init__" else f"ember_jax.{name}")
+    tree = ast.parse(MODULES[name].read_text())
+    seen = {
+        alias.name: f"{node.module}.{alias.name}" if node.module else alias.name
+        for block in tree.body
+        if _is_for_types(block)
+        for node in block.body
+        for alias in node.names
+    }
+    assert seen.keys() == {*getattr(package, "_LATER", ()), *getattr(package, "_VENDORS", ())}
+    assert seen.keys() <= {*dir(package)}
+    for public, path in seen.items():
+        found = getattr(package, public)
+        module = sys.modules.get(f"{package.__name__}.{path}")
+        assert found is (module or getattr(sys.modules[f"{package.__name__}.{path.rpartition('.')[0]}"], public))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        package.nothing  # noqa: B018

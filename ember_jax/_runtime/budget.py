@@ -71,6 +71,7 @@ class Budget:
 
     **Attributes:**
 
+    - `has_cap`: whether anything bounds what may be spent.
     - `asks_worst`: whether a call's worst case has to be worked out. It has not if the cap is 0 or infinite, as the
         answer to `reserve` is then the same for every amount.
 
@@ -80,6 +81,7 @@ class Budget:
     def __init__(self, cap: float):
         if not (isinstance(cap, int | float) and cap >= 0):
             raise ValueError(f"session(budget_usd={cap!r}): give US dollars, at least 0, or None for no budget.")
+        self.has_cap = cap < math.inf
         self.asks_worst = 0 < cap < math.inf
         self._dollars = float(cap)
         self._cap = _units(cap) if cap < math.inf else math.inf
@@ -182,7 +184,8 @@ class Budget:
 
 
 class Hold:
-    """What one call reserves of a budget, from its first attempt to its last.
+    """What one call reserves of a budget, from its first attempt to its last. Of one without a cap it is nothing, and
+    one hold may serve any number of calls.
 
     **Arguments:**
 
@@ -190,12 +193,12 @@ class Hold:
     - `worst`: the US dollars that one attempt may cost at most.
     """
 
-    __slots__ = ("_amount", "_budget", "_holds")
+    __slots__ = ("_amount", "_budget", "_holds", "_stays")
 
     def __init__(self, budget: Budget, worst: float):
         self._budget = budget
         self._amount = _units(worst)
-        self._holds = False
+        self._holds = self._stays = not (budget.has_cap or self._amount)
 
     def is_reserved(self) -> bool:
         """Whether the next attempt can go at once: the last one has left its reservation, or it costs nothing."""
@@ -229,26 +232,8 @@ class Hold:
 
     def _end(self, spent: int = 0, lost: int = 0) -> None:
         if self._holds:
-            self._holds = False
+            self._holds = self._stays
             self._budget.give_back(self._amount, spent, lost)
-
-
-class Unlimited(Hold):
-    """What any call of a budget without a cap takes: nothing is reserved, and what was spent is counted."""
-
-    __slots__ = ()
-
-    def __init__(self, budget: Budget):
-        super().__init__(budget, 0.0)
-
-    def is_reserved(self) -> bool:
-        return True
-
-    def give_back(self) -> None:
-        """Nothing was reserved."""
-
-    def _end(self, spent: int = 0, lost: int = 0) -> None:
-        self._budget.give_back(0, spent, lost)
 
 
 def usd(dollars: float) -> str:

@@ -15,7 +15,7 @@ from ..errors import BudgetError, UnboundedAnswerWarning, UnknownPriceWarning
 from ..providers import prices, tokens
 from ..providers.base import Provider, Request, Response, Tokens
 from ..providers.prices import Price
-from .budget import Budget, Hold, Unlimited, usd
+from .budget import Budget, Hold, usd
 from .warned import Warned
 
 
@@ -43,7 +43,7 @@ class Pricing:
         self._own = dict(own)
         self._provider = provider
         self._budget = budget
-        self._unlimited = None if budget.asks_worst or not budget.is_open else Unlimited(budget)
+        self._unlimited = None if budget.has_cap else Hold(budget, 0.0)
         self.tables: set[str] = set()
         self._warned = Warned()
         # The service tiers that have answered without being asked for, by provider and model.

@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .. import Key, Operator, Text, learn
+import ember_jax  # whose `learn` is imported when it is first asked for
+
+from .. import Key, Operator, Text
 from ._members import Member, Members, answer_of, as_members, for_each, for_role, numbers, shown
 from ._scoring import as_scorer, score
 
@@ -113,7 +115,7 @@ class Cascade(Operator):
         temperature = jnp.maximum(jax.lax.stop_gradient(self.temperature), _COLDEST)
         margin = (jnp.where(unknown, 0.0, value) - self.thresholds[stage]) / temperature
         logits = jnp.stack([jnp.where(unknown, -jnp.inf, margin), jnp.zeros_like(margin)])
-        return learn.sample(logits, for_role(key, "gate")) == 0
+        return ember_jax.learn.sample(logits, for_role(key, "gate")) == 0
 
 
 def _is_cold(temperature: Any) -> bool:

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from .. import LLM, Key, Operator, Text, learn
+import ember_jax  # whose `learn` is imported when it is first asked for
+
+from .. import LLM, Key, Operator, Text
 from ._members import Member, Members, answer_of, as_member, as_members, ask, flag, for_each, for_role, shown
 
 # A function of `(question)` or `(question, key)` that returns an integer, or logits `float[n]` for n members.
@@ -68,6 +70,8 @@ class Router(Operator):
             if picked.shape == () and jnp.issubdtype(picked.dtype, jnp.integer) and not self.sampled:
                 return jnp.clip(picked, 0, n - 1)
             if picked.shape == (n,) and jnp.issubdtype(picked.dtype, jnp.floating):
-                return learn.sample(picked, for_role(key, "draw")) if self.sampled else jnp.argmax(picked)
+                if self.sampled:
+                    return ember_jax.learn.sample(picked, for_role(key, "draw"))
+                return jnp.argmax(picked)
         gives = f"float logits of shape [{n}] to draw from" if self.sampled else f"an integer, or float logits of [{n}]"
         raise TypeError(f"Router.rule gives {gives}, for {n} members, and returned {shown(found)}.")

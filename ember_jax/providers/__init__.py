@@ -1,14 +1,40 @@
 """Whom calls are made through: `ember.providers`."""
 
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
 from .base import Message as Message
 from .base import Provider as Provider
 from .base import Request as Request
 from .base import Response as Response
 from .callable import Callable as Callable
-from .openai import OpenAI as OpenAI
 from .sim import Sim as Sim
 from .sim import SimModel as SimModel
 
-# The provider names that a model id may begin with when nothing was registered. The table stands here and not in the
-# registry: to add a vendor, one writes the vendor's own file and its lines in this one, and edits nothing else.
-_BUILT_IN: dict[str, type[Provider]] = {"sim": Sim, "openai": OpenAI}
+if TYPE_CHECKING:
+    from .openai import OpenAI as OpenAI
+
+# The classes of vendors, with the files they are in. They are imported when they are first asked for.
+_VENDORS = {"OpenAI": "openai"}
+
+# The provider names that a model id may begin with when nothing was registered, with the names of their classes. The
+# table stands here and not in the registry: to add a vendor, one writes the vendor's own file and its lines in this
+# one, and edits nothing else.
+_BUILT_IN = {"sim": "Sim", "openai": "OpenAI"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _VENDORS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_VENDORS[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_VENDORS} - {"importlib", "sys", "TYPE_CHECKING", "Any"})
+
+
+def _built_in(name: str) -> Provider:
+    """Makes the provider that a name stands for when nothing was registered under it."""
+    return getattr(sys.modules[__name__], _BUILT_IN[name])()

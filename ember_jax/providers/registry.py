@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 
 from ..errors import ModelError
-from . import _BUILT_IN
+from . import _BUILT_IN, _built_in
 from .base import Provider
 from .sim import Sim
 
@@ -49,7 +49,7 @@ def get(name: str, instead: Mapping[str, Provider] | None = None) -> Provider:
         if name in _providers:
             return _providers[name]
         if name in _BUILT_IN:  # made when first asked for, so that a provider nobody uses costs nothing
-            return _providers.setdefault(name, _BUILT_IN[name]())
+            return _providers.setdefault(name, _built_in(name))
         known = sorted({*_providers, *_BUILT_IN, *(instead or ())})
     close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=_ALIKE)
     hint = f" Did you mean {close[0]!r}?" if close else ""
