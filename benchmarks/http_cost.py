@@ -3,12 +3,16 @@
 Lanes of three stages, a thousand in flight, through a real server on this machine in a process of its own. By hand: one
 coroutine for each lane, the same prompts and bodies, aiohttp with a connection for each request in flight. Beside it
 the same program over httpx, with aiohttp as its transport and with its own. CPU time of this process, paired runs,
-medians. Arguments: the number of lanes, and of lanes over httpx's own transport.
+medians. Arguments: the number of lanes, and of lanes over httpx's own transport; `--tls` for a server with TLS, whose
+certificate is made for the run.
 """
 
 import asyncio
+import contextlib
 import functools
 import json
+import os
+import ssl
 import statistics
 import sys
 import tempfile
@@ -59,7 +63,9 @@ async def by_hand(post: Post, url: str, numbers: list[str]) -> list[str]:
 
 
 def session() -> aiohttp.ClientSession:
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0)  # as ours, whose reasons are given there
+    trusted = ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE"))
+    # Idle connections are kept over the turns of the others: opening them anew is no part of a call.
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60.0, ssl=trusted)
     return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
 
@@ -141,8 +147,15 @@ async def closed(client: aiohttp.ClientSession, other: httpx.AsyncClient) -> Non
 
 def main() -> None:
     hardware.show()
-    lanes, few = map(int, sys.argv[1:] or ("1000", "1000"))
-    with serving.serving(LATENCY) as url, tempfile.TemporaryDirectory() as folder:
+    numbers = [int(word) for word in sys.argv[1:] if word != "--tls"]
+    lanes, few = numbers or (1000, 1000)
+    with contextlib.ExitStack() as inside:
+        folder = inside.enter_context(tempfile.TemporaryDirectory())
+        certificate = None
+        if "--tls" in sys.argv:
+            certificate = serving.certify(Path(folder))
+            os.environ["SSL_CERT_FILE"] = str(Path(folder) / "cert.pem")  # whom all clients here trust
+        url = inside.enter_context(serving.serving(LATENCY, certificate))
         found = compare(url, lanes, Path(folder))
         numbers = [str(10 * i) for i in range(few)]
 

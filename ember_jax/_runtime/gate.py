@@ -85,6 +85,12 @@ class Pool:
             held = Delay(at, f"Limit(tpm={self.limit.tpm:g})")
         return held
 
+    def is_waited_at(self) -> bool:
+        """Whether any call waits at one of the gates."""
+        if len(self.gates) == 1:  # as most pools have
+            return self.gates[0].line.waiting > 0
+        return any(gate.line.waiting for gate in self.gates)
+
     def pump(self) -> None:
         """Admits whoever may start now, and sets the timer for the next."""
         now, soonest = self.loop.time(), math.inf
@@ -173,19 +179,25 @@ class Gate:
         if (why := refused()) is not None:
             raise why
         turn, now = turn or (priority, next(self._pool.turns)), self._pool.loop.time()
-        admission = Admission(turn, cost, now, patience, self._pool.loop.create_future(), refused)
+        # Mostly nobody waits and nothing holds the call back: it need not stand in line.
+        if not self._pool.is_waited_at() and max(self._pool.ready(cost), self._ready(cost)) <= now:
+            admission = Admission(turn, cost, now, patience)
+            self._begin(admission, now)
+            return admission
+        admission = Admission(turn, cost, now, patience, refused)
         self._patience = min(self._patience, patience)
         if (fault := self._fault(now, admission)) is not None:
             raise fault
-        self.line.join(admission)
+        admitted = self._pool.loop.create_future()
+        self.line.join(admission, admitted)
         self._pool.pump()
         try:
-            await admission.admitted
+            await admitted
         except asyncio.CancelledError:
-            if admission.admitted.cancelled():
+            if admitted.cancelled():
                 self.line.waiting -= 1
                 self._pool.pump()
-            elif admission.admitted.exception() is None:
+            elif admitted.exception() is None:
                 self.give_back(admission)
             raise
         return admission
@@ -215,11 +227,17 @@ class Gate:
         It is infinite if no call waits, or if one that is in flight has to end before.
         """
         first = self.line.first()
-        return math.inf if first is None else self._allowed.ready(self._in_flight, first.cost)
+        return math.inf if first is None else self._ready(first.cost)
+
+    def _ready(self, cost: float) -> float:
+        return self._allowed.ready(self._in_flight, cost)
 
     def admit(self, now: float) -> None:
         """Lets the first call that waits begin."""
-        admission = self.line.call()
+        self._begin(self.line.call(), now)
+
+    def _begin(self, admission: Admission, now: float) -> None:
+        """A call is admitted."""
         self._pool.admit(now, admission.cost)
         admission.sent = self._allowed.take(now, admission.cost, self._admitted)
         self._in_flight += 1
@@ -227,7 +245,6 @@ class Gate:
         self._admitted += 1
         self._used += admission.cost
         self.is_open = self._may_be_open and not self.line.waiting
-        admission.admitted.set_result(None)
 
     def succeeded(self, admission: Admission, tokens: float | None, quota: Quota | None) -> None:
         """A call was answered.
@@ -271,7 +288,8 @@ class Gate:
         """A call has ended, and nothing is learned from how."""
         self._in_flight -= 1
         self._pool.leave()
-        self._pool.pump()
+        if self._pool.is_waited_at():
+            self._pool.pump()
 
     def statistics(self) -> Statistics:
         """What was done so far. Calls that passed while the gate was open are not counted. From any thread."""

@@ -32,12 +32,11 @@ class Admission:
     - `cost`: the tokens that it is estimated to use.
     - `came`: when it came.
     - `patience`: for how many seconds a service may hold it back.
-    - `admitted`: done when it may begin.
     - `refused`: tells why it is not to begin any more, or `None`.
     - `sent`: what is remembered of its admission.
     """
 
-    __slots__ = ("admitted", "came", "cost", "patience", "refused", "sent", "turn")
+    __slots__ = ("came", "cost", "patience", "refused", "sent", "turn")
 
     def __init__(
         self,
@@ -45,14 +44,12 @@ class Admission:
         cost: float,
         came: float,
         patience: float,
-        admitted: "asyncio.Future[None]",
         refused: Callable[[], Exception | None] = lambda: None,
     ):
         self.turn = turn
         self.cost = cost
         self.came = came
         self.patience = patience
-        self.admitted = admitted
         self.refused = refused
         self.sent = _NOT_SENT
 
@@ -64,24 +61,28 @@ class Line:
     """The calls that wait at a gate, by their turns."""
 
     def __init__(self) -> None:
-        # A heap. A call that was cancelled or dismissed stays in it until it comes to the top.
-        self._heap: list[tuple[tuple[float, int], Admission]] = []
+        # A heap, of calls and what is done when they may begin. A call that was cancelled or dismissed stays in it until
+        # it comes to the top.
+        self._heap: list[tuple[tuple[float, int], Admission, asyncio.Future[None]]] = []
         self.waiting = 0
 
-    def join(self, admission: Admission) -> None:
-        heapq.heappush(self._heap, (admission.turn, admission))
+    def join(self, admission: Admission, admitted: "asyncio.Future[None]") -> None:
+        """A call waits from now on, until `admitted` is done."""
+        heapq.heappush(self._heap, (admission.turn, admission, admitted))
         self.waiting += 1
 
     def first(self) -> Admission | None:
         """The call whose turn it is."""
-        while self._heap and self._heap[0][1].admitted.done():
+        while self._heap and self._heap[0][2].done():
             heapq.heappop(self._heap)
         return self._heap[0][1] if self._heap else None
 
     def call(self) -> Admission:
-        """Takes the call whose turn it is out of the line."""
+        """Lets the call whose turn it is begin."""
         self.waiting -= 1
-        return heapq.heappop(self._heap)[1]
+        _, admission, admitted = heapq.heappop(self._heap)
+        admitted.set_result(None)
+        return admission
 
     def seen(self) -> Admission | None:
         """A call that may be the first, without a change. From any thread."""
@@ -90,7 +91,7 @@ class Line:
 
     def dismiss(self, fault: Callable[[Admission], Exception | None]) -> None:
         """Ends the wait of those calls that have a fault."""
-        for _, admission in self._heap:
-            if not admission.admitted.done() and (error := fault(admission)) is not None:
-                admission.admitted.set_exception(error)
+        for _, admission, admitted in self._heap:
+            if not admitted.done() and (error := fault(admission)) is not None:
+                admitted.set_exception(error)
                 self.waiting -= 1

@@ -5,6 +5,7 @@ import concurrent.futures
 import contextlib
 import json
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -81,6 +82,7 @@ class ChatServer:
     - `api_key`: requests without it as bearer token get status 401; `None` lets all pass.
     - `together`: no answer is sent before this many requests have been in flight at once. It proves parallelism
         without a clock: a client that sends fewer waits until it gives up.
+    - `tls`: serves over TLS, by this context of the standard library, which holds the server's certificate.
 
     **Attributes:**
 
@@ -105,6 +107,7 @@ class ChatServer:
         fresh: bool = False,
         api_key: str | None = None,
         together: int = 1,
+        tls: ssl.SSLContext | None = None,
     ):
         self.requests: list[ReceivedRequest] = []
         self.in_flight_max = 0
@@ -116,6 +119,7 @@ class ChatServer:
         self._fresh = fresh
         self._api_key = api_key
         self._together = together
+        self._tls = tls
         self._in_flight = 0
         self._seen: Counter[str] = Counter()
         self._thread: threading.Thread | None = None
@@ -125,7 +129,7 @@ class ChatServer:
     def base_url(self) -> str:
         if self._thread is None:
             raise RuntimeError("The server is not running; use it as `with ChatServer() as server: …`.")
-        return f"http://127.0.0.1:{self._port}/v1"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self._port}/v1"
 
     def __enter__(self) -> "ChatServer":
         if self._thread is not None:
@@ -170,7 +174,7 @@ class ChatServer:
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
         await runner.setup()
         try:
-            await web.TCPSite(runner, "127.0.0.1", 0, backlog=_BACKLOG).start()
+            await web.TCPSite(runner, "127.0.0.1", 0, backlog=_BACKLOG, ssl_context=self._tls).start()
             started.set_result(runner.addresses[0][1])
             await self._stopping.wait()
         finally:
