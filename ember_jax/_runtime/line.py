@@ -61,8 +61,8 @@ class Line:
     """The calls that wait at a gate, by their turns."""
 
     def __init__(self) -> None:
-        # A heap, of calls and what is done when they may begin. A call that was cancelled or dismissed stays in it until
-        # it comes to the top.
+        # A heap, of calls and what is done when they may begin. A call that was cancelled or dismissed stays in it
+        # until it comes to the top.
         self._heap: list[tuple[tuple[float, int], Admission, asyncio.Future[None]]] = []
         self.waiting = 0
 

@@ -1,11 +1,12 @@
 """How a request is sent to a service: over a client of our own, or over one that a user has made.
 
-Design note. Our own client is aiohttp's, over HTTP/1.1 with a connection for each request in flight. What one call takes
-of the CPU by it, with a thousand in flight, is 1; with TLS it is 1.2. Below httpx's interface aiohttp takes 2.8, httpx's
-own transport 100, and httpx with HTTP/2, a thousand streams on four connections, 12: so HTTP/2 would save connections
-and nothing else. (pyreqwest, which is Rust's reqwest, would halve what aiohttp takes. But with its version 0.15.1 Python
-3.11 is aborted now and then when it ends soon after a request.) A user's own client is one of httpx, or of httpx2, which
-vendors' own packages use. It is for what ours does not know, such as a proxy or a certificate.
+Design note. Our own client is aiohttp's, over HTTP/1.1 with a connection for each request in flight. What one call
+takes of the CPU by it, with a thousand in flight, is 1; with TLS it is 1.2. Below httpx's interface aiohttp takes
+2.8, httpx's own transport 100, and httpx with HTTP/2, a thousand streams on four connections, 12: so HTTP/2 would
+save connections and nothing else. (pyreqwest, which is Rust's reqwest, would halve what aiohttp takes. But with its
+version 0.15.1 Python 3.11 is aborted now and then when it ends soon after a request.) A user's own client is one of
+httpx, or of httpx2, which vendors' own packages use. It is for what ours does not know, such as a proxy or a
+certificate.
 
 The clients raise some dozen exceptions. All that matters of one is in `NoAnswer`: its words, and whether the service
 may have begun to work, and so to bill.
