@@ -10,11 +10,18 @@ from . import errors as errors
 from . import providers as providers
 from ._function import host as host
 from ._model.choose import Choice as Choice
+from ._model.conversation import Conversation as Conversation
+from ._model.conversation import audio as audio
+from ._model.conversation import file as file
+from ._model.conversation import image as image
 from ._model.llm import LLM as LLM
 from ._model.llm import Completion as Completion
 from ._model.maybe import Many as Many
 from ._model.maybe import Maybe as Maybe
 from ._model.maybe import at_most as at_most
+from ._model.tools import Tool as Tool
+from ._model.tools import ToolReply as ToolReply
+from ._model.tools import tool as tool
 from ._operator.enclosing import Usage as Usage
 from ._operator.enclosing import attempt as attempt
 from ._operator.enclosing import metered as metered
@@ -54,6 +61,7 @@ __version__ = "0.1.0"  # the package's own metadata are made from it
 
 # isort: split
 from . import non as non  # written with the names above
+from .non import Agent as Agent
 
 if TYPE_CHECKING:
     from . import learn as learn

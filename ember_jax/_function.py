@@ -44,7 +44,15 @@ def host(fn: Callable[..., Any], out: Any, pure: bool = True, cache: str | None 
     """
     if cache is not None and not pure:
         raise ValueError("ember.host: cache= keeps results for later, which pure=False forbids; drop one of them.")
-    function = _Function(fn, Returns(out), pure, cache)
+    return bound(fn, out, pure, cache)
+
+
+def bound(
+    fn: Callable[..., Any], out: Any, pure: bool, cache: str | None, has_turns: bool = True
+) -> Callable[..., Any]:
+    """What `host` makes. An `async def` that waits for calls of others must not have a turn of the session's scheduler,
+    as they would wait for it: that is for `has_turns` to say."""
+    function = _Function(fn, Returns(out), pure, cache, has_turns)
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -61,6 +69,7 @@ class _Function:
     returns: Returns
     pure: bool
     cache: str | None
+    has_turns: bool
 
     @functools.cached_property
     def is_async(self) -> bool:
@@ -189,7 +198,7 @@ class FunctionCall(HostCall):
             if not self.function.is_async:
                 # In no turn of a scheduler's: it may run operators, whose calls would wait for it.
                 result = await sessions.loop().threads.run(lambda: fn(*args, **kwargs))
-            elif session.turns is None:
+            elif session.turns is None or not self.function.has_turns:
                 result = await fn(*args, **kwargs)
             else:
                 async with session.turns.turn(session.turns.task("host", caller.lane, caller.scope, caller.path)):

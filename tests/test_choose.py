@@ -583,7 +583,7 @@ def test_the_same_choice_without_a_key_is_warned_of(sim):
     ("prompt", "options", "words"),
     [
         (ember.text(["a", "b"]), CITIES, r"the prompt has shape \[2\].*jax\.vmap\(lambda prompt: llm\.choose"),
-        (3, CITIES, "a prompt is a string or a Text; got int"),
+        (3, CITIES, "a prompt is a string, a Text or a Conversation; got int"),
         ("a", "yes", r"are a list, as in .*got a string"),
         ("a", ember.text("yes"), r"shape \[\]"),
         ("a", ember.text([["a", "b"]]), r"shape \[1, 2\].*lambda prompt, options"),

@@ -1155,7 +1155,7 @@ def test_one_sample_for_all_lanes_is_warned_of(sim):
     ("prompt", "words"),
     [
         (ember.text(["a", "b"]), r"the prompt has shape \[2\].*lambda prompt: llm\.structured\(prompt, Number\)"),
-        (3, "a prompt is a string or a Text; got int"),
+        (3, "a prompt is a string, a Text or a Conversation; got int"),
     ],
 )
 def test_wrong_prompts_are_told_before_anything_is_asked(sim, prompt, words):

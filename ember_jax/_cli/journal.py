@@ -118,7 +118,7 @@ def _list(given: argparse.Namespace) -> None:
         print(call.digest.hex()[:12], moment(call.ended), f"{tokens:>11} {cost:>10}", call.model)
         if given.prompts:
             for message in call.messages:
-                print(f"    {message.role}: {_short(message.content)}")
+                print(f"    {message.role}: {_short(message.shown())}")
             print(f"    answer: {_short(call.answer or '')}")
 
 

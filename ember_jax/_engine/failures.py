@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 
 from ..errors import InternalError, Keeping, LaneFailure, SweepError, can_be_caught
-from .lane import Frame, Lane, Part, Runs, is_seen
+from .lane import Enclosure, Frame, Lane, Runs, is_seen
 from .stack import Stack
 from .window import Window
 
@@ -69,7 +69,7 @@ class Failures:
         if failure.lane < known.lane:
             self._failures[lane, at] = failure
 
-    def _catch(self, part: Part, error: BaseException) -> None:
+    def _catch(self, part: Enclosure, error: BaseException) -> None:
         """Goes on after a part of a lane that has failed. Lanes inside it are stopped, or never start."""
         self._window.drop(part)
         for lane in part.lanes:

@@ -1,10 +1,10 @@
 """What runs plans: lanes, and the parts of lanes that may fail alone or are metered; and what they run: frames.
 
 Design note. A `Frame` is one run of one plan. A lane starts with a frame of the plan that its spread holds; each
-control node pushes a frame of its own plan, inside the step that it is. Who runs a frame is a `Lane`, or a `Part` of
-one: the engine asks either whether it has failed, where it stands, and what counts its calls. A `Part` wraps the lane
-or part that it belongs to and is no `Lane` itself: it starts and ends with its step, is never counted as in flight, and
-fails with what it wraps.
+control node pushes a frame of its own plan, inside the step that it is. Who runs a frame is a `Lane`, or an
+`Enclosure` of one: the engine asks either whether it has failed, where it stands, and what counts its calls. An
+`Enclosure` wraps the lane or part that it belongs to and is no `Lane` itself: it starts and ends with its step, is
+never counted as in flight, and fails with what it wraps.
 """
 
 import itertools
@@ -39,13 +39,13 @@ class Lane:
         self.spread = spread
         self.parent = spread.inside[0].lane if spread else None
         self.used: tuple[Used, ...] = self.parent.used if self.parent else ()
-        self.attempt: Part | None = self.parent.attempt if self.parent else None
+        self.attempt: Enclosure | None = self.parent.attempt if self.parent else None
         self.failed = False
         self.flying = spread is not None
         for part in self.attempts():
             part.lanes.add(self)
 
-    def attempts(self) -> "Iterator[Part]":
+    def attempts(self) -> "Iterator[Enclosure]":
         """The parts around it that may fail alone, innermost first."""
         part = self.attempt
         while part is not None:
@@ -66,7 +66,7 @@ class Lane:
         return lane
 
 
-class Part:
+class Enclosure:
     """What a lane does in an enclosed plan, which may fail without the lane, or whose calls are counted.
 
     **Arguments:**
@@ -85,7 +85,7 @@ class Part:
 
     __slots__ = ("_failed", "attempt", "caught", "index", "lanes", "outer", "parent", "used", "whole")
 
-    def __init__(self, parent: "Lane | Part", caught: Callable[[BaseException], object] | None, used: Used | None):
+    def __init__(self, parent: "Lane | Enclosure", caught: Callable[[BaseException], object] | None, used: Used | None):
         self._failed = False
         self.parent = parent
         self.caught = caught
@@ -107,10 +107,10 @@ class Part:
 
 
 # Who runs a frame.
-Runs: TypeAlias = Lane | Part
+Runs: TypeAlias = Lane | Enclosure
 
 
-def is_within(runs: Runs, part: Part) -> bool:
+def is_within(runs: Runs, part: Enclosure) -> bool:
     """Whether a lane or a part is a given part, or is something that happens in it."""
     around: Runs | None = runs
     while around is not None and around is not part:

@@ -6,7 +6,7 @@ goes first, as its lanes are what those that have started wait for; so a lane th
 its place to them until they have ended, and no depth of nesting can stop a sweep.
 """
 
-from .lane import Lane, Part, Spread, is_within
+from .lane import Enclosure, Lane, Spread, is_within
 from .segments import CAPACITIES
 
 # How many lanes may be in flight at once. There must be more than calls that providers let through at once, or the
@@ -48,7 +48,7 @@ class Window:
         if spread.count:
             self._to_start.append(spread)
 
-    def drop(self, part: Part) -> None:
+    def drop(self, part: Enclosure) -> None:
         """Forgets the lanes inside a part of a lane that are yet to start."""
         self._to_start = [s for s in self._to_start if not is_within(s.inside[0].lane, part)]
 

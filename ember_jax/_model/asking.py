@@ -23,19 +23,22 @@ from .._types import Key, is_key, key_problem
 from ..errors import TextError, UnknownDigestError
 from ..providers import registry
 from ..providers.base import Message, Request, Response, is_drawn
+from .conversation import Conversation, messages_of
 
 
 @dataclass(frozen=True)
 class Operands:
     """What is static about a call's operands: model, prompt, system, settings, what else the call takes, and the key.
 
-    `names` are those of the settings, `extra` the ranks of what else it takes.
+    `names` are those of the settings, `extra` the ranks of what else it takes; `is_conversation` says whether the
+    prompt's words are those of a `Conversation`.
     """
 
     names: tuple[str, ...]
     has_system: bool
     has_key: bool
     extra: tuple[int, ...] = ()
+    is_conversation: bool = False
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -52,7 +55,12 @@ class Operands:
             lost = next(n for n, a in zip(named, arrays, strict=False) if store.peek(a.tobytes()) is None)
             raise UnknownDigestError(f"the {lost} of this LLM: {error}") from None
         provider, name = registry.split(words[0])
-        messages = (Message("user", words[1]),)
+        if self.is_conversation and words[1]:  # without words it is one that is not known, as an estimate is told
+            messages = messages_of(words[1])
+            if not messages:
+                raise TextError("this LLM is asked by a Conversation in which nothing was said.")
+        else:
+            messages = (Message("user", words[1]),)
         if self.has_system and words[2]:  # a lane without a system prompt has an empty one
             messages = (Message("system", words[2]), *messages)
         parameters = dict(_parameters(self.names, tuple(words[first:])))
@@ -64,7 +72,7 @@ def operands(
     model: Text,
     system: Text | None,
     settings: Mapping[str, Text],
-    prompt: Text,
+    prompt: Text | Conversation,
     key: Key | None,
     extra: Sequence[Text] = (),
 ) -> tuple[Operands, list[Any]]:
@@ -72,7 +80,8 @@ def operands(
 
     **Raises:** `TextError` for a model or setting that is not of rank 0, `TypeError` for what is no key.
     """
-    words = [("model", model), ("prompt", prompt)]
+    is_conversation = isinstance(prompt, Conversation)
+    words = [("model", model), ("prompt", prompt.turns if is_conversation else prompt)]
     words += [] if system is None else [("system", system)]
     words += settings.items()
     for name, value in words:
@@ -85,7 +94,7 @@ def operands(
     if key is not None:
         arrays.append(_key_data(key))
     ranks = tuple(value.ndim + 1 for value in extra)
-    return Operands(tuple(settings), system is not None, key is not None, ranks), arrays
+    return Operands(tuple(settings), system is not None, key is not None, ranks, is_conversation), arrays
 
 
 # Takes note of what was passed over to read an answer.
@@ -156,13 +165,15 @@ class ModelCall(HostCall):
             caller.tally.ended += caller.stands_for
 
 
-def prompt_text(prompt: Any, method: str = "") -> Text:
-    """A prompt as a Text of rank 0; `method` is that of an LLM which takes it, for the error.
+def prompt_of(prompt: Any, method: str = "") -> Text | Conversation:
+    """A prompt as a Text or a conversation of rank 0; `method` is that of an LLM which takes it, for the error.
 
     **Raises:** `TextError` for anything else.
     """
-    if not isinstance(prompt, Text | str):
-        raise TextError(f"a prompt is a string or a Text; got {type(prompt).__name__}.")
+    if isinstance(prompt, list | tuple):
+        prompt = Conversation(prompt)
+    if not isinstance(prompt, Text | str | Conversation):
+        raise TextError(f"a prompt is a string, a Text or a Conversation; got {type(prompt).__name__}.")
     value = text(prompt) if isinstance(prompt, str) else prompt
     if value.shape:
         mapped = f"jax.vmap(lambda prompt: llm.{method})(prompts)" if method else "jax.vmap(llm)(prompts)"

@@ -20,7 +20,7 @@ from .._text import store
 from .._text.operations import stack
 from .._text.text import Text, text
 from ..errors import MalformedResponseError, TextError
-from ..providers.base import Finish, Message, Request, Response
+from ..providers.base import Finish, Request, Response
 from .asking import ModelCall, Note, Operands, of_same_sample
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -65,7 +65,7 @@ class ChoiceCall(ModelCall):
 
     def asks(self, request: Request, extra: Sequence[np.ndarray]) -> Request:
         *before, prompt = request.messages
-        message = Message(prompt.role, _lettered(prompt.content, store.get_array(extra[0])))
+        message = prompt.with_words(_lettered(store.get_array(extra[0])))
         parameters, forms = request.parameters, request.forms
         if parameters.get("logprobs", True):  # `LLM(…, logprobs=False)` does without
             parameters = {"logprobs": True, "top_logprobs": _TOP, **parameters}
@@ -115,11 +115,11 @@ def options_text(options: Any) -> Text:
     return value
 
 
-def _lettered(prompt: str, options: Sequence[str]) -> str:
-    """The prompt with its options. Further lines of an option are indented, so that none looks like an option."""
+def _lettered(options: Sequence[str]) -> str:
+    """What is said of the options, behind the prompt. Their further lines are indented, so that none looks like one."""
     lines = [f"{letter}. {option}".replace("\n", "\n   ") for letter, option in zip(LETTERS, options, strict=False)]
     listed = "\n".join(lines)
-    return f"{prompt}\n\n{listed}\n\nReply with the letter of one option and nothing else."
+    return f"{listed}\n\nReply with the letter of one option and nothing else."
 
 
 # -- which option an answer names ------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -21,15 +21,20 @@ from .._text.elementwise import NUMBER, TEXT, elementwise
 from .._text.operations import where
 from .._text.text import Text, text
 from .._types import Key
-from ..errors import ModelError, TextError
+from ..errors import MalformedResponseError, ModelError, TextError
 from ..providers.base import Request, Response
-from .asking import ModelCall, Note, Operands, operands, prompt_text, setting
+from .asking import ModelCall, Note, Operands, operands, prompt_of, setting
 from .choose import Choice, ChoiceCall, options_text
+from .conversation import Conversation
 from .maybe import Maybe
 from .schema import schema_of
 from .structured import StructuredCall
+from .tools import ToolReply, ToolsCall, as_tools, described, reply_of
 
 _S = TypeVar("_S")
+
+# What a model may be asked.
+Prompt: TypeAlias = "str | Text | Conversation | Sequence[Any]"
 
 # Settings that providers share; another name is sent as it is, a near miss of one of these is a typo.
 _KNOWN_SETTINGS = (
@@ -139,12 +144,12 @@ class LLM(eqx.Module):
         given = {k: v for k, v in sorted(settings.items()) if v is not None}
         self.settings = {k: _or_else(v, "null", functools.partial(_canonical, k)) for k, v in given.items()}
 
-    def __call__(self, prompt: str | Text, key: Key | None = None) -> Text:
+    def __call__(self, prompt: "Prompt", key: Key | None = None) -> Text:
         """Asks the model.
 
         **Arguments:**
 
-        - `prompt`: the user's message, a Text of rank 0.
+        - `prompt`: the user's message, a Text of rank 0; or a `Conversation`, or the list of turns that makes one.
         - `key`: a PRNG key, for independent samples: equal calls with equal keys, or without, are one sample. Ignored
             at temperature 0.
 
@@ -154,15 +159,15 @@ class LLM(eqx.Module):
         """
         return self.complete(prompt, key).text
 
-    def complete(self, prompt: str | Text, key: Key | None = None) -> Completion:
+    def complete(self, prompt: "Prompt", key: Key | None = None) -> Completion:
         """Asks the model; like calling it, with the answer's tokens, cost and log-probability."""
-        static, arrays = self._operands(prompt_text(prompt), key)
+        static, arrays = self._operands(prompt_of(prompt), key)
         call = LLMCall(static)
         words, *numbers, reasoning = invoke(call, call.out, *arrays)
         named = dict(zip(Completion._fields[1:-1], numbers, strict=True))
         return Completion(text=Text(words), **named, reasoning=Text(reasoning))
 
-    def choose(self, prompt: str | Text, options: Sequence[str | Text] | Text, key: Key | None = None) -> Choice:
+    def choose(self, prompt: "Prompt", options: Sequence[str | Text] | Text, key: Key | None = None) -> Choice:
         """Lets the model pick one of several options.
 
         The options are listed below the prompt as `A. …`, `B. …`, and the model is asked for a letter. The
@@ -175,7 +180,7 @@ class LLM(eqx.Module):
 
         **Arguments:**
 
-        - `prompt`: the user's message, a Text of rank 0.
+        - `prompt`: the user's message, a Text of rank 0; or a `Conversation`, or the list of turns that makes one.
         - `options`: 2 to 26 strings, or a Text of rank 1.
         - `key`: as when the LLM is called: the choice is a sample of the model.
 
@@ -184,14 +189,14 @@ class LLM(eqx.Module):
         **Raises:** `TextError` for a prompt or options of another rank or type; a `ProviderError` if the call fails,
         which is a `MalformedResponseError` if the answer names no option.
         """
-        prompt = prompt_text(prompt, "choose(prompt, options)")
+        prompt = prompt_of(prompt, "choose(prompt, options)")
         listed = options_text(options)
         static, arrays = self._operands(prompt, key, listed)
         call = ChoiceCall(static, len(listed))
         index, probs, digest = invoke(call, call.out, *arrays)
         return Choice(index, probs, Text(digest))
 
-    def structured(self, prompt: str | Text, schema: type[_S], key: Key | None = None) -> _S:
+    def structured(self, prompt: "Prompt", schema: type[_S], key: Key | None = None) -> _S:
         """Asks the model for an answer in fields.
 
         ```python
@@ -205,7 +210,7 @@ class LLM(eqx.Module):
 
         **Arguments:**
 
-        - `prompt`: the user's message, a Text of rank 0.
+        - `prompt`: the user's message, a Text of rank 0; or a `Conversation`, or the list of turns that makes one.
         - `schema`: a NamedTuple, dataclass, `eqx.Module` class or pydantic model, which is sent as a JSON schema; its
             docstring and the lines ``- `field`: …`` in it are descriptions that the model reads. A class that JAX does
             not know is registered with it. A pydantic model's validators are not run. Each field is one of
@@ -234,7 +239,7 @@ class LLM(eqx.Module):
         `ProviderError` if the call fails, which is a `MalformedResponseError` naming the field if the answer does not
         fit.
         """
-        prompt = prompt_text(prompt, f"structured(prompt, {getattr(schema, '__name__', 'Schema')})")
+        prompt = prompt_of(prompt, f"structured(prompt, {getattr(schema, '__name__', 'Schema')})")
         record, make = schema_of(schema)
         if "response_format" in self.settings:
             raise TypeError(
@@ -245,7 +250,41 @@ class LLM(eqx.Module):
         call = StructuredCall(static, record)
         return make(iter(invoke(call, call.out, *arrays)))
 
-    def _operands(self, prompt: Text, key: Key | None, *extra: Text) -> tuple[Operands, list[Any]]:
+    def tools(self, prompt: "Prompt", tools: Any, key: Key | None = None, *, most: int = 8) -> ToolReply:
+        """Asks the model, which may want tools called.
+
+        ```python
+        reply = llm.tools(chat, [search, calculate])
+        chat = reply.added_to(chat, reply.results([search, calculate]))
+        ```
+
+        `ember.Agent` does this until the model has its answer.
+
+        **Arguments:**
+
+        - `prompt`: as when the LLM is called.
+        - `tools`: functions, operators, and what `ember.tool` makes of them. The setting `tool_choice` says whether and
+            which the model must call.
+        - `key`: as when the LLM is called.
+        - `most`: how many calls of one answer are taken at most.
+
+        **Returns:** the words, and the calls that are wanted; derivative zero.
+
+        **Raises:** what calling the LLM does; `AnnotationError` and `ValueError` for what is no tool, see `ember.tool`.
+        """
+        given = as_tools(tools)
+        if not given:
+            raise ValueError("llm.tools(prompt, tools): there are no tools. Without any, call the LLM itself.")
+        if most < 1:
+            raise ValueError(f"llm.tools(most={most!r}): give a whole number, at least 1.")
+        if "tools" in self.settings:
+            raise TypeError("this LLM has a setting tools; take it out with `llm.replace(tools=None)`.")
+        prompt = prompt_of(prompt, "tools(prompt, tools)")
+        static, arrays = self._operands(prompt, key)
+        call = ToolsCall(static, described(given), most)
+        return reply_of(invoke(call, call.out, *arrays))
+
+    def _operands(self, prompt: Text | Conversation, key: Key | None, *extra: Text) -> tuple[Operands, list[Any]]:
         return operands(self.model, self.system, self.settings, prompt, key, extra)
 
     def replace(self, **settings: Any) -> "LLM":
@@ -294,6 +333,11 @@ class LLMCall(ModelCall):
 
     def read(self, request: Request, response: Response, extra: Sequence[np.ndarray], note: Note) -> list[np.ndarray]:
         r = response
+        if r.tool_calls and not r.text:
+            raise MalformedResponseError(
+                f"{request.provider}/{request.model}: the model wants {r.tool_calls[0].name!r} called, no more. "
+                "Ask `llm.tools(prompt, tools)`, which gives the calls, or let an `ember.Agent` make them."
+            )
         # Two arrays are made and taken apart, as to make one for each number would take longer.
         counts = (r.input_tokens, r.output_tokens, r.finish, r.cached_tokens, r.reasoning_tokens)
         read, written, finish, cached, reasoning = np.array(counts, np.int32)

@@ -78,12 +78,10 @@ class _OtherForm:
     def __call__(self, request: Request) -> Request:
         *before, prompt = request.messages
         schema = json.dumps(response_format(self.record)["json_schema"]["schema"], ensure_ascii=False)
-        words = f"{prompt.content}\n\n{_FITTING}\n{schema}"
+        asked = prompt.with_words(f"{_FITTING}\n{schema}")
         bare = request.without("response_format")
         wished = {"response_format": {"type": "json_object"}} if self.any_object else {}
-        return dataclasses.replace(
-            bare, messages=(*before, prompt._replace(content=words)), parameters={**bare.parameters, **wished}
-        )
+        return dataclasses.replace(bare, messages=(*before, asked), parameters={**bare.parameters, **wished})
 
 
 _FITTING = "Reply with one JSON object that fits this JSON schema, and with nothing else:"

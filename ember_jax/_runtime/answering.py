@@ -12,7 +12,7 @@ from .flight import SingleFlight
 from .journal.base import AbstractJournal, Claimed, Entry, Superseded, superseding
 from .oddities import no_answer
 from .scheduler import Task
-from .sending import Sender, Turn
+from .sending import OnTurn, Sender
 
 # The statuses of a refusal that may be about a parameter that the service does not know. `None` is that of a provider
 # that is not HTTP, and of a server error that is taken for a refusal, see `Tries.disguised`.
@@ -206,7 +206,7 @@ class Answering:
         finally:
             asked.release()
 
-    async def _in_a_form(self, request: Request, asked: Asking, turn: Turn | None) -> Response:
+    async def _in_a_form(self, request: Request, asked: Asking, turn: OnTurn | None) -> Response:
         """Sends a request that has several forms; and again in its next one, if the form may be why it has failed.
 
         **Raises:** why the first form has failed, if all have.

@@ -56,7 +56,7 @@ class Log:
         if len(self._kinds) >= _MOST_KINDS:
             self._kinds.clear()  # rows that are there keep their own reference; later rows share new copies
         kind = self._kinds.setdefault(kind, kind)
-        words = [_put(message.content) for message in request.messages]
+        words = [_put(message.words) for message in request.messages]
         facts = None
         if response is not None:
             words.append(_put(response.text))
@@ -171,7 +171,7 @@ def _call(kind: Any, row: Any) -> CallRecord:
     return CallRecord(
         digest=digest,
         model=f"{provider}/{model}",
-        messages=tuple(Message(role, content) for role, content in zip(roles, texts, strict=False)),
+        messages=tuple(Message.kept(role, content) for role, content in zip(roles, texts, strict=False)),
         parameters=parameters,
         sample=sample,
         answer=None if facts is None else texts[-1],

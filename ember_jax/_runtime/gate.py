@@ -102,7 +102,7 @@ class Pool:
             # have its turn.
             if soonest > now:
                 break
-            gate.admit(now)
+            gate.begin(gate.line.call(), now)
         when = min(soonest if gate else math.inf, self._next(now))
         self._arm(when)
         if now + TOLD_SECONDS < when < math.inf:
@@ -180,9 +180,11 @@ class Gate:
             raise why
         turn, now = turn or (priority, next(self._pool.turns)), self._pool.loop.time()
         # Mostly nobody waits and nothing holds the call back: it need not stand in line.
-        if not self._pool.is_waited_at() and max(self._pool.ready(cost), self._ready(cost)) <= now:
+        if not self._pool.is_waited_at() and self._pool.ready(cost) <= now >= self._allowed.ready(
+            self._in_flight, cost
+        ):
             admission = Admission(turn, cost, now, patience)
-            self._begin(admission, now)
+            self.begin(admission, now)
             return admission
         admission = Admission(turn, cost, now, patience, refused)
         self._patience = min(self._patience, patience)
@@ -227,17 +229,10 @@ class Gate:
         It is infinite if no call waits, or if one that is in flight has to end before.
         """
         first = self.line.first()
-        return math.inf if first is None else self._ready(first.cost)
+        return math.inf if first is None else self._allowed.ready(self._in_flight, first.cost)
 
-    def _ready(self, cost: float) -> float:
-        return self._allowed.ready(self._in_flight, cost)
-
-    def admit(self, now: float) -> None:
-        """Lets the first call that waits begin."""
-        self._begin(self.line.call(), now)
-
-    def _begin(self, admission: Admission, now: float) -> None:
-        """A call is admitted."""
+    def begin(self, admission: Admission, now: float) -> None:
+        """A call begins, for which it is the time."""
         self._pool.admit(now, admission.cost)
         admission.sent = self._allowed.take(now, admission.cost, self._admitted)
         self._in_flight += 1
@@ -275,7 +270,7 @@ class Gate:
         now = self._pool.loop.time()
         if wait is not None:
             self._allowed.asked(now, wait, f"the service, which asked to wait ({'429' if refused else 'Retry-After'})")
-            self.is_open = False  # `admit` opens the gate again, when the last call that waits has its turn
+            self.is_open = False  # `begin` opens the gate again, when the last call that waits has its turn
         self._throttled += refused
         if admission is not None:
             self._allowed.failed(now, admission.sent, refused, wait, quota)

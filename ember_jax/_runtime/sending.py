@@ -26,7 +26,7 @@ from .turns import Turns
 from .verdict import Docket, NotSent, Tracked
 
 # Is awaited when a request has its turn to be sent. Returns its answer, if there is one by then.
-Turn: TypeAlias = Callable[[], Awaitable[Response | None]]
+OnTurn: TypeAlias = Callable[[], Awaitable[Response | None]]
 
 
 class Sender:
@@ -78,7 +78,7 @@ class Sender:
         self,
         request: Request,
         attempts: list[Attempt],
-        turn: Turn | None = None,
+        turn: OnTurn | None = None,
         task: Task | None = None,
     ) -> Coroutine[Any, Any, Response]:
         """Answers a request.
@@ -101,7 +101,7 @@ class Sender:
         return self._in_time(request, attempts, turn, task)
 
     async def _in_time(
-        self, request: Request, attempts: list[Attempt], turn: Turn | None, task: Task | None
+        self, request: Request, attempts: list[Attempt], turn: OnTurn | None, task: Task | None
     ) -> Response:
         deadline = asyncio.timeout(None)  # it begins to run with the first attempt, see `_try`
         try:
@@ -120,7 +120,7 @@ class Sender:
         request: Request,
         deadline: asyncio.Timeout | None,
         attempts: list[Attempt],
-        turn: Turn | None,
+        turn: OnTurn | None,
         task: Task | None,
     ) -> Response:
         """Attempts, until one succeeds or no other can."""
@@ -215,7 +215,7 @@ class Sender:
         size = self._sizes_of(call.request).estimate(call.request, count=gate.limits_tokens)
         return await gate.enter(size, priority=priority, turn=place, patience=patience, refused=call.fault)
 
-    async def _known(self, gate: Gate, admission: Admission | None, turn: Turn) -> Response | None:
+    async def _known(self, gate: Gate, admission: Admission | None, turn: OnTurn) -> Response | None:
         """Tells that a request has its turn; if it is then not to be sent, gives the turn back to the gate."""
         is_to_be_sent = False
         try:

@@ -30,7 +30,7 @@ import numpy as np
 from .._jax.internals import is_tracer
 from .._jax.nan import nan_is_a_value
 from ..errors import TextError, TracedControlFlowError, UnknownDigestError
-from . import store
+from . import store, turns
 from .text import Text
 
 _FORMAT = "ember_jax tree"
@@ -218,12 +218,11 @@ def _array(leaf: _LeafType, value: Any) -> tuple[Any, _LeafType]:
 
 
 def _gather(words: dict[bytes, bytes], leaf: _LeafType, digests: np.ndarray) -> None:
-    for digest in store.split(digests):
-        if digest not in words and not store.is_reserved(digest):
-            try:
-                words[digest] = store.get(digest).encode()
-            except UnknownDigestError as error:
-                raise UnknownDigestError(f"the leaf `{leaf.path}` cannot be saved: {error}") from None
+    try:
+        found = turns.closure([digest for digest in store.split(digests) if digest not in words])
+    except UnknownDigestError as error:
+        raise UnknownDigestError(f"the leaf `{leaf.path}` cannot be saved: {error}") from None
+    words.update({digest: said.encode() for digest, said in found.items()})
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes, compression: int = zipfile.ZIP_STORED) -> None:

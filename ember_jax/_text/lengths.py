@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import TextError
-from . import operations
+from . import operations, store, turns
 from .elementwise import ElementwiseOp
 
 
@@ -55,6 +55,9 @@ def result(op: ElementwiseOp, elements: Sequence[Any]) -> str | Span:
             return op.function(*op.static, *elements)
         except TextError:
             return UNKNOWN
+    if op.function in (turns.said, turns.answered):  # of a conversation, what was said in it counts
+        spans = list(map(_said, flat))
+        return Span(sum(s.least for s in spans), sum(s.most for s in spans))
     parts = operations.parts(op.function, op.static, elements)
     if parts is None:
         return UNKNOWN
@@ -64,6 +67,13 @@ def result(op: ElementwiseOp, elements: Sequence[Any]) -> str | Span:
     known = "".join(p for p in parts if isinstance(p, str))
     spans = list(map(span, parts))
     return Span(max([len(known.split()), *(s.least for s in spans)]), sum(s.most for s in spans))
+
+
+def _said(words: str | Span) -> Span:
+    if isinstance(words, Span) or not (named := turns.named_in(words)):
+        return span(words)
+    spans = [span(store.get(digest)) for digest in named]
+    return Span(sum(s.least for s in spans), sum(s.most for s in spans))
 
 
 def _written(value: Any, spec: str) -> str | Span:

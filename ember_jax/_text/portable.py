@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import UnknownDigestError, portable
-from . import failed, store
+from . import failed, store, turns
 
 
 class Contents(NamedTuple):
@@ -33,7 +33,7 @@ def contents_of(digests: np.ndarray) -> Contents:
     **Raises:** `UnknownDigestError` if the words of one are not in this process.
     """
     distinct = dict.fromkeys(store.split(digests))
-    words = tuple(store.get(digest) for digest in distinct if not store.is_reserved(digest))
+    words = tuple(turns.closure([*distinct]).values())
     causes = {digest: failed.known_cause_of(digest) for digest in distinct if digest.startswith(failed.PREFIX)}
     return Contents(words, tuple((digest, portable(cause)) for digest, cause in causes.items() if cause is not None))
 

@@ -4,6 +4,8 @@ Each construct is an ordinary operator that is written with the package's public
 operators, and other constructs.
 """
 
+from ._agent import Agent as Agent
+from ._agent import AgentRun as AgentRun
 from ._best_of_n import BestOfN as BestOfN
 from ._cascade import Cascade as Cascade
 from ._chain import Chain as Chain

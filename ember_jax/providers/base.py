@@ -11,18 +11,78 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
+from .._text.turns import Part
 from .quota import Quota
+
+# Before the parts of a message where it is kept as words.
+_PARTS = "\x1eparts\x1e"
 
 
 class Message(NamedTuple):
-    """One turn of a conversation; `role` is `system`, `user` or `assistant`."""
+    """One turn of a conversation.
+
+    **Fields:**
+
+    - `role`: `system`, `user` or `assistant`, or `tool` for the results of tools.
+    - `content`: the words.
+    - `parts`: what is said, part by part, where it is more than one text. `content` is then all of its texts.
+    """
 
     role: str
     content: str
+    parts: tuple[Part, ...] = ()
+
+    @classmethod
+    def of(cls, role: str, parts: Sequence[Part]) -> "Message":
+        """A message of some parts."""
+        if len(parts) == 1 and parts[0].kind == "text":
+            return cls(role, parts[0].value)
+        texts = [part.value for part in parts if part.kind in ("text", "tool_result")]
+        return cls(role, "\n".join(texts), tuple(parts))
+
+    @classmethod
+    def kept(cls, role: str, words: str) -> "Message":
+        """The message that is kept as `words`."""
+        if not words.startswith(_PARTS):
+            return cls(role, words)
+        return cls.of(role, [Part(*part) for part in json.loads(words.removeprefix(_PARTS))])
+
+    @property
+    def words(self) -> str:
+        """The message, without its role, as it is kept."""
+        return f"{_PARTS}{_canonical(self.parts)}" if self.parts else self.content
+
+    def with_words(self, more: str) -> "Message":
+        """The message with more words at its end, after an empty line."""
+        parts = (*self.parts, Part("text", more)) if self.parts else ()
+        return Message(self.role, f"{self.content}\n\n{more}", parts)
+
+    def shown(self) -> str:
+        """The message as it is printed."""
+        return "\n".join(map(_shown, self.parts)) if self.parts else self.content
+
+
+def audio_format(kind: str) -> str:
+    """The format of audio as services name it, by the beginning of its `data:` URL."""
+    name = kind.removeprefix("data:audio/").partition(";")[0].lower()
+    return {"mpeg": "mp3", "x-wav": "wav", "wave": "wav"}.get(name, name)
+
+
+def _shown(part: Part) -> str:
+    match part.kind:
+        case "text":
+            return part.value
+        case "tool_call":
+            return f"[calls {part.name}({part.value})]"
+        case "tool_result":
+            return f"[{part.name} gave: {part.value}]"
+        case _:
+            held = part.value.partition(",")[0] if part.value.startswith("data:") else part.value
+            return f"[{part.kind} {part.name or held}, {len(part.value):,} characters]"
 
 
 # Makes another form of a question from the request of its first one.
@@ -103,7 +163,11 @@ def digest(
 
 @functools.lru_cache(maxsize=16)  # mostly the samples of one prompt are asked for one after another
 def _canonical_messages(messages: tuple[Message, ...]) -> str:
-    return ",".join([f"[{_quoted(role)},{_quoted(content)}]" for role, content in messages])
+    return ",".join([f"[{_quoted(m.role)},{_quoted(m.content)}{_more(m)}]" for m in messages])
+
+
+def _more(message: Message) -> str:
+    return f",{_canonical(message.parts)}" if message.parts else ""
 
 
 _quoted = json.encoder.encode_basestring_ascii
@@ -116,7 +180,7 @@ class Finish(enum.IntEnum):
     - `OTHER`: in another way, or the service did not say.
     - `STOP`: the model had said all.
     - `LENGTH`: at the most tokens that it was allowed.
-    - `TOOL_CALLS`: with a wish to call tools, which nobody here does.
+    - `TOOL_CALLS`: with a wish to call tools.
     - `CONTENT_FILTER`: the service stopped it.
     - `REFUSAL`: the model declined.
     - `ERROR`: the service failed while it answered.
@@ -167,6 +231,8 @@ class Response(NamedTuple):
         one.
     - `reasoning_tokens`: those of the output that are no part of `text`.
     - `service_tier`, `fingerprint`: what the service says of how it answered.
+    - `tool_calls`: what the model wants called, parts of the kind `tool_call`. Only requests with the parameter `tools`
+        have such answers.
     - `fault`: why the answer is of no use to the call that asked for it; empty if it is. Providers leave it empty.
     - `quota`: what the provider said of its limits; no part of what is kept.
     """
@@ -186,6 +252,7 @@ class Response(NamedTuple):
     reasoning_tokens: int = 0
     service_tier: str = ""
     fingerprint: str = ""
+    tool_calls: tuple[Part, ...] = ()
     fault: str = ""
     quota: Quota | None = None
 
@@ -210,7 +277,7 @@ class Response(NamedTuple):
         """Whether it has something to go on with. An empty text is an answer only of a model that has said all."""
         if self.finish == Finish.STOP:
             return True
-        return self.finish != Finish.REFUSAL and self.text != "" and not self.text.isspace()
+        return self.finish != Finish.REFUSAL and (bool(self.tool_calls) or bool(self.text and not self.text.isspace()))
 
 
 class Provider(abc.ABC):

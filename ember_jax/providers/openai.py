@@ -2,13 +2,14 @@
 
 import bisect
 import itertools
+import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from ..errors import AuthenticationError, MalformedResponseError, RefusedRequestError, ServerError
 from . import prices, quota
-from .base import Finish, Request, Response, Tokens
+from .base import Finish, Message, Part, Request, Response, Tokens, audio_format
 from .dialect import (
     Dialect,
     Failure,
@@ -77,7 +78,7 @@ class ChatCompletions(Dialect):
                 f"the parameter {taken[0]!r} is not yours to set. The model id and the prompt set `model` and "
                 "`messages`; more samples are more calls with other keys; answers are not streamed.",
             )
-        messages = [{"role": m.role, "content": m.content} for m in request.messages]
+        messages = [sent for message in request.messages for sent in _sent(message)]
         body = {"model": request.model, "messages": messages, **request.parameters}
         if (seed := request.seed()) is not None:
             body["seed"] = seed
@@ -93,7 +94,7 @@ class ChatCompletions(Dialect):
         if not completion.choices:
             return Failure(MalformedResponseError, "the answer has no choices.", (), tokens)
         choice = completion.choices[0]
-        said = _said(choice.message, choice.finish_reason)
+        said = _said(choice.message, choice.finish_reason, "tools" in request.parameters)
         if isinstance(said, str):
             return Failure(MalformedResponseError, said, (), tokens)
         return _response(answer, request, completion, said, tokens)
@@ -113,7 +114,46 @@ class ChatCompletions(Dialect):
         return None
 
 
+def _sent(message: Message) -> list[dict[str, Any]]:
+    """A message as this protocol has it: the results of tools are messages of their own."""
+    if not message.parts:
+        return [{"role": message.role, "content": message.content}]
+    results = [p for p in message.parts if p.kind == "tool_result"]
+    if results:
+        return [{"role": "tool", "tool_call_id": p.id, "content": p.value} for p in results]
+    calls = [p for p in message.parts if p.kind == "tool_call"]
+    if calls:
+        called = [{"id": p.id, "type": "function", "function": {"name": p.name, "arguments": p.value}} for p in calls]
+        return [{"role": message.role, "content": message.content or None, "tool_calls": called}]
+    return [{"role": message.role, "content": list(map(_content, message.parts))}]
+
+
+def _content(part: Part) -> dict[str, Any]:
+    match part.kind:
+        case "image":
+            return {"type": "image_url", "image_url": {"url": part.value}}
+        case "file":
+            return {"type": "file", "file": {"filename": part.name, "file_data": part.value}}
+        case "audio":
+            kind, _, data = part.value.partition(",")
+            return {"type": "input_audio", "input_audio": {"data": data, "format": audio_format(kind)}}
+        case _:
+            return {"type": "text", "text": part.value}
+
+
 # What msgspec checks an answer against. Fields that are not here are ignored.
+
+
+@dataclass
+class _Callee:
+    name: str
+    arguments: Any = ""
+
+
+@dataclass
+class _ToolCall:
+    function: _Callee
+    id: str | None = None
 
 
 @dataclass
@@ -125,6 +165,7 @@ class _Message:
     # Servers of models that reason use one of the two names.
     reasoning_content: Any = None
     reasoning: Any = None
+    tool_calls: list[_ToolCall] | None = None
 
 
 @dataclass
@@ -230,10 +271,16 @@ class _Content(NamedTuple):
     text: str
     reasoning: str
     finish: Finish
+    tool_calls: tuple[Part, ...] = ()
 
 
-def _said(message: _Message, reason: str | None) -> _Content | str:
+def _said(message: _Message, reason: str | None, has_tools: bool) -> _Content | str:
     """What a message says, or in our words why that cannot be told."""
+    calls = tuple(map(_called, itertools.count(), message.tool_calls or ())) if has_tools else ()
+    if calls:  # some servers give another reason beside them
+        text, reasoning, _ = _parts(message) if _is_content(message.content) else ("", "", None)
+        cut = _FINISHES.get((reason or "").casefold()) == Finish.LENGTH
+        return _Content(text or "", reasoning, Finish.LENGTH if cut else Finish.TOOL_CALLS, calls)
     if not _is_content(message.content):
         return "the answer is not a chat completion: its JSON has another form (no string and no parts in `content`)."
     text, reasoning, refusal = _parts(message)
@@ -248,6 +295,13 @@ def _said(message: _Message, reason: str | None) -> _Content | str:
         return _Content(text, reasoning, Finish.STOP if is_answer and not text else Finish.OTHER)
     finish = _FINISHES.get(reason.casefold(), Finish.OTHER)
     return _Content(text or "", reasoning, finish if is_answer or finish != Finish.STOP else Finish.OTHER)
+
+
+def _called(number: int, call: _ToolCall) -> Part:
+    # Arguments are JSON in a string; some servers send the JSON itself, and some no id.
+    given = call.function.arguments
+    arguments = given if isinstance(given, str) else json.dumps(given)
+    return Part("tool_call", arguments or "{}", call.function.name, call.id or f"call_{number}")
 
 
 def _is_content(content: Any) -> bool:
@@ -313,6 +367,7 @@ def _response(
         reasoning_tokens=int(tokens.reasoning),
         service_tier=completion.service_tier or "",
         fingerprint=completion.system_fingerprint or "",
+        tool_calls=said.tool_calls,
     )
 
 

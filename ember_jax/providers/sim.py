@@ -3,6 +3,7 @@
 A simulated answer is a pure function of the model's name, the messages, the parameters and the sample: the same on
 every machine and in every order of calls. A request with a JSON schema is answered by filling it in, see
 `sim_schema.py`; the schema is a parameter, or ends the last user message below a line `Reply with one JSON object …`.
+With tools it calls those that are named, see `sim_tools.py`.
 Otherwise what is said depends on the form of the last user message; the first of these that fits is
 taken:
 
@@ -40,7 +41,8 @@ from typing import Any, NamedTuple
 
 from .._regex import regex
 from ..errors import ModelError, RefusedRequestError
-from .base import Finish, Provider, Request, Response, Tokens, digest, is_drawn
+from . import sim_tools
+from .base import Finish, Part, Provider, Request, Response, Tokens, digest, is_drawn
 from .prices import Price
 from .sim_schema import fill
 
@@ -226,7 +228,13 @@ def reply(model: SimModel, request: Request) -> Response:
     that it cannot fill in.
     """
     prompt = next((m.content for m in reversed(request.messages) if m.role == "user"), "")
-    said = _said(model.at(prompt), prompt, request.parameters, _Draws(request))
+    skill, draws = model.at(prompt), _Draws(request)
+    if (tools := request.parameters.get("tools")) and request.parameters.get("tool_choice") != "none":
+        made_up = lambda schema, place: fill(schema, _Filling(skill, prompt, draws), place)
+        if calls := sim_tools.next_calls(tools, request.messages, made_up):
+            return _calling(model, request, calls)
+    result = sim_tools.last_result(request.messages)
+    said = _said(skill, prompt, request.parameters, draws) if result is None else _Said(f"The answer is {result}.", 0.0)
     text = said.text
     words, finish = text.split(), Finish.STOP
     limit = request.parameters.get("max_completion_tokens", request.parameters.get("max_tokens"))
@@ -246,6 +254,24 @@ def reply(model: SimModel, request: Request) -> Response:
         model=request.model,
         alternatives=said.alternatives[: _reported(request.parameters)],
         finish=finish,
+    )
+
+
+def _calling(model: SimModel, request: Request, calls: tuple[Part, ...]) -> Response:
+    """The answer that wants tools called."""
+    tokens = (
+        sum(len(m.content.split()) for m in request.messages),
+        sum(1 + len(call.value.split()) for call in calls),
+    )
+    return Response(
+        text="",
+        input_tokens=tokens[0],
+        output_tokens=tokens[1],
+        cost=model.price.of(*tokens),
+        logprob=0.0,
+        model=request.model,
+        finish=Finish.TOOL_CALLS,
+        tool_calls=calls,
     )
 
 

@@ -8,20 +8,31 @@ begin with.
 import json
 
 from .._text.lengths import span
-from .base import Provider, Request
+from .base import Message, Provider, Request
 
 # The allowance in tokens, rounded up. OpenAI counts 3 or 4 tokens for a message's marks, and templates of open models
 # have up to 10. The system prompts of such templates, as the date of Llama 3.1 or that of gpt-oss, have up to 60.
 PER_MESSAGE, _PER_REQUEST = 16, 64
+# The allowance for an image, a file or audio, besides a token for each character of what is sent. Services count an
+# image by its tiles, some hundred tokens each; no service is known that counts more than this for one.
+_PER_MEDIUM = 20_000
 
 
 def bounds(request: Request) -> tuple[int, int]:
     """The fewest and the most tokens that a request's input can have."""
     words = [span(message.content) for message in request.messages]
-    added = PER_MESSAGE * len(words) + _PER_REQUEST
-    if schema := request.parameters.get("response_format"):
-        added += len(json.dumps(schema))  # the model reads the schema too; a token of ASCII has a character at least
+    added = PER_MESSAGE * len(words) + _PER_REQUEST + sum(map(_beside, request.messages))
+    for name in ("response_format", "tools"):
+        if schema := request.parameters.get(name):
+            added += len(json.dumps(schema))  # the model reads schemas too; a token of ASCII has a character at least
     return sum(w.least for w in words), int(sum(w.most for w in words)) + added
+
+
+def _beside(message: Message) -> int:
+    """The most tokens of what is no text in a message."""
+    called = [part for part in message.parts if part.kind == "tool_call"]
+    held = [part for part in message.parts if part.kind in ("image", "file", "audio")]
+    return sum(int(span(c.value + c.name + c.id).most) for c in called) + sum(_PER_MEDIUM + len(h.value) for h in held)
 
 
 def output_limit(request: Request) -> int | None:

@@ -6,7 +6,7 @@ from ..._host import Used
 from ..._plan import ir
 from ..._text.failed import digest_for
 from ...errors import SweepError
-from ..lane import Frame, Part, inputs_of
+from ..lane import Enclosure, Frame, inputs_of
 from ..machine import Machine
 
 # What an attempt adds to its outputs where nothing has failed.
@@ -29,7 +29,7 @@ def _attempt(machine: Machine, frame: Frame, index: int, node: ir.Enclosed) -> N
         digest = np.frombuffer(digest_for(_cause(error)), np.uint32)
         machine.stack.complete(frame, index, [*outputs, digest])
 
-    machine.stack.enter(node.body, inputs_of(frame, node), Part(frame.lane, failed, None), ended, (frame, index))
+    machine.stack.enter(node.body, inputs_of(frame, node), Enclosure(frame.lane, failed, None), ended, (frame, index))
 
 
 def _meter(machine: Machine, frame: Frame, index: int, node: ir.Enclosed) -> None:
@@ -38,7 +38,7 @@ def _meter(machine: Machine, frame: Frame, index: int, node: ir.Enclosed) -> Non
     def ended(outputs: list[np.ndarray]) -> None:
         machine.stack.complete(frame, index, [*outputs, *used.arrays()])
 
-    machine.stack.enter(node.body, inputs_of(frame, node), Part(frame.lane, None, used), ended, (frame, index))
+    machine.stack.enter(node.body, inputs_of(frame, node), Enclosure(frame.lane, None, used), ended, (frame, index))
 
 
 def _cause(error: BaseException) -> BaseException:

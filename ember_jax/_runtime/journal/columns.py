@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..._text.store import digest_of
+from ..._text.turns import Part
 from ...providers.base import Finish, Message
 
 # The version of the tables, which the file's header names: one more for a change of `COLUMNS`, or of another table.
 # Files of an earlier version, down to the oldest that is read, get the columns that they lack when they are opened.
-VERSION = 4
+VERSION = 5
 OLDEST = 2
 
 
@@ -88,6 +89,10 @@ def _pairs(words: str) -> tuple[tuple[str, float], ...]:
     return tuple((token, x) for token, x in json.loads(words)) if words else ()
 
 
+def _calls(words: str) -> tuple[Part, ...]:
+    return tuple(Part(*part) for part in json.loads(words)) if words else ()
+
+
 def _unicode(words: str) -> str:
     """Words that a service has made up, which may be no Unicode, as SQLite can hold them."""
     return words if words.isascii() else words.encode("utf-8", "replace").decode()
@@ -135,6 +140,16 @@ _LATER = (
     # Why the answer is of no use. A session's log has it from the error that the call failed with.
     _words("error", source="response.fault"),
     Column("superseded", "integer not null", "superseded", write=int, read=bool, since=3, default="0"),
+    Column(
+        "tool_calls",
+        "text not null",
+        "response.tool_calls",
+        write=_json_list,
+        read=_calls,
+        export=lambda calls: [call._asdict() for call in calls],
+        since=5,
+        default="''",
+    ),
 )
 # In the order of the table in the file.
 COLUMNS = (
@@ -224,7 +239,8 @@ class CallRecord:
         that of what was asked. A session's own calls are not.
     - `answered_by`, `request_id`: the model and the request by the provider's own names.
     - `input_tokens`, `output_tokens`, `cost`, `logprob`: as in a `Response`.
-    - `alternatives`, `reasoning`: as in a `Response`, if the call was read from a journal's file; else empty.
+    - `alternatives`, `reasoning`, `tool_calls`: as in a `Response`, if the call was read from a journal's file; else
+        empty.
     - `finish`: how the answer ended, a `Finish`.
     - `cached_tokens`, `cache_write_tokens`, `reasoning_tokens`, `service_tier`, `fingerprint`: as in a `Response`.
     - `began`, `ended`: in seconds since 1970. In a session they are when the lane asked and when it had its answer. In
@@ -255,6 +271,7 @@ class CallRecord:
     alternatives: tuple[tuple[str, float], ...] = ()
     finish: int = Finish.OTHER
     reasoning: str = ""
+    tool_calls: tuple[Part, ...] = ()
     cached_tokens: int = 0
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
@@ -273,8 +290,9 @@ class CallRecord:
     def __str__(self) -> str:
         lines = [f"{name.replace('_', ' '):<13} {value}" for name, value in self._facts() if value]
         lines += [f"{f'attempt {i}':<13} {_tried(tried)}" for i, tried in enumerate(self.tried, 1)]
-        turns = [(m.role, m.content) for m in self.messages]
-        turns += [("answer", self.answer)] if self.answer is not None else []
+        turns = [(m.role, m.shown()) for m in self.messages]
+        if self.answer is not None:
+            turns.append(("answer", Message.of("", [Part("text", self.answer), *self.tool_calls]).shown()))
         return "\n".join([*lines, *(f"\n-- {role}\n{words}" for role, words in turns)])
 
     def _facts(self) -> Iterator[tuple[str, str]]:
@@ -339,9 +357,16 @@ def _exported() -> Iterator[tuple[str, tuple[str, Callable[[Any], Any] | None]]]
         if field in columns:
             yield columns[field].exported or field, (field, columns[field].export)
         elif field == "messages":  # they have a table of their own in the file, and so no column
-            yield field, (field, lambda messages: [message._asdict() for message in messages])
+            yield field, (field, _messages)
         elif field != "tried":  # the other fields without a column are known by a session only
             yield field, (field, None)
+
+
+def _messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
+    return [
+        {"role": m.role, "content": m.content, **({"parts": [part._asdict() for part in m.parts]} if m.parts else {})}
+        for m in messages
+    ]
 
 
 # The names of an export, in order; for each the field of `CallRecord`, and what makes a value of JSON from it.

@@ -110,7 +110,7 @@ def read(connection: sqlite3.Connection, ids: Iterable[int]) -> Iterator[CallRec
         row = connection.execute(_CALL, (i,)).fetchone()
         if row is not None:  # else another process, or `forget`, has deleted it since it was found
             known = {c.name: v if c.read is None else c.read(v) for c, v in zip(READ, row, strict=True)}
-            messages = tuple(Message(*message) for message in connection.execute(_MESSAGES, (i,)))
+            messages = tuple(Message.kept(*message) for message in connection.execute(_MESSAGES, (i,)))
             yield CallRecord(messages=messages, how="failed" if known["error"] else "answered", **known)
 
 

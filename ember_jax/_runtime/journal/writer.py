@@ -51,7 +51,8 @@ class Row(NamedTuple):
 
 def row_of(digest: bytes, entry: Entry) -> Row:
     """An entry as rows of the tables."""
-    texts = [(digest_of(m.content), m.content) for m in entry.request.messages]
+    said = [m.words for m in entry.request.messages]
+    texts = [(digest_of(words), words) for words in said]
     messages = [(i, m.role, texts[i][0]) for i, m in enumerate(entry.request.messages)]
     values = [*_values(entry)]
     for i, write in _WRITES:
