@@ -18,6 +18,7 @@ from .._host import invoke
 from .._runtime import session as sessions
 from .._text import store
 from .._text.elementwise import NUMBER, TEXT, elementwise
+from .._text.maybe import Maybe
 from .._text.operations import where
 from .._text.text import Text, text
 from .._types import Key
@@ -25,7 +26,6 @@ from ..errors import ModelError, TextError
 from ..providers.base import Request, Response
 from .asking import ModelCall, Note, Operands, operands, prompt_text, setting
 from .choose import Choice, ChoiceCall, options_text
-from .maybe import Maybe
 from .schema import schema_of
 from .structured import StructuredCall
 
