@@ -230,9 +230,9 @@ def test_setting_at_traced_places():
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """A vocabulary of the bytes and "ab", "bc", "abcd", in which a beginning may be taken apart in another way."""
+    """A vocabulary of the bytes, "cd", and "ab" with the first byte of "é", which without it is two tokens."""
     tiktoken.list_encoding_names()
-    ranks = {bytes([i]): i for i in range(256)} | {b"ab": 256, b"bc": 257, b"cd": 258, b"abcd": 259}
+    ranks = {bytes([i]): i for i in range(256)} | {b"b\xc3": 256, b"ab\xc3": 257, b"cd": 258}
     made = {"name": "tiny", "pat_str": r"\S+|\s", "mergeable_ranks": ranks, "special_tokens": {"<|end|>": 300}}
     monkeypatch.setitem(tiktoken.registry.ENCODING_CONSTRUCTORS, "tiny", lambda: made)
     monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})
@@ -248,10 +248,16 @@ def test_truncation_keeps_at_most_the_tokens(tiny):
         assert string.startswith(begun)
         assert len(tiny.encode(begun, disallowed_special=())) <= max(most, 0)
         assert begun == string or len(ids) > most
-        assert string.startswith(tiny.decode_bytes(ids[: max(most, 0)]).decode(errors="ignore"))
+        # As long as it may be: the next character would make it more tokens, or more than were there.
+        longest = tiny.decode_bytes(ids[: max(most, 0)]).decode(errors="ignore")
+        fits = [
+            n for n in range(len(longest) + 1) if len(tiny.encode(longest[:n], disallowed_special=())) <= max(most, 0)
+        ]
+        assert begun == longest[: fits[-1]]
 
     check()
-    assert str(jax.jit(lambda t, n: ember.truncate(t, n, "tiny"))(ember.text("abcd abb"), 3)) == "abcd ab"
+    assert [str(ember.truncate("abé", n, "tiny")) for n in (0, 1, 2)] == ["", "a", "abé"]
+    assert str(jax.jit(lambda t, n: ember.truncate(t, n, "tiny"))(ember.text("cdcd cb"), 3)) == "cdcd "
 
 
 # -- in plans --------------------------------------------------------------------------------------------------------
@@ -306,11 +312,20 @@ def test_a_plan_reads_well():
     )
 
 
-def test_bounds_of_what_is_cut():
-    (op,) = [node.function for node in nodes(lambda t, i: t.slice(i), T, 1)]
-    number = np.dtype(np.int32)
-    assert lengths.result(op, ["two words", number, number]) == lengths.Span(0, 9)
-    assert lengths.result(op, [lengths.Span(1, 5), number, number]) == lengths.UNKNOWN
+@pytest.mark.parametrize(
+    ("cut", "before", "behind"),
+    [
+        pytest.param(lambda t, i: t.slice(i), [], [np.dtype(np.int32)] * 2, id="slice"),
+        pytest.param(lambda t, i: ember.truncate(t, i), [], [np.dtype(np.int32)], id="truncate"),
+        pytest.param(lambda t, i: t.split(at_most=2).values, [np.dtype(np.int32)], [], id="split"),
+        pytest.param(lambda t, i: t.strip(t), [], [lengths.Span(0, 3)], id="strip"),
+    ],
+)
+def test_bounds_of_what_is_cut(cut, before, behind):
+    """A part of words that are known is no longer than they are; of an answer's tokens nothing is said."""
+    (op,) = [node.function for node in nodes(cut, T, 1) if type(node).__name__ == "Words"]
+    assert lengths.result(op, [*before, "two words", *behind]) == lengths.Span(0, 9)
+    assert lengths.result(op, [*before, lengths.Span(1, 5), *behind]) == lengths.UNKNOWN
 
 
 def test_under_jit_with_calls_lanes_and_constructs():
