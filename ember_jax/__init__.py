@@ -16,9 +16,6 @@ from ._model.conversation import file as file
 from ._model.conversation import image as image
 from ._model.llm import LLM as LLM
 from ._model.llm import Completion as Completion
-from ._model.maybe import Many as Many
-from ._model.maybe import Maybe as Maybe
-from ._model.maybe import at_most as at_most
 from ._model.tools import Tool as Tool
 from ._model.tools import ToolReply as ToolReply
 from ._model.tools import tool as tool
@@ -40,9 +37,13 @@ from ._runtime.session import Report as Report
 from ._runtime.session import session as session
 from ._text.files import load as load
 from ._text.files import save as save
+from ._text.maybe import Many as Many
+from ._text.maybe import Maybe as Maybe
+from ._text.maybe import at_most as at_most
 from ._text.numbers import features as features
 from ._text.numbers import parse_number as parse_number
 from ._text.numbers import tokens as tokens
+from ._text.numbers import truncate as truncate
 from ._text.operations import concatenate as concatenate
 from ._text.operations import fold_in as fold_in
 from ._text.operations import format as format

@@ -18,6 +18,7 @@ from .._host import invoke
 from .._runtime import session as sessions
 from .._text import store
 from .._text.elementwise import NUMBER, TEXT, elementwise
+from .._text.maybe import Maybe
 from .._text.operations import where
 from .._text.text import Text, text
 from .._types import Key
@@ -26,7 +27,6 @@ from ..providers.base import Request, Response
 from .asking import ModelCall, Note, Operands, operands, prompt_of, setting
 from .choose import Choice, ChoiceCall, options_text
 from .conversation import Conversation
-from .maybe import Maybe
 from .schema import schema_of
 from .structured import StructuredCall
 from .tools import ToolReply, ToolsCall, as_tools, described, reply_of

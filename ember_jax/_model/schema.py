@@ -29,9 +29,9 @@ from jaxtyping import AbstractArray
 from .._annotations import shown
 from .._regex import regex
 from .._text import store
+from .._text.maybe import Bound, Many, Maybe
 from .._text.text import Text, TextAnnotation
 from ..errors import AnnotationError, TextError
-from .maybe import Bound, Many, Maybe
 
 # JSON's types, and the dtypes in which answers come; a string is its digest.
 _DTYPES = {"number": np.dtype(np.float32), "integer": np.dtype(np.int32), "boolean": np.dtype(np.bool_)}

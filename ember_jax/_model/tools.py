@@ -24,6 +24,7 @@ from .._function import bound
 from .._runtime import session as sessions
 from .._text import store, turns
 from .._text.elementwise import TEXT, TEXTS, Kind, elementwise
+from .._text.maybe import Many
 from .._text.operations import where
 from .._text.text import Text
 from .._types import Key
@@ -31,7 +32,6 @@ from ..errors import AnnotationError
 from ..providers.base import Request, Response
 from .asking import ModelCall, Note, Operands
 from .conversation import Conversation, conversation_of
-from .maybe import Many
 
 # Seconds after which a tool is given up.
 _TIMEOUT = 300.0

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import TextError
-from . import operations, store, turns
+from . import numbers, operations, store, strings, turns
 from .elementwise import ElementwiseOp
 
 
@@ -47,7 +47,7 @@ def result(op: ElementwiseOp, elements: Sequence[Any]) -> str | Span:
         a number, which is never known here, its dtype.
 
     **Returns:** the words if all elements are known, else their bounds; `UNKNOWN` if the operation raises on the words,
-    or is one whose result is not put together of its operands (see `operations.parts`).
+    or is one whose result is neither put together of its operands (see `operations.parts`) nor cut out of a known one.
     """
     flat = [x for e in elements for x in (e if isinstance(e, list) else [e])]
     if all(isinstance(x, str) for x in flat):
@@ -58,6 +58,8 @@ def result(op: ElementwiseOp, elements: Sequence[Any]) -> str | Span:
     if op.function in (turns.said, turns.answered):  # of a conversation, what was said in it counts
         spans = list(map(_said, flat))
         return Span(sum(s.least for s in spans), sum(s.most for s in spans))
+    if op.function in _CUTS and isinstance(whole := flat[_CUTS[op.function]], str):
+        return Span(0, span(whole).most)
     parts = operations.parts(op.function, op.static, elements)
     if parts is None:
         return UNKNOWN
@@ -74,6 +76,11 @@ def _said(words: str | Span) -> Span:
         return span(words)
     spans = [span(store.get(digest)) for digest in named]
     return Span(sum(s.least for s in spans), sum(s.most for s in spans))
+
+
+# What gives a part of one of its operands, and of which. A part of a known text has no more bytes than that text. Of an
+# answer that is not known nothing is said: cut inside a token, it may have more tokens than it had.
+_CUTS: dict[Any, int] = {strings.cut: 0, strings.piece: 1, numbers.truncated: 0, str.strip: 0}
 
 
 def _written(value: Any, spec: str) -> str | Span:

@@ -1,7 +1,8 @@
-"""From text to numbers: the number that is written in a text, its token ids, and a vector of features."""
+"""From text to numbers: the number that is written in a text, its token ids (and text cut by them), and a vector of
+features.
+"""
 
 import functools
-import operator
 import unicodedata
 from typing import Any
 
@@ -12,7 +13,8 @@ from jaxtyping import Float32, Int32
 from .._regex import regex
 from ..errors import TextError
 from . import grammar
-from .elementwise import TEXT, elementwise
+from .elementwise import NUMBER, TEXT, elementwise
+from .strings import integers, static_size
 from .text import Text, as_text
 
 BYTES = "bytes"
@@ -53,12 +55,33 @@ def tokens(t: Text | str, length: int, encoding: str = BYTES) -> Int32[jax.Array
 
     **Raises:** `TextError` for another `length`, for an unknown encoding, and where its vocabulary cannot be loaded.
     """
-    length = _size(length, "length", "tokens")
+    length = static_size(length, "length", "ember.tokens")
     if encoding != BYTES:
         # Loaded now although it is needed only when the program runs: an error then points at the user's own line.
         vocabulary(encoding)
     result = jax.ShapeDtypeStruct((length,), np.int32)
     return elementwise(_tokens, (length, encoding), [(as_text(t).digests, TEXT)], result)
+
+
+def truncate(t: Text | str, tokens: Any, encoding: str = BYTES) -> Text:
+    """The beginning of each text that has at most so many tokens.
+
+    **Arguments:**
+
+    - `t`: a Text of any shape.
+    - `tokens`: how many tokens to keep: an integer, or an array of integers that broadcasts and may be traced. What is
+        below 0 counts as 0.
+    - `encoding`: as `ember.tokens` takes it.
+
+    **Returns:** a Text of the broadcast shape. No character is cut apart: a last one that is not whole is dropped.
+
+    **Raises:** `TextError` if `tokens` is no integer, for an unknown encoding, and where its vocabulary cannot be
+    loaded.
+    """
+    if encoding != BYTES:
+        vocabulary(encoding)
+    most = integers(tokens, "tokens", "ember.truncate")
+    return Text(elementwise(truncated, (encoding,), [(as_text(t).digests, TEXT), (most, NUMBER)], TEXT))
 
 
 def features(t: Text | str, dim: int) -> Float32[jax.Array, "*shape {dim}"]:
@@ -78,22 +101,9 @@ def features(t: Text | str, dim: int) -> Float32[jax.Array, "*shape {dim}"]:
 
     **Raises:** `TextError` for another `dim`.
     """
-    dim = _size(dim, "dim", "features")
+    dim = static_size(dim, "dim", "ember.features")
     result = jax.ShapeDtypeStruct((dim,), np.float32)
     return elementwise(_features, (dim,), [(as_text(t).digests, TEXT)], result)
-
-
-def _size(value: Any, name: str, function: str) -> int:
-    try:
-        size = operator.index(value)
-    except TypeError:  # a float, or a tracer
-        size = 0
-    if size < 1 or isinstance(value, bool):
-        raise TextError(
-            f"`{name}` of ember.{function} is part of a shape, so it must be a Python int of 1 or more that is known "
-            f"while JAX traces; got {value!r:.80}."
-        )
-    return size
 
 
 # -- numbers ---------------------------------------------------------------------------------------------------------
@@ -118,6 +128,22 @@ def _tokens(length: int, encoding: str, words: str) -> np.ndarray:
         ids = vocabulary(encoding).encode_to_numpy(words, disallowed_special=())[:length]
     out[: len(ids)] = ids
     return out
+
+
+def truncated(encoding: str, words: str, most: Any) -> str:
+    """The longest beginning of some words that has at most so many tokens."""
+    most = max(int(most), 0)
+    if encoding == BYTES:
+        return words[:most].encode()[:most].decode(errors="ignore")
+    known = vocabulary(encoding)
+    ids = known.encode(words, disallowed_special=())
+    if len(ids) <= most:
+        return words
+    begun = known.decode_bytes(ids[:most]).decode(errors="ignore")
+    # What ends elsewhere may be taken apart elsewhere, and so into more tokens.
+    while len(known.encode(begun, disallowed_special=())) > most:
+        begun = begun[:-1]
+    return begun
 
 
 def encoding_of(name: str) -> str | None:

@@ -21,6 +21,7 @@ from .._jax.internals import device_array, is_tracer
 from ..errors import TextError, TracedControlFlowError, UnknownDigestError, told
 from . import failed, portable, store
 from .elementwise import TEXT, elementwise
+from .strings import Strings
 
 _TRACED_WORDS = (
     "the words of a traced Text are not known while JAX traces: only its digest flows through the program. "
@@ -59,12 +60,13 @@ class TextAnnotation:
         return TextAnnotation, (self.dimensions,)
 
 
-class Text:
+class Text(Strings):
     """An array of strings, of any shape; made by `ember.text`.
 
     Indexing, `reshape`, `vmap`, `scan` and `lax.cond` treat it as an array of that shape (the digest's own axis, the
     last one of the leaf, is hidden). `==` compares words and gives a boolean array. `str(t)` and `t.tolist()` give
-    the words back.
+    the words back. Methods as Python's `str` has them ask and change words: `contains`, `startswith`, `endswith`,
+    `matches`, `length`, `lower`, `upper`, `strip`, `replace`, `slice`, `split`, `extract`.
 
     The words of text that failed (see `ember.attempt`) are `None`, and `causes()` says why; `print` shows both. A Text
     that is traced has no words yet: `jax.debug.print("{}", t)` prints them when the program runs. Texts, and what holds
@@ -72,14 +74,10 @@ class Text:
     `ember.save` keeps the words with them.
     """
 
-    __slots__ = ("digests",)
+    __slots__ = ()
     __hash__ = None  # type: ignore[assignment]  # a hash needs `==` to give one boolean, and here it gives an array
     # Makes NumPy leave `np_array == text` to `Text.__eq__`; otherwise NumPy would compare element by element.
     __array_priority__ = 100
-
-    def __init__(self, digests: Any):
-        # Not validated: JAX and Equinox rebuild pytrees with tracers, `None`, booleans and tuples as leaves.
-        self.digests = digests
 
     def __class_getitem__(cls, dimensions: str) -> Any:
         if not isinstance(dimensions, str):
@@ -127,6 +125,15 @@ class Text:
         target = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
         target = np.broadcast_to(np.False_, self.shape).reshape(tuple(target)).shape
         return Text(jnp.reshape(self.digests, (*target, store.DIGEST_WORDS)))
+
+    def ravel(self) -> "Text":
+        """The same strings along one axis, in row-major order."""
+        return self.reshape(-1)
+
+    @property
+    def at(self) -> "Places":
+        """`t.at[index].set(words)`: a new Text with other words at some places, as JAX's arrays have it."""
+        return Places(self)
 
     def __getitem__(self, index: Any) -> "Text":
         shape = self.shape
@@ -208,6 +215,9 @@ class Text:
         words = self.tolist()
         return words is not None and str(part) in words
 
+    def _digests_of(self, value: Any) -> Any:
+        return as_text(value).digests
+
     # -- copies, here and in other processes -----------------------------------------------------------------------
 
     # Copied without the way through `pickle`, which would refuse a Text that is traced.
@@ -253,6 +263,62 @@ class Text:
 
     def __radd__(self, other: Any) -> "Text":
         return _concatenate(other, self)
+
+
+class Places:
+    """`t.at`; an index gives the `Place` in whose stead other words can be set."""
+
+    def __init__(self, whole: Text):
+        self._whole = whole
+
+    def __getitem__(self, index: Any) -> "Place":
+        return Place(self._whole, index)
+
+
+class Place:
+    """`t.at[index]`."""
+
+    def __init__(self, whole: Text, index: Any):
+        self._whole = whole
+        self._index = index
+
+    def set(self, words: Text | str) -> Text:
+        """The Text with `words` in place of the strings at the index, of the same shape.
+
+        **Arguments:**
+
+        - `words`: a string, or a Text that broadcasts to the shape of `t[index]`.
+
+        **Returns:** a new Text. An index that is an array and lies out of range sets nothing, as in JAX.
+
+        **Raises:** `IndexError` for a Python integer out of range; `TextError` if `words` is neither.
+        """
+        if not isinstance(words, str | Text):
+            raise TextError(
+                f"`words` of Text.at[…].set is {_describe(words)}; it takes a string or a Text. Make one with "
+                "`ember.text`."
+            )
+        whole, new = self._whole, as_text(words).digests
+        index = np.asarray(self._index, None if self._index else int) if isinstance(self._index, list) else self._index
+        digests = jnp.asarray(whole.digests)
+        if not new.shape[:-1] and getattr(index, "dtype", None) == np.bool_ and index.shape == whole.shape:
+            return Text(jnp.where(index[..., None], new, digests))  # the mask may be traced
+        replaced = jax.eval_shape(lambda: whole[index]).digests.shape
+        if not _broadcasts(new.shape, replaced):
+            raise TextError(
+                f"`words` of Text.at[…].set has shape {new.shape[:-1]}, which does not broadcast to {replaced[:-1]}, "
+                "the shape of what they replace."
+            )
+        if is_tracer(index) and not index.shape and jnp.issubdtype(index.dtype, jnp.integer):
+            # A choice at each place, which a plan makes without XLA; a scatter it would have to compile.
+            size = whole.shape[0]
+            at = jnp.where(index < 0, index + size, index) == np.arange(size, dtype=index.dtype)
+            at = jnp.expand_dims(at, tuple(range(1, digests.ndim)))
+            return Text(jnp.where(at, jnp.broadcast_to(new, digests.shape), digests))
+        # The slice at the end is the digest's own axis, which no index of strings may reach.
+        index = index if isinstance(index, tuple) else (index,)
+        rest = () if any(part is Ellipsis for part in index) else (Ellipsis,)
+        return Text(digests.at[(*index, *rest, slice(None))].set(new))
 
 
 jax.tree_util.register_pytree_with_keys(
@@ -390,6 +456,13 @@ def _check_bounds(index: Any, shape: tuple[int, ...]) -> None:
     # it is traced.
     if all(isinstance(part, int | np.integer | slice) or part is None or part is Ellipsis for part in parts):
         np.broadcast_to(np.False_, shape)[tuple(slice(None) if isinstance(part, slice) else part for part in parts)]
+
+
+def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    try:
+        return np.broadcast_shapes(shape, target) == target
+    except ValueError:
+        return False
 
 
 def _as_operand(value: Any) -> Text | None:

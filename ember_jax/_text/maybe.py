@@ -13,8 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._text.text import Text
-
 _T = TypeVar("_T")
 
 
@@ -69,10 +67,10 @@ def _plain(tree: Any, lanes: int = 0) -> Any:
             return _plain(tree.value) if tree.is_there else None
         case Many():  # a length that failed is the least integer
             return [_plain(_at(tree.values, i)) for i in range(tree.length)] if tree.length >= 0 else None
-        case Text() | np.ndarray():
+        case _ if hasattr(tree, "tolist"):  # a Text, whose methods give what is here, or an array
             return tree.tolist()
         case _:  # an instance of a class of fields
-            return jax.tree.map(_plain, tree, is_leaf=lambda inner: isinstance(inner, Maybe | Many | Text))
+            return jax.tree.map(_plain, tree, is_leaf=lambda inner: hasattr(inner, "tolist"))
 
 
 def _at(tree: Any, index: int) -> Any:
