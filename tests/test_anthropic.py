@@ -481,6 +481,7 @@ def test_without_a_header_the_id_is_that_of_the_message():
         ("tool_use", Finish.TOOL_CALLS),
         ("pause_turn", Finish.OTHER),
         ("refusal", Finish.REFUSAL),
+        ("content_filter", Finish.CONTENT_FILTER),
         ("a_new_one", Finish.OTHER),
         (None, Finish.OTHER),
     ],
@@ -668,10 +669,16 @@ def test_costs_are_by_the_table_and_by_the_speed_that_was_granted():
     assert cost({}, speed="fast") == pytest.approx(2 * plain, rel=1e-9)
 
 
+def test_what_is_cached_for_an_hour_has_a_price_of_its_own():
+    created = {"ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 300}
+    usage = {"cache_creation_input_tokens": 400, "cache_creation": created}
+    # Claude Opus 5.5: 4 a million, written into a cache 5, for an hour 8.
+    assert cost(usage) == pytest.approx((1000 * 4 + 100 * 5 + 300 * 8 + 100 * 20) / 1e6, rel=1e-9)
+
+
 @pytest.mark.parametrize(
     "usage",
     [
-        {"cache_creation_input_tokens": 9, "cache_creation": {"ephemeral_1h_input_tokens": 9}},
         {"server_tool_use": {"web_search_requests": 1}},
         {"inference_geo": "us"},
         {"service_tier": "priority"},

@@ -64,8 +64,8 @@ class Anthropic(Vendor):
 
     Without `max_tokens` an answer has at most 21,333 tokens, its thinking included, or what an older model can write if
     that is less. A schema is sent without what the service does not take of it, such as bounds of numbers; they stand
-    in its descriptions instead. What the price table does not tell (caching for an hour, searches of the web,
-    inference in the US alone) leaves the cost of an answer unknown.
+    in its descriptions instead. What the price table does not tell (searches of the web, inference in the US alone)
+    leaves the cost of an answer unknown.
 
     **Arguments:**
 
@@ -402,6 +402,8 @@ _FINISHES = {
     "model_context_window_exceeded": Finish.LENGTH,
     "tool_use": Finish.TOOL_CALLS,
     "refusal": Finish.REFUSAL,
+    # Not the vendor's: what servers that imitate it pass on from others (aimock 1.43).
+    "content_filter": Finish.CONTENT_FILTER,
 }
 
 # An error may stand in an answer whose status says success, if the service fails after it has begun to answer.
@@ -492,13 +494,14 @@ def _tokens(usage: _Usage | None) -> Tokens | None:
     if usage is None or (usage.input_tokens is None and usage.output_tokens is None):
         return None
     cached, written = count(usage.cache_read_input_tokens), count(usage.cache_creation_input_tokens)
-    details = usage.output_tokens_details
+    details, created = usage.output_tokens_details, usage.cache_creation
     return Tokens(
         count(usage.input_tokens) + cached + written,
         count(usage.output_tokens),
         cached,
         written,
         count(details.thinking_tokens) if details else 0,
+        count(created.ephemeral_1h_input_tokens) if created else 0,
     )
 
 
@@ -513,7 +516,9 @@ def _cost(answer: HTTPAnswer, request: Request, model: str, usage: _Usage, token
 
 
 def _has_other_prices(usage: _Usage) -> bool:
-    """Whether a bill has more in it than `Tokens` can say: caching for an hour, searches, inference in the US alone."""
-    hour = usage.cache_creation.ephemeral_1h_input_tokens if usage.cache_creation else None
+    """Whether a bill has more in it than the table knows: searches of the web, inference in the US alone.
+
+    The latter is dearer by a tenth, by LiteLLM's table (1.110.2).
+    """
     searches = usage.server_tool_use.web_search_requests if usage.server_tool_use else None
-    return bool(hour or searches or usage.inference_geo == "us")
+    return bool(searches or usage.inference_geo == "us")
