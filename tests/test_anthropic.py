@@ -5,7 +5,9 @@ import math
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 import ember_jax as ember
 from ember_jax.errors import (
@@ -18,8 +20,8 @@ from ember_jax.errors import (
 )
 from ember_jax.providers import prices
 from ember_jax.providers.anthropic import SERVICE, Anthropic, Messages
-from ember_jax.providers.base import Finish, Message, Request, Tokens
-from ember_jax.providers.dialect import Failure
+from ember_jax.providers.base import Finish, Message, Request, Response, Tokens
+from ember_jax.providers.dialect import Failure, HTTPAnswer, HTTPRequest
 from ember_jax.providers.quota import Allowance, Quota
 
 KEY = "sk-ant-api03-MARKED-0123456789"
@@ -228,6 +230,8 @@ def test_what_the_service_has_not_is_refused_by_name_with_what_to_do(name, advic
         ({"response_format": {"type": "x"}, "output_config": {"format": {"type": "y"}}}, "response_format"),
         ({"reasoning_effort": "minimal"}, "reasoning_effort"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"anyOf": 7}}}}, "response_format"),
+        ({"output_config": "low"}, "output_config"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_by_name(given, name):
@@ -700,6 +704,40 @@ def test_most_that_a_call_costs_has_the_limit_that_is_sent():
     assert prices.cost(asked, Tokens(1000, 21_333)) <= most
 
 
-def test_the_dialect_raises_nothing():
-    dialect = Messages(SERVICE)
-    assert isinstance(dialect.build(request(seed=1)), Failure)
+# A dialect raises nothing
+
+NAMES = [
+    "betas",
+    "max_tokens",
+    "output_config",
+    "reasoning_effort",
+    "response_format",
+    "stop",
+    "temperature",
+    "thinking",
+]
+WORDS = st.sampled_from([*NAMES, "type", "json_schema", "schema", "properties", "items", "$defs", "anyOf", "object"])
+TREES = st.recursive(
+    st.none() | st.booleans() | st.integers() | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
+)
+
+
+@hypothesis.given(st.dictionaries(st.sampled_from(NAMES), TREES), TREES)
+def test_whatever_the_parameters_are_a_request_is_built_or_refused(given, schema):
+    form = {"type": "json_schema", "json_schema": {"schema": schema}}
+    for parameters in (given, {**given, "response_format": form}):
+        asked = dataclasses.replace(request(), parameters=parameters)
+        built = Messages(SERVICE).build(asked)
+        assert isinstance(built, HTTPRequest) or built.words.format() == built.words
+
+
+FIELDS = ["content", "id", "model", "stop_reason", "stop_details", "usage", "error"]
+
+
+@hypothesis.given(st.dictionaries(st.sampled_from(FIELDS), TREES), st.lists(TREES, max_size=3))
+def test_whatever_is_answered_is_read_or_said_to_be_none(fields, blocks):
+    for tree in (fields, message(text("4"), **fields), message(*blocks)):
+        answer = HTTPAnswer(200, {}, json.dumps(tree).encode())
+        assert isinstance(Messages(SERVICE).read(answer, request()), Failure | Response)
+        Messages(SERVICE).meaning(answer._replace(status=429))

@@ -243,15 +243,17 @@ def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _betas(given: Mapping[str, Any]) -> dict[str, str]:
     """The header that asks for what the service has on trial, as `speed` of some models."""
-    betas = given.get("betas", ())
-    names = [betas] if isinstance(betas, str) else betas
+    betas = given.get("betas") or []
+    names = betas if isinstance(betas, list) else [betas]
     return {"anthropic-beta": ",".join(map(str, names))} if names else {}
 
 
 def _output_config(request: Request) -> dict[str, Any] | Failure:
     """What is asked of the output: how much effort, and in which form."""
     given = request.parameters
-    config = dict(given.get("output_config") or {})
+    config = given.get("output_config") or {}
+    if not isinstance(config, dict):
+        return _without("output_config", "It is an object, with `effort` and `format`.")
     effort, form = given.get("reasoning_effort"), given.get("response_format")
     if effort == "minimal":
         return _without("reasoning_effort", 'The least effort is "low"; "none" is no thinking.')
@@ -260,13 +262,17 @@ def _output_config(request: Request) -> dict[str, Any] | Failure:
         case None | {"type": "text"}:
             pass
         case {"type": "json_schema", "json_schema": {"schema": dict() as schema}}:
-            if _is_open(schema):
+            try:
+                is_open, fitted = _is_open(schema), _fitted(schema)
+            except (AttributeError, TypeError):  # it has no lists or objects where schemas have them
+                return _without("response_format", "Its schema is no JSON schema.")
+            if is_open:
                 return _without(
                     "response_format",
                     "Its schema has an object with fields of any name (`additionalProperties`), and the service takes "
                     "only those whose fields are all named.",
                 )
-            wished["format"] = {"type": "json_schema", "schema": _fitted(schema)}
+            wished["format"] = {"type": "json_schema", "schema": fitted}
         case {"type": "json_object"}:
             return _without("response_format", "Anthropic knows schemas, but not any JSON; ask for it in the prompt.")
         case _:
