@@ -654,6 +654,20 @@ def test_the_limits_that_headers_tell_are_read():
     )
 
 
+def test_the_limits_of_a_gateway_count_where_the_vendors_are_not_told():
+    theirs = {"x-ratelimit-limit-requests": "10", "x-ratelimit-remaining-requests": "9"}
+    ours = {"anthropic-ratelimit-requests-limit": "50", "anthropic-ratelimit-requests-remaining": "49"}
+    assert read(message(text("4")), headers=theirs).quota == Quota(Allowance(10, 9))
+    assert read(message(text("4")), headers={**theirs, **ours}).quota == Quota(Allowance(50, 49))
+
+
+def test_a_proxy_that_looks_for_a_key_in_no_database_does_not_know_the_key():
+    # As LiteLLM 1.108.7 answers a wrong key.
+    body = {"error": {"message": "No connected db.", "type": "no_db_connection", "param": None, "code": "400"}}
+    with pytest.raises(AuthenticationError, match=r"LiteLLM does not know the key\. Check ANTHROPIC_API_KEY"):
+        read(body, 400)
+
+
 # Costs
 
 
