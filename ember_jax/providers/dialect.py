@@ -10,7 +10,7 @@ typed errors. So a dialect can be tested with data alone, and a vendor is one fi
    docstring says what users must know.
 
 `__init__.py` then names the vendor: for users of `ember.providers`, and as the beginning of model ids. `openai.py` is
-the example to copy.
+the example to copy, and an entry in `tests/test_vendors.py` holds the vendor to the contract of all.
 
 A dialect raises nothing. Its failures are data too, in which the service's own words stand apart from ours. A service's
 words may quote the key, so all of them are scrubbed in one place, where the key is known. (If dialects raised errors,
