@@ -194,7 +194,9 @@ def test_a_vendor_that_is_not_built_in_is_answered_with_the_way_to_add_it(monkey
     with ember.session(providers={"ours": Callable(str)}), pytest.raises(ModelError) as raised:
         ember.LLM("gemini/gemini-2.5-flash")
     message = str(raised.value)
-    assert message.startswith("There is no provider 'gemini'; there are mine, openai, ours, sim. Vendors and servers")
+    assert message.startswith(
+        "There is no provider 'gemini'; there are anthropic, mine, openai, ours, sim. Vendors and"
+    )
     assert "Did you mean" not in message
     assert "`ember.register('gemini', ember.providers.OpenAI(base_url=\"https://…/v1\", api_key=…))`" in message
     with ember.session(providers={"gemini": Callable(lambda request: "here")}):
@@ -214,7 +216,7 @@ def test_close_names_are_suggested():
     registry.register("local", Callable(str))
     registry.check("sim/small")
     registry.check("openai/anything")
-    with pytest.raises(ModelError, match=r"there are local, openai, sim\. Did you mean 'openai'\?"):
+    with pytest.raises(ModelError, match=r"there are anthropic, local, openai, sim\. Did you mean 'openai'\?"):
         registry.check("opnai/gpt-4o")
     with pytest.raises(ModelError, match=r"Did you mean 'large'\?"):
         registry.check("sim/larg")

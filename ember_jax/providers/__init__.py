@@ -13,15 +13,16 @@ from .sim import Sim as Sim
 from .sim import SimModel as SimModel
 
 if TYPE_CHECKING:
+    from .anthropic import Anthropic as Anthropic
     from .openai import OpenAI as OpenAI
 
 # The classes of vendors, with the files they are in. They are imported when they are first asked for.
-_VENDORS = {"OpenAI": "openai"}
+_VENDORS = {"OpenAI": "openai", "Anthropic": "anthropic"}
 
 # The provider names that a model id may begin with when nothing was registered, with the names of their classes. The
 # table stands here and not in the registry: to add a vendor, one writes the vendor's own file and its lines in this
 # one, and edits nothing else.
-_BUILT_IN = {"sim": "Sim", "openai": "OpenAI"}
+_BUILT_IN = {"sim": "Sim", "openai": "OpenAI", "anthropic": "Anthropic"}
 
 
 def __getattr__(name: str) -> Any:

@@ -203,6 +203,7 @@ class Tokens(NamedTuple):
     - `input`, `output`: of the prompt, and of the answer with all reasoning.
     - `cached`, `cache_write`: those of the input that came out of a cache, and that were written into one.
     - `reasoning`: those of the output that are no part of the answer's text.
+    - `cache_write_1h`: those of `cache_write` that are kept for an hour, where a service has a price of its own for it.
     """
 
     input: float = 0
@@ -210,6 +211,7 @@ class Tokens(NamedTuple):
     cached: float = 0
     cache_write: float = 0
     reasoning: float = 0
+    cache_write_1h: float = 0
 
 
 class Response(NamedTuple):

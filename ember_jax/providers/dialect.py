@@ -10,7 +10,7 @@ typed errors. So a dialect can be tested with data alone, and a vendor is one fi
    docstring says what users must know.
 
 `__init__.py` then names the vendor: for users of `ember.providers`, and as the beginning of model ids. `openai.py` is
-the example to copy.
+the example to copy, and an entry in `tests/test_vendors.py` holds the vendor to the contract of all.
 
 A dialect raises nothing. Its failures are data too, in which the service's own words stand apart from ours. A service's
 words may quote the key, so all of them are scrubbed in one place, where the key is known. (If dialects raised errors,
@@ -24,6 +24,7 @@ POST in all protocols.
 import abc
 import dataclasses
 import json
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -126,6 +127,10 @@ class Dialect(abc.ABC):
 
         The `HTTPProvider` fills in the quota afterwards, and reads answers with any other status itself.
         """
+
+    @abc.abstractmethod
+    def most_output(self, request: Request) -> float:
+        """The most tokens that an answer can have if `request` sets no limit; infinite if that is not known."""
 
     @abc.abstractmethod
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:
@@ -281,6 +286,32 @@ def field_of(body: bytes, name: str) -> Any:
         return json.JSONDecoder().raw_decode(words)[0]
     except (ValueError, RecursionError):
         return None
+
+
+def usage_in(body: bytes, form: type[_Shape]) -> _Shape | None:
+    """What a body that is no completion says that is billed for it, in its field `usage`; `None` if nothing."""
+    usage = field_of(body, "usage")
+    try:
+        return lenient(usage, form) if isinstance(usage, dict) else None
+    except ValueError:
+        return None
+
+
+def count(number: int | None) -> int:
+    """A number of tokens: 0 where a service leaves it out, or has one below."""
+    return number if number and number > 0 else 0
+
+
+def dollars(*said: float | str | None) -> float:
+    """The first of some prices that a service states, as a number or in words, which is one; NaN if none is."""
+    for price in said:
+        try:
+            number = math.nan if price is None else float(price)
+        except ValueError:
+            continue
+        if 0 <= number < math.inf:
+            return number
+    return math.nan
 
 
 def _fault(body: bytes, error: ValueError | RecursionError) -> str:

@@ -34,7 +34,7 @@ from ..errors import (
 )
 from . import prices, quota, tokens
 from .base import Finish, Provider, Request, Response, Tokens
-from .dialect import Dialect, Failure, HTTPAnswer, Meaning, Service, readable, stated
+from .dialect import Dialect, Failure, HTTPAnswer, HTTPRequest, Meaning, Service, readable, stated
 from .transport import GivenClient, NoAnswer, OwnClient
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ class HTTPProvider(Provider):
         return prices.most_cost(request, tokens)
 
     def most_output(self, request: Request) -> float:
-        return prices.context_window(request.provider, request.model)
+        return self._dialect.most_output(request)
 
     def build(self, request: Request) -> tuple[str, dict[str, str], dict[str, Any]]:
         """The URL, the headers and the JSON body to send.
@@ -256,7 +256,7 @@ class HTTPProvider(Provider):
                 f"{_id(request)}: there is no API key. Set the environment variable {service.key_variables[0]}, or "
                 f"register({request.provider!r}, {service.maker}(api_key=…))."
             )
-        built = self._dialect.build(request)
+        built = _first_built(request, self._dialect)
         if isinstance(built, Failure):
             raise _raised(built, self._access, request, None)
         headers = {"Content-Type": "application/json", **built.headers}
@@ -319,6 +319,19 @@ class HTTPProvider(Provider):
         if old is not None:
             await _retire(*old)
         return client
+
+
+def _first_built(request: Request, dialect: Dialect) -> HTTPRequest | Failure:
+    """What to send for a request in the first of its forms that the dialect does not refuse; else why it refuses.
+
+    To raise the refusal would do as well: the next form would then be asked. But that would count as a request that
+    failed, of each call that asks before the first is answered.
+    """
+    built = dialect.build(request)
+    if isinstance(built, Failure):
+        others = (dialect.build(request.in_form(i + 1)) for i in range(len(request.forms)))
+        return next((other for other in others if isinstance(other, HTTPRequest)), built)
+    return built
 
 
 def _understood(answer: HTTPAnswer, request: Request, dialect: Dialect, access: _Access) -> Response:

@@ -17,10 +17,11 @@ from .dialect import (
     HTTPRequest,
     Meaning,
     Service,
+    count,
     decoded,
-    field_of,
-    lenient,
+    dollars,
     stated_in,
+    usage_in,
 )
 from .http import TIMEOUT, HTTPProvider, Vendor
 
@@ -87,7 +88,7 @@ class ChatCompletions(Dialect):
     def read(self, answer: HTTPAnswer, request: Request) -> Response | Failure:
         completion = decoded(answer, _Completion, "a chat completion", "does the base URL end with /v1?")
         if isinstance(completion, Failure):
-            return completion._replace(tokens=_billed(answer.body))
+            return completion._replace(tokens=_tokens(usage_in(answer.body, _Usage)))
         tokens = _tokens(completion.usage)
         if (why := _why_failed(completion)) is not None:
             return Failure(ServerError, "the service failed while it answered: {}", (why,), tokens)
@@ -98,6 +99,9 @@ class ChatCompletions(Dialect):
         if isinstance(said, str):
             return Failure(MalformedResponseError, said, (), tokens)
         return _response(answer, request, completion, said, tokens)
+
+    def most_output(self, request: Request) -> float:
+        return prices.context_window(request.provider, request.model)
 
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:
         # OpenAI answers 429 as well for an account without credit. As a refusal for too many requests it would be tried
@@ -430,40 +434,19 @@ def _tokens(usage: _Usage | None) -> Tokens | None:
     # xAI and Google count the reasoning beside the completion, and only in the total. It is billed as any output.
     beside = 0 if usage.prompt_tokens is None else (usage.total_tokens or 0) - max(usage.prompt_tokens, 0)
     return Tokens(
-        _count(usage.prompt_tokens),
-        max(_count(usage.completion_tokens), beside),
-        _count(read.cached_tokens) if read else 0,
-        _count(read.cache_write_tokens) if read else 0,
-        _count(written.reasoning_tokens) if written else 0,
+        count(usage.prompt_tokens),
+        max(count(usage.completion_tokens), beside),
+        count(read.cached_tokens) if read else 0,
+        count(read.cache_write_tokens) if read else 0,
+        count(written.reasoning_tokens) if written else 0,
     )
-
-
-def _count(number: int | None) -> int:
-    return number if number and number > 0 else 0
-
-
-def _billed(body: bytes) -> Tokens | None:
-    """What a body that is no completion says that is billed for it."""
-    usage = field_of(body, "usage")
-    try:
-        return _tokens(lenient(usage, _Usage)) if isinstance(usage, dict) else None
-    except ValueError:
-        return None
 
 
 def _cost(
     answer: HTTPAnswer, request: Request, model: str, tier: str, usage: _Usage | None, tokens: Tokens | None
 ) -> float:
     """By the price table; where it knows none, what the service says itself; else NaN."""
-    dollars = math.nan if tokens is None else prices.cost(request, tokens, model, tier)
-    if not math.isnan(dollars):
-        return dollars
-    said = [usage.cost if usage is not None else None, _number(answer.headers.get("x-litellm-response-cost", ""))]
-    return next((cost for cost in said if cost is not None and 0 <= cost < math.inf), math.nan)
-
-
-def _number(words: str) -> float | None:
-    try:
-        return float(words)
-    except ValueError:
-        return None
+    known = math.nan if tokens is None else prices.cost(request, tokens, model, tier)
+    if not math.isnan(known):
+        return known
+    return dollars(usage.cost if usage is not None else None, answer.headers.get("x-litellm-response-cost"))

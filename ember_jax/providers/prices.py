@@ -18,7 +18,7 @@ import functools
 import importlib.metadata
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from datetime import time as time_of_day
@@ -84,15 +84,18 @@ class _Rates(NamedTuple):
     reasoning: float | None = None
     request: float = 0.0
     above: float = -1
+    cache_write_1h: float | None = None
 
     def of(self, tokens: Tokens) -> float:
-        read, written, cached, cache_write, reasoning = tokens
+        read, written, cached, cache_write, reasoning, for_long = tokens
         dollars = 0.0
         if cached or cache_write:  # some services count more of these than of the input that they are part of
             cached = min(cached, read)
             cache_write = min(cache_write, read - cached)
             read -= cached + cache_write
-            dollars += _product(self.cached, cached) + _product(self.cache_write, cache_write)
+            for_long = 0 if self.cache_write_1h is None else min(for_long, cache_write)
+            dollars += _product(self.cached, cached) + _product(self.cache_write, cache_write - for_long)
+            dollars += _product(self.cache_write_1h or 0.0, for_long)
         if reasoning and self.reasoning is not None:
             reasoning = min(reasoning, written)
             written -= reasoning
@@ -107,7 +110,7 @@ def _product(price: float, count: float) -> float:
 
 def _dearest_of(rates: Sequence[_Rates]) -> _Rates:
     """Prices that no request is above, whichever of some hold, and whatever its tokens are."""
-    read = max(max(r.input, r.cached, r.cache_write) for r in rates)
+    read = max(max(r.input, r.cached, r.cache_write, r.cache_write_1h or 0.0) for r in rates)
     written = max(max(r.output, r.reasoning or 0.0) for r in rates)
     return _Rates(read, written, read, read, None, max(r.request for r in rates))
 
@@ -254,7 +257,7 @@ def _possible(provider: str, model: str, contexts: tuple[_Context, ...], minute:
         return ()
     moments = _moments(found[1], datetime.fromtimestamp(60 * minute, UTC))
     known = [_price(provider, model, context, moment) for context in contexts for moment in moments]
-    return tuple(dict.fromkeys(rates for price in known if price is not None for rates in _dear_steps(price)))
+    return tuple(dict.fromkeys(rates for price in known if price is not None for rates in _steps(price)))
 
 
 def _moments(model: "ModelInfo", now: datetime) -> list[datetime]:
@@ -309,18 +312,9 @@ def _steps(price: "ModelPrice") -> tuple[_Rates, ...]:
         cached, cache_write = at("cache_read_mtok", above, read) or 0.0, at("cache_write_mtok", above, read) or 0.0
         request = (at("requests_kcount", above, 0.0) or 0.0) / 1000
         reasoning = at("output_reasoning_mtok", above, None)
-        return _Rates(read, written, cached, cache_write, reasoning, request, above)
+        for_long = at("cache_write_1h_mtok", above, None)
+        return _Rates(read, written, cached, cache_write, reasoning, request, above, for_long)
 
     tiered = [value for value in vars(price).values() if isinstance(value, TieredPrices)]
     starts = {tier.start for value in tiered for tier in value.tiers}
     return tuple(rates(above) for above in sorted({-1, *starts}, reverse=True))
-
-
-def _dear_steps(price: "ModelPrice") -> Iterator[_Rates]:
-    """As `_steps`, with the price of the longest-lived cache writes, which a count of tokens does not tell apart."""
-    longest = price.cache_write_1h_mtok
-    yield from _steps(price)
-    if longest is not None:
-        from genai_prices.types import ModelPrice
-
-        yield from _steps(ModelPrice(cache_write_mtok=longest))
