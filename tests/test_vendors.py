@@ -46,6 +46,9 @@ class Wire:
     - `refused`: one that declines with some words.
     - `nothing`: one that is no answer, and says all the same that so many tokens are billed.
     - `error`: the body of an answer whose status is that of a failure, with a message.
+    - `calls`: an answer that wants a tool called, once for each pair of an id and its arguments.
+    - `results`: of the body of a request, the ids and the words of the results of tools in it.
+    - `tools`: of the body of a request, the names of the tools in it with the schemas of their arguments.
     - `quota`: headers that say that 99 of 100 requests are left.
     """
 
@@ -59,6 +62,9 @@ class Wire:
     refused: Callable[[str], Any]
     nothing: Any
     error: Callable[[int, str], Any]
+    calls: Callable[[str, list[tuple[str, dict[str, Any]]]], Any]
+    results: Callable[[Any], list[tuple[str, str]]]
+    tools: Callable[[Any], dict[str, Any]]
     quota: Mapping[str, str]
 
 
@@ -81,6 +87,15 @@ def openai():
         refused=lambda words: said("stop", content=None, refusal=words),
         nothing={**said("stop"), "choices": []},
         error=lambda status, words: {"error": {"message": words, "type": "error", "param": None, "code": None}},
+        calls=lambda name, calls: said(
+            "tool_calls",
+            content=None,
+            tool_calls=[
+                {"id": i, "type": "function", "function": {"name": name, "arguments": json.dumps(a)}} for i, a in calls
+            ],
+        ),
+        results=lambda body: [(m["tool_call_id"], m["content"]) for m in body["messages"] if m["role"] == "tool"],
+        tools=lambda body: {t["function"]["name"]: t["function"]["parameters"] for t in body["tools"]},
         quota={"x-ratelimit-limit-requests": "100", "x-ratelimit-remaining-requests": "99"},
     )
 
@@ -110,6 +125,19 @@ def anthropic():
             "type": "error",
             "error": {"type": kinds.get(status, "api_error"), "message": words},
         },
+        calls=lambda name, calls: said(
+            "tool_use",
+            "",
+            content=[{"type": "tool_use", "id": i, "name": name, "input": a} for i, a in calls],
+        ),
+        results=lambda body: [
+            (block["tool_use_id"], block["content"])
+            for m in body["messages"]
+            if isinstance(m["content"], list)
+            for block in m["content"]
+            if block["type"] == "tool_result"
+        ],
+        tools=lambda body: {t["name"]: t["input_schema"] for t in body["tools"]},
         quota={"anthropic-ratelimit-requests-limit": "100", "anthropic-ratelimit-requests-remaining": "99"},
     )
 
@@ -139,7 +167,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self, wire, answer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.wire, self.answer = wire, answer
-        self.prompts, self.lock = [], threading.Lock()
+        self.prompts, self.bodies, self.lock = [], [], threading.Lock()
 
     def __enter__(self):
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
@@ -167,8 +195,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     server: Server
 
     def do_POST(self):
-        prompt = self.server.wire.prompt(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        prompt = self.server.wire.prompt(body)
         with self.server.lock:
+            self.server.bodies.append(body)
             number = len(self.server.prompts)
             self.server.prompts.append(prompt)
         answer = self.server.answer(number, prompt)
@@ -244,6 +274,31 @@ def test_a_choice_is_one_request_and_names_an_option(wire):
         assert (int(choice.index), str(choice.text)) == (1, "no")
         np.testing.assert_array_equal(choice.probs, np.asarray([0.0, 1.0], np.float32))
         assert (len(server.prompts), run.report().requests, run.report().failed) == (1, 1, 0)
+
+
+def test_tools_are_called_and_their_results_given_back(wire):
+    @ember.tool
+    def add(a: int, b: int) -> int:
+        """Adds."""
+        return a + b
+
+    wanted = [("id-1", {"a": 1, "b": 2}), ("id-2", {"a": 3, "b": 4})]
+    answers = Answer(wire.calls("add", wanted)), Answer(wire.text("10"))
+    with in_turn(wire, *answers) as server, server.session() as run:
+        done = ember.Agent(server.llm, [add]).run("add all")
+        assert (str(done.answer), int(done.calls), bool(done.is_done)) == ("10", 2, True)
+        assert wire.tools(server.bodies[0]) == {"add": json.loads(add.schema)}
+        assert [wire.results(body) for body in server.bodies] == [[], [("id-1", "3"), ("id-2", "7")]]
+        assert (run.report().requests, run.report().output_tokens) == (2, 2 * OUTPUT)
+
+
+def test_a_conversation_is_sent_turn_by_turn(wire):
+    chat = [("system", "short"), ("user", "a"), ("assistant", "b"), ("user", ["c", ember.image(np.zeros((1, 1)))])]
+    with always(wire, wire.text, "d") as server, server.session():
+        assert str(server.llm(chat)) == "d"
+        sent = json.dumps(server.bodies[0])
+        places = [sent.index(f'"{words}"') for words in "abc"]
+        assert places == sorted(places) and '"short"' in sent and "iVBORw0KGgo" in sent
 
 
 class Review(NamedTuple):

@@ -335,7 +335,7 @@ class LLMCall(ModelCall):
         r = response
         if r.tool_calls and not r.text:
             raise MalformedResponseError(
-                f"{request.provider}/{request.model}: the model wants {r.tool_calls[0].name!r} called, no more. "
+                f"{request.provider}/{request.model}: the model wants {r.tool_calls[-1].name!r} called, no more. "
                 "Ask `llm.tools(prompt, tools)`, which gives the calls, or let an `ember.Agent` make them."
             )
         # Two arrays are made and taken apart, as to make one for each number would take longer.

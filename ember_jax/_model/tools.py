@@ -259,9 +259,10 @@ class ToolsCall(ModelCall):
         return dataclasses.replace(request, parameters=parameters)
 
     def read(self, request: Request, response: Response, extra: Sequence[np.ndarray], note: Note) -> list[np.ndarray]:
-        wanted = response.tool_calls[: self.most]
+        wanted = [part for part in response.tool_calls if part.kind == "tool_call"][: self.most]
+        thoughts = [part for part in response.tool_calls if part.kind != "tool_call"]
         said = (turns.Part("text", response.text),) if response.text or not wanted else ()
-        turn = turns.written([turns.Turn("assistant", (*said, *wanted))])
+        turn = turns.written([turns.Turn("assistant", (*thoughts, *said, *wanted))])
         # Without the ids, which differ each time that a model wants the same.
         calls = [json.dumps({"name": c.name, "arguments": c.value}) for c in wanted]
         listed = np.array([store.put_one(words) for words in calls + [""] * (self.most - len(calls))])

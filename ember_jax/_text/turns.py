@@ -26,7 +26,7 @@ class Part(NamedTuple):
     **Fields:**
 
     - `kind`: `text`, `image`, `file` or `audio`; `tool_call` for what a model wants called, `tool_result` for what came
-        of it.
+        of it; `thought` for what a service wants to have back as it came.
     - `value`: the words; of an image, a file or audio a URL, which may be a `data:` URL that holds it; of a tool call
         its arguments as JSON.
     - `name`: of the file or the tool.

@@ -5,7 +5,9 @@ it), and the types of its answers. Where the older public reference says otherwi
 token and no `x-api-key`, and the version is of 2026.
 """
 
+import base64
 import dataclasses
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from ..errors import (
     ServerError,
 )
 from . import prices, quota
-from .base import Finish, Request, Response, Tokens
+from .base import Finish, Message, Part, Request, Response, Tokens
 from .dialect import (
     Dialect,
     Failure,
@@ -111,12 +113,15 @@ class Messages(Dialect):
         config = _output_config(request)
         if isinstance(config, Failure):
             return config
-        turns = [m for m in request.messages if m.role != "system"]
+        turns = [_sent(m) for m in request.messages if m.role != "system"]
+        if (fault := next((turn for turn in turns if isinstance(turn, Failure)), None)) is not None:
+            return fault
         body = {
             "model": request.model,
             "max_tokens": int(self.most_output(request)),
-            "messages": [{"role": m.role, "content": m.content} for m in turns],
+            "messages": turns,
             **given,
+            **_tools(given),
             **_renamed(request.parameters),
             **({"output_config": config} if config else {}),
         }
@@ -132,7 +137,7 @@ class Messages(Dialect):
         if message.error is not None:
             why = stated_in(message.error) or "it does not say why."
             return Failure(_kind(message.error), "the service failed while it answered: {}", (why,), tokens)
-        said = _said(message)
+        said = _said(message, "tools" in request.parameters)
         if said is None:
             why = stated(answer.body) or "its JSON has another form (no list of blocks in `content`)"
             return Failure(MalformedResponseError, "the answer is not a message: {}.", (why,), tokens)
@@ -220,6 +225,63 @@ def _refused(request: Request) -> Failure | None:
             if name in given and not (name == "temperature" and given[name] == 1):
                 return _without(name, "This model takes none, and draws in its own way.")
     return None
+
+
+def _sent(message: Message) -> dict[str, Any] | Failure:
+    """A message as this protocol has it: the results of tools are the user's."""
+    if not message.parts:
+        return {"role": message.role, "content": message.content}
+    if any(part.kind == "audio" for part in message.parts):
+        return Failure(RefusedRequestError, "Anthropic takes no audio. Ask another model, or say it in words.")
+    blocks = [_block(part) for part in message.parts if part.value or part.kind != "text"]
+    return {"role": "user" if message.role == "tool" else message.role, "content": blocks}
+
+
+def _block(part: Part) -> dict[str, Any]:
+    match part.kind:
+        case "thought":  # as it came, see `_said`
+            return tree_of(part.value.encode()) or {}
+        case "tool_call":
+            return {"type": "tool_use", "id": part.id, "name": part.name, "input": tree_of(part.value.encode()) or {}}
+        case "tool_result":
+            return {"type": "tool_result", "tool_use_id": part.id, "content": part.value}
+        case "image" | "file":
+            block = {"type": "image" if part.kind == "image" else "document", "source": _source(part.value)}
+            return block | ({"title": part.name} if part.kind == "file" and part.name else {})
+        case _:
+            return {"type": "text", "text": part.value}
+
+
+def _source(url: str) -> dict[str, Any]:
+    if not url.startswith("data:"):
+        return {"type": "url", "url": url}
+    kind, _, data = url.removeprefix("data:").partition(";base64,")
+    if kind.startswith("text/"):
+        return {"type": "text", "media_type": "text/plain", "data": base64.b64decode(data).decode("utf-8", "replace")}
+    return {"type": "base64", "media_type": kind, "data": data}
+
+
+def _tools(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Tools that are given as chat completions has them, as this protocol does."""
+    sent: dict[str, Any] = {}
+    if isinstance(tools := given.get("tools"), list):
+        sent["tools"] = [_tool(tool) for tool in tools]
+    match given.get("tool_choice"):
+        case "required":
+            sent["tool_choice"] = {"type": "any"}
+        case str() as choice:
+            sent["tool_choice"] = {"type": choice}
+        case {"type": "function", "function": {"name": name}}:
+            sent["tool_choice"] = {"type": "tool", "name": name}
+    return sent
+
+
+def _tool(tool: Any) -> Any:
+    match tool:
+        case {"type": "function", "function": {"name": name, "parameters": schema, **rest}}:
+            described = {"description": rest["description"]} if rest.get("description") else {}
+            return {"name": name, **described, "input_schema": schema}
+    return tool
 
 
 def _without(name: str, why: str) -> Failure:
@@ -446,9 +508,10 @@ class _Spoken(NamedTuple):
     text: str
     reasoning: str
     finish: Finish
+    tool_calls: tuple[Part, ...] = ()
 
 
-def _said(message: _Reply) -> _Spoken | None:
+def _said(message: _Reply, has_tools: bool) -> _Spoken | None:
     """What a message says; `None` if that cannot be told."""
     blocks = message.content
     if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
@@ -463,9 +526,21 @@ def _said(message: _Reply) -> _Spoken | None:
     finish = _FINISHES.get(message.stop_reason or "", Finish.OTHER)
     if finish == Finish.REFUSAL:
         return _Spoken(_declined(message) or text, reasoning, finish)
+    if has_tools and finish != Finish.REFUSAL and (calls := _calls(blocks)):
+        # What was thought before a call has to be given back with it, as it came.
+        kept = [Part("thought", json.dumps(block)) for block in thoughts]
+        return _Spoken(text, reasoning, finish, (*kept, *calls))
     # A model that only thought has said nothing, also where the service says that this is all.
     is_answer = bool(text.strip()) or not thoughts
     return _Spoken(text, reasoning, finish if is_answer or finish != Finish.STOP else Finish.OTHER)
+
+
+def _calls(blocks: list[dict[str, Any]]) -> list[Part]:
+    return [
+        Part("tool_call", json.dumps(block.get("input") or {}), str(block.get("name")), str(block.get("id")))
+        for block in blocks
+        if block.get("type") == "tool_use"
+    ]
 
 
 def _declined(message: _Reply) -> str:
@@ -489,6 +564,7 @@ def _response(answer: HTTPAnswer, request: Request, message: _Reply, said: _Spok
         cache_write_tokens=int(tokens.cache_write),
         reasoning_tokens=int(tokens.reasoning),
         service_tier=usage.service_tier or "",
+        tool_calls=said.tool_calls,
     )
 
 

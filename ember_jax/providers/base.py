@@ -76,6 +76,8 @@ def _shown(part: Part) -> str:
     match part.kind:
         case "text":
             return part.value
+        case "thought":
+            return "[thinks]"
         case "tool_call":
             return f"[calls {part.name}({part.value})]"
         case "tool_result":
@@ -233,8 +235,8 @@ class Response(NamedTuple):
         one.
     - `reasoning_tokens`: those of the output that are no part of `text`.
     - `service_tier`, `fingerprint`: what the service says of how it answered.
-    - `tool_calls`: what the model wants called, parts of the kind `tool_call`. Only requests with the parameter `tools`
-        have such answers.
+    - `tool_calls`: what the model wants called, parts of the kind `tool_call`; before them parts of the kind `thought`,
+        which are to be given back with them as they came. Only requests with the parameter `tools` have such answers.
     - `fault`: why the answer is of no use to the call that asked for it; empty if it is. Providers leave it empty.
     - `quota`: what the provider said of its limits; no part of what is kept.
     """

@@ -129,7 +129,7 @@ def _sent(message: Message) -> list[dict[str, Any]]:
     if calls:
         called = [{"id": p.id, "type": "function", "function": {"name": p.name, "arguments": p.value}} for p in calls]
         return [{"role": message.role, "content": message.content or None, "tool_calls": called}]
-    return [{"role": message.role, "content": list(map(_content, message.parts))}]
+    return [{"role": message.role, "content": [_content(p) for p in message.parts if p.kind != "thought"]}]
 
 
 def _content(part: Part) -> dict[str, Any]:
