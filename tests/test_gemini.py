@@ -375,6 +375,11 @@ MINUTE, DAY = (over(f"GenerateRequestsPer{p}PerProjectPerModel-FreeTier") for p 
     [
         (400, INVALID, Meaning(AuthenticationError, SERVICE.advice)),
         (400, [INVALID], Meaning(AuthenticationError, SERVICE.advice)),
+        (
+            400,
+            {"error": {"message": "No connected db.", "type": "no_db_connection", "param": None, "code": "400"}},
+            Meaning(AuthenticationError, f" LiteLLM does not know the key.{SERVICE.advice}"),
+        ),
         (400, error(400, "INVALID_ARGUMENT", "no"), None),
         (403, error(403, "PERMISSION_DENIED", "no"), None),
         (429, MINUTE, Meaning(RateLimitError, "", 27.5)),

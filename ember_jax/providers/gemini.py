@@ -137,6 +137,9 @@ class GenerateContent(Dialect):
         # Google answers 400 for a key that it does not know.
         if any(detail.get("reason") == "API_KEY_INVALID" for detail in details):
             return Meaning(AuthenticationError, self.service.advice)
+        # LiteLLM's proxy speaks Gemini's protocol too, and answers so for a key that is not its own.
+        if answer.status == 400 and b"no_db_connection" in answer.body:
+            return Meaning(AuthenticationError, f" LiteLLM does not know the key.{self.service.advice}")
         seconds = next((s for detail in details if (s := _seconds(detail.get("retryDelay"))) is not None), None)
         if answer.status == 429:
             # It asks to wait for some seconds also where the quota of a day is used up.
