@@ -30,6 +30,7 @@ from ember_jax.providers.gemini import SERVICE, Gemini, GenerateContent
 
 GEMINI = GenerateContent(SERVICE)
 KEY = "AIzaSyMARKED0123456789abcdefghijklmnopq"
+OTHER_KEY = "AIzaSyANOTHER0123456789abcdefghijklmnop"
 SDK = json.loads((Path(__file__).parent / "sdk" / "gemini.json").read_text())
 TURNS = (
     Message("system", "Be brief."),
@@ -149,6 +150,8 @@ def test_the_environment_is_that_of_googles_package(monkeypatch):
         ({"stop": ["a", "b"]}, {"stopSequences": ["a", "b"]}),
         ({"response_format": {"type": "json_object"}}, {"responseMimeType": "application/json"}),
         ({"logprobs": True}, {"responseLogprobs": True}),
+        ({"logprobs": 3}, {"responseLogprobs": True, "logprobs": 3}),
+        ({"response_logprobs": True, "top_logprobs": 3}, {"responseLogprobs": True, "logprobs": 3}),
         ({"reasoning_effort": "none"}, {"thinkingConfig": {"thinking_budget": 0}}),
         ({"reasoning_effort": "high"}, {"thinkingConfig": {"thinking_budget": 24576}}),
         ({"include_thoughts": True}, {"thinkingConfig": {"include_thoughts": True}}),
@@ -421,13 +424,14 @@ def complete(provider, asked=None):
             None,
         ),
         (Reply(error(500, "INTERNAL", f"with {KEY} in it"), 500), ServerError, r"with \[key\] in it", None),
+        (Reply(error(500, "INTERNAL", f"not {OTHER_KEY}"), 500), ServerError, r"not \[key\]$", None),
     ],
 )
 def test_faults_over_http_are_typed(reply, kind, words, wait):
     with Replies(reply) as server, pytest.raises(ProviderError, match=words) as raised:
         complete(Gemini(server.url, api_key=KEY))
     assert type(raised.value) is kind and raised.value.retry_after == wait
-    assert KEY not in str(raised.value)
+    assert KEY not in str(raised.value) and OTHER_KEY not in str(raised.value)
 
 
 # -- through ember ---------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from ember_jax.errors import MalformedResponseError, ModelError, ServerError
 from ember_jax.providers import prices, registry
 from ember_jax.providers.base import Message, Request, Response, Tokens
 from ember_jax.providers.callable import Callable
+from ember_jax.providers.compatible import Compatible
 from ember_jax.providers.openai import OpenAI
 from ember_jax.providers.sim import Sim
 from ember_jax.testing import ChatServer, Fault, SimModel
@@ -48,6 +49,7 @@ async def answer_later(request):
 FAMILY = {
     "sim": lambda url: Sim({"small": SimModel(accuracy=1.0, latency=0.0)}),
     "openai": lambda url: OpenAI(url),
+    "compatible": lambda url: Compatible("vllm", url),
     "callable": lambda url: Callable(lambda request: "5"),
     "async callable": lambda url: Callable(answer_later),
 }

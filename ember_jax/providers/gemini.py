@@ -216,10 +216,12 @@ def _asked(request: Request) -> dict[str, Any] | str:
         config["stopSequences"] = [given["stop"]] if isinstance(given["stop"], str) else given["stop"]
     if "seed" in given:
         config["seed"] = given["seed"] if (seed := request.seed()) is None else seed
-    if given.get("logprobs"):
+    if logprobs := given.get("logprobs"):
         config["responseLogprobs"] = True
-        if (most := given.get("top_logprobs")) is not None:
-            config["logprobs"] = most
+        if logprobs is not True:  # Google's own form, the number of alternatives
+            config["logprobs"] = logprobs
+    if "top_logprobs" in given:
+        config["logprobs"] = given["top_logprobs"]
     form = _answer_form(given.get("response_format"))
     if form is None:
         return "the parameter 'response_format' is of no type that Gemini has: 'json_schema', 'json_object', 'text'."
@@ -255,12 +257,14 @@ _WITH_BUDGET = ("gemini-1", "gemini-2")
 
 def _thinking(request: Request) -> dict[str, Any]:
     given = request.parameters
-    effort = given.get("reasoning_effort")
     said: dict[str, Any] = {}
-    if effort == "none" or (effort in _BUDGETS and request.model.rpartition("/")[2].startswith(_WITH_BUDGET)):
-        said["thinking_budget"] = _BUDGETS[effort]
-    elif effort is not None:
-        said["thinking_level"] = str(effort).upper()
+    if "reasoning_effort" in given:
+        effort = str(given["reasoning_effort"]).lower()
+        takes_budget = request.model.rpartition("/")[2].startswith(_WITH_BUDGET)
+        if effort == "none" or (effort in _BUDGETS and takes_budget):
+            said["thinking_budget"] = _BUDGETS[effort]
+        else:
+            said["thinking_level"] = effort.upper()
     if "include_thoughts" in given:
         said["include_thoughts"] = given["include_thoughts"]
     own = given.get("thinking_config")

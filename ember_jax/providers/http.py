@@ -127,7 +127,7 @@ _LONG = 16
 _BOOLEANS = {"true": True, "false": False}
 
 # What looks like a key, in case it is another one than the key that we know.
-_SECRET = regex(r"\bsk-[^\s\"'<>,;)]+|\bBearer\s+[^\s\"'<>,;)]+")
+_SECRET = regex(r"\bsk-[^\s\"'<>,;)]+|\bAIza[\w-]{20,}|\bBearer\s+[^\s\"'<>,;)]+")
 
 
 # How a base URL ends that names a version of the API.
