@@ -182,7 +182,7 @@ def test_an_error_names_the_nearest_model_once_they_were_listed(status):
     assert [asked.method for asked in server.asked] == ["POST", "GET", "POST"]  # no list that nobody asked for
 
 
-@pytest.mark.parametrize(("model", "status"), [("gpt-4o", 400), ("zzz", 404), ("gpt-4o-mni", 403)])
+@pytest.mark.parametrize(("model", "status"), [("gpt-4o", 400), ("zzz", 404), ("gpt-4o-mni", 403), ("gpt-4o-mni", 400)])
 def test_an_error_of_another_kind_is_told_as_it_was(model, status):
     provider = OpenAI("http://host/v1", api_key=KEY)
     provider._http._listed = ("gpt-4o-mini", "gpt-4o")

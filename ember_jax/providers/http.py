@@ -318,8 +318,9 @@ class HTTPProvider(Provider):
 
     def _nearest(self, answer: HTTPAnswer, request: Request) -> str:
         """A hint, if the service may not know the model, and one with a similar name was listed before; else empty."""
-        # Some services answer 400 for a model that they do not know.
-        if answer.status not in (400, 404) or not self._listed or request.model in self._listed:
+        # Some services answer 400 for a model that they do not know, and say so.
+        is_about_model = answer.status == 404 or (answer.status == 400 and b"model" in answer.body.lower())
+        if not is_about_model or request.model in self._listed:
             return ""
         near = difflib.get_close_matches(request.model, self._listed, n=1)
         return f" Did you mean '{request.provider}/{near[0]}'?" if near else ""
