@@ -28,6 +28,7 @@ from ._operator.operator import operator as operator
 from ._runtime.dropping import register as register
 from ._runtime.journal.sqlite import Journal as Journal
 from ._runtime.limits import Limit as Limit
+from ._runtime.models import models as models
 from ._runtime.retry import Retry as Retry
 from ._runtime.scheduler import CriticalPath as CriticalPath
 from ._runtime.scheduler import Scheduler as Scheduler

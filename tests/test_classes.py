@@ -21,9 +21,13 @@ TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for p
 OVERRIDING = {
     # Users write providers: they say what they know of the service, and a default tells that nothing is known.
     "Callable": {"Provider.endpoint"},
-    "HTTPProvider": {f"Provider.{name}" for name in ("endpoint", "price_table", "cost", "most_cost", "most_output")},
-    "Sim": {"Provider.endpoint", "Provider.cost", "Provider.most_output"},
-    "Vendor": {f"Provider.{name}" for name in ("endpoint", "price_table", "cost", "most_cost", "most_output")},
+    "HTTPProvider": {
+        f"Provider.{name}" for name in ("endpoint", "price_table", "cost", "most_cost", "most_output", "models")
+    },
+    "Sim": {"Provider.endpoint", "Provider.cost", "Provider.most_output", "Provider.models"},
+    "Vendor": {
+        f"Provider.{name}" for name in ("endpoint", "price_table", "cost", "most_cost", "most_output", "models")
+    },
     # Most kinds of node hold no plan and have nothing to say of one; a kind that does says which it holds, what it
     # gives besides, and how it loses inputs.
     "Branch": {"Node.held"},
@@ -45,7 +49,7 @@ SHARED = {
     "Choice": {"_model/choose.py", "providers/openai.py"},
     "Completion": {"_model/llm.py", "providers/openai.py"},
     "Message": {"providers/base.py", "providers/openai.py"},
-    "Usage": {"_operator/enclosing.py", "providers/anthropic.py", "providers/openai.py"},
+    "Usage": {"_operator/enclosing.py", "providers/anthropic.py", "providers/gemini.py", "providers/openai.py"},
     # The same thing, as users have it and as the package does; as JAX writes it and as the plan does.
     "Plan": {"_operator/lower.py", "_plan/ir.py"},
     "Scan": {"_jax/equations.py", "_plan/ir.py"},
@@ -135,6 +139,7 @@ MOST_METHODS = 15
 LARGE = {
     "Text": "a value: operators, indexing, conversions, how JAX and notebooks see it",
     "Strings": "the methods of str, under their own names",
+    "HTTPProvider": "all that is asked of a provider, for every vendor",
 }
 
 

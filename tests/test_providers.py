@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 import ember_jax as ember
 from ember_jax.errors import MalformedResponseError, ModelError, ServerError
 from ember_jax.providers import prices, registry
-from ember_jax.providers.base import Message, Request, Response, Tokens
+from ember_jax.providers.base import Message, Part, Request, Response, Tokens
 from ember_jax.providers.callable import Callable
+from ember_jax.providers.compatible import Compatible
 from ember_jax.providers.openai import OpenAI
 from ember_jax.providers.sim import Sim
 from ember_jax.testing import ChatServer, Fault, SimModel
@@ -48,6 +49,7 @@ async def answer_later(request):
 FAMILY = {
     "sim": lambda url: Sim({"small": SimModel(accuracy=1.0, latency=0.0)}),
     "openai": lambda url: OpenAI(url),
+    "compatible": lambda url: Compatible("vllm", url),
     "callable": lambda url: Callable(lambda request: "5"),
     "async callable": lambda url: Callable(answer_later),
 }
@@ -192,15 +194,17 @@ def test_malformed_model_ids_are_taught(model_id):
 def test_a_vendor_that_is_not_built_in_is_answered_with_the_way_to_add_it(monkeypatch):
     monkeypatch.setattr(registry, "_providers", {"mine": Callable(str)})
     with ember.session(providers={"ours": Callable(str)}), pytest.raises(ModelError) as raised:
-        ember.LLM("gemini/gemini-2.5-flash")
+        ember.LLM("cohere/command-a")
     message = str(raised.value)
-    assert message.startswith(
-        "There is no provider 'gemini'; there are anthropic, mine, openai, ours, sim. Vendors and"
-    )
+    listed = message.removeprefix("There is no provider 'cohere'; there are ").partition(". Others with an endpoint")[0]
+    names = listed.split(", ")
+    assert names == sorted(names) and {"anthropic", "gemini", "groq", "mine", "openai", "ours", "sim", "vllm"} <= {
+        *names
+    }
     assert "Did you mean" not in message
-    assert "`ember.register('gemini', ember.providers.OpenAI(base_url=\"https://…/v1\", api_key=…))`" in message
-    with ember.session(providers={"gemini": Callable(lambda request: "here")}):
-        assert str(ember.LLM("gemini/gemini-2.5-flash")("x")) == "here"
+    assert "`ember.register('cohere', ember.providers.OpenAI(base_url=\"https://…/v1\", api_key=…))`" in message
+    with ember.session(providers={"cohere": Callable(lambda request: "here")}):
+        assert str(ember.LLM("cohere/command-a")("x")) == "here"
 
 
 @pytest.mark.parametrize(
@@ -216,7 +220,7 @@ def test_close_names_are_suggested():
     registry.register("local", Callable(str))
     registry.check("sim/small")
     registry.check("openai/anything")
-    with pytest.raises(ModelError, match=r"there are anthropic, local, openai, sim\. Did you mean 'openai'\?"):
+    with pytest.raises(ModelError, match=r"there are .*, local, .*, sim, .*\. Did you mean 'openai'\?"):
         registry.check("opnai/gpt-4o")
     with pytest.raises(ModelError, match=r"Did you mean 'large'\?"):
         registry.check("sim/larg")
@@ -371,14 +375,19 @@ json_values = st.recursive(
 @given(
     words,
     words,
-    st.lists(st.builds(Message, words, words), max_size=3).map(tuple),
+    st.lists(
+        st.builds(Message, words, words)
+        | st.builds(Message, words, words, st.lists(st.builds(Part, words, words, words, words)).map(tuple)),
+        max_size=3,
+    ).map(tuple),
     st.dictionaries(words, json_values, max_size=3),
     st.none() | words,
     words,
 )
 def test_a_digest_is_of_the_canonical_json_of_what_is_asked(provider, model, messages, parameters, sample, endpoint):
     # Journals are kept by it, so it is the same for ever.
-    asked = [provider, model, messages, parameters, sample, *([endpoint] if endpoint else [])]
+    said = [[m.role, m.content, *([m.parts] if m.parts else [])] for m in messages]
+    asked = [provider, model, said, parameters, sample, *([endpoint] if endpoint else [])]
     canonical = json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()
     digest = Request(provider, model, messages, parameters, sample).digest(endpoint)
     assert digest == hashlib.blake2b(canonical, digest_size=32).digest()

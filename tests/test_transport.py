@@ -9,6 +9,7 @@ import httpx
 import httpx2
 import httpx_aiohttp
 import pytest
+from replies import Replies, Reply
 
 from ember_jax.providers.openai import OpenAI
 from ember_jax.providers.transport import GivenClient, NoAnswer, OwnClient
@@ -40,6 +41,22 @@ def post(way, url, content=BODY, timeout=30.0):
             await (transport._client.aclose() if isinstance(transport, GivenClient) else transport.close())
 
     return asyncio.run(once())
+
+
+def test_what_is_only_looked_up_is_got(way):
+    async def once():
+        transport = way(30.0)
+        try:
+            return await transport.get(f"{server.url}/v1/models?a=b", HEADERS)
+        finally:
+            await (transport._client.aclose() if isinstance(transport, GivenClient) else transport.close())
+
+    with Replies(Reply({"data": []})) as server:
+        answer = asyncio.run(once())
+    assert (answer.status, bytes(answer.body)) == (200, b'{"data": []}')
+    (asked,) = server.asked
+    assert (asked.method, asked.path, asked.body) == ("GET", "/v1/models?a=b", None)
+    assert asked.headers["authorization"] == "Bearer k"
 
 
 def fails(way, url, **kwargs):

@@ -43,7 +43,7 @@ class Wire:
     - `prompt`: the last prompt in the body of a request.
     - `text`: an answer of some words, which the model has ended, of `INPUT` and `OUTPUT` tokens.
     - `cut`: one that was cut at the most tokens that were allowed.
-    - `refused`: one that declines with some words.
+    - `refused`: one that declines with some words; `None` if the service has none.
     - `nothing`: one that is no answer, and says all the same that so many tokens are billed.
     - `error`: the body of an answer whose status is that of a failure, with a message.
     - `calls`: an answer that wants a tool called, once for each pair of an id and its arguments.
@@ -59,7 +59,7 @@ class Wire:
     prompt: Callable[[Any], str]
     text: Callable[[str], Any]
     cut: Callable[[str], Any]
-    refused: Callable[[str], Any]
+    refused: Callable[[str], Any] | None
     nothing: Any
     error: Callable[[int, str], Any]
     calls: Callable[[str, list[tuple[str, dict[str, Any]]]], Any]
@@ -142,7 +142,46 @@ def anthropic():
     )
 
 
-WIRES = {"openai": openai(), "anthropic": anthropic()}
+def gemini():
+    from ember_jax.providers.gemini import SERVICE
+
+    def said(reason, *parts, **more):
+        usage = {"promptTokenCount": INPUT, "candidatesTokenCount": OUTPUT, "totalTokenCount": INPUT + OUTPUT}
+        candidate = {"index": 0, "content": {"role": "model", "parts": list(parts)}, "finishReason": reason}
+        return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": "gemini-2.5-flash", **more}
+
+    signed = {"thoughtSignature": "abc"}
+    statuses = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 429: "RESOURCE_EXHAUSTED"}
+    return Wire(
+        make=ember.providers.Gemini,
+        service=SERVICE,
+        model="gemini-2.5-flash",
+        begin="/v1",
+        prompt=lambda body: body["contents"][-1]["parts"][-1].get("text", ""),
+        text=lambda words: said("STOP", {"text": words}),
+        cut=lambda words: said("MAX_TOKENS", {"text": words}),
+        refused=None,  # it has no refusals, but a filter
+        nothing=said("STOP", candidates=[]),
+        error=lambda status, words: {
+            "error": {"code": status, "message": words, "status": statuses.get(status, "INTERNAL")}
+        },
+        calls=lambda name, calls: said(
+            "STOP", *({"functionCall": {"id": i, "name": name, "args": a}, **signed} for i, a in calls)
+        ),
+        results=lambda body: [
+            (part["functionResponse"]["id"], part["functionResponse"]["response"]["output"])
+            for content in body["contents"]
+            for part in content["parts"]
+            if "functionResponse" in part
+        ],
+        tools=lambda body: {
+            f["name"]: f["parametersJsonSchema"] for tool in body["tools"] for f in tool["functionDeclarations"]
+        },
+        quota={"x-ratelimit-limit-requests": "100", "x-ratelimit-remaining-requests": "99"},
+    )
+
+
+WIRES = {"openai": openai(), "anthropic": anthropic(), "gemini": gemini()}
 
 
 def test_every_vendor_has_an_entry():
@@ -260,6 +299,8 @@ def test_an_answer_that_was_cut_is_told(wire):
 
 
 def test_a_model_that_declines_fails_its_call_and_is_asked_once(wire):
+    if wire.refused is None:
+        return
     with always(wire, wire.refused, "I would rather not.") as server, server.session() as run:
         with pytest.raises(errors.NoAnswerError, match="I would rather not") as caught:
             server.llm(ember.text("hello"))
@@ -276,6 +317,10 @@ def test_a_choice_is_one_request_and_names_an_option(wire):
         assert (len(server.prompts), run.report().requests, run.report().failed) == (1, 1, 0)
 
 
+def _said_by_model(answer):
+    return answer.body["candidates"][0]["content"]["parts"]
+
+
 def test_tools_are_called_and_their_results_given_back(wire):
     @ember.tool
     def add(a: int, b: int) -> int:
@@ -288,6 +333,8 @@ def test_tools_are_called_and_their_results_given_back(wire):
         done = ember.Agent(server.llm, [add]).run("add all")
         assert (str(done.answer), int(done.calls), bool(done.is_done)) == ("10", 2, True)
         assert wire.tools(server.bodies[0]) == {"add": json.loads(add.schema)}
+        if wire.service.maker == "Gemini":  # what it said comes back to it as it was
+            assert server.bodies[1]["contents"][1] == {"parts": _said_by_model(answers[0]), "role": "model"}
         assert [wire.results(body) for body in server.bodies] == [[], [("id-1", "3"), ("id-2", "7")]]
         assert (run.report().requests, run.report().output_tokens) == (2, 2 * OUTPUT)
 

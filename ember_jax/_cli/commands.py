@@ -9,7 +9,7 @@ import jax
 
 from .. import __version__
 from ..errors import JournalError
-from . import journal
+from . import doctor, journal
 from .demo import demo
 
 
@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     shown.set_defaults(run=lambda given: demo(given.questions, given.seed, folder=given.out))
     journal.add(commands)
+    doctor.add(commands)
     given = parser.parse_args(arguments)
     try:
         given.run(given)

@@ -14,15 +14,17 @@ from .sim import SimModel as SimModel
 
 if TYPE_CHECKING:
     from .anthropic import Anthropic as Anthropic
+    from .compatible import Compatible as Compatible
+    from .gemini import Gemini as Gemini
     from .openai import OpenAI as OpenAI
 
 # The classes of vendors, with the files they are in. They are imported when they are first asked for.
-_VENDORS = {"OpenAI": "openai", "Anthropic": "anthropic"}
+_VENDORS = {"Anthropic": "anthropic", "Compatible": "compatible", "Gemini": "gemini", "OpenAI": "openai"}
 
 # The provider names that a model id may begin with when nothing was registered, with the names of their classes. The
 # table stands here and not in the registry: to add a vendor, one writes the vendor's own file and its lines in this
-# one, and edits nothing else.
-_BUILT_IN = {"sim": "Sim", "openai": "OpenAI", "anthropic": "Anthropic"}
+# one, and edits nothing else. The names of services that imitate OpenAI are in the table of `compatible.py`.
+_BUILT_IN = {"sim": "Sim", "anthropic": "Anthropic", "gemini": "Gemini", "openai": "OpenAI"}
 
 
 def __getattr__(name: str) -> Any:
@@ -36,6 +38,15 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_VENDORS} - {"importlib", "sys", "TYPE_CHECKING", "Any"})
 
 
-def _built_in(name: str) -> Provider:
-    """Makes the provider that a name stands for when nothing was registered under it."""
-    return getattr(sys.modules[__name__], _BUILT_IN[name])()
+def _built_in_names() -> set[str]:
+    """The provider names that a model id may begin with when nothing was registered."""
+    # The table is imported when a name is looked for that nothing else has.
+    return {*_BUILT_IN, *importlib.import_module(f"{__name__}.compatible").SERVICES}
+
+
+def _built_in(name: str) -> Provider | None:
+    """Makes the provider that a name stands for when nothing was registered under it; `None` if it stands for none."""
+    module = sys.modules[__name__]
+    if name in _BUILT_IN:
+        return getattr(module, _BUILT_IN[name])()
+    return module.Compatible(name) if name in _built_in_names() else None

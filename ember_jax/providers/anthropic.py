@@ -227,13 +227,18 @@ def _refused(request: Request) -> Failure | None:
     return None
 
 
+# Whose thoughts are given back: a conversation may go on with another vendor's model.
+_OURS = "anthropic"
+
+
 def _sent(message: Message) -> dict[str, Any] | Failure:
     """A message as this protocol has it: the results of tools are the user's."""
     if not message.parts:
         return {"role": message.role, "content": message.content}
     if any(part.kind == "audio" for part in message.parts):
         return Failure(RefusedRequestError, "Anthropic takes no audio. Ask another model, or say it in words.")
-    blocks = [_block(part) for part in message.parts if part.value or part.kind != "text"]
+    kept = [part for part in message.parts if part.kind != "thought" or part.name == _OURS]
+    blocks = [_block(part) for part in kept if part.value or part.kind != "text"]
     return {"role": "user" if message.role == "tool" else message.role, "content": blocks}
 
 
@@ -528,7 +533,7 @@ def _said(message: _Reply, has_tools: bool) -> _Spoken | None:
         return _Spoken(_declined(message) or text, reasoning, finish)
     if has_tools and finish != Finish.REFUSAL and (calls := _calls(blocks)):
         # What was thought before a call has to be given back with it, as it came.
-        kept = [Part("thought", json.dumps(block)) for block in thoughts]
+        kept = [Part("thought", json.dumps(block), _OURS) for block in thoughts]
         return _Spoken(text, reasoning, finish, (*kept, *calls))
     # A model that only thought has said nothing, also where the service says that this is all.
     is_answer = bool(text.strip()) or not thoughts

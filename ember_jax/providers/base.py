@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from .._text.turns import Part
+from ..errors import ModelError
 from .quota import Quota
 
 # Before the parts of a message where it is kept as words.
@@ -334,6 +335,10 @@ class Provider(abc.ABC):
     def most_output(self, request: Request) -> float:
         """The most tokens that an answer can have if `request` sets no limit; infinite if that is not known."""
         return math.inf
+
+    async def models(self) -> tuple[str, ...]:
+        """The names of its models. Raises `ModelError` if it has no list of them, or a `ProviderError`."""
+        raise ModelError(f"{self!r} has no list of its models.")
 
     @abc.abstractmethod
     async def complete(self, request: Request) -> Response:

@@ -18,7 +18,7 @@ each would have to scrub by itself, and the one that forgets to would show a key
 
 The body of a request is a tree of JSON values and not bytes, as every protocol sends JSON. So one place encodes the
 tree for all dialects, and refuses what is not JSON; and a batch of requests can be made of such trees. The method is
-POST in all protocols.
+POST in all protocols, but for lists of models, which are asked for by GET.
 """
 
 import abc
@@ -26,6 +26,7 @@ import dataclasses
 import json
 import math
 import typing
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -43,21 +44,32 @@ class Service:
     **Fields:**
 
     - `maker`: the name of the class that users make its provider with; errors tell them to.
-    - `base_url`: what the paths of a dialect are appended to, without a slash at its end. Nobody asks this host without
-        a key.
+    - `base_url`: what the paths of a dialect are appended to, without a slash at its end; empty if every user has
+        another one. Nobody asks this host without a key.
     - `base_variables`: environment variables that may hold another base URL; the first that is set counts.
     - `key_variables`: environment variables that may hold the key; the first that is set counts. Errors name the first.
+    - `version`: what is put behind a base URL that does not end with a version of the API, such as `/v1`. Many
+        vendors' own variables leave it out.
+    - `needs_key`: whether its own host is never asked without a key.
+    - `name`: the first argument of `maker`, where that makes the providers of several services.
     """
 
     maker: str
     base_url: str
     base_variables: tuple[str, ...]
     key_variables: tuple[str, ...]
+    version: str = ""
+    needs_key: bool = True
+    name: str = ""
+
+    def made(self, argument: str) -> str:
+        """The code that makes its provider with one more argument."""
+        return f"{self.maker}({self.name!r}, {argument})" if self.name else f"{self.maker}({argument})"
 
     @property
     def advice(self) -> str:
         """What to do about a key that the service does not accept."""
-        return f" Check {self.key_variables[0]}, or the argument api_key of {self.maker}(api_key=…)."
+        return f" Check {self.key_variables[0]}, or the argument api_key of {self.made('api_key=…')}."
 
 
 class HTTPRequest(NamedTuple):
@@ -94,10 +106,59 @@ class Failure(NamedTuple):
 
 
 class Meaning(NamedTuple):
-    """What an HTTP status means: the exception that it is raised as, and advice to put behind the service's words."""
+    """What an HTTP status means.
+
+    **Fields:**
+
+    - `kind`: the exception that it is raised as.
+    - `advice`: what is put behind the service's words.
+    - `retry_after`: the seconds that the body asks to wait; `None` if only the headers may.
+    """
 
     kind: type[ProviderError]
     advice: str = ""
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """How a service lists its models: by GET, with an object that has a list of them, and in pages if they are many.
+
+    **Fields:**
+
+    - `path`: below the base URL, with the question of how long a page may be.
+    - `headers`: those besides the key's.
+    - `models`: the field with the list; some services send the list alone.
+    - `id`: the field of each model with its name, and `prefix`, what stands before the name there.
+    - `cursor`: the field that names the next page's begin, and the parameter that this is asked by.
+    """
+
+    path: str = "/models"
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    models: str = "data"
+    id: str = "id"
+    prefix: str = ""
+    cursor: tuple[str, str] | None = None
+
+    def page(self, begin: str) -> str:
+        """The path of the page with that begin; of the first one, if it is empty."""
+        if not begin or self.cursor is None:
+            return self.path
+        return f"{self.path}{'&' if '?' in self.path else '?'}{self.cursor[1]}={urllib.parse.quote(begin, safe='')}"
+
+    def read(self, answer: HTTPAnswer) -> tuple[tuple[str, ...], str] | Failure:
+        """The names on a page, and the begin of the next page; that is empty where there is none."""
+        tree = tree_of(answer.body)
+        fields = tree if isinstance(tree, dict) else {}
+        listed = tree if isinstance(tree, list) else fields.get(self.models)
+        if not isinstance(listed, list):
+            return Failure(
+                MalformedResponseError, "the answer is not a list of models: {}", (stated(answer.body) or "…",)
+            )
+        found = [model.get(self.id) for model in listed if isinstance(model, dict)]
+        names = tuple(name.removeprefix(self.prefix) for name in found if isinstance(name, str))
+        begin = fields.get(self.cursor[0]) if self.cursor and fields.get("has_more", True) else None
+        return names, begin if isinstance(begin, str) and names else ""
 
 
 class Dialect(abc.ABC):
@@ -106,11 +167,13 @@ class Dialect(abc.ABC):
     **Attributes:**
 
     - `service`: the service that is asked.
+    - `listing`: how the service lists its models.
     - `quota_headers`: the families of headers, see `quota`, that may tell the service's limits. The first counts
         that says how much is left.
     """
 
     service: Service
+    listing: ClassVar[Listing] = Listing()
     quota_headers: ClassVar[tuple[str, ...]]
 
     @abc.abstractmethod
@@ -239,6 +302,8 @@ def stated(body: bytes) -> str:
     sends errors in a form of its own.
     """
     tree = tree_of(body)
+    if isinstance(tree, list) and len(tree) == 1:  # Google's way where an answer would be a list
+        tree = tree[0]
     return stated_in(tree.get("error", tree)) if isinstance(tree, dict) else ""
 
 

@@ -12,6 +12,7 @@ could be read or tested without the other.)
 import abc
 import asyncio
 import datetime
+import difflib
 import email.utils
 import json
 import math
@@ -73,6 +74,11 @@ class Vendor(Provider):
         return self._http.endpoint
 
     @property
+    def service(self) -> Service:
+        """Where the service is, and the environment variables that its users set."""
+        return self._http.service
+
+    @property
     def price_table(self) -> str:
         return self._http.price_table
 
@@ -100,6 +106,10 @@ class Vendor(Provider):
     async def complete(self, request: Request) -> Response:
         return await self._http.complete(request)
 
+    async def models(self) -> tuple[str, ...]:
+        """The names of its models, as the service lists them, see `HTTPProvider.models`."""
+        return await self._http.models()
+
     async def close(self) -> None:
         await self._http.close()
 
@@ -117,7 +127,11 @@ _LONG = 16
 _BOOLEANS = {"true": True, "false": False}
 
 # What looks like a key, in case it is another one than the key that we know.
-_SECRET = regex(r"\bsk-[^\s\"'<>,;)]+|\bBearer\s+[^\s\"'<>,;)]+")
+_SECRET = regex(r"\bsk-[^\s\"'<>,;)]+|\bAIza[\w-]{20,}|\bBearer\s+[^\s\"'<>,;)]+")
+
+
+# How a base URL ends that names a version of the API.
+_VERSION = regex(r"/v[0-9]+[a-z0-9]*$")
 
 
 class _Access:
@@ -130,14 +144,19 @@ class _Access:
 
     def base(self) -> str:
         """The base URL. Raises `RefusedRequestError` if an environment variable holds one that is no URL."""
-        base = self._base_url
+        base, service = self._base_url, self._service
         if base is None:
-            service = self._service
             name, base = _first_set(service.base_variables)
             base = base or service.base_url
+            if not base:
+                raise RefusedRequestError(
+                    f"There is no base URL. Set the environment variable {service.base_variables[0]}, or give it: "
+                    f"{service.made('base_url=…')}."
+                )
             if fault := _fault_in(base):
                 raise RefusedRequestError(f"The environment variable {name}: {fault}")
-        return base.rstrip("/")
+        base = base.rstrip("/")
+        return base + service.version if service.version and not _VERSION.search(base) else base
 
     def key(self) -> str:
         """The key, or an empty string. Raises `AuthenticationError` for one that cannot be any."""
@@ -146,7 +165,7 @@ class _Access:
         if not all("!" <= c <= "~" for c in key):
             service = self._service
             raise AuthenticationError(
-                f"The API key ({service.key_variables[0]}, or {service.maker}(api_key=…)) has a character that no key "
+                f"The API key ({service.key_variables[0]}, or {service.made('api_key=…')}) has a character that no key "
                 "has; copy it again."
             )
         return key
@@ -192,9 +211,10 @@ class HTTPProvider(Provider):
     ):
         fault = "" if base_url is None else _fault_in(base_url)
         if fault:
-            raise ValueError(f"{dialect.service.maker}(base_url=…): {fault}")
+            raise ValueError(f"{dialect.service.made('base_url=…')}: {fault}")
         self._dialect = dialect
-        # The vendor's own host, which is never asked without a key. Other servers may need none.
+        # The vendor's own host, which is never asked without a key. Other servers may need none. It is `None` where
+        # each user has a host of the vendor's.
         self._host = urllib.parse.urlsplit(dialect.service.base_url).hostname
         self._access = _Access(dialect.service, base_url, api_key)
         self._base_url = base_url
@@ -202,21 +222,23 @@ class HTTPProvider(Provider):
         try:
             self._given = None if client is None else GivenClient(client, timeout)
         except TypeError as error:
-            raise TypeError(f"{dialect.service.maker}(client=…): {error}") from None
+            raise TypeError(f"{dialect.service.made('client=…')}: {error}") from None
         self._timeout = timeout
+        # The models that were listed last; none before that.
+        self._listed: tuple[str, ...] = ()
         # A client of our own, with the loop that its connections belong to; made at the first request.
         self._own: tuple[asyncio.AbstractEventLoop, OwnClient] | None = None
 
     def __repr__(self) -> str:
-        return f"{self._dialect.service.maker}(base_url={self._base_url!r}, timeout={self._timeout!r})"
+        return self._dialect.service.made(f"base_url={self._base_url!r}, timeout={self._timeout!r}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._api_key or self._given is not None:
-            maker, variable = self._dialect.service.maker, self._dialect.service.key_variables[0]
-            article = "an" if maker[0] in "AEIOU" else "a"
+            service = self._dialect.service
+            article = "an" if service.maker[0] in "AEIOU" else "a"
             raise TypeError(
-                f"{article} {maker}(api_key=…) or {maker}(client=…) is not pickled: the key would lie in the bytes. "
-                f"Leave both out, and each process reads {variable}."
+                f"{article} {service.made('api_key=…')} or {service.made('client=…')} is not pickled: the key would "
+                f"lie in the bytes. Leave both out, and each process reads {service.key_variables[0]}."
             )
         return HTTPProvider, (self._dialect, self._base_url, self._api_key, None, self._timeout)
 
@@ -224,6 +246,11 @@ class HTTPProvider(Provider):
     def endpoint(self) -> str:
         """The base URL. Raises `RefusedRequestError` if an environment variable holds one that is no URL."""
         return self._access.base()
+
+    @property
+    def service(self) -> Service:
+        """Where the service is, and the environment variables that its users set."""
+        return self._dialect.service
 
     @property
     def price_table(self) -> str:
@@ -248,21 +275,23 @@ class HTTPProvider(Provider):
         `RefusedRequestError` if an environment variable holds a base URL that is no URL, or if the dialect refuses the
         request.
         """
-        base = self._access.base()
-        key = self._access.key()
-        if not key and urllib.parse.urlsplit(base).hostname == self._host:
-            service = self._dialect.service
-            raise AuthenticationError(
-                f"{_id(request)}: there is no API key. Set the environment variable {service.key_variables[0]}, or "
-                f"register({request.provider!r}, {service.maker}(api_key=…))."
-            )
+        base, authorization = self._authorized(_id(request))
         built = _first_built(request, self._dialect)
         if isinstance(built, Failure):
-            raise _raised(built, self._access, request, None)
-        headers = {"Content-Type": "application/json", **built.headers}
-        if key:
-            headers.update(self._dialect.authorization(key))
+            raise _raised(built, self._access, _id(request), None)
+        headers = {"Content-Type": "application/json", **built.headers, **authorization}
         return base + built.path, headers, built.body
+
+    def _authorized(self, asked: str) -> tuple[str, Mapping[str, str]]:
+        """The base URL, and the headers of the key; for what is asked, by which an error begins."""
+        base, key, service = self._access.base(), self._access.key(), self._dialect.service
+        is_own = self._host in (None, urllib.parse.urlsplit(base).hostname)
+        if not key and service.needs_key and is_own:
+            raise AuthenticationError(
+                f"{asked}: there is no API key. Set the environment variable {service.key_variables[0]}, or "
+                f"register({asked.partition('/')[0]!r}, {service.made('api_key=…')})."
+            )
+        return base, self._dialect.authorization(key) if key else {}
 
     def read(self, status: int, headers: Mapping[str, str], body: bytes, request: Request) -> Response:
         """What an HTTP answer to `request` says.
@@ -272,7 +301,66 @@ class HTTPProvider(Provider):
         where the dialect finds that an error is another than its status says.
         """
         answer = HTTPAnswer(status, {name.lower(): value for name, value in headers.items()}, body)
-        return _understood(answer, request, self._dialect, self._access)
+        return self._understood(answer, request)
+
+    def _understood(self, answer: HTTPAnswer, request: Request) -> Response:
+        """What a whole answer says."""
+        dialect, access = self._dialect, self._access
+        if not 200 <= answer.status < 300:
+            raise _failure(answer, _id(request), dialect, access, self._nearest(answer, request))
+        response = dialect.read(answer, request)
+        if isinstance(response, Failure):
+            raise _raised(response, access, _id(request), answer.status)
+        if response.finish == Finish.REFUSAL:  # its words will stand in an error
+            response = response._replace(text=access.scrubbed(response.text))
+        left = _quota(answer, dialect)
+        return response if left is None else response._replace(quota=left)
+
+    def _nearest(self, answer: HTTPAnswer, request: Request) -> str:
+        """A hint, if the service may not know the model, and one with a similar name was listed before; else empty."""
+        # Some services answer 400 for a model that they do not know, and say so.
+        is_about_model = answer.status == 404 or (answer.status == 400 and b"model" in answer.body.lower())
+        if not is_about_model or request.model in self._listed:
+            return ""
+        near = difflib.get_close_matches(request.model, self._listed, n=1)
+        return f" Did you mean '{request.provider}/{near[0]}'?" if near else ""
+
+    async def models(self) -> tuple[str, ...]:
+        """The names of its models, as the service lists them.
+
+        A later error of a model that is not known names the nearest of them.
+
+        **Raises:** `ProviderError`, as `build`, `read` and `complete` do.
+        """
+        listing, service = self._dialect.listing, self._dialect.service
+        asked = service.name or service.maker.lower()
+        base, authorization = self._authorized(asked)
+        found: dict[str, None] = {}
+        begin = ""
+        while True:
+            url = base + listing.page(begin)
+            answer = await self._got(url, {**listing.headers, **authorization}, asked)
+            if not 200 <= answer.status < 300:
+                raise _failure(answer, asked, self._dialect, self._access)
+            page = listing.read(answer)
+            if isinstance(page, Failure):
+                raise _raised(page, self._access, asked, answer.status)
+            names, begin = page
+            is_more = not found.keys() >= set(names)
+            found.update(dict.fromkeys(names))
+            if not (begin and is_more):  # a page without anything new would be followed by itself
+                self._listed = tuple(found)
+                return self._listed
+
+    async def _got(self, url: str, headers: Mapping[str, str], asked: str) -> HTTPAnswer:
+        transport = self._given or await self._own_client()
+        try:
+            return await transport.get(url, headers)
+        except ValueError as error:
+            failure = RefusedRequestError(f"{asked}: {url} is not a URL: {error}.")
+        except NoAnswer as error:
+            failure = self._unanswered(error, asked, url)
+        raise failure  # for the reason that `complete` gives
 
     async def complete(self, request: Request) -> Response:
         url, headers, body = self.build(request)
@@ -285,25 +373,21 @@ class HTTPProvider(Provider):
         except ValueError as error:
             failure = RefusedRequestError(f"{_id(request)}: {url} is not a URL: {error}.")
         except NoAnswer as error:
-            failure = self._unanswered(error, request, url, clock() - began)
+            hint = ""
+            if error.timed_out and error.was_sent:
+                hint = f" {_burnt(request, clock() - began, self, self._dialect.service)}"
+            failure = self._unanswered(error, _id(request), url, hint)
         else:
-            return _understood(answer, request, self._dialect, self._access)
+            return self._understood(answer, request)
         # Raised here and not in the `except` blocks. There Python would attach the client's error as the context, and
         # that error may hold the request's headers, and with them the key.
         raise failure
 
-    def _unanswered(self, error: NoAnswer, request: Request, url: str, seconds: float) -> ProviderError:
+    def _unanswered(self, error: NoAnswer, asked: str, url: str, hint: str = "") -> ProviderError:
         words = self._access.scrubbed(error.words)
         if error.is_unreadable:
-            return MalformedResponseError(f"{_id(request)}: the answer cannot be decompressed: {words}")
-        hint = (
-            f" {_burnt(request, seconds, self, self._dialect.service.maker)}"
-            if error.timed_out and error.was_sent
-            else ""
-        )
-        return ConnectionFailedError(
-            f"{_id(request)}: no complete answer from {url}: {words}.{hint}", was_sent=error.was_sent
-        )
+            return MalformedResponseError(f"{asked}: the answer cannot be decompressed: {words}")
+        return ConnectionFailedError(f"{asked}: no complete answer from {url}: {words}.{hint}", was_sent=error.was_sent)
 
     async def close(self) -> None:
         own, self._own = self._own, None
@@ -334,52 +418,40 @@ def _first_built(request: Request, dialect: Dialect) -> HTTPRequest | Failure:
     return built
 
 
-def _understood(answer: HTTPAnswer, request: Request, dialect: Dialect, access: _Access) -> Response:
-    """What a whole answer says."""
-    if not 200 <= answer.status < 300:
-        raise _failure(answer, request, dialect, access)
-    response = dialect.read(answer, request)
-    if isinstance(response, Failure):
-        raise _raised(response, access, request, answer.status)
-    if response.finish == Finish.REFUSAL:  # its words will stand in an error
-        response = response._replace(text=access.scrubbed(response.text))
-    left = _quota(answer, dialect)
-    return response if left is None else response._replace(quota=left)
-
-
-def _burnt(request: Request, seconds: float, provider: Provider, maker: str) -> str:
+def _burnt(request: Request, seconds: float, provider: Provider, service: Service) -> str:
     """What a request took that was given up, and how to wait longer."""
     highest = tokens.bounds(request)[1]
     output = tokens.most_output(request, provider)
     answer = f"up to {output:,.0f} tokens of the answer" if output < math.inf else "an answer of any length"
     prompt = f"up to {highest:,.0f} tokens of the prompt" if highest < math.inf else "the prompt"
     billed = f"{prompt} and {answer}"
-    return f"It took {seconds:,.1f} s, and is possibly billed: {billed}. Give {maker}(timeout=…) more seconds."
+    return f"It took {seconds:,.1f} s, and is possibly billed: {billed}. Give {service.made('timeout=…')} more seconds."
 
 
-def _failure(answer: HTTPAnswer, request: Request, dialect: Dialect, access: _Access) -> ProviderError:
+def _failure(answer: HTTPAnswer, asked: str, dialect: Dialect, access: _Access, hint: str = "") -> ProviderError:
     """The exception for an answer with a status of failure. The dialect is asked first for what it means."""
     meant = dialect.meaning(answer)
-    kind, advice = meant or _meaning(answer.status, dialect.service)
+    kind, advice, seconds = meant or _meaning(answer.status, dialect.service)
+    advice += hint
     words = access.scrubbed(stated(answer.body) or readable(answer.body)) or "(no message)"
     if words == "Internal Server Error":  # what web frameworks say of an exception that nobody has caught
         advice += " The server does not say why; its log may."
     if advice and words[-1].isalnum():
         words += "."
     return kind(
-        f"{_id(request)}: HTTP {answer.status}: {words}{advice}",
+        f"{asked}: HTTP {answer.status}: {words}{advice}",
         status=answer.status,
-        retry_after=_retry_after(answer.headers),
+        retry_after=_retry_after(answer.headers) if seconds is None else seconds,
         quota=_quota(answer, dialect),
         # What the dialect has found in the answer is more exact.
         should_retry=_BOOLEANS.get(answer.headers.get("x-should-retry", "").lower()) if meant is None else None,
     )
 
 
-def _raised(failure: Failure, access: _Access, request: Request, status: int | None) -> ProviderError:
+def _raised(failure: Failure, access: _Access, asked: str, status: int | None) -> ProviderError:
     """The exception for what a dialect says is a failure."""
     words = failure.words.format(*map(access.scrubbed, failure.said))
-    return failure.kind(f"{_id(request)}: {words}", status=status, tokens=failure.tokens)
+    return failure.kind(f"{asked}: {words}", status=status, tokens=failure.tokens)
 
 
 def _id(request: Request) -> str:

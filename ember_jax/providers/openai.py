@@ -1,6 +1,5 @@
 """Chat completions, the protocol of OpenAI and of every server that imitates it. Nothing here does IO."""
 
-import bisect
 import itertools
 import json
 import math
@@ -24,6 +23,7 @@ from .dialect import (
     usage_in,
 )
 from .http import TIMEOUT, HTTPProvider, Vendor
+from .logprobs import Candidate, Token, alternatives, of_text, summed
 
 if TYPE_CHECKING:
     import httpx
@@ -61,15 +61,33 @@ class OpenAI(Vendor):
 
 
 @dataclass(frozen=True)
+class Deviations:
+    """How a service that imitates OpenAI differs from it in what it is sent.
+
+    **Fields:**
+
+    - `renamed`: parameters with the names that it has for them.
+    - `key_header`: the header that it reads the key from; empty for a bearer token.
+    - `counts_logprobs`: whether `logprobs` is the number of alternatives, and there is no `top_logprobs`.
+    """
+
+    renamed: tuple[tuple[str, str], ...] = ()
+    key_header: str = ""
+    counts_logprobs: bool = False
+
+
+@dataclass(frozen=True)
 class ChatCompletions(Dialect):
     """The dialect of chat completions. A server that imitates OpenAI has a `Service` of its own."""
 
     service: Service
+    deviations: Deviations = Deviations()
     # Gateways that speak this protocol to us, and stand before other vendors' models, pass those vendors' headers on.
     quota_headers: ClassVar[tuple[str, ...]] = quota.FAMILIES
 
     def authorization(self, key: str) -> dict[str, str]:
-        return {"Authorization": f"Bearer {key}"}
+        header = self.deviations.key_header
+        return {header: key} if header else {"Authorization": f"Bearer {key}"}
 
     def build(self, request: Request) -> HTTPRequest | Failure:
         taken = sorted({"model", "messages", "n", "stream"} & request.parameters.keys())
@@ -83,6 +101,13 @@ class ChatCompletions(Dialect):
         body = {"model": request.model, "messages": messages, **request.parameters}
         if (seed := request.seed()) is not None:
             body["seed"] = seed
+        for name, own in self.deviations.renamed:
+            if name in body and own in body:
+                return Failure(RefusedRequestError, f"the parameters {name!r} and {own!r} are one; give one of them.")
+            if name in body:
+                body[own] = body.pop(name)
+        if self.deviations.counts_logprobs and body.get("logprobs") is True:
+            body["logprobs"] = body.pop("top_logprobs", None) or 1
         return HTTPRequest("/chat/completions", {}, body)
 
     def read(self, answer: HTTPAnswer, request: Request) -> Response | Failure:
@@ -173,24 +198,21 @@ class _Message:
 
 
 @dataclass
-class _Candidate:
-    token: str
-    # Null where the service's JSON has no way to write an infinity: llama.cpp's has none.
-    logprob: float | None = None
-
-
-@dataclass
-class _Token:
-    logprob: float | None = None
-    token: str = ""
-    # The token's own bytes in UTF-8, of which the token's words may show half a character.
-    bytes: list[int] | None = None
-    top_logprobs: list[_Candidate] | None = None
-
-
-@dataclass
 class _Logprobs:
-    content: list[_Token] | None = None
+    content: list[Token] | None = None
+    # The form of completions that are no chat, which Together has for both: a value for each token.
+    tokens: list[str] | None = None
+    token_logprobs: list[float | None] | None = None
+    top_logprobs: list[dict[str, float] | None] | None = None
+
+    @property
+    def listed(self) -> list[Token] | None:
+        if self.content is not None or self.tokens is None or self.token_logprobs is None:
+            return self.content
+        tops = [[Candidate(*pair) for pair in (top or {}).items()] for top in self.top_logprobs or ()]
+        tops += [[] for _ in self.tokens[len(tops) :]]
+        listed = zip(self.tokens, self.token_logprobs, tops, strict=False)
+        return [Token(logprob, token, None, top) for token, logprob, top in listed]
 
 
 @dataclass
@@ -352,18 +374,18 @@ def _response(
     model = completion.model or request.model
     tokens = counted or Tokens()
     logprobs = completion.choices[0].logprobs
-    listed = logprobs.content if logprobs is not None else None
+    listed = logprobs.listed if logprobs is not None else None
     if listed:
-        listed = _of_text(listed, said.text, has_reasoning=bool(said.reasoning or tokens.reasoning))
+        listed = of_text(listed, said.text, has_reasoning=bool(said.reasoning or tokens.reasoning))
     return Response(
         text=said.text,
         input_tokens=int(tokens.input),
         output_tokens=int(tokens.output),
         cost=_cost(answer, request, model, completion.service_tier or "", completion.usage, counted),
-        logprob=_summed(listed) if listed else math.nan,
+        logprob=summed(listed) if listed else math.nan,
         model=model,
         request_id=answer.headers.get("x-request-id") or completion.id or "",
-        alternatives=_alternatives(listed) if listed else (),
+        alternatives=alternatives(listed) if listed else (),
         finish=said.finish,
         reasoning=said.reasoning,
         cached_tokens=int(tokens.cached),
@@ -373,54 +395,6 @@ def _response(
         fingerprint=completion.system_fingerprint or "",
         tool_calls=said.tool_calls,
     )
-
-
-# -- log-probabilities -----------------------------------------------------------------------------------------------
-
-
-def _of_text(tokens: list[_Token], text: str, *, has_reasoning: bool) -> list[_Token]:
-    """Those of the listed tokens that make up the text; none if that cannot be told.
-
-    vLLM and llama.cpp list the tokens of the reasoning too, the mark that ends it, and that which ends the answer. So
-    the last place counts where the text is spelt from the begin of a token on. If there is none, and no reasoning, all
-    tokens are the text's: some services spell them without white space.
-    """
-    pieces = [_spelling(token) for token in tokens]
-    whole, ends = b"".join(pieces), list(itertools.accumulate(map(len, pieces)))
-    begin, end = _last_place(text.strip().encode("utf-8", "replace"), whole, [0, *ends])
-    if begin == end:
-        return [] if has_reasoning else tokens
-    # Parsers of reasoning remove white space around the text. What is left of it is the text's too.
-    before, after = text[: len(text) - len(text.lstrip())].encode(), text[len(text.rstrip()) :].encode()
-    begin -= len(before) if whole.endswith(before, 0, begin) else 0
-    end += len(after) if whole.startswith(after, end) else 0
-    return tokens[bisect.bisect_right(ends, begin) : bisect.bisect_left(ends, end) + 1]
-
-
-def _last_place(sought: bytes, whole: bytes, starts: list[int]) -> tuple[int, int]:
-    """Where bytes are last found at a start, up to white space before them; (0, 0) if nowhere."""
-    begin = whole.rfind(sought) if sought else -1
-    while begin >= 0:
-        start = starts[bisect.bisect_right(starts, begin) - 1]
-        if not whole[start:begin].strip():
-            return begin, begin + len(sought)
-        begin = whole.rfind(sought, 0, begin + len(sought) - 1)
-    return 0, 0
-
-
-def _spelling(token: _Token) -> bytes:
-    return token.token.encode("utf-8", "replace") if token.bytes is None else bytes(b & 255 for b in token.bytes)
-
-
-def _summed(tokens: list[_Token]) -> float:
-    """NaN if one is not known; the sum of an infinite one is infinite."""
-    return sum(math.nan if token.logprob is None else token.logprob for token in tokens)
-
-
-def _alternatives(tokens: list[_Token]) -> tuple[tuple[str, float], ...]:
-    """The candidates for the first token that is more than white space. One without a number is as good as none."""
-    first = next((token for token in tokens if _spelling(token).strip()), _Token())
-    return tuple((c.token, c.logprob) for c in first.top_logprobs or () if c.logprob is not None)
 
 
 # -- what it costs ---------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 
 from ..errors import ModelError
-from . import _BUILT_IN, _built_in
+from . import _built_in, _built_in_names
 from .base import Provider
 from .sim import Sim
 
@@ -48,13 +48,14 @@ def get(name: str, instead: Mapping[str, Provider] | None = None) -> Provider:
     with _lock:
         if name in _providers:
             return _providers[name]
-        if name in _BUILT_IN:  # made when first asked for, so that a provider nobody uses costs nothing
-            return _providers.setdefault(name, _built_in(name))
-        known = sorted({*_providers, *_BUILT_IN, *(instead or ())})
+        # Made when first asked for, so that a provider nobody uses costs nothing.
+        if (made := _built_in(name)) is not None:
+            return _providers.setdefault(name, made)
+        known = sorted({*_providers, *_built_in_names(), *(instead or ())})
     close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=_ALIKE)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ModelError(
-        f"There is no provider {name!r}; there are {', '.join(known)}.{hint} Vendors and servers with an endpoint like "
+        f"There is no provider {name!r}; there are {', '.join(known)}.{hint} Others with an endpoint like "
         "OpenAI's, which most have, are added under a name of yours: "
         f'`ember.register({name!r}, ember.providers.OpenAI(base_url="https://…/v1", api_key=…))`; a Python function by '
         "`ember.providers.Callable(fn)`."

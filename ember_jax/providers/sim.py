@@ -183,6 +183,9 @@ class Sim(Provider):
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise ModelError(f"There is no simulated model {model!r}; there are {', '.join(self._models)}.{hint}")
 
+    async def models(self) -> tuple[str, ...]:
+        return tuple(self._models)
+
     def answer(self, request: Request) -> Response:
         """The answer, without the model's latency.
 

@@ -67,6 +67,10 @@ class Transport(abc.ABC):
         **Raises:** `NoAnswer`; `ValueError` for what is no URL.
         """
 
+    @abc.abstractmethod
+    async def get(self, url: str, headers: Mapping[str, str]) -> HTTPAnswer:
+        """Likewise, for what is only looked up."""
+
 
 class OwnClient(Transport):
     """Our own client, on the running loop, with as many connections as there are requests in flight.
@@ -98,10 +102,16 @@ class OwnClient(Transport):
         )
 
     async def post(self, url: str, headers: Mapping[str, str], content: bytes) -> HTTPAnswer:
-        known = self._aiohttp
         data = content if len(content) < _LARGE else io.BytesIO(content)
+        return await self._answered(self._session.post(_parsed(url), data=data, headers=headers, allow_redirects=False))
+
+    async def get(self, url: str, headers: Mapping[str, str]) -> HTTPAnswer:
+        return await self._answered(self._session.get(_parsed(url), headers=headers, allow_redirects=False))
+
+    async def _answered(self, sent: Any) -> HTTPAnswer:
+        known = self._aiohttp
         try:
-            async with self._session.post(_parsed(url), data=data, headers=headers, allow_redirects=False) as answer:
+            async with sent as answer:
                 body = await answer.read()
         except known.InvalidURL as error:
             raise ValueError(str(error)) from None
@@ -166,10 +176,16 @@ class GivenClient(Transport):
         if len(content) >= _LARGE:
             headers = {**headers, "Content-Length": str(len(content))}
             data = _pieces(content)
+        return await self._answered(self._client.post(url, headers=headers, content=data, follow_redirects=False))
+
+    async def get(self, url: str, headers: Mapping[str, str]) -> HTTPAnswer:
+        return await self._answered(self._client.get(url, headers=headers, follow_redirects=False))
+
+    async def _answered(self, sent: Coroutine[Any, Any, Any]) -> HTTPAnswer:
         whole = asyncio.timeout(_WHOLE * self._timeout)
         try:
             async with whole:
-                answer = await self._client.post(url, headers=headers, content=data, follow_redirects=False)
+                answer = await sent
         except self._known.InvalidURL as error:
             raise ValueError(str(error)) from None
         except self._known.DecodingError as error:
