@@ -96,6 +96,7 @@ def test_a_conversation_is_a_list_of_items():
     _, sent = body(messages, tools=[tool], tool_choice={"type": "function", "function": {"name": "add"}})
     assert sent["input"] == [
         {
+            "type": "message",
             "role": "user",
             "content": [
                 {"type": "input_text", "text": "look"},
@@ -103,6 +104,7 @@ def test_a_conversation_is_a_list_of_items():
             ],
         },
         {
+            "type": "message",
             "role": "user",
             "content": [
                 {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf;base64,AA=="},
@@ -110,7 +112,7 @@ def test_a_conversation_is_a_list_of_items():
             ],
         },
         thought,
-        {"role": "assistant", "content": [{"type": "output_text", "text": "well"}]},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "well"}]},
         {"type": "function_call", "call_id": "c1", "name": "add", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "c1", "output": "3"},
     ]

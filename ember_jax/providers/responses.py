@@ -130,7 +130,17 @@ def _object(value: Any) -> dict[str, Any]:
 def _items(message: Message) -> list[dict[str, Any]]:
     """A message as items: what a model thought, the calls of tools and their results are items of their own."""
     if not message.parts:
-        return [{"role": message.role, "content": message.content}]
+        # The service takes a string of any role. llama.cpp's server takes what a model said as an item alone, as it is
+        # answered: with its type, and its text in a list.
+        if message.role != "assistant":
+            return [{"role": message.role, "content": message.content}]
+        return [
+            {
+                "type": "message",
+                "role": message.role,
+                "content": [_content(Part("text", message.content), message.role)],
+            }
+        ]
     items: list[dict[str, Any]] = []
     contents = []
     for part in message.parts:
@@ -146,7 +156,7 @@ def _items(message: Message) -> list[dict[str, Any]]:
                 contents.append(_content(part, message.role))
     if not contents:
         return items
-    said = {"role": message.role, "content": contents}
+    said = {"type": "message", "role": message.role, "content": contents}
     # A model says something before it wants tools called.
     calls = [item for item in items if item.get("type") == "function_call"]
     return [*(item for item in items if item not in calls), said, *calls]
