@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from .._regex import regex
 from ..errors import AuthenticationError, MalformedResponseError, RefusedRequestError, ServerError
 from . import prices, quota
-from .base import Finish, Message, Part, Request, Response, Tokens, audio_format
+from .base import Finish, Part, Request, Response, Tokens
+from .chat import chat
 from .dialect import (
     Dialect,
     Failure,
@@ -138,7 +139,7 @@ class ChatCompletions(Dialect):
                 f"the parameter {taken[0]!r} is not yours to set. The model id and the prompt set `model` and "
                 "`messages`; more samples are more calls with other keys; answers are not streamed.",
             )
-        messages = [sent for message in request.messages for sent in _sent(message)]
+        messages = chat(request)
         body = {"model": request.model, "messages": messages, **request.parameters}
         if (seed := request.seed()) is not None:
             body["seed"] = seed
@@ -182,33 +183,6 @@ class ChatCompletions(Dialect):
         if answer.status == 500 and b"The model produced output that does not match the expected" in answer.body:
             return Meaning(MalformedResponseError, " The server could not read its own model's answer.")
         return None
-
-
-def _sent(message: Message) -> list[dict[str, Any]]:
-    """A message as this protocol has it: the results of tools are messages of their own."""
-    if not message.parts:
-        return [{"role": message.role, "content": message.content}]
-    results = [p for p in message.parts if p.kind == "tool_result"]
-    if results:
-        return [{"role": "tool", "tool_call_id": p.id, "content": p.value} for p in results]
-    calls = [p for p in message.parts if p.kind == "tool_call"]
-    if calls:
-        called = [{"id": p.id, "type": "function", "function": {"name": p.name, "arguments": p.value}} for p in calls]
-        return [{"role": message.role, "content": message.content or None, "tool_calls": called}]
-    return [{"role": message.role, "content": [_content(p) for p in message.parts if p.kind != "thought"]}]
-
-
-def _content(part: Part) -> dict[str, Any]:
-    match part.kind:
-        case "image":
-            return {"type": "image_url", "image_url": {"url": part.value}}
-        case "file":
-            return {"type": "file", "file": {"filename": part.name, "file_data": part.value}}
-        case "audio":
-            kind, _, data = part.value.partition(",")
-            return {"type": "input_audio", "input_audio": {"data": data, "format": audio_format(kind)}}
-        case _:
-            return {"type": "text", "text": part.value}
 
 
 # What msgspec checks an answer against. Fields that are not here are ignored.
