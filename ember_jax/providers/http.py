@@ -272,10 +272,12 @@ class HTTPProvider(Provider):
         """The URL, the headers and the JSON body to send.
 
         **Raises:** `AuthenticationError` if the vendor's own host would be asked without a key;
-        `RefusedRequestError` if an environment variable holds a base URL that is no URL, or if the dialect refuses the
-        request.
+        `RefusedRequestError` if an environment variable holds a base URL that is no URL, if the prompt is longer than
+        the model can read, or if the dialect refuses the request.
         """
         base, authorization = self._authorized(_id(request))
+        if (overflow := _overflow(request)) is not None:
+            raise overflow
         built = _first_built(request, self._dialect)
         if isinstance(built, Failure):
             raise _raised(built, self._access, _id(request), None)
@@ -403,6 +405,21 @@ class HTTPProvider(Provider):
         if old is not None:
             await _retire(*old)
         return client
+
+
+def _overflow(request: Request) -> RefusedRequestError | None:
+    """Why a prompt is not sent that is longer than its model can read for certain; `None` if it may fit."""
+    window = prices.context_window(request.provider, request.model)
+    # A token has a character at least, so mostly nothing is counted.
+    if sum(len(message.content) for message in request.messages) <= window:
+        return None
+    least = tokens.bounds(request)[0]
+    if least <= window:
+        return None
+    return RefusedRequestError(
+        f"{_id(request)}: not sent, as the prompt has {least:,} tokens or more, and the model reads {window:,.0f}. "
+        "Shorten it, as by `ember.truncate(text, tokens)` or `text.slice(start, stop)`, or ask another model."
+    )
 
 
 def _first_built(request: Request, dialect: Dialect) -> HTTPRequest | Failure:
