@@ -9,6 +9,7 @@ from .base import Provider as Provider
 from .base import Request as Request
 from .base import Response as Response
 from .callable import Callable as Callable
+from .encoder import Encoder as Encoder
 from .sim import Sim as Sim
 from .sim import SimModel as SimModel
 

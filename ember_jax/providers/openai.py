@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from ..errors import AuthenticationError, MalformedResponseError, RefusedRequestError, ServerError
-from . import prices, quota
+from . import embeddings, prices, quota
 from .base import Finish, Message, Part, Request, Response, Tokens, audio_format
 from .dialect import (
     Dialect,
@@ -82,6 +82,7 @@ class ChatCompletions(Dialect):
 
     service: Service
     deviations: Deviations = Deviations()
+    embeds: ClassVar[bool] = True
     # Gateways that speak this protocol to us, and stand before other vendors' models, pass those vendors' headers on.
     quota_headers: ClassVar[tuple[str, ...]] = quota.FAMILIES
 
@@ -90,6 +91,8 @@ class ChatCompletions(Dialect):
         return {header: key} if header else {"Authorization": f"Bearer {key}"}
 
     def build(self, request: Request) -> HTTPRequest | Failure:
+        if request.embeds:
+            return embeddings.built(request, dict(self.deviations.renamed))
         taken = sorted({"model", "messages", "n", "stream"} & request.parameters.keys())
         if taken:
             return Failure(
@@ -111,6 +114,8 @@ class ChatCompletions(Dialect):
         return HTTPRequest("/chat/completions", {}, body)
 
     def read(self, answer: HTTPAnswer, request: Request) -> Response | Failure:
+        if request.embeds:
+            return embeddings.read(answer, request)
         completion = decoded(answer, _Completion, "a chat completion", "does the base URL end with /v1?")
         if isinstance(completion, Failure):
             return completion._replace(tokens=_tokens(usage_in(answer.body, _Usage)))
