@@ -91,6 +91,10 @@ class GradientError(EmberError, ValueError):
     """A derivative was asked for that would silently be wrong."""
 
 
+class ToolError(EmberError, RuntimeError):
+    """Tools cannot be had, as those of a server that does not start."""
+
+
 class HostResultError(EmberError, TypeError):
     """A host function returned something that does not match its `out=`."""
 

@@ -49,7 +49,13 @@ SHARED = {
     "Choice": {"_model/choose.py", "providers/openai.py"},
     "Completion": {"_model/llm.py", "providers/openai.py"},
     "Message": {"providers/base.py", "providers/openai.py"},
-    "Usage": {"_operator/enclosing.py", "providers/anthropic.py", "providers/gemini.py", "providers/openai.py"},
+    "Usage": {
+        "_operator/enclosing.py",
+        "providers/anthropic.py",
+        "providers/gemini.py",
+        "providers/openai.py",
+        "providers/responses.py",
+    },
     # The same thing, as users have it and as the package does; as JAX writes it and as the plan does.
     "Plan": {"_operator/lower.py", "_plan/ir.py"},
     "Scan": {"_jax/equations.py", "_plan/ir.py"},

@@ -4,6 +4,8 @@ import io
 import pathlib
 import re
 
+import jax
+import numpy as np
 import pytest
 
 import ember_jax as ember
@@ -89,3 +91,16 @@ def test_the_readmes_providers_can_be_built():
     assert ember.LLM("openai/gpt-4o-mini", temperature=0.7, max_tokens=256)
     assert ember.providers.OpenAI(base_url="http://localhost:8000/v1")
     assert ember.providers.Callable(lambda request: request.messages[-1].content.upper())
+
+
+def test_readmes_conversations_and_agents_run(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    (code,) = [block for block in blocks if "ember.Conversation(" in block]
+    offline = code[: code.index("with ember.MCP(")]
+    llm, pixels = ember.LLM("sim/small"), np.zeros((4, 4), np.uint8)
+    given = {"ember": ember, "jax": jax, "llm": llm, "pixels": pixels, "__name__": "readme"}
+    exec(compile(offline, "README.md", "exec"), given)
+    said = capsys.readouterr().out
+    assert "['The answer is 2.', 'The answer is 2.']" in said
+    assert "assistant: The answer is 5." in said
+    assert len(given["chat"].messages) == 4

@@ -8,19 +8,27 @@ from .base import Message as Message
 from .base import Provider as Provider
 from .base import Request as Request
 from .base import Response as Response
-from .callable import Callable as Callable
-from .encoder import Encoder as Encoder
+from .chat import chat as chat
 from .sim import Sim as Sim
 from .sim import SimModel as SimModel
 
 if TYPE_CHECKING:
     from .anthropic import Anthropic as Anthropic
+    from .callable import Callable as Callable
     from .compatible import Compatible as Compatible
+    from .encoder import Encoder as Encoder
     from .gemini import Gemini as Gemini
     from .openai import OpenAI as OpenAI
 
-# The classes of vendors, with the files they are in. They are imported when they are first asked for.
-_VENDORS = {"Anthropic": "anthropic", "Compatible": "compatible", "Gemini": "gemini", "OpenAI": "openai"}
+# Classes of providers, with the files they are in. They are imported when they are first asked for.
+_VENDORS = {
+    "Anthropic": "anthropic",
+    "Callable": "callable",
+    "Compatible": "compatible",
+    "Encoder": "encoder",
+    "Gemini": "gemini",
+    "OpenAI": "openai",
+}
 
 # The provider names that a model id may begin with when nothing was registered, with the names of their classes. The
 # table stands here and not in the registry: to add a vendor, one writes the vendor's own file and its lines in this

@@ -29,6 +29,7 @@ from .dialect import (
     Failure,
     HTTPAnswer,
     HTTPRequest,
+    Listing,
     Meaning,
     Service,
     count,
@@ -100,6 +101,9 @@ class Messages(Dialect):
     """The dialect of Messages. A server that imitates Anthropic has a `Service` of its own."""
 
     service: Service
+    listing: ClassVar[Listing] = Listing(
+        "/v1/models?limit=1000", {"anthropic-version": "2026-10-21"}, cursor=("last_id", "after_id")
+    )
     # A gateway such as LiteLLM's proxy speaks this protocol to us, and has headers of another one.
     quota_headers: ClassVar[tuple[str, ...]] = (quota.ANTHROPIC, *quota.FAMILIES)
 

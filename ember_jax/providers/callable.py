@@ -3,13 +3,26 @@
 import asyncio
 import inspect
 from collections import abc
+from typing import Any
 
-from ..errors import MalformedResponseError
 from .base import Provider, Request, Response
+from .given import response_of, unknown
 
 
 class Callable(Provider):
-    """Answers with `fn(request)`, a `str` or a whole `Response`.
+    """Answers with `fn(request)`: a `str`, a whole `Response`, or what another package's call of a model returns.
+
+    ```python
+    from ember_jax.providers import Callable, chat
+
+    Callable(lambda r: client.chat.completions.create(model=r.model, messages=chat(r), **r.parameters))  # openai
+    Callable(lambda r: litellm.acompletion(model=r.model, messages=chat(r), **r.parameters))
+    Callable(lambda r: model.ainvoke(chat(r)))  # a chat model of LangChain
+    Callable(lambda r: lm(messages=chat(r)))  # a dspy.LM
+    Callable(lambda r: pipe(chat(r)))  # a pipeline of transformers
+    ```
+
+    Tokens, how the answer ended and calls of tools are taken from it where it tells them.
 
     An `async def` runs on the event loop and must not block it. A plain function runs in a thread of the loop's
     default pool, which has `min(32, CPUs + 4)` of them: no more than that many run at once, and it must be safe to
@@ -35,9 +48,7 @@ class Callable(Provider):
 
     is_local = True
 
-    def __init__(
-        self, fn: abc.Callable[[Request], str | Response | abc.Awaitable[str | Response]], cache: str | None = None
-    ):
+    def __init__(self, fn: abc.Callable[[Request], Any], cache: str | None = None):
         if not callable(fn):
             raise TypeError(f"Callable() takes a function of one Request, not {fn!r}.")
         self._fn = fn
@@ -65,10 +76,10 @@ class Callable(Provider):
             return Response(text=result, model=request.model)
         if isinstance(result, Response):
             return result
-        raise MalformedResponseError(
-            f"{request.provider}/{request.model}: {self!r} returned {type(result).__name__}; "
-            "return a str, or a Response."
-        )
+        response = response_of(result, request)
+        if response is None:
+            raise unknown(result, request, self)
+        return response
 
     async def close(self) -> None:
         """There is nothing to free."""

@@ -4,11 +4,13 @@ import itertools
 import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+from .._regex import regex
 from ..errors import AuthenticationError, MalformedResponseError, RefusedRequestError, ServerError
 from . import embeddings, prices, quota
-from .base import Finish, Message, Part, Request, Response, Tokens, audio_format
+from .base import Finish, Part, Request, Response, Tokens
+from .chat import chat
 from .dialect import (
     Dialect,
     Failure,
@@ -24,6 +26,7 @@ from .dialect import (
 )
 from .http import TIMEOUT, HTTPProvider, Vendor
 from .logprobs import Candidate, Token, alternatives, of_text, summed
+from .responses import Responses
 
 if TYPE_CHECKING:
     import httpx
@@ -33,7 +36,7 @@ SERVICE = Service("OpenAI", "https://api.openai.com/v1", ("OPENAI_BASE_URL",), (
 
 
 class OpenAI(Vendor):
-    """OpenAI, or a server that speaks its chat-completions protocol.
+    """OpenAI, or a server that speaks one of its protocols, chat completions or Responses.
 
     **Arguments:**
 
@@ -45,9 +48,13 @@ class OpenAI(Vendor):
     - `timeout`: seconds to wait for the answer to begin, and again for each further piece of it. The whole answer may
         take six times as long. `Retry(deadline=…)` bounds a call and all that it waits for.
 
+    - `api`: `"chat"` or `"responses"`; by default Responses for those of OpenAI's models that speak nothing else (the
+        `pro` ones, `codex`, `deep-research`, `computer-use`), and chat completions for all others. Settings are those
+        of chat completions in both.
+
     The environment is read at each call. Prices are looked up by the provider name that it is registered under.
 
-    **Raises:** `ValueError` for a `base_url` that is no whole URL; `TypeError` for another `client`.
+    **Raises:** `ValueError` for a `base_url` that is no whole URL, and another `api`; `TypeError` for another `client`.
     """
 
     def __init__(
@@ -56,8 +63,44 @@ class OpenAI(Vendor):
         api_key: str | None = None,
         client: "httpx.AsyncClient | httpx2.AsyncClient | None" = None,
         timeout: float = TIMEOUT,
+        api: Literal["chat", "responses"] | None = None,
     ):
-        self._http = HTTPProvider(ChatCompletions(SERVICE), base_url, api_key, client, timeout)
+        if api not in (None, "chat", "responses"):
+            raise ValueError(f'OpenAI(api={api!r}): give "chat" or "responses", or None to decide by the model.')
+        dialect = {None: ChatOrResponses, "chat": ChatCompletions, "responses": Responses}[api](SERVICE)
+        self._http = HTTPProvider(dialect, base_url, api_key, client, timeout)
+
+
+# OpenAI's models that are had by Responses alone.
+_RESPONSES_ALONE = regex(r"(?:o\d+|gpt-\d[\w.]*)-pro\b|.*-codex\b|codex-|.*deep-research|computer-use")
+
+
+@dataclass(frozen=True)
+class ChatOrResponses(Dialect):
+    """The dialect of OpenAI: Responses for models that have nothing else, and chat completions."""
+
+    service: Service
+    embeds: ClassVar[bool] = True
+    quota_headers: ClassVar[tuple[str, ...]] = quota.FAMILIES
+
+    def _of(self, request: Request) -> Dialect:
+        is_alone = not request.embeds and _RESPONSES_ALONE.match(request.model)
+        return Responses(self.service) if is_alone else ChatCompletions(self.service)
+
+    def authorization(self, key: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {key}"}
+
+    def build(self, request: Request) -> HTTPRequest | Failure:
+        return self._of(request).build(request)
+
+    def read(self, answer: HTTPAnswer, request: Request) -> Response | Failure:
+        return self._of(request).read(answer, request)
+
+    def most_output(self, request: Request) -> float:
+        return self._of(request).most_output(request)
+
+    def meaning(self, answer: HTTPAnswer) -> Meaning | None:
+        return ChatCompletions(self.service).meaning(answer)
 
 
 @dataclass(frozen=True)
@@ -100,7 +143,7 @@ class ChatCompletions(Dialect):
                 f"the parameter {taken[0]!r} is not yours to set. The model id and the prompt set `model` and "
                 "`messages`; more samples are more calls with other keys; answers are not streamed.",
             )
-        messages = [sent for message in request.messages for sent in _sent(message)]
+        messages = chat(request)
         body = {"model": request.model, "messages": messages, **request.parameters}
         if (seed := request.seed()) is not None:
             body["seed"] = seed
@@ -146,33 +189,6 @@ class ChatCompletions(Dialect):
         if answer.status == 500 and b"The model produced output that does not match the expected" in answer.body:
             return Meaning(MalformedResponseError, " The server could not read its own model's answer.")
         return None
-
-
-def _sent(message: Message) -> list[dict[str, Any]]:
-    """A message as this protocol has it: the results of tools are messages of their own."""
-    if not message.parts:
-        return [{"role": message.role, "content": message.content}]
-    results = [p for p in message.parts if p.kind == "tool_result"]
-    if results:
-        return [{"role": "tool", "tool_call_id": p.id, "content": p.value} for p in results]
-    calls = [p for p in message.parts if p.kind == "tool_call"]
-    if calls:
-        called = [{"id": p.id, "type": "function", "function": {"name": p.name, "arguments": p.value}} for p in calls]
-        return [{"role": message.role, "content": message.content or None, "tool_calls": called}]
-    return [{"role": message.role, "content": [_content(p) for p in message.parts if p.kind != "thought"]}]
-
-
-def _content(part: Part) -> dict[str, Any]:
-    match part.kind:
-        case "image":
-            return {"type": "image_url", "image_url": {"url": part.value}}
-        case "file":
-            return {"type": "file", "file": {"filename": part.name, "file_data": part.value}}
-        case "audio":
-            kind, _, data = part.value.partition(",")
-            return {"type": "input_audio", "input_audio": {"data": data, "format": audio_format(kind)}}
-        case _:
-            return {"type": "text", "text": part.value}
 
 
 # What msgspec checks an answer against. Fields that are not here are ignored.

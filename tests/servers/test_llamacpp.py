@@ -324,3 +324,48 @@ def test_a_model_that_ends_within_its_thoughts_has_not_answered(think):
     answer = raw(think, call)
     assert (answer["finish_reason"], answer["message"]["content"]) == ("stop", "")
     assert answer["message"]["reasoning_content"] in (" A", " B")
+
+
+# -- other protocols, conversations and tools ------------------------------------------------------------------------
+
+
+def responses(served):
+    return ember.providers.OpenAI(served.base_url, api_key=KEY, timeout=PATIENCE, api="responses")
+
+
+def messages(served):
+    return ember.providers.Anthropic(served.base_url.removesuffix("/v1"), api_key=KEY, timeout=PATIENCE)
+
+
+def chat(served):
+    return ember.providers.OpenAI(served.base_url, api_key=KEY, timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("make", [chat, responses, messages])
+def test_each_protocol_tells_what_the_server_counts(plain, make):
+    said = [("system", "Be short."), ("user", "Hello"), ("assistant", "Hi"), ("user", "And now?")]
+    with ember.session(providers={"mine": make(plain)}, journal=None), warnings.catch_warnings():
+        warnings.simplefilter("ignore", errors.CutAnswerWarning)
+        before = plain.books()
+        answer = ember.LLM("mine/tiny", max_tokens=8).complete(said)
+        read, written = np.subtract(plain.books(), before).tolist()
+    assert int(answer.input_tokens) == read
+    assert 0 < int(answer.output_tokens) <= 8 and abs(written - int(answer.output_tokens)) <= 1
+    assert str(answer.text)
+
+
+@pytest.mark.parametrize("make", [chat, responses, messages])
+def test_calls_of_tools_and_their_results_are_taken(plain, make):
+    @ember.tool
+    def add(a: int, b: int) -> int:
+        """Adds."""
+        return a + b
+
+    wanted = ember.LLM("sim/small").tools("add(1, 2) and add(3, 4)", [add])
+    said = wanted.added_to(ember.Conversation([("user", "Add.")]), wanted.results([add]))
+    with ember.session(providers={"mine": make(plain)}, journal=None) as run, warnings.catch_warnings():
+        warnings.simplefilter("ignore", errors.CutAnswerWarning)
+        reply = ember.LLM("mine/tiny", max_tokens=8).tools(said, [add])
+    assert run.report().requests == 1  # none was refused
+    assert int(reply.input_tokens) > 0
+    assert str(reply.text) or int(reply.calls.length)
