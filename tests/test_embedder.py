@@ -1,5 +1,6 @@
 """`Embedder`: vectors as arrays, and texts that share requests."""
 
+import asyncio
 import contextlib
 import math
 
@@ -371,3 +372,35 @@ def test_words_are_no_vector():
             pytest.raises(errors.MalformedResponseError, match="Encoder"),
         ):
             ember.Embedder("mine/model", dim=3)("a")
+
+
+# -- cancellation ----------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_ends_with_the_last_that_waits_for_it():
+    ended = []
+
+    async def send(request, attempts, task):
+        try:
+            await asyncio.sleep(1e6)
+        finally:
+            ended.append(len(request.messages))
+
+    async def main():
+        share = batches.Batches(send)
+        asks = [Request("p", "m", (Message(EMBED, text),)) for text in "abc"]
+        waiting = [asyncio.create_task(share.batch(ask).join(ask, [], None)) for ask in asks]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        waiting[0].cancel()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not ended
+        for task in waiting[1:]:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert ended == [3]
