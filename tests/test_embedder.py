@@ -374,6 +374,29 @@ def test_words_are_no_vector():
             ember.Embedder("mine/model", dim=3)("a")
 
 
+@pytest.mark.parametrize("rounds, with_journal", [(1, False), (3, False), (50, True)])
+def test_a_batch_waits_for_what_the_loop_still_brings(rounds, with_journal):
+    sent = []
+
+    async def send(request, attempts, task):
+        sent.append(len(request.messages))
+        return Response(packed(np.ones((len(request.messages), 2))))
+
+    async def ask(share, text, wait):
+        request = Request("p", "m", (Message(EMBED, text),))
+        batch = share.batch(request) if with_journal else None  # expected, while the journal is asked
+        for _ in range(wait):
+            await asyncio.sleep(0)
+        return await (batch or share.batch(request)).join(request, [], None)
+
+    async def main():
+        share = batches.Batches(send)
+        await asyncio.gather(*(ask(share, str(i), i * rounds) for i in range(5)))
+
+    asyncio.run(main())
+    assert sent == [5]
+
+
 # -- cancellation ----------------------------------------------------------------------------------------------------
 
 
