@@ -147,7 +147,7 @@ class ModelCall(HostCall):
             ]
         request, extra = self.operands.request(arrays)
         request = self.asks(request, extra)
-        if request.sample is None and is_drawn(request.parameters):
+        if self.draws_shared and request.sample is None and is_drawn(request.parameters):
             caller.unkeyed(request.digest())
         # Counted where the session counts it, so that bar and report agree.
         caller.tally.begun += caller.stands_for

@@ -428,6 +428,9 @@ def _first_built(request: Request, dialect: Dialect) -> HTTPRequest | Failure:
     To raise the refusal would do as well: the next form would then be asked. But that would count as a request that
     failed, of each call that asks before the first is answered.
     """
+    if request.embeds and not dialect.embeds:
+        maker = dialect.service.maker
+        return Failure(RefusedRequestError, f"{maker} is not asked for vectors here; take a model of another service.")
     built = dialect.build(request)
     if isinstance(built, Failure):
         others = (dialect.build(request.in_form(i + 1)) for i in range(len(request.forms)))
