@@ -38,7 +38,7 @@ Send: TypeAlias = Callable[[Request, list[Attempt], Task | None], Coroutine[Any,
 
 
 @dataclasses.dataclass(slots=True)
-class _Member:
+class _Joining:
     """A text that waits for its vector."""
 
     request: Request
@@ -72,7 +72,7 @@ class Batches:
         found.expected += 1
         return found
 
-    def _start(self, members: list[_Member]) -> None:
+    def _start(self, members: list[_Joining]) -> None:
         running = asyncio.get_running_loop().create_task(self._answer(members))
         self._running.add(running)
         running.add_done_callback(self._running.discard)
@@ -87,7 +87,7 @@ class Batches:
         for member in members:
             member.answer.add_done_callback(ended)
 
-    async def _answer(self, members: list[_Member]) -> None:
+    async def _answer(self, members: list[_Joining]) -> None:
         """Sends a batch, and tells each of its texts how it went."""
         first, attempts = members[0], []
         request = dataclasses.replace(first.request, messages=tuple(m.request.messages[0] for m in members))
@@ -127,12 +127,12 @@ class _Batch:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        start: Callable[[list[_Member]], None],
+        start: Callable[[list[_Joining]], None],
         closed: Callable[[], object],
     ):
         self.expected = 0
         self._loop, self._start, self._closed = loop, start, closed
-        self._members: list[_Member] = []
+        self._members: list[_Joining] = []
         self._bytes = self._quiet = 0
         self._looks = False
 
@@ -149,7 +149,7 @@ class _Batch:
         size = len(request.messages[0].content.encode("utf-8", "surrogatepass"))
         if self._bytes + size > MOST_BYTES:
             self._flush()
-        member = _Member(request, attempts, task, size, self._loop.create_future())
+        member = _Joining(request, attempts, task, size, self._loop.create_future())
         self._members.append(member)
         self._bytes += size
         self._quiet = 0
@@ -207,7 +207,7 @@ def shares(total: int, sizes: Sequence[int]) -> list[int]:
     return given
 
 
-def _tell_attempts(members: Sequence[_Member], attempts: Sequence[Attempt]) -> None:
+def _tell_attempts(members: Sequence[_Joining], attempts: Sequence[Attempt]) -> None:
     """Each text was in all of a batch's attempts; what was billed for one that failed is shared out."""
     sizes = [m.size for m in members]
     for attempt in attempts:
@@ -220,7 +220,7 @@ def _tell_attempts(members: Sequence[_Member], attempts: Sequence[Attempt]) -> N
             member.attempts.append(attempt._replace(error=error))
 
 
-def _fail(members: Sequence[_Member], error: Exception) -> None:
+def _fail(members: Sequence[_Joining], error: Exception) -> None:
     for member in members:
         if not member.answer.done():
             # A copy, as raised in several one exception would gather the tracebacks of all.

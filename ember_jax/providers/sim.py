@@ -244,7 +244,7 @@ def reply(model: SimModel, request: Request) -> Response:
         made_up = lambda schema, place: fill(schema, _Filling(skill, prompt, draws), place)
         if calls := sim_tools.next_calls(tools, request.messages, made_up):
             return _calling(model, request, calls)
-    result = sim_tools.last_result(request.messages)
+    result = sim_tools.last_result(request.messages) if request.messages[-1:] and request.messages[-1].parts else None
     said = _said(skill, prompt, request.parameters, draws) if result is None else _Said(f"The answer is {result}.", 0.0)
     text = said.text
     words, finish = text.split(), Finish.STOP
