@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from ..errors import AuthenticationError, MalformedResponseError, RefusedRequestError, ServerError
 from . import prices, quota
 from .base import Finish, Message, Part, Request, Response, Tokens, audio_format
+from .chunks import Chunks
 from .dialect import (
     Dialect,
     Failure,
@@ -95,7 +96,7 @@ class ChatCompletions(Dialect):
             return Failure(
                 RefusedRequestError,
                 f"the parameter {taken[0]!r} is not yours to set. The model id and the prompt set `model` and "
-                "`messages`; more samples are more calls with other keys; answers are not streamed.",
+                "`messages`; more samples are more calls with other keys; `llm.stream(prompt)` streams.",
             )
         messages = [sent for message in request.messages for sent in _sent(message)]
         body = {"model": request.model, "messages": messages, **request.parameters}
@@ -124,6 +125,9 @@ class ChatCompletions(Dialect):
         if isinstance(said, str):
             return Failure(MalformedResponseError, said, (), tokens)
         return _response(answer, request, completion, said, tokens)
+
+    def stream(self) -> Chunks:
+        return Chunks()
 
     def most_output(self, request: Request) -> float:
         return prices.context_window(request.provider, request.model)
