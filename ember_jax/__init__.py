@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from ._evaluate.result import Result as Result
     from ._operator.lower import Plan as Plan
     from ._operator.lower import lower as lower
+    from ._operator.stream import stream as stream
     from ._tell.estimate import Estimate as Estimate
 
 # What a program that only makes calls does not need, with the modules that it is in (or that it is). It is imported
@@ -87,6 +88,7 @@ _LATER = {
     "Result": "_evaluate.result",
     "Plan": "_operator.lower",
     "lower": "_operator.lower",
+    "stream": "_operator.stream",
     "Estimate": "_tell.estimate",
 }
 

@@ -9,7 +9,7 @@ import asyncio
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from ._jax import source
 from ._jax.source import SourceLine
 from ._runtime import failures, interrupt, repeats
 from ._runtime import session as sessions
+from ._runtime.feed import SpokenWords
 from ._runtime.loop import forbid_in_loop
 from ._runtime.progress import Tally
 from ._runtime.scheduler import NOWHERE, Path
@@ -61,7 +62,7 @@ class Caller(NamedTuple):
     `remembers` says whether a pure function's earlier result may be given again; line by line, it is run each time.
     `saw` is told of samples without a key, with the lane and the step that draw them. `stands_for` counts the equal
     calls of the program that this one is made for; what it uses is added to `used`. `path` is where it stands in its
-    plan, for a scheduler; `tally` is told of the sweep's calls of models.
+    plan, for a scheduler; `tally` is told of the sweep's calls of models; `words` are given a model's as they come.
     """
 
     lane: tuple[int, ...] = ()
@@ -74,6 +75,7 @@ class Caller(NamedTuple):
     used: tuple[Used, ...] = ()
     path: Path = NOWHERE
     tally: Tally = Tally()  # one that nobody reads
+    words: SpokenWords | None = None
 
     def unkeyed(self, digest: bytes) -> None:
         """Tells of a sample without a key."""
@@ -157,10 +159,26 @@ class HostCall(_callback.EagerFunction):
     def call_now(self, *arrays: Any) -> list[np.ndarray]:
         """Makes the call from ordinary Python, outside any JAX program."""
         results, drawn, session = self._wait(arrays, in_callback=False)
+        self._warn_of_line(session, drawn)
+        return results
+
+    def streamed(self, arrays: Sequence[Any]) -> Generator[str, None, tuple[list[np.ndarray], str]]:
+        """Makes the call from ordinary Python, and yields the words of its answer as they come.
+
+        **Returns:** the call's results, and the words that were yielded.
+        """
+        forbid_in_loop(str(self))
+        loop, session, words, drawn = sessions.loop(), sessions.current(), SpokenWords(), []
+        saw = lambda lane, step, digest: drawn.append(digest)
+        caller = Caller(scope=str(self), remembers=False, saw=saw, words=words)
+        results = yield from words.taken(loop, self.run(session, caller, [np.asarray(a) for a in arrays]))
+        self._warn_of_line(session, drawn)
+        return results, words.said
+
+    def _warn_of_line(self, session: sessions.Session, drawn: Sequence[bytes]) -> None:
         for digest in drawn:
             if repeated := repeats.of_line(str(self), session, digest):
                 repeated.warn()
-        return results
 
     def call_at(self, place: "Placed", arrays: Sequence[Any]) -> list[np.ndarray]:
         """Makes the calls of a JAX program whose line is known."""

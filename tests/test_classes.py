@@ -22,14 +22,22 @@ OVERRIDING = {
     # Users write providers: they say what they know of the service, and a default tells that nothing is known.
     "Callable": {"Provider.endpoint"},
     "Encoder": {"Provider.endpoint"},
+    # Most protocols have answers asked for as a whole.
+    "ChatCompletions": {"Dialect.stream"},
+    "ChatOrResponses": {"Dialect.stream"},
+    # A feed that has something more to do with each piece.
+    "_Answers": {"Feed.__init__"},
+    "SpokenWords": {"Feed.__init__", "Feed.give"},
     # A vector is no sample.
     "EmbedCall": {"ModelCall.draws_shared"},
     "HTTPProvider": {
-        f"Provider.{name}" for name in ("endpoint", "price_table", "cost", "most_cost", "most_output", "models")
+        f"Provider.{name}"
+        for name in ("endpoint", "price_table", "cost", "most_cost", "most_output", "models", "stream")
     },
-    "Sim": {"Provider.endpoint", "Provider.cost", "Provider.most_output", "Provider.models"},
+    "Sim": {"Provider.endpoint", "Provider.cost", "Provider.most_output", "Provider.models", "Provider.stream"},
     "Vendor": {
-        f"Provider.{name}" for name in ("endpoint", "price_table", "cost", "most_cost", "most_output", "models")
+        f"Provider.{name}"
+        for name in ("endpoint", "price_table", "cost", "most_cost", "most_output", "models", "stream")
     },
     # Most kinds of node hold no plan and have nothing to say of one; a kind that does says which it holds, what it
     # gives besides, and how it loses inputs.

@@ -64,7 +64,7 @@ def test_a_key_is_sent_as_a_bearer_token():
 def test_what_is_not_the_users_to_set_is_refused_as_data(name):
     words = (
         f"the parameter {name!r} is not yours to set. The model id and the prompt set `model` and `messages`; more "
-        "samples are more calls with other keys; answers are not streamed."
+        "samples are more calls with other keys; `llm.stream(prompt)` streams."
     )
     assert CHAT.build(request(**{name: 1})) == Failure(RefusedRequestError, words)
 

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Hashable
 from typing import Any
 
+import numpy as np
 from jax.extend import core as jex
 
 
@@ -40,6 +41,12 @@ def of_equation(eqn: jex.JaxprEqn) -> HashedKey:
     parameters = tuple((name, _parameter(eqn.params[name])) for name in sorted(eqn.params))
     outputs = tuple(v.aval for v in eqn.outvars)
     return HashedKey(eqn.primitive, eqn.ctx, parameters, tuple(map(_atom, eqn.invars)), outputs)
+
+
+def described(eqn: jex.JaxprEqn) -> str:
+    """What an equation computes, in words, of which those of other equations differ; they may hold addresses."""
+    literals = [np.asarray(v.val).tolist() for v in eqn.invars if isinstance(v, jex.Literal)]
+    return f"{eqn.primitive} {eqn.params} {literals} {[str(v.aval) for v in eqn.outvars]}"
 
 
 @functools.lru_cache(maxsize=8192)  # jaxprs hash by identity

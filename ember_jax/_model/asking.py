@@ -160,6 +160,7 @@ class ModelCall(HostCall):
                 caller.path,
                 caller.used,
                 lambda response: self.read(request, response, extra, session.oddities.loose),
+                caller.words,
             )
         finally:
             caller.tally.ended += caller.stands_for

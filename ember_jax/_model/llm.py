@@ -4,7 +4,7 @@ import difflib
 import functools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -22,7 +22,7 @@ from .._text.maybe import Maybe
 from .._text.operations import where
 from .._text.text import Text, text
 from .._types import Key
-from ..errors import MalformedResponseError, ModelError, TextError
+from ..errors import MalformedResponseError, ModelError, TextError, UnsupportedError
 from ..providers.base import Request, Response
 from .asking import ModelCall, Note, Operands, operands, prompt_of, setting
 from .choose import Choice, ChoiceCall, options_text
@@ -167,6 +167,34 @@ class LLM(eqx.Module):
         named = dict(zip(Completion._fields[1:-1], numbers, strict=True))
         return Completion(text=Text(words), **named, reasoning=Text(reasoning))
 
+    def stream(self, prompt: "Prompt", key: Key | None = None) -> Iterator[str]:
+        """Asks the model, and gives the words of its answer as they come.
+
+        ```python
+        for piece in llm.stream(prompt):
+            print(piece, end="", flush=True)
+        ```
+
+        It is the same call as `llm(prompt, key)`, which afterwards has the same answer, and is counted, paid and kept
+        like it when the stream has ended. An answer that is known, and one of a service that does not stream, comes as
+        one piece. The model is asked when the first piece is.
+
+        **Arguments:** those of a call of the LLM, with words that are known: for one call, line by line.
+
+        **Returns:** an iterator of the answer's pieces. To close it before its end cancels the call: the answer is lost
+        and possibly billed, as `report().lost` says.
+
+        **Raises:** `UnsupportedError` under a transformation of JAX, or in an operator; what calling the LLM does, some
+        of it when pieces were given already. A request is not sent again after its first piece.
+        """
+        static, arrays = self._operands(prompt_of(prompt, "stream(prompt)"), key)
+        if not _callback.is_now(arrays):
+            raise UnsupportedError(
+                "llm.stream(prompt) gives words while they come, to Python that runs line by line. Under a "
+                "transformation of JAX, and in an operator, call the LLM: `llm(prompt)`."
+            )
+        return _pieces(LLMCall(static), arrays)
+
     def choose(self, prompt: "Prompt", options: Sequence[str | Text] | Text, key: Key | None = None) -> Choice:
         """Lets the model pick one of several options.
 
@@ -308,6 +336,13 @@ class LLM(eqx.Module):
         parts += [] if self.system is None else [f"system={_shown(self.system)}"]
         parts += [f"{name}={_shown(value, bare=True)}" for name, value in self.settings.items()]
         return f"LLM({', '.join(parts)})"
+
+
+def _pieces(call: "LLMCall", arrays: Sequence[Any]) -> Iterator[str]:
+    results, said = yield from call.streamed(arrays)
+    words = store.get(results[0].tobytes())
+    if len(words) > len(said):  # all of it, if the answer was there already or came as a whole
+        yield words[len(said) :]
 
 
 _NO_WORDS = store.put("")

@@ -180,14 +180,14 @@ def lower(fn: Callable[..., Any]) -> Callable[..., Plan]:
             if isinstance(fn, Operator):
                 through = boundary_of(fn)
                 args, kwargs = through.specification.bind(args, kwargs)
-                return Plan(*_program(through.boundary, (fn, *args), kwargs), fn, (args, kwargs))
+                return Plan(*program_of(through.boundary, (fn, *args), kwargs), fn, (args, kwargs))
             boundary = boundary_for(fn)
-            return Plan(*_program(boundary, args, kwargs), boundary, (args, kwargs))
+            return Plan(*program_of(boundary, args, kwargs), boundary, (args, kwargs))
 
     return lowered
 
 
-def _program(boundary: Boundary, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, list[Any]]:
+def program_of(boundary: Boundary, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Program, list[Any]]:
     """The recorded half of a function for such arguments, and what they are as its plan's inputs."""
     signature, arrays = split((args, kwargs))
     with no_mesh():

@@ -9,6 +9,7 @@ from ..providers.base import Form, Request, Response
 from . import log
 from .batches import Batches
 from .events import Attempt, Ending
+from .feed import SpokenWords
 from .flight import SingleFlight
 from .journal.base import AbstractJournal, Claimed, Entry, Superseded, superseding
 from .oddities import no_answer
@@ -43,6 +44,7 @@ class Asking:
     - `lane`, `scope`: who asks, outermost first.
     - `attempts`: the requests that were sent for it so far.
     - `task`: what a scheduler sees of it; `None` without a scheduler.
+    - `words`: are given the answer's words as they come; `None` where nobody waits for them.
     - `read`: gives what an answer stands for, or raises `MalformedResponseError`.
     - `supersedes`: an earlier answer that is of no use, and that it is asked again for.
     - `found`: the answer that was there when its turn came to be sent; `None` if there was none.
@@ -57,6 +59,7 @@ class Asking:
     attempts: list[Attempt]
     task: Task | None
     read: Read
+    words: SpokenWords | None = None
     supersedes: Superseded | None = None
     found: Response | None = None
     _has_claim: bool = False
@@ -194,7 +197,7 @@ class Answering:
                     elif request.forms:
                         response = await self._in_a_form(request, asked.attempts, turn, asked.task)
                     else:
-                        response = await self._sender.send(request, asked.attempts, turn, asked.task)
+                        response = await self._sender.send(request, asked.attempts, turn, asked.task, asked.words)
                     break
                 except Claimed:
                     if not self._has_met_others:

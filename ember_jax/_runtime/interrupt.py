@@ -30,7 +30,7 @@ from .._jax.internals import is_jaxs, runs_callback
 from ..errors import CancelledError
 from .loop import Work
 
-_CANCELLED = "the calls were stopped before they finished; a journal has kept what was answered so far."
+CANCELLED = "the calls were stopped before they finished; a journal has kept what was answered so far."
 # How long `wait` waits for work that it has cancelled to end.
 _END_SECONDS = 0.5
 
@@ -108,7 +108,7 @@ def wait(work: Work, *, in_callback: bool) -> Any:
             raise
         if interrupted:
             _raise_again_outside(_callback_frames(sys._getframe()))
-        raise CancelledError(_CANCELLED) from None
+        raise CancelledError(CANCELLED) from None
     finally:
         _waiting.pop(id(work), None)
 

@@ -16,6 +16,7 @@ from ..providers.quota import Quota
 from . import dropping, log, retry
 from .budget import Hold
 from .events import Attempt
+from .feed import SpokenWords
 from .gate import Admission, Gate, Limiter, TooLong
 from .limits import Limit, Statistics
 from .pricing import Pricing
@@ -80,6 +81,7 @@ class Sender:
         attempts: list[Attempt],
         turn: OnTurn | None = None,
         task: Task | None = None,
+        words: SpokenWords | None = None,
     ) -> Coroutine[Any, Any, Response]:
         """Answers a request.
 
@@ -89,6 +91,7 @@ class Sender:
         - `turn`: is awaited when the request has its turn to be sent, each time. If it returns an answer or raises,
             nothing is sent. `None` if nothing but the provider can have an answer.
         - `task`: `None` if no scheduler is to be asked.
+        - `words`: are given the answer's words as they come. When there were any, the request is not sent again.
 
         **Raises:** what `turn` raises; the `ProviderError` of the last attempt, or of another call if this one could
         only fail as that has; `RateLimitError` for a call that is not
@@ -97,16 +100,21 @@ class Sender:
         """
         # The coroutine itself, and not one that awaits it: each takes time, of which a local call takes little.
         if self._policy.deadline is None:
-            return self._try(request, None, attempts, turn, task)
-        return self._in_time(request, attempts, turn, task)
+            return self._try(request, None, attempts, turn, task, words)
+        return self._in_time(request, attempts, turn, task, words)
 
     async def _in_time(
-        self, request: Request, attempts: list[Attempt], turn: OnTurn | None, task: Task | None
+        self,
+        request: Request,
+        attempts: list[Attempt],
+        turn: OnTurn | None,
+        task: Task | None,
+        words: SpokenWords | None,
     ) -> Response:
         deadline = asyncio.timeout(None)  # it begins to run with the first attempt, see `_try`
         try:
             async with deadline:
-                return await self._try(request, deadline, attempts, turn, task)
+                return await self._try(request, deadline, attempts, turn, task, words)
         except TimeoutError:
             if not deadline.expired():  # it is another's, such as that of a Python function behind the provider
                 raise
@@ -122,6 +130,7 @@ class Sender:
         attempts: list[Attempt],
         turn: OnTurn | None,
         task: Task | None,
+        words: SpokenWords | None,
     ) -> Response:
         """Attempts, until one succeeds or no other can."""
         loop = asyncio.get_running_loop()  # which asks the system for the process, and takes a microsecond
@@ -160,7 +169,7 @@ class Sender:
                         if deadline is not None and self._policy.deadline is not None:
                             deadline.reschedule(began + self._policy.deadline)
                     tries.made += 1
-                    return await self._attempt(call, provider, gate, admission, hold, attempts)
+                    return await self._attempt(call, provider, gate, admission, hold, attempts, words)
                 except TooLong as wait:
                     raise _too_long(request, self._policy, wait) from None
                 except NotSent as told:
@@ -234,13 +243,17 @@ class Sender:
         admission: Admission | None,
         hold: Hold,
         attempts: list[Attempt],
+        words: SpokenWords | None,
     ) -> Response:
         """One attempt: sends the request, and tells its outcome to the gate, the budget, the report and `attempts`."""
         self._count("requests")
         request, began = call.request, time.time()
         try:
-            response = self._pricing.priced(request, await provider.complete(request), provider)
+            answering = provider.complete(request) if words is None else provider.stream(request, words.give)
+            response = self._pricing.priced(request, await answering, provider)
         except ProviderError as error:
+            if words is not None and words.said:  # which another answer might contradict
+                error.should_retry = False
             attempts.append(Attempt(began, time.time(), error))
             self._count("failed")
             is_refused = isinstance(error, RateLimitError)

@@ -30,6 +30,7 @@ from .budget import Budget, Funds
 from .call_log import Log
 from .dropping import all_closed, drop
 from .events import Attempt, CallEnded, Ending, Meter, Watcher
+from .feed import SpokenWords
 from .gate import TOLD_SECONDS
 from .host_results import HostResults
 from .journal.base import AbstractJournal
@@ -330,6 +331,7 @@ class Session:
         path: Path = NOWHERE,
         used: Sequence[Meter] = (),
         read: Read = itself,
+        words: SpokenWords | None = None,
     ) -> Any:
         """Answers one LLM call, which stands for `stands_for` equal calls of the program. Used on the event loop.
 
@@ -341,6 +343,7 @@ class Session:
         - `used`: are told what it used, and what was billed for attempts that gave no answer.
         - `read`: makes what is returned of the answer; by default it is the answer. Reading is part of the call: an
             answer that is of no use fails it, is kept for audit, and is asked for again by another session.
+        - `words`: are given the answer's words as they come.
 
         **Raises:** what `read` raises, which is `MalformedResponseError` for an answer that is of no use; the
         `ProviderError` of the last attempt, `BudgetError`, `SchedulerError` or `JournalError`; `NoAnswerError` for an
@@ -356,7 +359,7 @@ class Session:
         digest = request.digest(endpoint or "")
         task = None if self.turns is None else self._sender.task(request, self.turns, lane, scope, path)
         is_paid = endpoint is not None and not provider.is_local
-        asked = Asking(digest, journal, endpoint or "", is_paid, lane, scope, [], task, read)
+        asked = Asking(digest, journal, endpoint or "", is_paid, lane, scope, [], task, read, words)
         began = time.time()
         response: Response | None = None
         error: BaseException | None = None

@@ -353,6 +353,13 @@ class Provider(abc.ABC):
     async def complete(self, request: Request) -> Response:
         """Sends the request once and returns its answer, or raises a `ProviderError`."""
 
+    async def stream(self, request: Request, told: Callable[[str], object]) -> Response:
+        """Likewise, and tells the words of the answer as they come, on the event loop.
+
+        By default it tells none: whoever asks has them when the answer is there.
+        """
+        return await self.complete(request)
+
     @abc.abstractmethod
     async def close(self) -> None:
         """Frees connections. The provider may be used again afterwards."""

@@ -161,6 +161,25 @@ class Listing:
         return names, begin if isinstance(begin, str) and names else ""
 
 
+class Stream(abc.ABC):
+    """How a protocol's answer comes in pieces, abstract: takes the bytes of one answer, and puts it together.
+
+    **Attributes:**
+
+    - `asks`: the fields that a request's body asks for a stream with.
+    """
+
+    asks: ClassVar[Mapping[str, Any]]
+
+    @abc.abstractmethod
+    def feed(self, raw: bytes) -> str:
+        """Takes more bytes; returns the words of the answer that they complete, which may be none."""
+
+    @abc.abstractmethod
+    def whole(self) -> bytes | None:
+        """The body that the answer would have in one piece; `None` if the stream ended before the answer did."""
+
+
 class Dialect(abc.ABC):
     """One protocol, abstract. A dialect has no state that changes, and may serve any number of providers.
 
@@ -192,6 +211,10 @@ class Dialect(abc.ABC):
 
         The `HTTPProvider` fills in the quota afterwards, and reads answers with any other status itself.
         """
+
+    def stream(self, request: Request) -> Stream | None:
+        """What puts an answer together that comes in pieces; `None` where answers are asked for as a whole."""
+        return None
 
     @abc.abstractmethod
     def most_output(self, request: Request) -> float:

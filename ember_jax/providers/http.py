@@ -20,7 +20,7 @@ import os
 import re
 import time
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._regex import regex
@@ -35,7 +35,7 @@ from ..errors import (
 )
 from . import prices, quota, tokens
 from .base import Finish, Provider, Request, Response, Tokens
-from .dialect import Dialect, Failure, HTTPAnswer, HTTPRequest, Meaning, Service, readable, stated
+from .dialect import Dialect, Failure, HTTPAnswer, HTTPRequest, Meaning, Service, Stream, readable, stated
 from .transport import GivenClient, NoAnswer, OwnClient
 
 if TYPE_CHECKING:
@@ -105,6 +105,9 @@ class Vendor(Provider):
 
     async def complete(self, request: Request) -> Response:
         return await self._http.complete(request)
+
+    async def stream(self, request: Request, told: Callable[[str], object]) -> Response:
+        return await self._http.stream(request, told)
 
     async def models(self) -> tuple[str, ...]:
         """The names of its models, as the service lists them, see `HTTPProvider.models`."""
@@ -365,13 +368,28 @@ class HTTPProvider(Provider):
         raise failure  # for the reason that `complete` gives
 
     async def complete(self, request: Request) -> Response:
+        return await self._asked(request)
+
+    async def stream(self, request: Request, told: Callable[[str], object]) -> Response:
+        return await self._asked(request, self._dialect.stream(request), told)
+
+    async def _asked(
+        self, request: Request, stream: Stream | None = None, told: Callable[[str], object] | None = None
+    ) -> Response:
+        """The answer, which comes in one piece, or in those that `stream` puts together and `told` is told."""
         url, headers, body = self.build(request)
+        take = None
+        if stream is not None and told is not None:
+            body = {**body, **stream.asks}
+            take = lambda raw: told(stream.feed(raw))
         content = _encoded(body, request)
         transport = self._given or await self._own_client()
         clock = asyncio.get_running_loop().time
         began = clock()
         try:
-            answer = await transport.post(url, headers, content)
+            answer = await transport.post(url, headers, content, take)
+            if stream is not None and answer.headers.get("content-type", "").startswith("text/event-stream"):
+                answer = answer._replace(body=_put_together(stream))
         except ValueError as error:
             failure = RefusedRequestError(f"{_id(request)}: {url} is not a URL: {error}.")
         except NoAnswer as error:
@@ -436,6 +454,14 @@ def _first_built(request: Request, dialect: Dialect) -> HTTPRequest | Failure:
         others = (dialect.build(request.in_form(i + 1)) for i in range(len(request.forms)))
         return next((other for other in others if isinstance(other, HTTPRequest)), built)
     return built
+
+
+def _put_together(stream: Stream) -> bytes:
+    """The body that a stream stands for. Raises `NoAnswer` if it ended too early."""
+    body = stream.whole()
+    if body is None:
+        raise NoAnswer(EOFError("the stream ended before the answer did"))
+    return body
 
 
 def _burnt(request: Request, seconds: float, provider: Provider, service: Service) -> str:

@@ -11,6 +11,7 @@ from ..errors import AuthenticationError, MalformedResponseError, RefusedRequest
 from . import embeddings, prices, quota
 from .base import Finish, Part, Request, Response, Tokens
 from .chat import chat
+from .chunks import Chunks
 from .dialect import (
     Dialect,
     Failure,
@@ -18,6 +19,7 @@ from .dialect import (
     HTTPRequest,
     Meaning,
     Service,
+    Stream,
     count,
     decoded,
     dollars,
@@ -96,6 +98,9 @@ class ChatOrResponses(Dialect):
     def read(self, answer: HTTPAnswer, request: Request) -> Response | Failure:
         return self._of(request).read(answer, request)
 
+    def stream(self, request: Request) -> Stream | None:
+        return self._of(request).stream(request)
+
     def most_output(self, request: Request) -> float:
         return self._of(request).most_output(request)
 
@@ -141,7 +146,7 @@ class ChatCompletions(Dialect):
             return Failure(
                 RefusedRequestError,
                 f"the parameter {taken[0]!r} is not yours to set. The model id and the prompt set `model` and "
-                "`messages`; more samples are more calls with other keys; answers are not streamed.",
+                "`messages`; more samples are more calls with other keys; `llm.stream(prompt)` streams.",
             )
         messages = chat(request)
         body = {"model": request.model, "messages": messages, **request.parameters}
@@ -172,6 +177,9 @@ class ChatCompletions(Dialect):
         if isinstance(said, str):
             return Failure(MalformedResponseError, said, (), tokens)
         return _response(answer, request, completion, said, tokens)
+
+    def stream(self, request: Request) -> Chunks:
+        return Chunks()
 
     def most_output(self, request: Request) -> float:
         return prices.context_window(request.provider, request.model)

@@ -215,6 +215,16 @@ class Sim(Provider):
             await asyncio.sleep(seconds)
         return response
 
+    async def stream(self, request: Request, told: Callable[[str], object]) -> Response:
+        response = self.answer(request)
+        words = re.findall(r"\s*\S+\s*$|\s*\S+", response.text)
+        seconds = delay(self._models[request.model], request) / max(len(words), 1)
+        for word in words:
+            if seconds > 0:
+                await asyncio.sleep(seconds)
+            told(word)
+        return response
+
     async def close(self) -> None:
         """There is nothing to free."""
 

@@ -22,7 +22,7 @@ import os
 import ssl
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from .dialect import HTTPAnswer
 
@@ -34,6 +34,10 @@ _KEEPALIVE = 4.0
 _CONNECT = 60.0
 # An answer that comes in pieces without end is given up after so many times the timeout.
 _WHOLE = 6.0
+
+
+# Is given a piece of an answer's body.
+OnBytes: TypeAlias = Callable[[bytes], object]
 
 
 class NoAnswer(Exception):
@@ -61,8 +65,12 @@ class Transport(abc.ABC):
     """Sends requests. Used on the event loop."""
 
     @abc.abstractmethod
-    async def post(self, url: str, headers: Mapping[str, str], content: bytes) -> HTTPAnswer:
+    async def post(
+        self, url: str, headers: Mapping[str, str], content: bytes, take: OnBytes | None = None
+    ) -> HTTPAnswer:
         """Sends a request, and returns the whole answer. Redirects are not followed, and cookies are not kept.
+
+        Of an answer of success, `take` is given each piece of the body when it comes.
 
         **Raises:** `NoAnswer`; `ValueError` for what is no URL.
         """
@@ -101,18 +109,24 @@ class OwnClient(Transport):
             self, _close_soon, self._session.close, asyncio.get_running_loop(), os.getpid()
         )
 
-    async def post(self, url: str, headers: Mapping[str, str], content: bytes) -> HTTPAnswer:
+    async def post(
+        self, url: str, headers: Mapping[str, str], content: bytes, take: OnBytes | None = None
+    ) -> HTTPAnswer:
         data = content if len(content) < _LARGE else io.BytesIO(content)
-        return await self._answered(self._session.post(_parsed(url), data=data, headers=headers, allow_redirects=False))
+        sent = self._session.post(_parsed(url), data=data, headers=headers, allow_redirects=False)
+        return await self._answered(sent, take)
 
     async def get(self, url: str, headers: Mapping[str, str]) -> HTTPAnswer:
         return await self._answered(self._session.get(_parsed(url), headers=headers, allow_redirects=False))
 
-    async def _answered(self, sent: Any) -> HTTPAnswer:
+    async def _answered(self, sent: Any, take: OnBytes | None = None) -> HTTPAnswer:
         known = self._aiohttp
         try:
             async with sent as answer:
-                body = await answer.read()
+                if take is None or not _is_success(answer.status):
+                    body = await answer.read()
+                else:
+                    body = await _taken(answer.content.iter_any(), take)
         except known.InvalidURL as error:
             raise ValueError(str(error)) from None
         except (known.ClientConnectorError, known.ConnectionTimeoutError) as error:
@@ -171,12 +185,19 @@ class GivenClient(Transport):
         self._timeout = timeout
         self._known = importlib.import_module(package)
 
-    async def post(self, url: str, headers: Mapping[str, str], content: bytes) -> HTTPAnswer:
+    async def post(
+        self, url: str, headers: Mapping[str, str], content: bytes, take: OnBytes | None = None
+    ) -> HTTPAnswer:
         data: Any = content
         if len(content) >= _LARGE:
             headers = {**headers, "Content-Length": str(len(content))}
             data = _pieces(content)
-        return await self._answered(self._client.post(url, headers=headers, content=data, follow_redirects=False))
+        if take is None:
+            sent = self._client.post(url, headers=headers, content=data, follow_redirects=False)
+        else:
+            opened = self._client.stream("POST", url, headers=headers, content=data, follow_redirects=False)
+            sent = _streamed(opened, take)
+        return await self._answered(sent)
 
     async def get(self, url: str, headers: Mapping[str, str]) -> HTTPAnswer:
         return await self._answered(self._client.get(url, headers=headers, follow_redirects=False))
@@ -195,6 +216,29 @@ class GivenClient(Transport):
             timed_out = isinstance(error, self._known.ReadTimeout) or whole.expired()
             raise NoAnswer(error, was_sent=not _is_unconnected(error), timed_out=timed_out) from None
         return HTTPAnswer(answer.status_code, _joined(answer.headers.multi_items()), answer.content)
+
+
+async def _streamed(opened: Any, take: OnBytes) -> Any:
+    """An answer of httpx whose pieces were given to `take`, as it is where it was read as a whole."""
+    async with opened as answer:
+        if _is_success(answer.status_code):
+            answer._content = await _taken(answer.aiter_bytes(), take)
+        else:
+            await answer.aread()
+    return answer
+
+
+def _is_success(status: int) -> bool:
+    return 200 <= status < 300
+
+
+async def _taken(pieces: AsyncIterator[bytes], take: OnBytes) -> bytes:
+    """A body whose pieces are each given to `take` when they come."""
+    body = []
+    async for piece in pieces:
+        take(piece)
+        body.append(piece)
+    return b"".join(body)
 
 
 _PACKAGES = ("httpx", "httpx2")

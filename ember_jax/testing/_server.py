@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import json
+import re
 import socket
 import ssl
 import struct
@@ -69,6 +70,10 @@ _MAX_BODY = 2**26
 _BACKLOG = 4096
 # How many pieces a body that drips is cut into.
 _PIECES = 10
+
+
+# The fields of a request that no simulated answer depends on.
+_NOT_DRAWN_FROM = ("model", "messages", "stream", "stream_options")
 
 
 class ChatServer:
@@ -211,12 +216,14 @@ class ChatServer:
         if fault.reset:
             _reset(request)
             return web.Response()
-        status, content, answer = fault.status, fault.body, None
+        status, content, answer, kind = fault.status, fault.body, None, "application/json"
         if content is None:
             status, content, answer = await self._content(request, number, body, status)
             content = content if answer is None else _edited(content, fault)
+            if answer is not None and body.get("stream"):
+                kind, content = "text/event-stream", _events(content, body.get("stream_options") or {})
         content = b" " * fault.pad + (content.encode() if isinstance(content, str) else content)
-        headers = CIMultiDict({"Content-Type": "application/json", "x-request-id": f"req-{number}"})
+        headers = CIMultiDict({"Content-Type": kind, "x-request-id": f"req-{number}"})
         headers.update(fault.headers)
         headers["Content-Length"] = str(len(content))
         response = web.StreamResponse(status=status, headers=headers)
@@ -266,7 +273,7 @@ class ChatServer:
         messages = tuple(Message(str(m["role"]), m["content"]) for m in body["messages"])
         if not all(isinstance(m.content, str) for m in messages):
             raise TypeError("a message's content is text here")
-        parameters = {k: v for k, v in body.items() if k not in ("model", "messages")}
+        parameters = {k: v for k, v in body.items() if k not in _NOT_DRAWN_FROM}
         asked = Request("sim", str(body["model"]), messages, parameters)
         if not self._fresh:
             return asked
@@ -334,6 +341,24 @@ def _embeddings(response: Response, asked: Request) -> str:
     ]
     usage = {"prompt_tokens": response.input_tokens, "total_tokens": response.input_tokens}
     return json.dumps({"object": "list", "data": data[::-1], "model": response.model, "usage": usage})
+
+
+def _events(completion: str | bytes, options: Mapping[str, Any]) -> str | bytes:
+    """A completion as server-sent events, with a chunk for each word; what is none as it is."""
+    whole = _parsed(completion if isinstance(completion, bytes) else completion.encode())
+    if not isinstance(whole, dict) or not whole.get("choices"):
+        return completion
+    usage, choice = whole.pop("usage"), whole.pop("choices")[0]
+    listed = iter((choice.get("logprobs") or {}).get("content") or ())
+    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+    deltas += [{"content": word} for word in re.findall(r"\s*\S+\s*$|\s*\S+", choice["message"]["content"])]
+    choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
+    for said, token in zip(choices[1:], listed, strict=False):
+        said["logprobs"] = {"content": [token]}
+    choices.append({"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]})
+    chunks = [{**whole, "object": "chat.completion.chunk", "choices": [c]} for c in choices]
+    chunks += [{**whole, "choices": [], "usage": usage}] if options.get("include_usage") else []
+    return "".join(f"data: {data}\n\n" for data in (*map(json.dumps, chunks), "[DONE]"))
 
 
 def _completion(response: Response, number: int, with_logprobs: bool) -> str:
