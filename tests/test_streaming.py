@@ -125,6 +125,15 @@ def test_an_error_in_the_stream_is_the_services():
         assert (run.report().requests, run.report().failed) == (1, 1)
 
 
+def test_a_stream_that_ends_too_early_without_any_error_is_lost_too(client):
+    torn = 'data: {"choices": [{"delta": {"content": "Wa"}}]}\n\n'
+    fault = Fault(body=torn, headers={"Content-Type": "text/event-stream"})
+    with ChatServer(faults=[fault]) as server, session(server, client) as run:
+        with pytest.raises(ConnectionFailedError, match="the stream ended before the answer did"):
+            list(ember.LLM("openai/m").stream(PROMPT))
+        assert (run.report().requests, run.report().lost) == (1, 1)
+
+
 def test_a_server_that_does_not_stream_gives_one_piece(client):
     body = json.dumps({"choices": [{"message": {"content": "The Nile."}, "finish_reason": "stop"}], "usage": USAGE})
     with ChatServer(faults=[Fault(body=body)]) as server, session(server, client):
