@@ -267,6 +267,24 @@ def test_the_estimate_bounds_a_run_with_repairs(path):
     assert found.input_tokens.most >= first + repair
 
 
+def test_a_pilot_expects_the_repairs_that_it_met(path):
+    class Halves(Scripted):
+        def __call__(self, request):
+            answer = super().__call__(request)
+            return answer if request.messages[0].content.startswith("odd") else GOOD
+
+    op = ember.operator(_scripted)
+    model = Halves(BAD, GOOD)
+    with model.session() as run:
+        plan = ember.lower(jax.vmap(op))(ember.text([f"odd {i}" for i in range(6)]))
+        bounds = plan.estimate(pilot=3)
+        assert run.report().repairs == 3 and bounds.expected is not None
+        assert bounds.expected.calls == (12, 12, 12)
+        even = ember.lower(jax.vmap(op))(ember.text([f"even {i}" for i in range(6)])).estimate(pilot=3)
+        assert even.expected is not None and even.expected.calls == (6, 6, 6)
+        assert bounds.calls == even.calls == (6, 12)
+
+
 def test_the_estimate_without_repairs_is_that_of_one_request():
     call = lambda repairs: lambda q: ember.LLM("sim/small", max_tokens=9).structured(q, Number, repairs=repairs).answer
     none, two = (ember.lower(call(n))(ember.text("a")).estimate() for n in (0, 2))

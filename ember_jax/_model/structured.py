@@ -13,6 +13,11 @@ the last question again, the repair, and supersedes its answer. It does not ask 
 is paid for, and what is wrong with it is known, so one request is enough, where a new answer might need mending too.
 A call that makes no repairs supersedes the first answer, as it has nothing else to go on with.
 
+Each repair is sent under the limits, reserves its worst case of the budget, and shares the request of an equal one in
+flight, as any call. A plan counts the calls that its equations make, without repairs; an estimate has none at least,
+and at most all of them, each with the longest answer before it. A failure of the request for a repair, as of any
+other, fails the call with that error.
+
 A cut answer is not mended. It would be cut again at the same number of tokens, and more of them are to be paid for.
 """
 

@@ -101,7 +101,7 @@ class Expected:
     """What a run is expected to come to, from answers that are there.
 
     It is that of a run in which nothing fails and nothing is replayed, as the bounds are. The calls are those that are
-    sent.
+    sent. Repairs of structured answers are among them only as far as a pilot has met them.
 
     **Fields:**
 
