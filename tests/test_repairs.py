@@ -267,6 +267,25 @@ def test_the_estimate_bounds_a_run_with_repairs(path):
     assert found.input_tokens.most >= first + repair
 
 
+class OneOfMany(NamedTuple):
+    größe: Literal[tuple(f"member {i}" for i in range(400))]  # type: ignore[valid-type]
+
+
+@pytest.mark.parametrize("bad", ['{"größe": "SECRET"}', "{}", "1" * 5000, '{"größe": NaN}', "[" * 100_000])
+@pytest.mark.parametrize("schema", [Number, OneOfMany, Mood])
+def test_what_is_said_of_an_answer_is_within_the_estimate(schema, bad):
+    model = Scripted(bad)
+    ask = lambda q, n: jax.tree.leaves(ember.LLM("mine/m", max_tokens=1).structured(q, schema, repairs=n))[0]
+    with model.session(journal=None):
+        with pytest.raises(MalformedResponseError):
+            ask("a", 1)
+        none, one = (ember.lower(lambda q, n=n: ask(q, n))(ember.text("a")).estimate() for n in (0, 1))
+    first, repair = ([len(m.content.encode()) for m in request.messages] for request in model.requests)
+    assert repair[:2] == [*first, len(bad.encode())] and repair[2] < 2200
+    # A token of the answer and at most so many bytes of what is said.
+    assert one.input_tokens.most >= 2 * none.input_tokens.most + 1 + repair[2]
+
+
 def test_a_pilot_expects_the_repairs_that_it_met(path):
     class Halves(Scripted):
         def __call__(self, request):

@@ -100,12 +100,18 @@ class StructuredCall(ModelCall):
 
 
 # How many characters of what is wrong with its answer a model is told: a schema may have very many members to list.
-MOST_TOLD = 1000
+_MOST_TOLD = 500
+
+
+def longest_wrong(record: Record) -> str:
+    """Words of as many bytes as what is wrong with an answer can have at most. It names fields, and no word of it."""
+    is_ascii = json.dumps(response_format(record), ensure_ascii=False).isascii()
+    return ("x" if is_ascii else "\U0010ffff") * _MOST_TOLD
 
 
 def repair_of(request: Request, answer: str, wrong: str) -> Request:
     """The question by which a model mends its answer, of which it is told what is wrong."""
-    told = f"That does not fit: {wrong[:MOST_TOLD]}. Reply with the whole JSON object again, mended, and nothing else."
+    told = f"That does not fit: {wrong[:_MOST_TOLD]}. Reply with the whole JSON object again, mended, and nothing else."
     return dataclasses.replace(
         request, messages=(*request.messages, Message("assistant", answer), Message("user", told))
     )

@@ -11,7 +11,7 @@ import numpy as np
 from .._host import HostCall
 from .._model.asking import ModelCall
 from .._model.choose import ChoiceCall
-from .._model.structured import MOST_TOLD, StructuredCall, repair_of
+from .._model.structured import StructuredCall, longest_wrong, repair_of
 from .._plan import ir
 from .._runtime.earlier import answers
 from .._runtime.journal.columns import CallRecord
@@ -369,7 +369,7 @@ class _Estimator:
         if isinstance(function, StructuredCall):
             spans = list(unknown)
             for _ in range(function.repairs):
-                request = repair_of(request, "", "\U0010ffff" * MOST_TOLD)  # of the most bytes
+                request = repair_of(request, "", longest_wrong(function.record))
                 spans.append(Span(0, answer))
                 total[:, 1] += self._amounts(request, spans, is_known)[:, 1]
         return total
