@@ -14,6 +14,7 @@ from ._model.conversation import Conversation as Conversation
 from ._model.conversation import audio as audio
 from ._model.conversation import file as file
 from ._model.conversation import image as image
+from ._model.embedder import Embedder as Embedder
 from ._model.llm import LLM as LLM
 from ._model.llm import Completion as Completion
 from ._model.mcp import MCP as MCP

@@ -21,6 +21,9 @@ TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for p
 OVERRIDING = {
     # Users write providers: they say what they know of the service, and a default tells that nothing is known.
     "Callable": {"Provider.endpoint"},
+    "Encoder": {"Provider.endpoint"},
+    # A vector is no sample.
+    "EmbedCall": {"ModelCall.draws_shared"},
     "HTTPProvider": {
         f"Provider.{name}" for name in ("endpoint", "price_table", "cost", "most_cost", "most_output", "models")
     },
@@ -52,6 +55,7 @@ SHARED = {
     "Usage": {
         "_operator/enclosing.py",
         "providers/anthropic.py",
+        "providers/embeddings.py",
         "providers/gemini.py",
         "providers/openai.py",
         "providers/responses.py",

@@ -83,6 +83,14 @@ def test_it_grows_in_a_scan_and_lanes_have_their_own():
     assert (chats == jax.jit(jax.vmap(grown))(ember.text(["a", "b"]))[0]).all()
 
 
+def test_one_of_two_is_chosen_in_each_lane():
+    one, other = (
+        jax.vmap(lambda w, r=r: ember.Conversation([(r, w)]))(ember.text([*"ab"])) for r in ("user", "system")
+    )
+    chosen = ember.where(jnp.array([True, False]), one, other)
+    assert str(chosen[0]) == "user: a" and str(chosen[1]) == "system: b"
+
+
 def test_a_while_loop_carries_it():
     def may_go_on(chat):
         return chat.length < 4

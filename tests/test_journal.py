@@ -913,7 +913,7 @@ def test_a_file_of_version_2_becomes_one_of_this_version_in_place(path):
         assert found.alternatives == ((("a", -0.5),) if i % 2 else ())
         # How it ended is not known; but an empty text was replayed as an answer, and still is.
         assert found.finish == (Finish.OTHER if found.text else Finish.STOP) and found.is_answer
-        assert found.tokens == (i, 2 * i, 0, 0, 0)
+        assert found.tokens == (i, 2 * i, 0, 0, 0, 0)
     kept.close()
     (call,) = ember.Journal(path).calls(contains=f"prompt {count - 1}")
     assert (call.messages, call.lane, call.scope) == (request_2(count - 1).messages, (count - 1,), "Op")

@@ -176,7 +176,7 @@ def test_three_judges_judge_the_same_candidates():
 
 def test_every_construct_has_a_word():
     public = {op for op in vars(non).values() if isinstance(op, type) and issubclass(op, ember.Operator)}
-    assert public == BY_CLASS.keys()
+    assert public - {non.Agent} == BY_CLASS.keys()  # tools are functions, which have no words
     assert {word for word in BY_WORD if len(word) == 1} == set("EJMV")
 
 

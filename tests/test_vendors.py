@@ -378,6 +378,20 @@ def test_tools_are_called_and_their_results_given_back(wire):
         assert (run.report().requests, run.report().output_tokens) == (2, 2 * OUTPUT)
 
 
+def test_a_prompt_that_cannot_fit_is_not_sent(wire):
+    (name,) = [name.partition(",")[0] for name, found in WIRES.items() if found is wire]
+    window = int(registry.get(name).most_output(ember.providers.Request(name, wire.model, ())))
+    window = max(window, 1_100_000 if name == "gemini" else 410_000)  # more than any of these models reads
+    with always(wire, wire.text, "4") as server:
+        provider = server.provider()
+        with ember.session(providers={name: provider}, journal=None, retry=ONCE):
+            llm = ember.LLM(f"{name}/{wire.model}", max_tokens=5)
+            with pytest.raises(errors.RefusedRequestError, match="tokens or more, and the model reads"):
+                llm("a " * window)
+            assert str(llm("a " * 1000)) == "4"
+        assert len(server.prompts) == 1
+
+
 def test_a_conversation_is_sent_turn_by_turn(wire):
     chat = [("system", "short"), ("user", "a"), ("assistant", "b"), ("user", ["c", ember.image(np.zeros((1, 1)))])]
     with always(wire, wire.text, "d") as server, server.session():

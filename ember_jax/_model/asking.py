@@ -151,7 +151,7 @@ class ModelCall(HostCall):
             ]
         request, extra = self.operands.request(arrays)
         request = self.asks(request, extra)
-        if request.sample is None and is_drawn(request.parameters):
+        if self.draws_shared and request.sample is None and is_drawn(request.parameters):
             caller.unkeyed(request.digest())
         round_ = _Round(self, request, extra, session.oddities.loose)
         scope = caller.scope
@@ -217,6 +217,11 @@ def prompt_of(prompt: Any, method: str = "") -> Text | Conversation:
     **Raises:** `TextError` for anything else.
     """
     if isinstance(prompt, list | tuple):
+        if any(isinstance(turn, str | Text) for turn in prompt):
+            raise TextError(
+                f"a prompt is one string, Text or Conversation; got {type(prompt).__name__} of them. Ask them all with "
+                '`jax.vmap(llm)(ember.text(prompts))`; a conversation is a list of turns, as in [("user", "Hello")].'
+            )
         prompt = Conversation(prompt)
     if not isinstance(prompt, Text | str | Conversation):
         raise TextError(f"a prompt is a string, a Text or a Conversation; got {type(prompt).__name__}.")

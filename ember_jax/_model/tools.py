@@ -59,6 +59,9 @@ class Tool:
     timeout: float
     arguments: Any = dataclasses.field(repr=False)
 
+    def __repr__(self) -> str:
+        return f"Tool({self.name})"
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
 

@@ -1,12 +1,13 @@
 """How a call is answered: by the journal, an equal call in flight, or its provider, whose answer is then kept."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeAlias
 
 from ..errors import MalformedResponseError, RefusedRequestError, ServerError
 from ..providers.base import Form, Request, Response
 from . import log
+from .batches import Batches
 from .events import Attempt, Ending
 from .flight import SingleFlight
 from .journal.base import AbstractJournal, Claimed, Entry, Superseded, superseding
@@ -147,6 +148,7 @@ class Answering:
         self._sender = sender
         self._counts = counts
         self._flights = SingleFlight()
+        self._batches = Batches(self._send_batch)
         # The form in which a model has answered a kind of question; it has refused those before.
         self._forms: dict[tuple[str, str, tuple[Form, ...]], int] = {}
         # Digests of what was answered in this session with what is of no use.
@@ -200,8 +202,10 @@ class Answering:
         try:
             while True:
                 try:
-                    if request.forms:
-                        response = await self._in_a_form(request, asked, turn)
+                    if request.embeds:
+                        response = await self._with_others(request, asked, turn)
+                    elif request.forms:
+                        response = await self._in_a_form(request, asked.attempts, turn, asked.task)
                     else:
                         response = await self._sender.send(request, asked.attempts, turn, asked.task)
                     break
@@ -219,7 +223,29 @@ class Answering:
         finally:
             asked.release()
 
-    async def _in_a_form(self, request: Request, asked: Asking, turn: OnTurn | None) -> Response:
+    async def _with_others(self, request: Request, asked: Asking, turn: OnTurn | None) -> Response:
+        """Sends a request for a vector, in a batch with others."""
+        batch, joins = self._batches.batch(request), False
+        try:
+            # The journal is asked before the text joins, and not when the batch has its turn: a claim may be another's.
+            if turn is not None and (known := await turn()) is not None:
+                return known
+            joins = True
+        finally:
+            if not joins:
+                batch.leave()
+        return await batch.join(request, asked.attempts, asked.task)
+
+    def _send_batch(
+        self, request: Request, attempts: list[Attempt], task: Task | None
+    ) -> Coroutine[Any, Any, Response]:
+        if request.forms:
+            return self._in_a_form(request, attempts, None, task)
+        return self._sender.send(request, attempts, None, task)
+
+    async def _in_a_form(
+        self, request: Request, attempts: list[Attempt], turn: OnTurn | None, task: Task | None
+    ) -> Response:
         """Sends a request that has several forms; and again in its next one, if the form may be why it has failed.
 
         **Raises:** why the first form has failed, if all have.
@@ -229,9 +255,9 @@ class Answering:
         refusal: RefusedRequestError | MalformedResponseError | None = None
         while refusal is None or number <= len(request.forms):
             try:
-                response = await self._sender.send(request.in_form(number), asked.attempts, turn, asked.task)
+                response = await self._sender.send(request.in_form(number), attempts, turn, task)
             except (RefusedRequestError, MalformedResponseError) as error:
-                last = asked.attempts[-1].error if asked.attempts else None
+                last = attempts[-1].error if attempts else None
                 # Another error was taken for a refusal. But this form was answered before.
                 if isinstance(last, ServerError | MalformedResponseError) and number == self._forms.get(kind):
                     raise last from None

@@ -116,6 +116,9 @@ class Tries:
             return None
         if not (self._request.forms or self._request.parameters.keys() - COMMON):
             return None
+        # The other form of a question for vectors may get vectors of another length, which are paid for and of no use.
+        if self._request.embeds:
+            return None
         words, before = str(error), self._last
         self._last = words
         if words != before:

@@ -383,11 +383,12 @@ class _Estimator:
         least, most = tokens.bounds(request)
         inputs = least + sum(s.least for s in unknown), most + sum(s.most for s in unknown)
         pricing, limit = self._session.pricing, tokens.output_limit(request)
-        outputs = 1, pricing.most_output(request) if is_known else math.inf if limit is None else limit
+        outputs = 1 - request.embeds, pricing.most_output(request) if is_known else math.inf if limit is None else limit
         least, most = (Tokens(*n) for n in zip(inputs, outputs, strict=True))
         costs = (pricing.cost(request, least), pricing.most(request, most)) if is_known else (math.nan, math.nan)
         prices = (0.0, math.inf) if any(map(math.isnan, costs)) else costs
-        return np.array([(1, 1), (1, 1), inputs, outputs, prices], float)
+        requests = 1 - request.embeds, 1  # a text whose vector is asked for may go with others
+        return np.array([(1, 1), requests, inputs, outputs, prices], float)
 
     def _count_once(self, request: Request, amounts: np.ndarray) -> None:
         """Takes a call out of the lower bounds if an equal one was counted before: both will share one answer."""

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,10 +109,20 @@ def normalize(t: Text | str, how: str = "answer") -> Text:
     return Text(elementwise(_normalize, (how,), [(as_text(t).digests, TEXT)], TEXT))
 
 
-def where(condition: Any, a: Text | str, b: Text | str) -> Text:
-    """`jnp.where` for Text: `a` where the boolean `condition` holds, else `b`. The three broadcast together."""
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """`jnp.where` for Text: `a` where the boolean `condition` holds, else `b`. The three broadcast together.
+
+    `a` and `b` are Texts or strings; or trees of one structure, such as two conversations, each leaf of which is chosen
+    so.
+    """
+    if isinstance(a, eqx.Module) and isinstance(b, eqx.Module):
+        return jax.tree.map(functools.partial(_either, condition), a, b, is_leaf=lambda x: isinstance(x, Text))
     a, b = as_text(a), as_text(b)
     return Text(jnp.where(jnp.asarray(condition)[..., None], a.digests, b.digests))
+
+
+def _either(condition: Any, a: Any, b: Any) -> Any:
+    return where(condition, a, b) if isinstance(a, Text) else jnp.where(condition, a, b)
 
 
 def stack(texts: Sequence[Text | str], axis: int = 0) -> Text:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .anthropic import Anthropic as Anthropic
     from .callable import Callable as Callable
     from .compatible import Compatible as Compatible
+    from .encoder import Encoder as Encoder
     from .gemini import Gemini as Gemini
     from .openai import OpenAI as OpenAI
 
@@ -24,6 +25,7 @@ _VENDORS = {
     "Anthropic": "anthropic",
     "Callable": "callable",
     "Compatible": "compatible",
+    "Encoder": "encoder",
     "Gemini": "gemini",
     "OpenAI": "openai",
 }

@@ -19,6 +19,9 @@ from .._text.turns import Part
 from ..errors import ModelError
 from .quota import Quota
 
+# The role of a text whose vector is asked for. No turn of a conversation has it.
+EMBED = "embed"
+
 # Before the parts of a message where it is kept as words.
 _PARTS = "\x1eparts\x1e"
 
@@ -104,7 +107,8 @@ class Request:
     **Fields:**
 
     - `provider`, `model`: the two halves of the model id `provider/model`.
-    - `messages`: the conversation.
+    - `messages`: the conversation; or texts, each a message of the role `EMBED`, whose vectors are asked for. The
+        answer's text is then the vectors of all in their order, see `vectors.py`.
     - `parameters`: JSON values by name, as the user set them (`temperature`, `max_tokens`, …).
     - `sample`: the bits of the caller's key in hex, or `None` without a key. It tells several samples of one prompt
         apart. Services are not sent it, but for what `seed` says; a simulated model draws from it.
@@ -119,6 +123,11 @@ class Request:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     sample: str | None = None
     forms: tuple[Form, ...] = field(default=(), repr=False)
+
+    @property
+    def embeds(self) -> bool:
+        """Whether vectors of texts are asked for, and no words."""
+        return bool(self.messages) and self.messages[0].role == EMBED
 
     def in_form(self, number: int) -> "Request":
         """The question in one of its forms; 0 is the first, this request."""

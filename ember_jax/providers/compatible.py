@@ -101,7 +101,7 @@ SERVICES = dict(
             "mistral",
             "https://api.mistral.ai",
             "MISTRAL_API_KEY",
-            deviations=Deviations(renamed=(_MAX_TOKENS, ("seed", "random_seed"))),
+            deviations=Deviations(renamed=(_MAX_TOKENS, ("seed", "random_seed"), ("dimensions", "output_dimension"))),
         ),
         _hosted(
             "nvidia",

@@ -168,12 +168,14 @@ class Dialect(abc.ABC):
 
     - `service`: the service that is asked.
     - `listing`: how the service lists its models.
+    - `embeds`: whether it has requests for vectors of texts.
     - `quota_headers`: the families of headers, see `quota`, that may tell the service's limits. The first counts
         that says how much is left.
     """
 
     service: Service
     listing: ClassVar[Listing] = Listing()
+    embeds: ClassVar[bool] = False
     quota_headers: ClassVar[tuple[str, ...]]
 
     @abc.abstractmethod

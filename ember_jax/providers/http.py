@@ -272,10 +272,12 @@ class HTTPProvider(Provider):
         """The URL, the headers and the JSON body to send.
 
         **Raises:** `AuthenticationError` if the vendor's own host would be asked without a key;
-        `RefusedRequestError` if an environment variable holds a base URL that is no URL, or if the dialect refuses the
-        request.
+        `RefusedRequestError` if an environment variable holds a base URL that is no URL, if the prompt is longer than
+        the model can read, or if the dialect refuses the request.
         """
         base, authorization = self._authorized(_id(request))
+        if (overflow := _overflow(request)) is not None:
+            raise overflow
         built = _first_built(request, self._dialect)
         if isinstance(built, Failure):
             raise _raised(built, self._access, _id(request), None)
@@ -405,12 +407,30 @@ class HTTPProvider(Provider):
         return client
 
 
+def _overflow(request: Request) -> RefusedRequestError | None:
+    """Why a prompt is not sent that is longer than its model can read for certain; `None` if it may fit."""
+    window = prices.context_window(request.provider, request.model)
+    # A token has a character at least, so mostly nothing is counted.
+    if sum(len(message.content) for message in request.messages) <= window:
+        return None
+    least = tokens.bounds(request)[0]
+    if least <= window:
+        return None
+    return RefusedRequestError(
+        f"{_id(request)}: not sent, as the prompt has {least:,} tokens or more, and the model reads {window:,.0f}. "
+        "Shorten it, as by `ember.truncate(text, tokens)` or `text.slice(start, stop)`, or ask another model."
+    )
+
+
 def _first_built(request: Request, dialect: Dialect) -> HTTPRequest | Failure:
     """What to send for a request in the first of its forms that the dialect does not refuse; else why it refuses.
 
     To raise the refusal would do as well: the next form would then be asked. But that would count as a request that
     failed, of each call that asks before the first is answered.
     """
+    if request.embeds and not dialect.embeds:
+        maker = dialect.service.maker
+        return Failure(RefusedRequestError, f"{maker} is not asked for vectors here; take a model of another service.")
     built = dialect.build(request)
     if isinstance(built, Failure):
         others = (dialect.build(request.in_form(i + 1)) for i in range(len(request.forms)))

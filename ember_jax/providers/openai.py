@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from .._regex import regex
 from ..errors import AuthenticationError, MalformedResponseError, RefusedRequestError, ServerError
-from . import prices, quota
+from . import embeddings, prices, quota
 from .base import Finish, Part, Request, Response, Tokens
 from .chat import chat
 from .dialect import (
@@ -80,10 +80,11 @@ class ChatOrResponses(Dialect):
     """The dialect of OpenAI: Responses for models that have nothing else, and chat completions."""
 
     service: Service
+    embeds: ClassVar[bool] = True
     quota_headers: ClassVar[tuple[str, ...]] = quota.FAMILIES
 
     def _of(self, request: Request) -> Dialect:
-        is_alone = _RESPONSES_ALONE.match(request.model)
+        is_alone = not request.embeds and _RESPONSES_ALONE.match(request.model)
         return Responses(self.service) if is_alone else ChatCompletions(self.service)
 
     def authorization(self, key: str) -> dict[str, str]:
@@ -124,6 +125,7 @@ class ChatCompletions(Dialect):
 
     service: Service
     deviations: Deviations = Deviations()
+    embeds: ClassVar[bool] = True
     # Gateways that speak this protocol to us, and stand before other vendors' models, pass those vendors' headers on.
     quota_headers: ClassVar[tuple[str, ...]] = quota.FAMILIES
 
@@ -132,6 +134,8 @@ class ChatCompletions(Dialect):
         return {header: key} if header else {"Authorization": f"Bearer {key}"}
 
     def build(self, request: Request) -> HTTPRequest | Failure:
+        if request.embeds:
+            return embeddings.built(request, dict(self.deviations.renamed))
         taken = sorted({"model", "messages", "n", "stream"} & request.parameters.keys())
         if taken:
             return Failure(
@@ -153,6 +157,8 @@ class ChatCompletions(Dialect):
         return HTTPRequest("/chat/completions", {}, body)
 
     def read(self, answer: HTTPAnswer, request: Request) -> Response | Failure:
+        if request.embeds:
+            return embeddings.read(answer, request)
         completion = decoded(answer, _Completion, "a chat completion", "does the base URL end with /v1?")
         if isinstance(completion, Failure):
             return completion._replace(tokens=_tokens(usage_in(answer.body, _Usage)))

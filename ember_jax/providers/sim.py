@@ -3,7 +3,7 @@
 A simulated answer is a pure function of the model's name, the messages, the parameters and the sample: the same on
 every machine and in every order of calls. A request with a JSON schema is answered by filling it in, see
 `sim_schema.py`; the schema is a parameter, or ends the last user message below a line `Reply with one JSON object …`.
-With tools it calls those that are named, see `sim_tools.py`.
+With tools it calls those that are named, see `sim_tools.py`. Asked for vectors, it gives those of `sim_vectors.py`.
 Otherwise what is said depends on the form of the last user message; the first of these that fits is
 taken:
 
@@ -39,12 +39,18 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .._regex import regex
 from ..errors import ModelError, RefusedRequestError
-from . import sim_tools
+from . import sim_tools, sim_vectors
 from .base import Finish, Part, Provider, Request, Response, Tokens, digest, is_drawn
 from .prices import Price
 from .sim_schema import fill
+from .vectors import packed
+
+# How long vectors are where a request does not say.
+_DIM = 256
 
 
 @dataclass(frozen=True)
@@ -230,13 +236,15 @@ def reply(model: SimModel, request: Request) -> Response:
     **Raises:** `RefusedRequestError` for a `max_tokens` that is not a whole number of at least 1, and for a JSON schema
     that it cannot fill in.
     """
+    if request.embeds:
+        return _vectors(model, request)
     prompt = next((m.content for m in reversed(request.messages) if m.role == "user"), "")
     skill, draws = model.at(prompt), _Draws(request)
     if (tools := request.parameters.get("tools")) and request.parameters.get("tool_choice") != "none":
         made_up = lambda schema, place: fill(schema, _Filling(skill, prompt, draws), place)
         if calls := sim_tools.next_calls(tools, request.messages, made_up):
             return _calling(model, request, calls)
-    result = sim_tools.last_result(request.messages)
+    result = sim_tools.last_result(request.messages) if request.messages[-1:] and request.messages[-1].parts else None
     said = _said(skill, prompt, request.parameters, draws) if result is None else _Said(f"The answer is {result}.", 0.0)
     text = said.text
     words, finish = text.split(), Finish.STOP
@@ -258,6 +266,17 @@ def reply(model: SimModel, request: Request) -> Response:
         alternatives=said.alternatives[: _reported(request.parameters)],
         finish=finish,
     )
+
+
+def _vectors(model: SimModel, request: Request) -> Response:
+    """The answer to a request for vectors."""
+    dim = request.parameters.get("dimensions", _DIM)
+    if not isinstance(dim, int) or dim < 1:
+        raise RefusedRequestError(f"{request.model}: dimensions is {dim!r}; give a whole number, at least 1.")
+    texts = [m.content for m in request.messages]
+    tokens = sum(len(text.split()) for text in texts)
+    vectors = np.stack([sim_vectors.vector(text, dim) for text in texts])
+    return Response(packed(vectors), tokens, cost=model.price.of(tokens, 0), logprob=0.0, model=request.model)
 
 
 def _calling(model: SimModel, request: Request, calls: tuple[Part, ...]) -> Response:

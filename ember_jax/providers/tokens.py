@@ -36,7 +36,9 @@ def _beside(message: Message) -> int:
 
 
 def output_limit(request: Request) -> int | None:
-    """The most tokens that a request allows for its answer; `None` if it does not say."""
+    """The most tokens that a request allows for its answer; `None` if it does not say. A vector has none."""
+    if request.embeds:
+        return 0
     given = [request.parameters.get(name) for name in ("max_tokens", "max_completion_tokens")]
     numbers = [n for n in given if type(n) is int and n > 0]
     # A request may give both parameters, and services differ in which one they heed. The larger bounds the answer of

@@ -1,4 +1,4 @@
-"""A chat-completions server on this machine, with simulated answers and the faults that a test asks for."""
+"""A chat-completions server on this machine, with embeddings, simulated answers and the faults that a test asks for."""
 
 import asyncio
 import concurrent.futures
@@ -16,8 +16,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RefusedRequestError
-from ..providers.base import Message, Request, Response
+from ..providers.base import EMBED, Message, Request, Response
 from ..providers.sim import SimModel, delay, reply
+from ..providers.vectors import packed, unpacked
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -171,6 +172,7 @@ class ChatServer:
         self._stopping, self._gathered = asyncio.Event(), asyncio.Event()
         app = web.Application(client_max_size=_MAX_BODY)
         app.router.add_post("/v1/chat/completions", self._handle)
+        app.router.add_post("/v1/embeddings", self._handle)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
         await runner.setup()
         try:
@@ -248,14 +250,16 @@ class ChatServer:
         if self._api_key is not None and request.headers.get("Authorization") != f"Bearer {self._api_key}":
             return 401, _error("The API key is missing or wrong.", "invalid_api_key"), None
         try:
-            asked = self._request(body)
+            asked = _for_vectors(body) if request.path.endswith("/embeddings") else self._request(body)
         except (KeyError, TypeError, AttributeError):
-            return 400, _error("The body is not a chat-completions request.", "invalid_request_error"), None
+            return 400, _error("The body is not a request of this endpoint.", "invalid_request_error"), None
         try:
             answer = reply(self._model, asked)
         except RefusedRequestError as refusal:
             return 400, _error(str(refusal), "invalid_request_error"), None
         await self._pause(delay(self._model, asked) if self._latency is None else self._latency)
+        if asked.embeds:
+            return 200, _embeddings(answer, asked), answer
         return 200, _completion(answer, number, bool(asked.parameters.get("logprobs"))), answer
 
     def _request(self, body: Any) -> Request:
@@ -277,6 +281,15 @@ class ChatServer:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._stopping.wait()
+
+
+def _for_vectors(body: Any) -> Request:
+    """The request that a body for `/embeddings` is. As OpenAI's, the server refuses an empty text."""
+    texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
+    if not texts or not all(isinstance(text, str) and text for text in texts):
+        raise TypeError("each text is a string that is not empty")
+    parameters = {k: v for k, v in body.items() if k not in ("model", "input")}
+    return Request("sim", str(body["model"]), tuple(Message(EMBED, text) for text in texts), parameters)
 
 
 def _parsed(raw: bytes) -> Any:
@@ -309,6 +322,18 @@ def _edited(completion: str, fault: Fault) -> str | bytes:
         return completion
     edited = fault.edit(json.loads(completion))
     return edited if isinstance(edited, str | bytes) else json.dumps(edited)
+
+
+def _embeddings(response: Response, asked: Request) -> str:
+    """Simulated vectors as the protocol's JSON; the last comes first, as their places count."""
+    vectors = unpacked(response.text, len(asked.messages))
+    in_words = asked.parameters.get("encoding_format") == "base64"
+    data = [
+        {"object": "embedding", "index": i, "embedding": packed(vector) if in_words else vector.tolist()}
+        for i, vector in enumerate(vectors)
+    ]
+    usage = {"prompt_tokens": response.input_tokens, "total_tokens": response.input_tokens}
+    return json.dumps({"object": "list", "data": data[::-1], "model": response.model, "usage": usage})
 
 
 def _completion(response: Response, number: int, with_logprobs: bool) -> str:

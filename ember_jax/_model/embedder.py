@@ -1,0 +1,141 @@
+"""`Embedder`: a model that gives vectors of texts, as a module whose settings are data."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from .._host import invoke
+from .._text.text import Text, text
+from ..errors import MalformedResponseError, TextError
+from ..providers.base import EMBED, Message, Request, Response
+from ..providers.vectors import unpacked
+from .asking import ModelCall, Note, Operands, operands
+from .llm import LLM
+
+
+class Embedder(eqx.Module):
+    """A model that gives vectors of texts.
+
+    ```python
+    embedder = ember.Embedder("openai/text-embedding-3-small", dim=512)
+    index = jax.vmap(embedder)(documents)  # float32[documents, 512]
+    scores = index @ embedder("Where is the market?")
+    ```
+
+    It takes one text; lanes that are ready at once share a request, up to 96 texts and 300,000 bytes in each. Each text
+    has a place of its own in the journal, so a larger sweep pays only for what is new. A batch counts as one request,
+    for limits and in the report.
+
+    **Arguments:**
+
+    - `model`: `provider/model`; a Text to sweep over models.
+    - `dim`: how long the vectors are. It is sent as `dimensions`, and must be the model's own length where a service
+        cannot shorten them.
+    - `settings`: further parameters as the service names them, such as `encoding_format="float"` for a server that
+        cannot send base64. As those of an `LLM` they are leaves.
+
+    **Raises:** `ModelError` for an unknown provider or model; `ValueError` for a `dim` that is not a whole number of at
+    least 1.
+    """
+
+    model: Text
+    settings: dict[str, Text]
+    dim: int = eqx.field(static=True)
+
+    def __init__(self, model: str | Text, dim: int, **settings: Any):
+        if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
+            raise ValueError(f"Embedder(dim={dim!r}): give the length of the vectors, a whole number of at least 1.")
+        if "dimensions" in settings:
+            raise TypeError("Embedder(dimensions=…): the length of the vectors is `dim`.")
+        model_and_settings = LLM(model, **settings)
+        self.model, self.settings = model_and_settings.model, model_and_settings.settings
+        self.dim = dim
+
+    def __call__(self, text: str | Text) -> jax.Array:
+        """The vector of a text.
+
+        **Arguments:**
+
+        - `text`: a Text of rank 0, or a string.
+
+        **Returns:** `float32[dim]`, as the service gives it, which mostly is of length 1; derivative zero.
+
+        **Raises:** `TextError` for a text of another rank or type; a `ProviderError` if the call fails, which is a
+        `MalformedResponseError` if the vector has another length.
+        """
+        static, arrays = operands(self.model, None, self.settings, _one(text), None)
+        call = EmbedCall(static, self.dim)
+        return invoke(call, call.out, *arrays)[0]
+
+    @property
+    def __name__(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]  # JAX names what it compiles so
+        return type(self).__name__
+
+    # By identity, as operators, so that `jax.jit(embedder)` works.
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __repr__(self) -> str:
+        shown = repr(LLM(self.model, **self.settings)).removeprefix("LLM(").removesuffix(")")
+        return f"Embedder({shown}, dim={self.dim})"
+
+
+def _one(value: Any) -> Text:
+    if not isinstance(value, Text | str):
+        raise TextError(f"an Embedder takes a string or a Text; got {type(value).__name__}.")
+    value = text(value) if isinstance(value, str) else value
+    if value.shape:
+        raise TextError(
+            f"the text has shape {list(value.shape)}; an Embedder takes one. Ask them all with "
+            "`jax.vmap(embedder)(texts)`."
+        )
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbedCall(ModelCall):
+    """One call for the vector of a text."""
+
+    operands: Operands
+    dim: int
+
+    @property
+    def draws_shared(self) -> bool:  # type: ignore[override]
+        return False  # nothing is drawn
+
+    @property
+    def out(self) -> Sequence[jax.ShapeDtypeStruct]:
+        return (jax.ShapeDtypeStruct((self.dim,), np.float32),)
+
+    def __str__(self) -> str:
+        return "Embedder"
+
+    def asks(self, request: Request, extra: Sequence[np.ndarray]) -> Request:
+        parameters = {"dimensions": self.dim, "encoding_format": "base64", **request.parameters}
+        messages = (Message(EMBED, request.messages[-1].content),)
+        return dataclasses.replace(request, messages=messages, parameters=parameters, forms=(_plain,))
+
+    def read(self, request: Request, response: Response, extra: Sequence[np.ndarray], note: Note) -> list[np.ndarray]:
+        asked = f"{request.provider}/{request.model}"
+        try:
+            vector = unpacked(response.text, 1)[0]
+        except ValueError:
+            raise MalformedResponseError(f"{asked}: the answer is no vector.") from None
+        if len(vector) != self.dim:
+            raise MalformedResponseError(
+                f"{asked}: the model gives vectors of length {len(vector)}, not {self.dim}; the service does not "
+                f"shorten them. Write Embedder({asked!r}, dim={len(vector)})."
+            )
+        return [vector]
+
+
+def _plain(request: Request) -> Request:
+    """The form of the question that every server takes."""
+    return request.without("dimensions", "encoding_format")
