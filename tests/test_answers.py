@@ -254,7 +254,7 @@ def test_an_answer_of_no_use_is_told_with_its_likely_cause(name):
     words, reason, cause = USELESS[name]
     fault = choice(message={"content": words}, finish_reason=reason)
     with warned(), serving(fault), pytest.raises(errors.MalformedResponseError) as caught:
-        MODEL.structured(PROMPT, Review)
+        MODEL.structured(PROMPT, Review, repairs=0)
     assert cause in str(caught.value) and words not in str(caught.value)
 
 

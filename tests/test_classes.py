@@ -28,6 +28,8 @@ OVERRIDING = {
     # A feed that has something more to do with each piece.
     "_Answers": {"Feed.__init__"},
     "SpokenWords": {"Feed.__init__", "Feed.give"},
+    # Answers in fields alone can be mended.
+    "StructuredCall": {"ModelCall.mending"},
     # A vector is no sample.
     "EmbedCall": {"ModelCall.draws_shared"},
     "HTTPProvider": {

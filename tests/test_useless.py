@@ -77,7 +77,7 @@ def journal(request, tmp_path):
 
 
 def ask(prompt="a", **settings):
-    return float(ember.LLM("local/m", **settings).structured(prompt, Number).answer)
+    return float(ember.LLM("local/m", **settings).structured(prompt, Number, repairs=0).answer)
 
 
 def fails(prompt="a"):
@@ -115,7 +115,7 @@ def test_equal_calls_of_its_session_share_the_failure_and_do_not_pay_again(journ
 
 
 def _asking(prompt: ember.Text) -> Float[Array, ""]:
-    return ember.LLM("local/m").structured(prompt, Number).answer
+    return ember.LLM("local/m").structured(prompt, Number, repairs=0).answer
 
 
 def test_only_the_failed_calls_are_asked_again(journal):
@@ -158,7 +158,7 @@ def test_there_is_a_bound_and_who_forgets_the_answers_asks_anew(journal):
 
 
 def test_samples_are_counted_by_their_keys(journal):
-    llm = lambda key: ember.LLM("local/m").structured("a", Number, key)
+    llm = lambda key: ember.LLM("local/m").structured("a", Number, key, repairs=0)
     with Service(BAD, BAD, GOOD) as service:
         for sent in (2, 2):
             with service.session(journal) as run, contextlib.suppress(MalformedResponseError):

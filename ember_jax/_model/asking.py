@@ -20,7 +20,7 @@ from .._runtime.journal.base import MOST_ANSWERS
 from .._text import failed, store
 from .._text.text import Text, text
 from .._types import Key, is_key, key_problem
-from ..errors import TextError, UnknownDigestError
+from ..errors import MalformedResponseError, TextError, UnknownDigestError
 from ..providers import registry
 from ..providers.base import Message, Request, Response, is_drawn
 from .conversation import Conversation, messages_of
@@ -135,6 +135,10 @@ class ModelCall(HostCall):
     def read(self, request: Request, response: Response, extra: Sequence[np.ndarray], note: Note) -> list[np.ndarray]:
         """The results that an answer stands for. Raises `MalformedResponseError` if it stands for none."""
 
+    def mending(self, request: Request, response: Response) -> "tuple[ModelCall, Request] | None":
+        """The call, and its request, that have the model mend an answer which stands for nothing; `None` for none."""
+        return None
+
     async def run(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         sessions.admit(session, caller.lane)
         digest = failed.first(arrays[:-1] if self.operands.has_key else arrays)
@@ -149,21 +153,63 @@ class ModelCall(HostCall):
         request = self.asks(request, extra)
         if self.draws_shared and request.sample is None and is_drawn(request.parameters):
             caller.unkeyed(request.digest())
-        # Counted where the session counts it, so that bar and report agree.
-        caller.tally.begun += caller.stands_for
+        round_ = _Round(self, request, extra, session.oddities.loose)
+        scope = caller.scope
+        while True:
+            # Counted where the session counts it, so that bar and report agree.
+            caller.tally.begun += caller.stands_for
+            try:
+                return await session.ask(
+                    round_.request,
+                    caller.lane,
+                    scope,
+                    caller.stands_for,
+                    caller.path,
+                    caller.used,
+                    round_.read,
+                    caller.words,
+                    round_.mends,
+                )
+            except MalformedResponseError:
+                following = round_.following()
+                if following is None:
+                    raise
+            finally:
+                caller.tally.ended += caller.stands_for
+            round_ = following
+            scope = f"{caller.scope}/{REPAIR}" if caller.scope else REPAIR
+            session.count("repairs", caller.stands_for)
+
+
+# The last part of the scope of a call that has a model mend an answer.
+REPAIR = "repair"
+
+
+@dataclass(slots=True)
+class _Round:
+    """One question of a call, and the answer to it that stood for nothing, if there was one."""
+
+    call: ModelCall
+    request: Request
+    extra: Sequence[np.ndarray]
+    note: Note
+    unread: Response | None = None
+
+    def read(self, response: Response) -> list[np.ndarray]:
         try:
-            return await session.ask(
-                request,
-                caller.lane,
-                caller.scope,
-                caller.stands_for,
-                caller.path,
-                caller.used,
-                lambda response: self.read(request, response, extra, session.oddities.loose),
-                caller.words,
-            )
-        finally:
-            caller.tally.ended += caller.stands_for
+            return self.call.read(self.request, response, self.extra, self.note)
+        except MalformedResponseError:
+            self.unread = response
+            raise
+
+    def mends(self, response: Response) -> bool:
+        """Whether the model is asked to mend an answer that stands for nothing."""
+        return self.call.mending(self.request, response) is not None
+
+    def following(self) -> "_Round | None":
+        """The round in which the model mends its answer; `None` if there is none."""
+        repair = None if self.unread is None else self.call.mending(self.request, self.unread)
+        return None if repair is None else _Round(*repair, self.extra, self.note)
 
 
 def prompt_of(prompt: Any, method: str = "") -> Text | Conversation:

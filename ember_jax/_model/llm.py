@@ -224,7 +224,7 @@ class LLM(eqx.Module):
         index, probs, digest = invoke(call, call.out, *arrays)
         return Choice(index, probs, Text(digest))
 
-    def structured(self, prompt: "Prompt", schema: type[_S], key: Key | None = None) -> _S:
+    def structured(self, prompt: "Prompt", schema: type[_S], key: Key | None = None, *, repairs: int = 1) -> _S:
         """Asks the model for an answer in fields.
 
         ```python
@@ -256,6 +256,9 @@ class LLM(eqx.Module):
 
             `ember.Many[str]` and `ember.Maybe[int]` are the same as annotations, and tell type checkers what comes.
         - `key`: as when the LLM is called.
+        - `repairs`: how often the model is asked to mend an answer that does not fit. It is shown its answer, told
+            which field is wrong and why, and asked for the whole again. Each repair is a call of its own, counted and
+            kept, whose scope ends in `repair`. An answer that was cut is not mended.
 
         A service that refuses JSON schemas is asked for a JSON object, with the schema in the prompt, and one that
         refuses this too by the prompt alone. Words around the JSON and fields beside those of the schema are passed
@@ -265,9 +268,11 @@ class LLM(eqx.Module):
 
         **Raises:** `AnnotationError` for a field of another type; `TextError` for a prompt of another rank or type; a
         `ProviderError` if the call fails, which is a `MalformedResponseError` naming the field if the answer does not
-        fit.
+        fit, and the mended one does not either; `ValueError` for a number of repairs that is none.
         """
         prompt = prompt_of(prompt, f"structured(prompt, {getattr(schema, '__name__', 'Schema')})")
+        if not isinstance(repairs, int) or repairs < 0:
+            raise ValueError(f"llm.structured(repairs={repairs!r}): give a whole number, 0 for none.")
         record, make = schema_of(schema)
         if "response_format" in self.settings:
             raise TypeError(
@@ -275,7 +280,7 @@ class LLM(eqx.Module):
                 "`llm.replace(response_format=None)`."
             )
         static, arrays = self._operands(prompt, key)
-        call = StructuredCall(static, record)
+        call = StructuredCall(static, record, repairs)
         return make(iter(invoke(call, call.out, *arrays)))
 
     def tools(self, prompt: "Prompt", tools: Any, key: Key | None = None, *, most: int = 8) -> ToolReply:

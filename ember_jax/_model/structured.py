@@ -4,6 +4,21 @@ Design note. A service that is given the schema as a parameter lets the model sa
 first. Not every service knows the parameter. One that refuses it is asked for any JSON object, with the schema in the
 prompt, and one that refuses this as well by the prompt alone. The answer is read in the same way, and kept as that to
 the first form: what is asked is the same.
+
+An answer that does not fit is followed by a question of its own: the same one, then the answer, then what is wrong with
+it. So each of the two has a digest, a place in the journal, a price and a record, and nothing else needs to know of
+repairs. A rerun replays both. A process that ends between them has kept the first answer, and its rerun pays for the
+repair alone. If the repair does not fit either, the call fails, and a later session has what other calls get: it asks
+the last question again, the repair, and supersedes its answer. It does not ask the first question anew. Its answer
+is paid for, and what is wrong with it is known, so one request is enough, where a new answer might need mending too.
+A call that makes no repairs supersedes the first answer, as it has nothing else to go on with.
+
+Each repair is sent under the limits, reserves its worst case of the budget, and shares the request of an equal one in
+flight, as any call. A plan counts the calls that its equations make, without repairs; an estimate has none at least,
+and at most all of them, each with the longest answer before it. A failure of the request for a repair, as of any
+other, fails the call with that error.
+
+A cut answer is not mended. It would be cut again at the same number of tokens, and more of them are to be paid for.
 """
 
 import dataclasses
@@ -15,17 +30,25 @@ import jax
 import numpy as np
 
 from ..errors import MalformedResponseError
-from ..providers.base import Finish, Form, Request, Response
+from ..providers.base import Finish, Form, Message, Request, Response
 from .asking import ModelCall, Note, Operands, of_same_sample
 from .schema import CUT, Misfit, NoJSON, Record, read, response_format
 
 
 @dataclasses.dataclass(frozen=True)
 class StructuredCall(ModelCall):
-    """One call for an answer of a schema, which is static."""
+    """One call for an answer of a schema, which is static.
+
+    **Attributes:**
+
+    - `repairs`: how often the model is asked to mend an answer that does not fit.
+    - `is_repair`: whether it has been asked to.
+    """
 
     operands: Operands
     record: Record
+    repairs: int = 1
+    is_repair: bool = False
 
     @property
     def out(self) -> Sequence[jax.ShapeDtypeStruct]:
@@ -48,11 +71,50 @@ class StructuredCall(ModelCall):
         except Misfit as misfit:
             raise MalformedResponseError(
                 f"{request.provider}/{request.model}: the answer is no {self.record.name}: "
-                f"{_with_likely_cause(misfit, response)} {of_same_sample(request)}"
+                f"{_with_likely_cause(misfit, response)} {self._what_follows(request, response)}"
             ) from None
         if passed_over:
             note(request, passed_over)
         return arrays
+
+    def _what_follows(self, request: Request, response: Response) -> str:
+        if self._is_to_mend(request, response):
+            return "The model is asked to mend it."
+        failed_again = "The model was asked to mend its answer, and failed again. " if self.is_repair else ""
+        return failed_again + of_same_sample(request)
+
+    def _is_to_mend(self, request: Request, response: Response) -> bool:
+        # Services refuse a turn without words, and two turns of the model one after another.
+        is_turn = bool(response.text.strip()) and request.messages[-1].role != "assistant"
+        return self.repairs > 0 and response.finish != Finish.LENGTH and is_turn
+
+    def mending(self, request: Request, response: Response) -> "tuple[StructuredCall, Request] | None":
+        if not self._is_to_mend(request, response):
+            return None
+        try:
+            read(self.record, response.text)
+        except Misfit as misfit:
+            repair = dataclasses.replace(self, repairs=self.repairs - 1, is_repair=True)
+            return repair, repair_of(request, response.text, str(misfit).removesuffix(CUT))
+        return None
+
+
+# How many characters of what is wrong with its answer a model is told: a schema may have very many members to list.
+_MOST_TOLD = 500
+
+
+def longest_wrong(record: Record) -> str:
+    """Words of as many bytes as what is wrong with an answer can have at most. It names fields, and no word of it."""
+    is_ascii = json.dumps(response_format(record), ensure_ascii=False).isascii()
+    return ("x" if is_ascii else "\U0010ffff") * _MOST_TOLD
+
+
+def repair_of(request: Request, answer: str, wrong: str) -> Request:
+    """The question by which a model mends its answer, of which it is told what is wrong."""
+    told = f"That does not fit: {wrong[:_MOST_TOLD]}. Reply with the whole JSON object again, mended, and nothing else."
+    return dataclasses.replace(
+        request, messages=(*request.messages, Message("assistant", answer), Message("user", told))
+    )
 
 
 def _with_likely_cause(misfit: Misfit, response: Response) -> str:

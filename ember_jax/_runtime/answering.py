@@ -27,6 +27,15 @@ _UNREADABLE = 500
 Read: TypeAlias = Callable[[Response], Any]
 
 
+# Whether the caller goes on from an answer that stands for nothing, by having the model mend it.
+Mends: TypeAlias = Callable[[Response], bool]
+
+
+def never(response: Response) -> bool:
+    """Goes on from no answer that stands for nothing."""
+    return False
+
+
 def itself(response: Response) -> Response:
     """Reads an answer as it is."""
     return response
@@ -46,6 +55,7 @@ class Asking:
     - `task`: what a scheduler sees of it; `None` without a scheduler.
     - `words`: are given the answer's words as they come; `None` where nobody waits for them.
     - `read`: gives what an answer stands for, or raises `MalformedResponseError`.
+    - `mends`: whether the caller goes on from an answer that stands for nothing, so that it is not superseded.
     - `supersedes`: an earlier answer that is of no use, and that it is asked again for.
     - `found`: the answer that was there when its turn came to be sent; `None` if there was none.
     """
@@ -60,6 +70,7 @@ class Asking:
     task: Task | None
     read: Read
     words: SpokenWords | None = None
+    mends: Mends = never
     supersedes: Superseded | None = None
     found: Response | None = None
     _has_claim: bool = False
@@ -182,6 +193,8 @@ class Answering:
     def _is_to_supersede(self, response: Response, asked: Asking) -> bool:
         """Whether the journal's answer is of no use to the call, comes from another session, and another may follow."""
         if not response.is_answer or (fault := asked.fault(response)) is None or asked.digest in self._faulty:
+            return False
+        if asked.mends(response):
             return False
         asked.supersedes = superseding(asked.journal, asked.digest, response._replace(fault=str(fault)))
         return asked.supersedes is not None

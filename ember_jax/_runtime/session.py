@@ -25,7 +25,7 @@ from ..providers import registry
 from ..providers.base import Provider, Request, Response, Tokens
 from ..providers.prices import Price
 from . import failures, log, progress
-from .answering import Answering, Asking, Read, itself
+from .answering import Answering, Asking, Mends, Read, itself, never
 from .budget import Budget, Funds
 from .call_log import Log
 from .dropping import all_closed, drop
@@ -62,6 +62,7 @@ class Report:
     - `replayed`: how many calls the journal answered.
     - `merged`: how many calls shared the request of an equal call, which a plan had merged them with or which was in
         flight.
+    - `repairs`: how many of the calls had a model mend an answer of its own that did not fit its schema.
     - `retries`: how many of the requests were another attempt, after one that failed.
     - `throttled`: how many of the requests were refused as one too many (429).
     - `held_s`: seconds for which calls of a model were all held back, the waits of more than three seconds added up:
@@ -86,6 +87,7 @@ class Report:
     requests: int = 0
     replayed: int = 0
     merged: int = 0
+    repairs: int = 0
     retries: int = 0
     throttled: int = 0
     held_s: float = 0.0
@@ -233,7 +235,8 @@ class Session:
 
         - `lane`: a lane's index, the outermost `vmap` first, or the first indices of it. A call that was made once for
             many lanes is found by each of them.
-        - `op`: the name of an operator that the calls stand in, or the names of several nested ones, joined by `/`.
+        - `op`: the name of an operator that the calls stand in, or the names of several nested ones, joined by `/`;
+            `repair` for the calls that had a model mend its answer, see `LLM.structured`.
             Equal calls that a plan makes as one stand where the first of them does.
         - `answer`: the model's whole answer, as a `str` or a Text. Of a Text with several strings, any one may match.
         - `failed`: whether the calls failed.
@@ -332,6 +335,7 @@ class Session:
         used: Sequence[Meter] = (),
         read: Read = itself,
         words: SpokenWords | None = None,
+        mends: Mends = never,
     ) -> Any:
         """Answers one LLM call, which stands for `stands_for` equal calls of the program. Used on the event loop.
 
@@ -344,6 +348,7 @@ class Session:
         - `read`: makes what is returned of the answer; by default it is the answer. Reading is part of the call: an
             answer that is of no use fails it, is kept for audit, and is asked for again by another session.
         - `words`: are given the answer's words as they come.
+        - `mends`: whether the caller goes on from an answer that is of no use. It is then not asked for again.
 
         **Raises:** what `read` raises, which is `MalformedResponseError` for an answer that is of no use; the
         `ProviderError` of the last attempt, `BudgetError`, `SchedulerError` or `JournalError`; `NoAnswerError` for an
@@ -359,7 +364,7 @@ class Session:
         digest = request.digest(endpoint or "")
         task = None if self.turns is None else self._sender.task(request, self.turns, lane, scope, path)
         is_paid = endpoint is not None and not provider.is_local
-        asked = Asking(digest, journal, endpoint or "", is_paid, lane, scope, [], task, read, words)
+        asked = Asking(digest, journal, endpoint or "", is_paid, lane, scope, [], task, read, words, mends)
         began = time.time()
         response: Response | None = None
         error: BaseException | None = None

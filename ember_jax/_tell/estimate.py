@@ -11,6 +11,7 @@ import numpy as np
 from .._host import HostCall
 from .._model.asking import ModelCall
 from .._model.choose import ChoiceCall
+from .._model.structured import StructuredCall, longest_wrong, repair_of
 from .._plan import ir
 from .._runtime.earlier import answers
 from .._runtime.journal.columns import CallRecord
@@ -58,7 +59,7 @@ class Amounts:
 
     **Fields:**
 
-    - `calls`: how many calls are made.
+    - `calls`: how many calls are made, with all repairs of structured answers at most.
     - `input_tokens`: at least the number of words in their prompts, and at most the number of bytes, with an allowance
         for what a service adds. An answer that stands in a later prompt counts from no token to the most that it can
         have.
@@ -100,7 +101,7 @@ class Expected:
     """What a run is expected to come to, from answers that are there.
 
     It is that of a run in which nothing fails and nothing is replayed, as the bounds are. The calls are those that are
-    sent.
+    sent. Repairs of structured answers are among them only as far as a pilot has met them.
 
     **Fields:**
 
@@ -323,7 +324,8 @@ class _Estimator:
         if math.prod(map(len, ways)) > _WAYS:
             ways = [[self.bounds.texts.digest(self.bounds.texts.one(rows)).tobytes()] for rows in ways]
         tallies = [self._one(function, given, dict(zip(heads, way, strict=True))) for way in itertools.product(*ways)]
-        answer = Span(0, max(tally[""][_OUTPUT, 1] for tally in tallies))
+        rounds = 1 + (function.repairs if isinstance(function, StructuredCall) else 0)
+        answer = Span(0, max(tally[""][_OUTPUT, 1] for tally in tallies) / rounds)
         if isinstance(function, ChoiceCall) and (options := given[-1 - static.has_key]) is not None:
             answer = self.bounds.texts.one(options.rows())
         return either(tallies), [self._result(answer, out) for out in outs]
@@ -355,7 +357,22 @@ class _Estimator:
             self._count_once(request, amounts)
         self._largest = max(self._largest, amounts[_INPUT, 0] + amounts[_OUTPUT, 0])
         shown = _UNKNOWN if name == _NOBODY else name
-        return {shown: amounts, (self.bounds.scope, shown): amounts, "": amounts}
+        # What is expected is by the answers to such questions, and a repair is another one.
+        whole = amounts + self._repairs(function, request, unknown, amounts[_OUTPUT, 1], name != _NOBODY)
+        return {shown: whole, (self.bounds.scope, shown): amounts, "": whole}
+
+    def _repairs(
+        self, function: ModelCall, request: Request, unknown: Sequence[Span], answer: float, is_known: bool
+    ) -> np.ndarray:
+        """What a model's repairs of its answer come to: nothing at least. An answer has at most `answer` tokens."""
+        total = np.zeros((5, 2))
+        if isinstance(function, StructuredCall):
+            spans = list(unknown)
+            for _ in range(function.repairs):
+                request = repair_of(request, "", longest_wrong(function.record))
+                spans.append(Span(0, answer))
+                total[:, 1] += self._amounts(request, spans, is_known)[:, 1]
+        return total
 
     def _amounts(self, request: Request, unknown: Sequence[Span], is_known: bool) -> np.ndarray:
         """The rows of a call's tally, as `float64[5, 2]`.

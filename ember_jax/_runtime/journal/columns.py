@@ -225,7 +225,8 @@ class CallRecord:
 
     - `lane`: the index of the lane that asked, the outermost `vmap` first. If the call was made once for many lanes, it
         is the beginning that their indices share.
-    - `scope`: the operators it stands in, outermost first, joined by `/`.
+    - `scope`: the operators it stands in, outermost first, joined by `/`. A call that had a model mend its answer, see
+        `LLM.structured`, has `repair` at its end.
     - `digest`: the digest of what was asked; equal for equal calls.
     - `model`: as `provider/model`.
     - `endpoint`: the provider's address, if the call was read from a journal's file; else empty.
