@@ -11,6 +11,7 @@ from .events import Attempt, Ending
 from .flight import SingleFlight
 from .journal.base import AbstractJournal, Claimed, Entry, Superseded, superseding
 from .oddities import no_answer
+from .samples import Samples
 from .scheduler import Task
 from .sending import OnTurn, Sender
 
@@ -129,11 +130,13 @@ class Answering:
     **Arguments:**
 
     - `sender`: sends requests to providers.
+    - `samples`: sends those that are samples of one question, and cost something.
     - `counts`: those of the session's report, which it adds to.
     """
 
-    def __init__(self, sender: Sender, counts: dict[str, float]):
+    def __init__(self, sender: Sender, samples: Samples, counts: dict[str, float]):
         self._sender = sender
+        self._samples = samples
         self._counts = counts
         self._flights = SingleFlight()
         # The form in which a model has answered a kind of question; it has refused those before.
@@ -190,7 +193,7 @@ class Answering:
                     if request.forms:
                         response = await self._in_a_form(request, asked, turn)
                     else:
-                        response = await self._sender.send(request, asked.attempts, turn, asked.task)
+                        response = await self._way(request, asked).send(request, asked.attempts, turn, asked.task)
                     break
                 except Claimed:
                     if not self._has_met_others:
@@ -206,6 +209,9 @@ class Answering:
         finally:
             asked.release()
 
+    def _way(self, request: Request, asked: Asking) -> Sender | Samples:
+        return self._samples if asked.is_paid and request.sample is not None else self._sender
+
     async def _in_a_form(self, request: Request, asked: Asking, turn: OnTurn | None) -> Response:
         """Sends a request that has several forms; and again in its next one, if the form may be why it has failed.
 
@@ -216,7 +222,8 @@ class Answering:
         refusal: RefusedRequestError | MalformedResponseError | None = None
         while refusal is None or number <= len(request.forms):
             try:
-                response = await self._sender.send(request.in_form(number), asked.attempts, turn, asked.task)
+                way = self._way(request, asked)
+                response = await way.send(request.in_form(number), asked.attempts, turn, asked.task)
             except (RefusedRequestError, MalformedResponseError) as error:
                 last = asked.attempts[-1].error if asked.attempts else None
                 # Another error was taken for a refusal. But this form was answered before.

@@ -70,9 +70,11 @@ class Sender:
 
     def task(self, request: Request, turns: Turns, lane: tuple[int, ...], scope: str, path: Path) -> Task:
         """A request as the scheduler sees it."""
-        return turns.task(
-            f"{request.provider}/{request.model}", lane, scope, path, self._sizes_of(request).estimate(request)
-        )
+        return turns.task(f"{request.provider}/{request.model}", lane, scope, path, self.estimate(request))
+
+    def estimate(self, request: Request) -> float:
+        """The tokens that a request is estimated to use."""
+        return self._sizes_of(request).estimate(request)
 
     def send(
         self,
@@ -91,9 +93,10 @@ class Sender:
         - `task`: `None` if no scheduler is to be asked.
 
         **Raises:** what `turn` raises; the `ProviderError` of the last attempt, or of another call if this one could
-        only fail as that has; `RateLimitError` for a call that is not
-        sent, as the service holds it back for longer than the policy allows; `ConnectionFailedError` at the call's
-        deadline; `BudgetError` before an attempt that the budget cannot pay; `SchedulerError` if the scheduler fails.
+        only fail as that has; `Excessive` for a request for several answers of which the budget may pay for fewer;
+        `RateLimitError` for a call that is not sent, as the service holds it back for longer than the policy allows;
+        `ConnectionFailedError` at the call's deadline; `BudgetError` before an attempt that the budget cannot
+        pay; `SchedulerError` if the scheduler fails.
         """
         # The coroutine itself, and not one that awaits it: each takes time, of which a local call takes little.
         if self._policy.deadline is None:
@@ -138,7 +141,7 @@ class Sender:
                     # The reservation comes before the turn. In the other order a call that waits for money would hold a
                     # slot, which calls that are cheap enough could use.
                     if not hold.is_reserved():
-                        await hold.reserve()
+                        await hold.reserve(is_divisible=request.answers > 1)
                     # An open gate is passed without an admission: that costs time, of which a local call takes little.
                     is_free = gate.is_open and task is None
                     # A call that was sent before has its deadline, which runs already.
