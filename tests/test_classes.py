@@ -23,8 +23,8 @@ OVERRIDING = {
     "Callable": {"Provider.endpoint"},
     "Encoder": {"Provider.endpoint"},
     # Most protocols have answers asked for as a whole.
-    "ChatCompletions": {"Dialect.stream"},
-    "ChatOrResponses": {"Dialect.stream"},
+    "ChatCompletions": {"Dialect.stream", "Dialect.most_samples"},
+    "ChatOrResponses": {"Dialect.stream", "Dialect.most_samples"},
     # A feed that has something more to do with each piece.
     "_Answers": {"Feed.__init__"},
     "SpokenWords": {"Feed.__init__", "Feed.give"},
@@ -34,12 +34,12 @@ OVERRIDING = {
     "EmbedCall": {"ModelCall.draws_shared"},
     "HTTPProvider": {
         f"Provider.{name}"
-        for name in ("endpoint", "price_table", "cost", "most_cost", "most_output", "models", "stream")
+        for name in ("endpoint", "price_table", "cost", "most_cost", "most_output", "models", "stream", "most_samples")
     },
     "Sim": {"Provider.endpoint", "Provider.cost", "Provider.most_output", "Provider.models", "Provider.stream"},
     "Vendor": {
         f"Provider.{name}"
-        for name in ("endpoint", "price_table", "cost", "most_cost", "most_output", "models", "stream")
+        for name in ("endpoint", "price_table", "cost", "most_cost", "most_output", "models", "stream", "most_samples")
     },
     # Most kinds of node hold no plan and have nothing to say of one; a kind that does says which it holds, what it
     # gives besides, and how it loses inputs.
@@ -160,6 +160,7 @@ LARGE = {
     "Text": "a value: operators, indexing, conversions, how JAX and notebooks see it",
     "Strings": "the methods of str, under their own names",
     "HTTPProvider": "all that is asked of a provider, for every vendor",
+    "Vendor": "the same, under a vendor's name",
 }
 
 

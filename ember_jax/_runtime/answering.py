@@ -13,6 +13,7 @@ from .feed import SpokenWords
 from .flight import SingleFlight
 from .journal.base import AbstractJournal, Claimed, Entry, Superseded, superseding
 from .oddities import no_answer
+from .samples import Samples
 from .scheduler import Task
 from .sending import OnTurn, Sender
 
@@ -144,11 +145,13 @@ class Answering:
     **Arguments:**
 
     - `sender`: sends requests to providers.
+    - `samples`: sends those that are samples of one question, and cost something.
     - `counts`: those of the session's report, which it adds to.
     """
 
-    def __init__(self, sender: Sender, counts: dict[str, float]):
+    def __init__(self, sender: Sender, samples: Samples, counts: dict[str, float]):
         self._sender = sender
+        self._samples = samples
         self._counts = counts
         self._flights = SingleFlight()
         self._batches = Batches(self._send_batch)
@@ -208,9 +211,14 @@ class Answering:
                     if request.embeds:
                         response = await self._with_others(request, asked, turn)
                     elif request.forms:
-                        response = await self._in_a_form(request, asked.attempts, turn, asked.task)
+                        way = self._way(request, asked)
+                        response = await self._in_a_form(request, way, asked.attempts, turn, asked.task)
                     else:
-                        response = await self._sender.send(request, asked.attempts, turn, asked.task, asked.words)
+                        way = self._way(request, asked)
+                        if isinstance(way, Samples):
+                            response = await way.send(request, asked.attempts, turn, asked.task)
+                        else:
+                            response = await way.send(request, asked.attempts, turn, asked.task, asked.words)
                     break
                 except Claimed:
                     if not self._has_met_others:
@@ -243,11 +251,20 @@ class Answering:
         self, request: Request, attempts: list[Attempt], task: Task | None
     ) -> Coroutine[Any, Any, Response]:
         if request.forms:
-            return self._in_a_form(request, attempts, None, task)
+            return self._in_a_form(request, self._sender, attempts, None, task)
         return self._sender.send(request, attempts, None, task)
 
+    def _way(self, request: Request, asked: Asking) -> Sender | Samples:
+        joins = asked.is_paid and request.sample is not None and asked.words is None
+        return self._samples if joins else self._sender
+
     async def _in_a_form(
-        self, request: Request, attempts: list[Attempt], turn: OnTurn | None, task: Task | None
+        self,
+        request: Request,
+        way: Sender | Samples,
+        attempts: list[Attempt],
+        turn: OnTurn | None,
+        task: Task | None,
     ) -> Response:
         """Sends a request that has several forms; and again in its next one, if the form may be why it has failed.
 
@@ -258,7 +275,7 @@ class Answering:
         refusal: RefusedRequestError | MalformedResponseError | None = None
         while refusal is None or number <= len(request.forms):
             try:
-                response = await self._sender.send(request.in_form(number), attempts, turn, task)
+                response = await way.send(request.in_form(number), attempts, turn, task)
             except (RefusedRequestError, MalformedResponseError) as error:
                 last = attempts[-1].error if attempts else None
                 # Another error was taken for a refusal. But this form was answered before.

@@ -62,6 +62,10 @@ class Funds:
         return f"{usd(self.spent)} spent{lost}, {usd(self.reserved)} reserved{rest}"
 
 
+class Excessive(Exception):
+    """A request for several answers does not fit, and no waiting helps it. Fewer answers may fit."""
+
+
 class Budget:
     """What may be spent. It has no lock, and is used from one event loop only.
 
@@ -86,7 +90,8 @@ class Budget:
         self._dollars = float(cap)
         self._cap = _units(cap) if cap < math.inf else math.inf
         self._spent = self._lost = self._reserved = self._holders = 0
-        self._waiting: collections.deque[tuple[int, asyncio.Future[None]]] = collections.deque()
+        # The amounts that are waited for, whether they can be divided, and the turns.
+        self._waiting: collections.deque[tuple[int, bool, asyncio.Future[None]]] = collections.deque()
         # The message of the error that every call gets once the budget is spent; `None` until then.
         self._used_up: str | None = None
 
@@ -99,23 +104,26 @@ class Budget:
         """Whether anything may be sent at all."""
         return self._cap > 0
 
-    async def reserve(self, amount: int) -> None:
+    async def reserve(self, amount: int, is_divisible: bool = False) -> None:
         """Waits until `amount` (trillionths of a dollar) fits into what is left, and reserves it.
 
-        **Raises:** `BudgetError` if it can never fit: the cap is 0 or less than the amount, or the budget is spent.
+        **Raises:** `BudgetError` if it can never fit: the cap is 0 or less than the amount, or the budget is spent. For
+        what is divisible, `Excessive` in place of what would end the budget, or be refused for its size alone.
         """
         if not self._cap:
             raise self._error(amount, "budget_usd=0 allows no call to be sent: it is for replaying what was answered.")
         if not amount:  # what is free needs no budget, and waits for none
             return
         if amount > self._cap:
+            if is_divisible:
+                raise Excessive
             raise self._error(amount, self._too_dear(amount))
         if self._used_up:
             raise self._error(amount, self._used_up)
         if not self._waiting and amount <= self._left():
             return self._take(amount)
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.append((amount, turn))
+        self._waiting.append((amount, is_divisible, turn))
         self._pump()  # if nothing is reserved, this call would wait for ever; pumping ends the budget instead
         try:
             await turn
@@ -151,14 +159,17 @@ class Budget:
     def _pump(self) -> None:
         """Reserves for waiting calls, in order, while the first one fits. If nothing is reserved, ends the budget."""
         while self._waiting:
-            amount, turn = self._waiting[0]
+            amount, is_divisible, turn = self._waiting[0]
             if not turn.done():  # a future that is done is a caller's who was cancelled; it is dropped below
-                if amount > self._left():
-                    if not self._holders:
-                        self._end(amount)
+                if amount <= self._left():
+                    self._take(amount)
+                    turn.set_result(None)
+                elif self._holders:
                     return
-                self._take(amount)
-                turn.set_result(None)
+                elif is_divisible:
+                    turn.set_exception(Excessive())
+                else:
+                    return self._end(amount)
             self._waiting.popleft()
 
     def _end(self, amount: int) -> None:
@@ -168,7 +179,7 @@ class Budget:
             "nothing of it. Less max_tokens lowers what a call may cost."
         )
         waiting, self._waiting = self._waiting, collections.deque()
-        for worst, turn in waiting:
+        for worst, _, turn in waiting:
             if not turn.done():
                 turn.set_exception(self._error(worst, self._used_up))
 
@@ -206,13 +217,13 @@ class Hold:
             self._holds = True
         return self._holds
 
-    async def reserve(self) -> None:
+    async def reserve(self, is_divisible: bool = False) -> None:
         """To be awaited before each attempt: waits until its worst case fits, and reserves it.
 
-        **Raises:** `BudgetError` if the worst case will never fit.
+        **Raises:** `BudgetError` if the worst case will never fit; for what is divisible, `Excessive` if that is so.
         """
         if not self._holds:  # an attempt that cost nothing leaves its reservation to the next one
-            await self._budget.reserve(self._amount)
+            await self._budget.reserve(self._amount, is_divisible)
             self._holds = True
 
     def settle(self, cost: float) -> None:

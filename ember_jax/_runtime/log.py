@@ -86,6 +86,13 @@ def other_form(model: str, number: int) -> None:
         _tell(logging.INFO, "other_form", message, model=model, form=number)
 
 
+def one_by_one(model: str) -> None:
+    """A model does not take requests for several samples, and is asked for each by itself from now on."""
+    if logger.isEnabledFor(logging.INFO):
+        message = f"{model}: takes no requests for several samples; asked one by one from now on"
+        _tell(logging.INFO, "one_by_one", message, model=model)
+
+
 def held(model: str, by: str, seconds: float, waiting: int) -> None:
     """Calls of a model are held back for some seconds, by something that is named; so many of them wait."""
     if logger.isEnabledFor(logging.INFO):

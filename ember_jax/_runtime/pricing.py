@@ -75,7 +75,8 @@ class Pricing:
 
     def worst(self, request: Request) -> float:
         """The US dollars that a call may come to at most; infinite where nothing bounds it, NaN without a price."""
-        return self.most(request, Tokens(tokens.bounds(request)[1], self.most_output(request)))
+        output = request.answers * self.most_output(request)
+        return self.most(request, Tokens(tokens.bounds(request)[1], output))
 
     def most(self, request: Request, tokens: Tokens) -> float:
         """The US dollars that a call comes to at most, if it is billed no more tokens than these; NaN likewise."""

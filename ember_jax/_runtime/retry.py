@@ -114,7 +114,8 @@ class Tries:
         """The refusal that a server error is, if it came twice in the same words; else `None`."""
         if not (isinstance(error, ServerError) and error.status in (500, 501)):
             return None
-        if not (self._request.forms or self._request.parameters.keys() - COMMON):
+        asks_more = self._request.forms or self._request.answers > 1 or self._request.parameters.keys() - COMMON
+        if not asks_more:
             return None
         # The other form of a question for vectors may get vectors of another length, which are paid for and of no use.
         if self._request.embeds:

@@ -5,6 +5,7 @@ the gate, so that it does not wait again behind the calls that came after it.
 """
 
 import asyncio
+import functools
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -71,9 +72,11 @@ class Sender:
 
     def task(self, request: Request, turns: Turns, lane: tuple[int, ...], scope: str, path: Path) -> Task:
         """A request as the scheduler sees it."""
-        return turns.task(
-            f"{request.provider}/{request.model}", lane, scope, path, self._sizes_of(request).estimate(request)
-        )
+        return turns.task(f"{request.provider}/{request.model}", lane, scope, path, self.estimate(request))
+
+    def estimate(self, request: Request) -> float:
+        """The tokens that a request is estimated to use."""
+        return self._sizes_of(request).estimate(request)
 
     def send(
         self,
@@ -94,9 +97,10 @@ class Sender:
         - `words`: are given the answer's words as they come. When there were any, the request is not sent again.
 
         **Raises:** what `turn` raises; the `ProviderError` of the last attempt, or of another call if this one could
-        only fail as that has; `RateLimitError` for a call that is not
-        sent, as the service holds it back for longer than the policy allows; `ConnectionFailedError` at the call's
-        deadline; `BudgetError` before an attempt that the budget cannot pay; `SchedulerError` if the scheduler fails.
+        only fail as that has; `Excessive` for a request for several answers of which the budget may pay for fewer;
+        `RateLimitError` for a call that is not sent, as the service holds it back for longer than the policy allows;
+        `ConnectionFailedError` at the call's deadline; `BudgetError` before an attempt that the budget cannot
+        pay; `SchedulerError` if the scheduler fails.
         """
         # The coroutine itself, and not one that awaits it: each takes time, of which a local call takes little.
         if self._policy.deadline is None:
@@ -147,7 +151,7 @@ class Sender:
                     # The reservation comes before the turn. In the other order a call that waits for money would hold a
                     # slot, which calls that are cheap enough could use.
                     if not hold.is_reserved():
-                        await hold.reserve()
+                        await hold.reserve(is_divisible=request.answers > 1)
                     # An open gate is passed without an admission: that costs time, of which a local call takes little.
                     is_free = gate.is_open and task is None
                     # A call that was sent before has its deadline, which runs already.
@@ -308,12 +312,13 @@ class Sender:
         # All times that a limiter knows are those of one loop. A session may meet another loop: after a fork, or within
         # a virtual clock.
         if self._limiter is None or self._limiter.loop is not loop:
-            self._limiter = Limiter(self._limits, loop, self._tell)
+            self._limiter = Limiter(self._limits, loop, functools.partial(_held, self._count))
         return self._limiter.gate(request.provider, request.model, provider.is_local)
 
-    def _tell(self, model: str, by: str, seconds: float, added: float, waiting: int) -> None:
-        self._count("held_s", added)
-        log.held(model, by, seconds, waiting)
+
+def _held(count: Callable[..., None], model: str, by: str, seconds: float, added: float, waiting: int) -> None:
+    count("held_s", added)
+    log.held(model, by, seconds, waiting)
 
 
 def _too_long(request: Request, policy: Retry, wait: TooLong) -> RateLimitError:

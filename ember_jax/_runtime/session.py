@@ -45,6 +45,7 @@ from .pricing import Pricing
 from .progress import Tally
 from .retry import Retry
 from .runner import Runner
+from .samples import Samples
 from .scheduler import NOWHERE, Path, Scheduler
 from .sending import Sender
 from .trace import Trace
@@ -159,6 +160,7 @@ class Session:
     - `progress`: whether bars show its sweeps, `None` to decide.
     - `journals`: where answers are kept.
     - `keeping`: for how long the answers of services are.
+    - `samples`: sends the samples of a question as one request.
     - `lanes`: the outermost lanes that make calls, where it is a pilot's; else `None`, and all do.
     """
 
@@ -172,6 +174,7 @@ class Session:
         progress: bool | None = None,
         prices: Mapping[str, Price] | None = None,
         budget_usd: float | None = None,
+        join_samples: bool = True,
     ):
         for name, given in (("limits", limits), ("prices", prices)):
             if given is not None and not isinstance(given, Mapping):
@@ -182,6 +185,8 @@ class Session:
                 )
         if retry is not None and not isinstance(retry, Retry):
             raise TypeError(f"session(retry=…) takes an ember.Retry, as in Retry(attempts=3), not {retry!r:.40}.")
+        if not isinstance(join_samples, bool):
+            raise TypeError(f"session(join_samples=…) takes True or False, not {join_samples!r:.40}.")
         if progress not in (None, True, False):
             raise TypeError(f"session(progress=…) takes True, False, or None to decide, not {progress!r:.40}.")
         # Where answers of services are kept, and where those of local models and host functions without a name are.
@@ -204,7 +209,8 @@ class Session:
         self.limits = checked(limits or {}, self.provider)
         self.pricing = Pricing(prices or {}, self.provider, self._budget)
         self._sender = Sender(self.provider, self.count, self.limits, retry or Retry(), self.pricing, turns=self.turns)
-        self._answering = Answering(self._sender, self._counts)
+        self.samples = Samples(self._sender, self.provider, self.pricing, join_samples)
+        self._answering = Answering(self._sender, self.samples, self._counts)
 
     def watch(self) -> None:
         """From now on remembers each call, for `calls` and `trace`.
@@ -515,6 +521,10 @@ class session:
         calls in flight finish. `run.budget` says what is spent, reserved and left. Replayed calls cost nothing. With 0
         no call is sent, not even a free one.
         The cap holds by the prices known here, the dearest that may apply, and does not cover models without a price.
+    - `join_samples`: whether calls that are equal but for their keys, and are ready at once, are sent as one request
+        where the service takes that (`n` of chat completions), so that their prompt is billed once. Each of them is
+        still kept, counted and failed by itself; the report's `requests` is less than its `calls`. Of the tokens that
+        are billed each has a part: of the prompt an equal one, of the answers one by its length.
 
     Sessions nest; the innermost open one counts. They belong to the process, not to a thread.
 
@@ -533,8 +543,11 @@ class session:
         progress: bool | None = None,
         prices: Mapping[str, Price] | None = None,
         budget_usd: float | None = None,
+        join_samples: bool = True,
     ):
-        self._session = Session(journal, providers or {}, limits, retry, scheduler, progress, prices, budget_usd)
+        self._session = Session(
+            journal, providers or {}, limits, retry, scheduler, progress, prices, budget_usd, join_samples
+        )
         self._session.watch()
         self._began = 0.0
 

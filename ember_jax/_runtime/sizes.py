@@ -71,7 +71,7 @@ class Sizes:
             outputs = 0.0
         counted = self._count(request) if count else None
         inputs = self._by_characters.of(_characters(request)) if counted is None else self._by_count.of(counted)
-        return inputs + outputs
+        return inputs + request.answers * outputs
 
     def learn(self, request: Request, response: Response, count: bool = False) -> None:
         """Learns from what a call has used, if the service says it; `count` as for `estimate`."""
@@ -82,7 +82,7 @@ class Sizes:
         if counted is not None:
             self._by_count.learn(counted, response.input_tokens)
         keep = _KEEP if self._is_known else 0.0
-        self._outputs = keep * self._outputs + (1 - keep) * response.output_tokens
+        self._outputs = keep * self._outputs + (1 - keep) * response.output_tokens / request.answers
         self._is_known = True
 
     def _count(self, request: Request) -> float | None:

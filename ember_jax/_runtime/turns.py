@@ -23,8 +23,8 @@ from ..errors import SchedulerError
 from .scheduler import Path, Scheduler, Task
 
 # How many rounds of the loop pass after a call has ended before the scheduler hears of it. The calls that it sets off
-# arrive after three rounds, and in batches after seven (counted).
-_SETTLING = 8
+# arrive after three rounds, and in batches after seven (counted); samples that are gathered, after four more.
+_SETTLING = 12
 
 
 class Turns:

@@ -133,7 +133,8 @@ class Estimate:
     """Bounds of what a plan will ask for, cost and take, and what is expected of it; `str` shows a table.
 
     These are bounds for one run in which nothing fails and nothing is replayed. Calls that are known to be equal count
-    once in the lower bounds. Calls that depend on answers, and calls with keys, are taken to differ.
+    once in the lower bounds. Calls that depend on answers, and calls with keys, are taken to differ. Where the
+    samples of a prompt may be sent, and billed, as one request, the lower bounds take that they are.
 
     **Fields:** those of `Amounts`, of all models together, and
 
@@ -295,7 +296,7 @@ def _expected(
     if each is not None:
         rows = {model: np.array([0, *found]) for model, found in sums.models.items()}
         scaled = lambda factor: {model: factor * found for model, found in rows.items()}
-        paced = lambda latency, factor: asked.paced(scaled(factor), limits, latency)
+        paced = lambda latency, factor: asked.paced(scaled(factor), limits, latency, is_likely=True)
         depth, spread = max(depth, 1), math.sqrt(sums.variance[0]) / total[0]
         time = Likely(*expect.seconds(each, depth, total[0] / depth, min(spread, 1.0), paced))
         time = Likely(*(max(x, bounds.seconds) for x in time))
@@ -309,6 +310,8 @@ class _Estimator:
     def __init__(self, session: Session, scope: str):
         self._session = session
         self._seen: set[bytes] = set()
+        # Models that may give several samples to one request, with how many.
+        self._most: dict[str, float] = {}
         self._largest = 0.0  # the lower bound of the tokens of the call for which it is highest
         self.bounds = Bounds(self._ask, scope)
 
@@ -355,7 +358,6 @@ class _Estimator:
         amounts = self._amounts(request, unknown, name != _NOBODY)
         if name != _NOBODY and not unknown and request.sample is None:
             self._count_once(request, amounts)
-        self._largest = max(self._largest, amounts[_INPUT, 0] + amounts[_OUTPUT, 0])
         shown = _UNKNOWN if name == _NOBODY else name
         # What is expected is by the answers to such questions, and a repair is another one.
         whole = amounts + self._repairs(function, request, unknown, amounts[_OUTPUT, 1], name != _NOBODY)
@@ -384,11 +386,27 @@ class _Estimator:
         inputs = least + sum(s.least for s in unknown), most + sum(s.most for s in unknown)
         pricing, limit = self._session.pricing, tokens.output_limit(request)
         outputs = 1 - request.embeds, pricing.most_output(request) if is_known else math.inf if limit is None else limit
+        samples, many = self._session.samples, 1.0
+        if samples.is_on and request.sample is not None:
+            many = samples.most(request) if is_known else math.inf  # a model that is not known may be any
+        if many > 1:
+            self._most[f"{request.provider}/{request.model}"] = many
+            inputs = self._shared(request, inputs[0], many, is_whole=is_known and not unknown), inputs[1]
+        self._largest = max(self._largest, inputs[0] + many * outputs[0])
         least, most = (Tokens(*n) for n in zip(inputs, outputs, strict=True))
         costs = (pricing.cost(request, least), pricing.most(request, most)) if is_known else (math.nan, math.nan)
         prices = (0.0, math.inf) if any(map(math.isnan, costs)) else costs
         requests = 1 - request.embeds, 1  # a text whose vector is asked for may go with others
         return np.array([(1, 1), requests, inputs, outputs, prices], float)
+
+    def _shared(self, request: Request, tokens: float, many: float, is_whole: bool) -> float:
+        """The fewest tokens that are billed for a call's prompt, which one request may share among many samples."""
+        if not is_whole:  # words are not known: it may be the prompt of any other call
+            return tokens / many
+        question = dataclasses.replace(request, sample=None).digest("samples")
+        is_first = question not in self._seen
+        self._seen.add(question)
+        return tokens * is_first
 
     def _count_once(self, request: Request, amounts: np.ndarray) -> None:
         """Takes a call out of the lower bounds if an equal one was counted before: both will share one answer."""
@@ -401,10 +419,12 @@ class _Estimator:
         """The digests of a call's result, if it is text; else `None`."""
         return np.broadcast_to(self.bounds.texts.digest(text), out.shape) if is_text(out) else None
 
-    def paced(self, models: Mapping[str, np.ndarray], limits: Mapping[str, Limit], latency: float) -> float:
+    def paced(
+        self, models: Mapping[str, np.ndarray], limits: Mapping[str, Limit], latency: float, is_likely: bool = False
+    ) -> float:
         """The seconds that so many calls of models take at least under the limits, which several models may share.
 
-        `models` are the rows of a tally, of one number each.
+        `models` are the rows of a tally, of one number each. What is only likely takes each call for a request.
         """
         pools: dict[str, np.ndarray] = {}
         slots: dict[str, float] = {}
@@ -413,6 +433,8 @@ class _Estimator:
                 continue
             provider, _, model = name.partition("/")
             pool = pool_of(limits, provider, model)
+            rows = rows.copy()
+            rows[_REQUESTS] /= 1 if is_likely else self._most.get(name, 1)
             pools[pool] = pools.get(pool, 0) + rows
             most = math.inf if self._session.provider(provider).is_local else MOST_IN_FLIGHT
             slots[pool] = limits.get(pool, Limit()).in_flight or most

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from .._text.turns import Part
-from ..errors import ModelError
+from ..errors import ModelError, ProviderError
 from .quota import Quota
 
 # The role of a text whose vector is asked for. No turn of a conversation has it.
@@ -115,6 +115,8 @@ class Request:
     - `forms`: other forms of the same question, in the order in which they are asked where a service refuses the one
         before. Questions with equal forms are of one kind, of which a service is expected to refuse all or none. The
         digest is that of the first form, this request, whichever is answered.
+    - `answers`: how many samples are asked for at once. More than one only where a provider's `most_samples` allows it;
+        such a request stands for the samples of several calls, each of which is kept by its own.
     """
 
     provider: str
@@ -123,6 +125,7 @@ class Request:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     sample: str | None = None
     forms: tuple[Form, ...] = field(default=(), repr=False)
+    answers: int = 1
 
     @property
     def embeds(self) -> bool:
@@ -249,6 +252,8 @@ class Response(NamedTuple):
         which are to be given back with them as they came. Only requests with the parameter `tools` have such answers.
     - `fault`: why the answer is of no use to the call that asked for it; empty if it is. Providers leave it empty.
     - `quota`: what the provider said of its limits; no part of what is kept.
+    - `answers`: of a request for several answers, each of them without tokens and cost, or the error that came in its
+        place; there may be fewer than were asked for. All else is then about the request. No part of what is kept.
     """
 
     text: str
@@ -269,6 +274,7 @@ class Response(NamedTuple):
     tool_calls: tuple[Part, ...] = ()
     fault: str = ""
     quota: Quota | None = None
+    answers: "tuple[Response | ProviderError, ...]" = ()
 
     @property
     def tokens(self) -> Tokens:
@@ -344,6 +350,14 @@ class Provider(abc.ABC):
     def most_output(self, request: Request) -> float:
         """The most tokens that an answer can have if `request` sets no limit; infinite if that is not known."""
         return math.inf
+
+    def most_samples(self, request: Request) -> int:
+        """How many samples of a question it may be asked for by one request, see `Request.answers`; 1 by default.
+
+        It may say so of a model that turns out not to take it: one that refuses, or that gives fewer, is asked for the
+        rest one by one.
+        """
+        return 1
 
     async def models(self) -> tuple[str, ...]:
         """The names of its models. Raises `ModelError` if it has no list of them, or a `ProviderError`."""

@@ -77,6 +77,9 @@ def _local(name: str, port: int, key_variable: str, deviations: Deviations = _NO
 # Their requests have the older of the two names alone.
 _MAX_TOKENS = ("max_completion_tokens", "max_tokens")
 _OLDER = Deviations(renamed=(_MAX_TOKENS,))
+# They are known to give one answer to a request, whatever its `n`. Of others that is found out.
+_OLDER_SINGLE = Deviations(renamed=(_MAX_TOKENS,), most_samples=1)
+_SINGLE = Deviations(most_samples=1)
 
 SERVICES = dict(
     (
@@ -90,11 +93,12 @@ SERVICES = dict(
             deviations=Deviations(key_header="api-key"),  # [openai 3.57.0]
         ),
         _hosted("cerebras", "https://api.cerebras.ai", "CEREBRAS_API_KEY"),
-        _hosted("deepseek", "https://api.deepseek.com", "DEEPSEEK_API_KEY", deviations=_OLDER),
+        _hosted("deepseek", "https://api.deepseek.com", "DEEPSEEK_API_KEY", deviations=_OLDER_SINGLE),
         _hosted(
             "fireworks", "https://api.fireworks.ai", "FIREWORKS_API_KEY", version="/inference/v1", deviations=_OLDER
         ),
-        _hosted("groq", "https://api.groq.com", "GROQ_API_KEY", version="/openai/v1"),  # [groq 1.7.0]
+        # [groq 1.7.0]
+        _hosted("groq", "https://api.groq.com", "GROQ_API_KEY", version="/openai/v1", deviations=_SINGLE),
         _hosted("huggingface", "https://router.huggingface.co", "HF_TOKEN", deviations=_OLDER),
         # [mistralai 3.7.0] has no other name for either.
         _hosted(
@@ -120,8 +124,8 @@ SERVICES = dict(
         ),
         _hosted("xai", "https://api.x.ai", "XAI_API_KEY"),
         _local("llamacpp", 8080, "LLAMA_API_KEY"),
-        _local("lmstudio", 1234, "LM_STUDIO_API_KEY", _OLDER),
-        _local("ollama", 11434, "OLLAMA_API_KEY", _OLDER),
+        _local("lmstudio", 1234, "LM_STUDIO_API_KEY", _OLDER_SINGLE),
+        _local("ollama", 11434, "OLLAMA_API_KEY", _OLDER_SINGLE),
         _local("sglang", 30000, "SGLANG_API_KEY"),
         _local("vllm", 8000, "VLLM_API_KEY"),
     )

@@ -105,6 +105,13 @@ class Failure(NamedTuple):
     tokens: Tokens | None = None
 
 
+class SampledAnswers(NamedTuple):
+    """What an answer to a request for several samples says: of each, and of the request as a whole."""
+
+    whole: Response
+    each: tuple[Response | Failure, ...]
+
+
 class Meaning(NamedTuple):
     """What an HTTP status means.
 
@@ -206,9 +213,10 @@ class Dialect(abc.ABC):
         """What to send for a request, or why it cannot be sent."""
 
     @abc.abstractmethod
-    def read(self, answer: HTTPAnswer, request: Request) -> Response | Failure:
+    def read(self, answer: HTTPAnswer, request: Request) -> "Response | SampledAnswers | Failure":
         """What an answer with a status of success (2xx) says.
 
+        A request for several answers gets a `SampledAnswers` of what each of them says.
         The `HTTPProvider` fills in the quota afterwards, and reads answers with any other status itself.
         """
 
@@ -219,6 +227,10 @@ class Dialect(abc.ABC):
     @abc.abstractmethod
     def most_output(self, request: Request) -> float:
         """The most tokens that an answer can have if `request` sets no limit; infinite if that is not known."""
+
+    def most_samples(self, request: Request) -> int:
+        """How many samples one request may ask for, see `Provider.most_samples`."""
+        return 1
 
     @abc.abstractmethod
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:

@@ -51,7 +51,7 @@ def _completion(tree: Mapping[str, Any], request: Request) -> Response:
     read = ChatCompletions(SERVICE).read(answer, request)
     if isinstance(read, Failure):
         raise read.kind(f"{request.provider}/{request.model}: {read.words.format(*read.said)}", tokens=read.tokens)
-    return read
+    return read if isinstance(read, Response) else read.whole
 
 
 def _message(message: Any, request: Request) -> Response:

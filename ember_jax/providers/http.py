@@ -35,7 +35,18 @@ from ..errors import (
 )
 from . import prices, quota, tokens
 from .base import Finish, Provider, Request, Response, Tokens
-from .dialect import Dialect, Failure, HTTPAnswer, HTTPRequest, Meaning, Service, Stream, readable, stated
+from .dialect import (
+    Dialect,
+    Failure,
+    HTTPAnswer,
+    HTTPRequest,
+    Meaning,
+    SampledAnswers,
+    Service,
+    Stream,
+    readable,
+    stated,
+)
 from .transport import GivenClient, NoAnswer, OwnClient
 
 if TYPE_CHECKING:
@@ -94,6 +105,9 @@ class Vendor(Provider):
 
     def most_output(self, request: Request) -> float:
         return self._http.most_output(request)
+
+    def most_samples(self, request: Request) -> int:
+        return self._http.most_samples(request)
 
     def build(self, request: Request) -> tuple[str, dict[str, str], dict[str, Any]]:
         """The URL, the headers and the JSON body that are sent, see `HTTPProvider.build`."""
@@ -271,6 +285,9 @@ class HTTPProvider(Provider):
     def most_output(self, request: Request) -> float:
         return self._dialect.most_output(request)
 
+    def most_samples(self, request: Request) -> int:
+        return self._dialect.most_samples(request)
+
     def build(self, request: Request) -> tuple[str, dict[str, str], dict[str, Any]]:
         """The URL, the headers and the JSON body to send.
 
@@ -313,13 +330,22 @@ class HTTPProvider(Provider):
         dialect, access = self._dialect, self._access
         if not 200 <= answer.status < 300:
             raise _failure(answer, _id(request), dialect, access, self._nearest(answer, request))
-        response = dialect.read(answer, request)
-        if isinstance(response, Failure):
-            raise _raised(response, access, _id(request), answer.status)
-        if response.finish == Finish.REFUSAL:  # its words will stand in an error
-            response = response._replace(text=access.scrubbed(response.text))
+        said = dialect.read(answer, request)
+        if isinstance(said, Failure):
+            raise _raised(said, access, _id(request), answer.status)
+        response = said.whole if isinstance(said, SampledAnswers) else self._scrubbed(said)
+        if isinstance(said, SampledAnswers):
+            raised = lambda failure: _raised(failure, access, _id(request), answer.status)
+            each = [raised(one) if isinstance(one, Failure) else self._scrubbed(one) for one in said.each]
+            response = response._replace(answers=tuple(each))
         left = _quota(answer, dialect)
         return response if left is None else response._replace(quota=left)
+
+    def _scrubbed(self, response: Response) -> Response:
+        """The answer without what may be a key in the words of a refusal, which will stand in an error."""
+        if response.finish != Finish.REFUSAL:
+            return response
+        return response._replace(text=self._access.scrubbed(response.text))
 
     def _nearest(self, answer: HTTPAnswer, request: Request) -> str:
         """A hint, if the service may not know the model, and one with a similar name was listed before; else empty."""
@@ -467,7 +493,7 @@ def _put_together(stream: Stream) -> bytes:
 def _burnt(request: Request, seconds: float, provider: Provider, service: Service) -> str:
     """What a request took that was given up, and how to wait longer."""
     highest = tokens.bounds(request)[1]
-    output = tokens.most_output(request, provider)
+    output = request.answers * tokens.most_output(request, provider)
     answer = f"up to {output:,.0f} tokens of the answer" if output < math.inf else "an answer of any length"
     prompt = f"up to {highest:,.0f} tokens of the prompt" if highest < math.inf else "the prompt"
     billed = f"{prompt} and {answer}"

@@ -1,5 +1,6 @@
 """Chat completions, the protocol of OpenAI and of every server that imitates it. Nothing here does IO."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -18,6 +19,7 @@ from .dialect import (
     HTTPAnswer,
     HTTPRequest,
     Meaning,
+    SampledAnswers,
     Service,
     Stream,
     count,
@@ -95,7 +97,7 @@ class ChatOrResponses(Dialect):
     def build(self, request: Request) -> HTTPRequest | Failure:
         return self._of(request).build(request)
 
-    def read(self, answer: HTTPAnswer, request: Request) -> Response | Failure:
+    def read(self, answer: HTTPAnswer, request: Request) -> Response | SampledAnswers | Failure:
         return self._of(request).read(answer, request)
 
     def stream(self, request: Request) -> Stream | None:
@@ -103,6 +105,9 @@ class ChatOrResponses(Dialect):
 
     def most_output(self, request: Request) -> float:
         return self._of(request).most_output(request)
+
+    def most_samples(self, request: Request) -> int:
+        return self._of(request).most_samples(request)
 
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:
         return ChatCompletions(self.service).meaning(answer)
@@ -117,11 +122,13 @@ class Deviations:
     - `renamed`: parameters with the names that it has for them.
     - `key_header`: the header that it reads the key from; empty for a bearer token.
     - `counts_logprobs`: whether `logprobs` is the number of alternatives, and there is no `top_logprobs`.
+    - `most_samples`: how many samples one request may ask for; 128 is OpenAI's limit.
     """
 
     renamed: tuple[tuple[str, str], ...] = ()
     key_header: str = ""
     counts_logprobs: bool = False
+    most_samples: int = 128
 
 
 @dataclass(frozen=True)
@@ -152,6 +159,8 @@ class ChatCompletions(Dialect):
         body = {"model": request.model, "messages": messages, **request.parameters}
         if (seed := request.seed()) is not None:
             body["seed"] = seed
+        if request.answers > 1:
+            body["n"] = request.answers
         for name, own in self.deviations.renamed:
             if name in body and own in body:
                 return Failure(RefusedRequestError, f"the parameters {name!r} and {own!r} are one; give one of them.")
@@ -161,17 +170,19 @@ class ChatCompletions(Dialect):
             body["logprobs"] = body.pop("top_logprobs", None) or 1
         return HTTPRequest("/chat/completions", {}, body)
 
-    def read(self, answer: HTTPAnswer, request: Request) -> Response | Failure:
+    def read(self, answer: HTTPAnswer, request: Request) -> Response | SampledAnswers | Failure:
         if request.embeds:
             return embeddings.read(answer, request)
         completion = decoded(answer, _Completion, "a chat completion", "does the base URL end with /v1?")
         if isinstance(completion, Failure):
             return completion._replace(tokens=_tokens(usage_in(answer.body, _Usage)))
         tokens = _tokens(completion.usage)
-        if (why := _why_failed(completion)) is not None:
+        if (request.answers == 1 or not completion.choices) and (why := _why_failed(completion)) is not None:
             return Failure(ServerError, "the service failed while it answered: {}", (why,), tokens)
         if not completion.choices:
             return Failure(MalformedResponseError, "the answer has no choices.", (), tokens)
+        if request.answers > 1:
+            return _samples(answer, request, completion, tokens)
         choice = completion.choices[0]
         said = _said(choice.message, choice.finish_reason, "tools" in request.parameters)
         if isinstance(said, str):
@@ -183,6 +194,10 @@ class ChatCompletions(Dialect):
 
     def most_output(self, request: Request) -> float:
         return prices.context_window(request.provider, request.model)
+
+    def most_samples(self, request: Request) -> int:
+        # Each sample has a seed of its own, and one request has one seed.
+        return 1 if {"seed", "n", "stream"} & request.parameters.keys() else self.deviations.most_samples
 
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:
         # OpenAI answers 429 as well for an account without credit. As a refusal for too many requests it would be tried
@@ -250,6 +265,7 @@ class _Choice:
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
     error: Any = None
+    index: int | None = None
 
 
 @dataclass
@@ -424,6 +440,39 @@ def _response(
         fingerprint=completion.system_fingerprint or "",
         tool_calls=said.tool_calls,
     )
+
+
+def _samples(
+    answer: HTTPAnswer, request: Request, completion: _Completion, tokens: Tokens | None
+) -> SampledAnswers | Failure:
+    """What each choice says, by the order of their indices; a failure if none of them says anything."""
+    numbered = sorted(enumerate(completion.choices), key=lambda c: c[0] if c[1].index is None else c[1].index)
+    each: list[Response | Failure] = []
+    for _, choice in numbered[: request.answers]:
+        alone = dataclasses.replace(completion, choices=[choice])
+        if (why := _why_failed(alone)) is not None:
+            each.append(Failure(ServerError, "the service failed while it answered: {}", (why,)))
+            continue
+        said = _said(choice.message, choice.finish_reason, "tools" in request.parameters)
+        if isinstance(said, str):
+            each.append(Failure(MalformedResponseError, said))
+        else:
+            each.append(_response(answer, request, alone, said, None))
+    answered = next((one for one in each if isinstance(one, Response)), None)
+    if answered is None:
+        failure = each[0]
+        assert isinstance(failure, Failure)
+        return failure._replace(tokens=tokens)
+    counted = tokens or Tokens()
+    whole = answered._replace(
+        input_tokens=int(counted.input),
+        output_tokens=int(counted.output),
+        cost=_cost(answer, request, answered.model, answered.service_tier, completion.usage, tokens),
+        cached_tokens=int(counted.cached),
+        cache_write_tokens=int(counted.cache_write),
+        reasoning_tokens=int(counted.reasoning),
+    )
+    return SampledAnswers(whole, tuple(each))
 
 
 # -- what it costs ---------------------------------------------------------------------------------------------------

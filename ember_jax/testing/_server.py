@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import dataclasses
 import json
 import re
 import socket
@@ -84,7 +85,9 @@ class ChatServer:
     - `model`: answers every request, whatever model it names; its reply depends on that name.
     - `latency`: seconds before each answer; `None` is the model's own.
     - `faults`: what goes wrong with request 0, 1, …: a sequence, or a function of the number. `None` is nothing.
-    - `fresh`: equal requests get independent samples, as from a real server; otherwise equal answers.
+    - `fresh`: equal requests get independent samples, as from a real server; otherwise equal answers. The answers to
+        one request with `n` are independent in either case.
+    - `most_samples`: how many answers one request may have; one that asks for more gets so many. `None` refuses `n`.
     - `api_key`: requests without it as bearer token get status 401; `None` lets all pass.
     - `together`: no answer is sent before this many requests have been in flight at once. It proves parallelism
         without a clock: a client that sends fewer waits until it gives up.
@@ -111,6 +114,7 @@ class ChatServer:
         latency: float | None = 0.0,
         faults: Callable[[int], Fault | None] | Sequence[Fault | None] | None = None,
         fresh: bool = False,
+        most_samples: int | None = 128,
         api_key: str | None = None,
         together: int = 1,
         tls: ssl.SSLContext | None = None,
@@ -123,6 +127,7 @@ class ChatServer:
         self._latency = latency
         self._faults = () if faults is None else faults
         self._fresh = fresh
+        self._most_samples = most_samples
         self._api_key = api_key
         self._together = together
         self._tls = tls
@@ -216,11 +221,11 @@ class ChatServer:
         if fault.reset:
             _reset(request)
             return web.Response()
-        status, content, answer, kind = fault.status, fault.body, None, "application/json"
+        status, content, answers, kind = fault.status, fault.body, list[Response](), "application/json"
         if content is None:
-            status, content, answer = await self._content(request, number, body, status)
-            content = content if answer is None else _edited(content, fault)
-            if answer is not None and body.get("stream"):
+            status, content, answers = await self._content(request, number, body, status)
+            content = _edited(content, fault) if answers else content
+            if answers and body.get("stream"):
                 kind, content = "text/event-stream", _events(content, body.get("stream_options") or {})
         content = b" " * fault.pad + (content.encode() if isinstance(content, str) else content)
         headers = CIMultiDict({"Content-Type": kind, "x-request-id": f"req-{number}"})
@@ -235,10 +240,10 @@ class ChatServer:
                     request.transport.close()
                 return response
             await self._write(response, content, fault.drip)
-            if answer is not None:
+            if answers:
                 self.answered.append(number)
-                self.input_tokens += answer.input_tokens
-                self.output_tokens += answer.output_tokens
+                self.input_tokens += answers[0].input_tokens
+                self.output_tokens += sum(answer.output_tokens for answer in answers)
         return response
 
     async def _write(self, response: "web.StreamResponse", content: bytes, drip: float) -> None:
@@ -250,24 +255,35 @@ class ChatServer:
 
     async def _content(
         self, request: "web.Request", number: int, body: Any, status: int
-    ) -> tuple[int, str, Response | None]:
-        """The status and the body of an answer whose fault gives no body; and the simulated response, if it is one."""
+    ) -> tuple[int, str, list[Response]]:
+        """The status and the body of an answer whose fault gives no body; and the simulated responses in it."""
         if status != 200:
-            return status, _error("This fault was asked for.", "injected"), None
+            return status, _error("This fault was asked for.", "injected"), []
         if self._api_key is not None and request.headers.get("Authorization") != f"Bearer {self._api_key}":
-            return 401, _error("The API key is missing or wrong.", "invalid_api_key"), None
+            return 401, _error("The API key is missing or wrong.", "invalid_api_key"), []
         try:
-            asked = _for_vectors(body) if request.path.endswith("/embeddings") else self._request(body)
+            asked = [_for_vectors(body)] if request.path.endswith("/embeddings") else self._samples(body)
         except (KeyError, TypeError, AttributeError):
-            return 400, _error("The body is not a request of this endpoint.", "invalid_request_error"), None
+            return 400, _error("The body is not a request of this endpoint.", "invalid_request_error"), []
+        if self._most_samples is None and len(asked) > 1:
+            return 400, _error("Only one completion choice is allowed.", "invalid_request_error"), []
         try:
-            answer = reply(self._model, asked)
+            answers = [reply(self._model, one) for one in asked[: self._most_samples]]
         except RefusedRequestError as refusal:
-            return 400, _error(str(refusal), "invalid_request_error"), None
-        await self._pause(delay(self._model, asked) if self._latency is None else self._latency)
-        if asked.embeds:
-            return 200, _embeddings(answer, asked), answer
-        return 200, _completion(answer, number, bool(asked.parameters.get("logprobs"))), answer
+            return 400, _error(str(refusal), "invalid_request_error"), []
+        seconds = max(delay(self._model, one) for one in asked) if self._latency is None else self._latency
+        await self._pause(seconds)
+        if asked[0].embeds:
+            return 200, _embeddings(answers[0], asked[0]), answers
+        return 200, _completion(answers, number, bool(asked[0].parameters.get("logprobs"))), answers
+
+    def _samples(self, body: Any) -> list[Request]:
+        """The questions that a request asks, one for each answer that it wants."""
+        one = {name: value for name, value in body.items() if name != "n"}
+        asked = [self._request(one) for _ in range(body.get("n", 1))]
+        if self._fresh:
+            return asked
+        return [dataclasses.replace(sample, sample=str(i) if i else None) for i, sample in enumerate(asked)]
 
     def _request(self, body: Any) -> Request:
         messages = tuple(Message(str(m["role"]), m["content"]) for m in body["messages"])
@@ -361,31 +377,31 @@ def _events(completion: str | bytes, options: Mapping[str, Any]) -> str | bytes:
     return "".join(f"data: {data}\n\n" for data in (*map(json.dumps, chunks), "[DONE]"))
 
 
-def _completion(response: Response, number: int, with_logprobs: bool) -> str:
-    """A simulated answer as the protocol's JSON. Its first word has the log-probability and the alternatives."""
-    words = response.text.split()
-    logprobs: list[dict[str, Any]] = [{"token": w, "logprob": 0.0, "top_logprobs": []} for w in words]
-    if logprobs:
-        top = [{"token": token, "logprob": logprob} for token, logprob in response.alternatives]
-        logprobs[0].update(logprob=response.logprob, top_logprobs=top)
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": response.text, "refusal": None},
-        "logprobs": {"content": logprobs} if with_logprobs else None,
-        "finish_reason": "stop",
-    }
-    usage = {
-        "prompt_tokens": response.input_tokens,
-        "completion_tokens": response.output_tokens,
-        "total_tokens": response.input_tokens + response.output_tokens,
-    }
+def _completion(responses: Sequence[Response], number: int, with_logprobs: bool) -> str:
+    """Simulated answers to one prompt as the protocol's JSON."""
+    inputs, outputs = responses[0].input_tokens, sum(response.output_tokens for response in responses)
     return json.dumps(
         {
             "id": f"chatcmpl-{number}",
             "object": "chat.completion",
             "created": int(time.time()),
-            "model": response.model,
-            "choices": [choice],
-            "usage": usage,
+            "model": responses[0].model,
+            "choices": [_choice(i, response, with_logprobs) for i, response in enumerate(responses)],
+            "usage": {"prompt_tokens": inputs, "completion_tokens": outputs, "total_tokens": inputs + outputs},
         }
     )
+
+
+def _choice(index: int, response: Response, with_logprobs: bool) -> dict[str, Any]:
+    """One answer. Its first word has the log-probability and the alternatives."""
+    words = response.text.split()
+    logprobs: list[dict[str, Any]] = [{"token": w, "logprob": 0.0, "top_logprobs": []} for w in words]
+    if logprobs:
+        top = [{"token": token, "logprob": logprob} for token, logprob in response.alternatives]
+        logprobs[0].update(logprob=response.logprob, top_logprobs=top)
+    return {
+        "index": index,
+        "message": {"role": "assistant", "content": response.text, "refusal": None},
+        "logprobs": {"content": logprobs} if with_logprobs else None,
+        "finish_reason": "stop",
+    }
