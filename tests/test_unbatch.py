@@ -11,7 +11,7 @@ import pytest
 
 import ember_jax as ember
 from ember_jax._operator.jit import boundary_for
-from ember_jax._operator.lower import _program
+from ember_jax._operator.lower import program_of
 from ember_jax._plan import ir
 
 SCALAR = jax.ShapeDtypeStruct((), jnp.float32)
@@ -20,7 +20,7 @@ LANES, WIDTH = 4, 8
 
 
 def plan_of(fn, *args):
-    return _program(boundary_for(fn), args, {})[0].plan
+    return program_of(boundary_for(fn), args, {})[0].plan
 
 
 def nodes_of(plan):
