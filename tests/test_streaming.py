@@ -141,7 +141,7 @@ def test_a_server_that_does_not_stream_gives_one_piece(client):
 
 
 def test_an_abandoned_stream_is_a_cancelled_call_lost_and_asked_anew():
-    with ChatServer(faults=[Fault(drip=30.0)]) as server, session(server, journal="memory") as run:
+    with ChatServer(faults=[Fault(drip=0.5)]) as server, session(server, journal="memory") as run:
         llm = ember.LLM("openai/m")
         pieces = llm.stream(PROMPT)
         assert next(pieces)
