@@ -173,10 +173,21 @@ def test_keys_are_samples(plain, tmp_path):
     keys = jax.random.split(jax.random.key(0), 16)
     with may_be_cut(), plain.session(tmp_path / "journal.db") as run:
         first = jax.vmap(HOT, in_axes=(None, 0))(ember.text("hello"), keys).tolist()
-        assert run.report().requests == 16
+        # One that asks for all of them is refused, as the server has two slots; it is then asked one by one.
+        assert (run.report().requests, run.report().failed) == (17, 1)
         again = jax.vmap(HOT, in_axes=(None, 0))(ember.text("hello"), keys[::-1]).tolist()
     assert again == first[::-1] and len(set(first)) > 1
-    assert (run.report().requests, run.report().replayed) == (16, 16)
+    assert (run.report().requests, run.report().replayed) == (17, 16)
+
+
+def test_two_samples_are_one_request(plain):
+    keys = jax.random.split(jax.random.key(1), 2)
+    with may_be_cut(), plain.session() as run:
+        before = plain.books()
+        jax.vmap(HOT, in_axes=(None, 0))(ember.text("hello"), keys)
+        read, _ = np.subtract(plain.books(), before).tolist()
+    assert (run.report().calls, run.report().requests, run.report().failed) == (2, 1, 0)
+    assert run.report().input_tokens <= read  # the prompt is billed once, and the server may read it for each slot
 
 
 def test_an_answer_that_is_cut_is_told_as_cut(plain):
