@@ -14,8 +14,9 @@ from ember_jax import Limit, Price, errors, learn, non
 from ember_jax._runtime.budget import Budget
 from ember_jax._runtime.pricing import Pricing
 from ember_jax._runtime.retry import Retry
-from ember_jax._runtime.samples import Samples, _apportioned
+from ember_jax._runtime.samples import Samples
 from ember_jax._runtime.sending import Sender
+from ember_jax._runtime.shares import shares
 from ember_jax.providers.base import Message, Provider, Request, Response
 from ember_jax.providers.compatible import Compatible
 from ember_jax.providers.openai import OpenAI
@@ -438,14 +439,14 @@ def test_what_is_known_or_not_to_be_sent_at_its_turn_is_left_out():
 
 @given(st.integers(0, 10**6), st.lists(st.integers(1, 1000), min_size=1, max_size=128))
 def test_tokens_are_shared_out_whole(count, weights):
-    parts = _apportioned(count, weights)
+    parts = shares(count, weights)
     assert sum(parts) == count and min(parts) >= 0
     assert all(abs(p - count * w / sum(weights)) < 1 for p, w in zip(parts, weights, strict=True))
 
 
 def test_tokens_of_a_prompt_are_shared_evenly_the_first_taking_the_rest():
-    assert _apportioned(10, [1, 1, 1, 1]) == [3, 2, 3, 2]
-    assert _apportioned(3, [1] * 5) == [1, 1, 0, 1, 0]
+    assert shares(10, [1, 1, 1, 1]) == [3, 2, 3, 2]
+    assert shares(3, [1] * 5) == [1, 1, 0, 1, 0]
 
 
 @pytest.mark.parametrize("joins", [True, False])

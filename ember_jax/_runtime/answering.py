@@ -165,20 +165,10 @@ class Answering:
         """The answer from the journal, from an equal call in flight, or from the provider; and which it was."""
         response, how = asked.journal.get(asked.digest), "replayed"
         if response is None or self._is_to_supersede(response, asked):
-            flights, digest, shared = self._flights, asked.digest, False
-            if flights.begins(digest):  # mostly, and then a coroutine less is made
-                try:
-                    response = await self._send(request, asked)
-                except BaseException as error:
-                    flights.failed(digest, error)
-                    raise
-                flights.succeeded(digest, response)
-            else:
-                response, shared = await flights.do(digest, self._send, request, asked)
-            if asked.attempts and not shared:
-                return response, "answered"
-            how = "merged" if shared else "replayed"
-        self._counts[how] += 1
+            response, shared = await self._flights.do(asked.digest, self._send, request, asked)
+            how = "merged" if shared else "answered" if asked.attempts else "replayed"
+        if how != "answered":
+            self._counts[how] += 1
         return response, how
 
     def value(self, response: Response, asked: Asking) -> Any:
@@ -210,15 +200,12 @@ class Answering:
                 try:
                     if request.embeds:
                         response = await self._with_others(request, asked, turn)
-                    elif request.forms:
-                        way = self._way(request, asked)
-                        response = await self._in_a_form(request, way, asked.attempts, turn, asked.task)
+                    elif asked.words is not None:
+                        response = await self._sender.send(request, asked.attempts, turn, asked.task, asked.words)
                     else:
-                        way = self._way(request, asked)
-                        if isinstance(way, Samples):
-                            response = await way.send(request, asked.attempts, turn, asked.task)
-                        else:
-                            response = await way.send(request, asked.attempts, turn, asked.task, asked.words)
+                        joins = asked.is_paid and request.sample is not None
+                        way = self._samples if joins else self._sender
+                        response = await self._sent(request, way, asked.attempts, turn, asked.task)
                     break
                 except Claimed:
                     if not self._has_met_others:
@@ -250,13 +237,20 @@ class Answering:
     def _send_batch(
         self, request: Request, attempts: list[Attempt], task: Task | None
     ) -> Coroutine[Any, Any, Response]:
-        if request.forms:
-            return self._in_a_form(request, self._sender, attempts, None, task)
-        return self._sender.send(request, attempts, None, task)
+        return self._sent(request, self._sender, attempts, None, task)
 
-    def _way(self, request: Request, asked: Asking) -> Sender | Samples:
-        joins = asked.is_paid and request.sample is not None and asked.words is None
-        return self._samples if joins else self._sender
+    def _sent(
+        self,
+        request: Request,
+        way: Sender | Samples,
+        attempts: list[Attempt],
+        turn: OnTurn | None,
+        task: Task | None,
+    ) -> Coroutine[Any, Any, Response]:
+        """Sends a request, whether it has several forms or one."""
+        if request.forms:
+            return self._in_a_form(request, way, attempts, turn, task)
+        return way.send(request, attempts, turn, task)
 
     async def _in_a_form(
         self,

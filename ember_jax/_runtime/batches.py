@@ -24,6 +24,7 @@ from ..providers.base import Request, Response, Tokens
 from ..providers.vectors import packed, unpacked
 from .events import Attempt
 from .scheduler import Task
+from .shares import shares
 
 # How many texts, and bytes of text, are in a batch at most. Vertex and Gemini take 100 texts, Cohere 96, OpenAI 2,048
 # with 300,000 tokens in all, and a token has a byte at least.
@@ -195,16 +196,6 @@ def _of_texts(request: Request, response: Response, sizes: Sequence[int]) -> lis
     parts = [n / whole if whole else 1 / len(sizes) for n in tokens]
     told = zip(vectors, tokens, parts, strict=True)
     return [response._replace(text=packed(v), input_tokens=n, cost=response.cost * part) for v, n, part in told]
-
-
-def shares(total: int, sizes: Sequence[int]) -> list[int]:
-    """A whole number as whole shares that sum to it, by size: each is within one of its exact share."""
-    weights = sizes if sum(sizes) else [1] * len(sizes)
-    whole, before, given = sum(weights), 0, []
-    for weight in weights:
-        given.append(total * (before + weight) // whole - total * before // whole)
-        before += weight
-    return given
 
 
 def _tell_attempts(members: Sequence[_Joining], attempts: Sequence[Attempt]) -> None:

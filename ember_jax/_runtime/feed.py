@@ -16,9 +16,6 @@ from .loop import Loop
 
 _T = TypeVar("_T")
 
-# How many seconds are waited until work that was cancelled has ended.
-_END_SECONDS = 0.5
-
 
 class Feed(Generic[_T]):
     """Pieces on their way from the event loop to a thread."""
@@ -64,7 +61,7 @@ class Feed(Generic[_T]):
             if outcome is None or not outcome.done():
                 work.cancel()
                 if not loop.is_current():  # where the iterator may be collected; the work ends when this has returned
-                    work.wait_for_end(_END_SECONDS)
+                    work.wait_for_end(interrupt.END_SECONDS)
 
 
 class SpokenWords(Feed[str]):

@@ -180,9 +180,8 @@ class Gate:
             raise why
         turn, now = turn or (priority, next(self._pool.turns)), self._pool.loop.time()
         # Mostly nobody waits and nothing holds the call back: it need not stand in line.
-        if not self._pool.is_waited_at() and self._pool.ready(cost) <= now >= self._allowed.ready(
-            self._in_flight, cost
-        ):
+        ready = math.inf if self._pool.is_waited_at() else self._pool.ready(cost)
+        if max(ready, self._allowed.ready(self._in_flight, cost)) <= now:
             admission = Admission(turn, cost, now, patience)
             self.begin(admission, now)
             return admission

@@ -31,8 +31,8 @@ from ..errors import CancelledError
 from .loop import Work
 
 CANCELLED = "the calls were stopped before they finished; a journal has kept what was answered so far."
-# How long `wait` waits for work that it has cancelled to end.
-_END_SECONDS = 0.5
+# For how many seconds work that was cancelled is waited for, until it has ended.
+END_SECONDS = 0.5
 
 # The work that Ctrl-C cancels, by its identity. There is no lock: the handler runs between two instructions of the main
 # thread, which might hold the lock at that moment, and would then wait for itself.
@@ -102,7 +102,7 @@ def wait(work: Work, *, in_callback: bool) -> Any:
         # Our handler cancels the work, so its future is cancelled. `KeyboardInterrupt` comes where the handler is the
         # user's, or where it found no callback on the stack.
         work.cancel()
-        work.wait_for_end(_END_SECONDS)
+        work.wait_for_end(END_SECONDS)
         interrupted = isinstance(stop, KeyboardInterrupt)
         if interrupted and not in_callback:
             raise

@@ -22,7 +22,6 @@ def models(provider: str) -> list[str]:
     """
     forbid_in_loop("ember.models")
     found = sessions.current().provider(provider)
-    interrupt.install()
     names = interrupt.wait(sessions.loop().work(_held(found)), in_callback=False)
     return sorted(f"{provider}/{name}" for name in names)
 

@@ -27,7 +27,7 @@ import asyncio
 import copy
 import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from ..errors import ProviderError, RefusedRequestError
 from ..providers.base import Form, Message, Provider, Request, Response, Tokens
@@ -35,8 +35,10 @@ from . import log
 from .budget import Excessive
 from .events import Attempt
 from .pricing import Pricing
+from .rounds import after
 from .scheduler import Task
 from .sending import OnTurn, Sender
+from .shares import shares
 
 # For how many rounds of the event loop calls are gathered. The samples of one lane, and those of a batch, come in one
 # (counted); the second is for those that have waited for something together.
@@ -156,7 +158,7 @@ class Samples:
         # Of a loop that was closed meanwhile, as after a fork, nothing goes on.
         if gathered is None or gathered[0].outcome.get_loop() is not loop:
             gathered = self._gathering[question] = []
-            _after(loop, _ROUNDS, lambda: self._close(question, gathered))
+            after(_ROUNDS, lambda: self._close(question, gathered), loop)
         gathered.append(member)
 
     def _close(self, question: _Question, gathered: Sequence[_Sampled]) -> None:
@@ -207,7 +209,7 @@ class Samples:
         outcomes = whole.answers[: len(members)] or (whole,)
         if len(outcomes) == 1:
             self._is_single(request)
-        bills = _shares(whole, outcomes)
+        bills = _bills(whole, outcomes)
         costs = self._costs(request, whole, bills)
         for member, outcome, bill, cost in zip(members, outcomes, bills, costs, strict=False):
             if not member.waits:
@@ -283,7 +285,7 @@ def _with_tokens(error: ProviderError, tokens: Tokens | None) -> ProviderError:
     return other
 
 
-def _shares(whole: Response, outcomes: Sequence[Response | ProviderError]) -> list[Tokens]:
+def _bills(whole: Response, outcomes: Sequence[Response | ProviderError]) -> list[Tokens]:
     """What is billed of each answer, in whole tokens: their sums are the bill's."""
     even = [1] * len(outcomes)
     said = [0 if isinstance(one, ProviderError) else len(one.text) + len(one.reasoning) for one in outcomes]
@@ -291,24 +293,5 @@ def _shares(whole: Response, outcomes: Sequence[Response | ProviderError]) -> li
     lengths = [1 + a + b for a, b in zip(said, called, strict=True)]
     tokens = whole.tokens
     by = {"output": lengths, "reasoning": lengths}
-    columns = [_apportioned(int(count), by.get(name, even)) for name, count in tokens._asdict().items()]
+    columns = [shares(int(count), by.get(name, even)) for name, count in tokens._asdict().items()]
     return [Tokens(*row) for row in zip(*columns, strict=True)]
-
-
-def _apportioned(count: int, weights: Sequence[int]) -> list[int]:
-    """A count in whole parts that are as their weights and add up."""
-    total, parts, given, weight = sum(weights), list[int](), 0, 0
-    for one in weights:
-        weight += one
-        # Rounding the sums up gives the remainder to the first ones.
-        parts.append(-(-count * weight // total) - given)
-        given += parts[-1]
-    return parts
-
-
-def _after(loop: asyncio.AbstractEventLoop, rounds: int, then: Callable[[], Any]) -> None:
-    """Calls a function when `rounds` rounds of the loop have passed."""
-    if rounds:
-        loop.call_soon(_after, loop, rounds - 1, then)
-    else:
-        then()

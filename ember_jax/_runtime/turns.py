@@ -16,10 +16,11 @@ import asyncio
 import contextlib
 import itertools
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from ..errors import SchedulerError
+from .rounds import after
 from .scheduler import Path, Scheduler, Task
 
 # How many rounds of the loop pass after a call has ended before the scheduler hears of it. The calls that it sets off
@@ -76,7 +77,7 @@ class Turns:
         future = self._waiting[task] = loop.create_future()
         if not self._asks_soon:
             self._asks_soon = True
-            self._settled(_SETTLING, self._ask_again)
+            after(_SETTLING, self._ask_again, asyncio.get_running_loop())
         await future
 
     def priority(self, task: Task) -> float:
@@ -96,7 +97,7 @@ class Turns:
         if task in self._started:
             self._started.remove(task)
             self._ending.add(task)
-            self._settled(_SETTLING, lambda: self._end(task))
+            after(_SETTLING, lambda: self._end(task), asyncio.get_running_loop())
 
     def _end(self, task: Task) -> None:
         if task not in self._ending:
@@ -168,13 +169,6 @@ class Turns:
     def _check(self) -> None:
         if self._fault is not None:
             raise _error(*self._fault)
-
-    def _settled(self, rounds: int, then: Callable[[], None]) -> None:
-        """Calls a function when `rounds` rounds of the loop have passed."""
-        if rounds:
-            asyncio.get_running_loop().call_soon(self._settled, rounds - 1, then)
-        else:
-            then()
 
 
 def _error(what: str, cause: BaseException | None) -> SchedulerError:
