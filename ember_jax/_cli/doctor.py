@@ -16,7 +16,7 @@ from ..providers.registry import get
 
 # Distributions, those that are needed first.
 _NEEDED = ("equinox", "jaxtyping", "numpy", "msgspec", "aiohttp", "genai-prices")
-_OPTIONAL = ("optax", "tiktoken", "pydantic", "httpx", "httpx2", "matplotlib", "pandas")
+_OPTIONAL = ("optax", "tiktoken", "pydantic", "httpx", "httpx2", "mcp", "matplotlib", "pandas", "pyarrow")
 # How long a service may take to list its models, in seconds.
 _PATIENCE = 20.0
 

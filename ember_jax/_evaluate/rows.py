@@ -158,7 +158,7 @@ class RowFile:
             return replaced
 
     def _checked(self, rows: Sequence[_Kept]) -> Iterator[_Kept]:
-        """RowFile, each once. Raises `ValueError` for one that is not of this program."""
+        """Rows, each once. Raises `ValueError` for one that is not of this program."""
         seen: set[int] = set()
         for row in rows:
             operator, _, data = row.run.partition("-")

@@ -41,6 +41,7 @@ from .dialect import (
     usage_in,
 )
 from .http import TIMEOUT, HTTPProvider, Vendor
+from .meanings import NO_CREDIT, of_litellm
 
 if TYPE_CHECKING:
     import httpx
@@ -152,13 +153,9 @@ class Messages(Dialect):
         return next((most for begin, most in _WRITES_LESS if request.model.startswith(begin)), _MOST)
 
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:
-        # As a refusal for too many requests a spent budget would be tried again, and never succeed.
         if answer.status == 429 and _code(answer.body) in _SPENT:
-            return Meaning(RefusedRequestError, " The account has no credit; waiting does not help.")
-        # A LiteLLM proxy without a database looks for every key but its own in that database.
-        if answer.status == 400 and b"no_db_connection" in answer.body:
-            return Meaning(AuthenticationError, f" LiteLLM does not know the key.{self.service.advice}")
-        return None
+            return NO_CREDIT
+        return of_litellm(answer, self.service)
 
 
 _VERSION = "2026-10-21"

@@ -390,9 +390,9 @@ def field_of(body: bytes, name: str) -> Any:
         return None
 
 
-def usage_in(body: bytes, form: type[_Shape]) -> _Shape | None:
-    """What a body that is no completion says that is billed for it, in its field `usage`; `None` if nothing."""
-    usage = field_of(body, "usage")
+def usage_in(body: bytes, form: type[_Shape], field: str = "usage") -> _Shape | None:
+    """What a body that is no completion says that is billed for it, in a field of it; `None` if nothing."""
+    usage = field_of(body, field)
     try:
         return lenient(usage, form) if isinstance(usage, dict) else None
     except ValueError:

@@ -28,14 +28,15 @@ from .dialect import (
     Listing,
     Meaning,
     Service,
+    count,
     decoded,
-    field_of,
-    lenient,
     stated,
     tree_of,
+    usage_in,
 )
 from .http import TIMEOUT, HTTPProvider, Vendor
 from .logprobs import Candidate, Token, alternatives, of_text, summed
+from .meanings import of_litellm
 
 if TYPE_CHECKING:
     import httpx
@@ -117,7 +118,7 @@ class GenerateContent(Dialect):
     def read(self, answer: HTTPAnswer, request: Request) -> Response | Failure:
         said = decoded(answer, _Generated, "of generateContent", "is the base URL right?")
         if isinstance(said, Failure):
-            return said._replace(tokens=_billed(answer.body))
+            return said._replace(tokens=_tokens(usage_in(answer.body, _Usage, "usageMetadata")))
         tokens = _tokens(said.usageMetadata)
         if not said.candidates:
             if said.promptFeedback is not None and said.promptFeedback.blockReason:
@@ -140,9 +141,6 @@ class GenerateContent(Dialect):
         # Google answers 400 for a key that it does not know.
         if any(detail.get("reason") == "API_KEY_INVALID" for detail in details):
             return Meaning(AuthenticationError, self.service.advice)
-        # LiteLLM's proxy speaks Gemini's protocol too, and answers so for a key that is not its own.
-        if answer.status == 400 and b"no_db_connection" in answer.body:
-            return Meaning(AuthenticationError, f" LiteLLM does not know the key.{self.service.advice}")
         seconds = next((s for detail in details if (s := _seconds(detail.get("retryDelay"))) is not None), None)
         if answer.status == 429:
             # It asks to wait for some seconds also where the quota of a day is used up.
@@ -151,7 +149,7 @@ class GenerateContent(Dialect):
             return Meaning(RateLimitError, "", seconds)
         if answer.status >= 500 and seconds is not None:
             return Meaning(ServerError, "", seconds)
-        return None
+        return of_litellm(answer, self.service)
 
 
 # -- what is asked ---------------------------------------------------------------------------------------------------
@@ -494,27 +492,14 @@ def _tokens(usage: _Usage | None) -> Tokens | None:
     """What is billed, `None` if the service does not say."""
     if usage is None or (usage.promptTokenCount is None and usage.candidatesTokenCount is None):
         return None
-    read = _count(usage.promptTokenCount) + _count(usage.toolUsePromptTokenCount)
-    thoughts = _count(usage.thoughtsTokenCount)
-    written = _count(usage.candidatesTokenCount)
+    read = count(usage.promptTokenCount) + count(usage.toolUsePromptTokenCount)
+    thoughts = count(usage.thoughtsTokenCount)
+    written = count(usage.candidatesTokenCount)
     # Thoughts are billed as any output. Google counts them beside the candidates, and some gateways in them; the total
     # tells which.
-    total = _count(usage.totalTokenCount) - read
+    total = count(usage.totalTokenCount) - read
     written = max(total, written) if total > 0 else written + thoughts
-    return Tokens(read, written, _count(usage.cachedContentTokenCount), 0, min(thoughts, written))
-
-
-def _count(number: int | None) -> int:
-    return number if number and number > 0 else 0
-
-
-def _billed(body: bytes) -> Tokens | None:
-    """What a body that is no answer says that is billed for it."""
-    usage = field_of(body, "usageMetadata")
-    try:
-        return _tokens(lenient(usage, _Usage)) if isinstance(usage, dict) else None
-    except ValueError:
-        return None
+    return Tokens(read, written, count(usage.cachedContentTokenCount), 0, min(thoughts, written))
 
 
 # -- what an error says ----------------------------------------------------------------------------------------------

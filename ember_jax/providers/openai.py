@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from .._regex import regex
-from ..errors import AuthenticationError, MalformedResponseError, RefusedRequestError, ServerError
+from ..errors import MalformedResponseError, RefusedRequestError, ServerError
 from . import embeddings, prices, quota
 from .base import Finish, Part, Request, Response, Tokens
 from .chat import chat
@@ -30,6 +30,7 @@ from .dialect import (
 )
 from .http import TIMEOUT, HTTPProvider, Vendor
 from .logprobs import Candidate, Token, alternatives, of_text, summed
+from .meanings import of_litellm, of_openai
 from .responses import Responses
 
 if TYPE_CHECKING:
@@ -200,18 +201,11 @@ class ChatCompletions(Dialect):
         return 1 if {"seed", "n", "stream"} & request.parameters.keys() else self.deviations.most_samples
 
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:
-        # OpenAI answers 429 as well for an account without credit. As a refusal for too many requests it would be tried
-        # again, and never succeed.
-        if answer.status == 429 and b"insufficient_quota" in answer.body:
-            return Meaning(RefusedRequestError, " The account has no credit; waiting does not help.")
-        # A LiteLLM proxy without a database looks for every key but its own in that database.
-        if answer.status == 400 and b"no_db_connection" in answer.body:
-            return Meaning(AuthenticationError, f" LiteLLM does not know the key.{self.service.advice}")
         # llama.cpp parses an answer before it sends it, and sends none that it cannot parse. Under a JSON schema that
         # happens now and then, so it is no fault of the request.
         if answer.status == 500 and b"The model produced output that does not match the expected" in answer.body:
             return Meaning(MalformedResponseError, " The server could not read its own model's answer.")
-        return None
+        return of_openai(answer) or of_litellm(answer, self.service)
 
 
 # What msgspec checks an answer against. Fields that are not here are ignored.

@@ -36,6 +36,7 @@ from .dialect import (
     usage_in,
 )
 from .logprobs import Token, alternatives, summed
+from .meanings import of_openai
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,7 @@ class Responses(Dialect):
         return limit if type(limit) is int else prices.context_window(request.provider, request.model)
 
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:
-        # As a refusal for too many requests it would be tried again, and never succeed.
-        if answer.status == 429 and b"insufficient_quota" in answer.body:
-            return Meaning(RefusedRequestError, " The account has no credit; waiting does not help.")
-        return None
+        return of_openai(answer)
 
 
 # -- what is asked ---------------------------------------------------------------------------------------------------

@@ -217,7 +217,7 @@ class Sim(Provider):
 
     async def stream(self, request: Request, told: Callable[[str], object]) -> Response:
         response = self.answer(request)
-        words = re.findall(r"\s*\S+\s*$|\s*\S+", response.text)
+        words = words_of(response.text)
         seconds = delay(self._models[request.model], request) / max(len(words), 1)
         for word in words:
             if seconds > 0:
@@ -227,6 +227,11 @@ class Sim(Provider):
 
     async def close(self) -> None:
         """There is nothing to free."""
+
+
+def words_of(text: str) -> list[str]:
+    """The pieces that a text comes in: its words, each with the space around it that makes them the text."""
+    return re.findall(r"\s*\S+\s*$|\s*\S+", text)
 
 
 def delay(model: SimModel, request: Request) -> float:

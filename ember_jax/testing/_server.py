@@ -5,7 +5,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import json
-import re
 import socket
 import ssl
 import struct
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RefusedRequestError
 from ..providers.base import EMBED, Message, Request, Response
-from ..providers.sim import SimModel, delay, reply
+from ..providers.sim import SimModel, delay, reply, words_of
 from ..providers.vectors import packed, unpacked
 
 if TYPE_CHECKING:
@@ -367,7 +366,7 @@ def _events(completion: str | bytes, options: Mapping[str, Any]) -> str | bytes:
     usage, choice = whole.pop("usage"), whole.pop("choices")[0]
     listed = iter((choice.get("logprobs") or {}).get("content") or ())
     deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
-    deltas += [{"content": word} for word in re.findall(r"\s*\S+\s*$|\s*\S+", choice["message"]["content"])]
+    deltas += [{"content": word} for word in words_of(choice["message"]["content"])]
     choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
     for said, token in zip(choices[1:], listed, strict=False):
         said["logprobs"] = {"content": [token]}
