@@ -18,7 +18,7 @@ from ember_jax import Limit, Price
 from ember_jax._runtime import sending
 from ember_jax._runtime.journal.memory import MemoryJournal
 from ember_jax._tell.estimate import Amounts, Expected, Likely
-from ember_jax._tell.expect import Observation, Pilot, of_calls, of_pilot
+from ember_jax._tell.expect import Latency, Observation, Pilot, of_calls, of_pilot, seconds
 from ember_jax._text import lengths
 from ember_jax._text.elementwise import NUMBER, TEXT, ElementwiseOp
 from ember_jax._text.operations import _format
@@ -470,6 +470,18 @@ def test_the_time_that_is_expected_holds_under_limits(monkeypatch):
             jax.block_until_ready(fn(*sweep(seed, 60)))
             held.append((limit, found, clock.now))
     assert all(found.low <= taken <= found.high < 3 * found.low for _, found, taken in held), held
+
+
+@pytest.mark.parametrize("answers", [2, 3, 30])
+@pytest.mark.parametrize("depth", [1, 4])
+def test_a_few_answers_that_took_unlike_times_tell_their_mean_and_no_longer_than_clients_wait(answers, depth):
+    each = Latency(mean=0.5, variance=0.42, answers=answers)  # of two or three, drawn variances may be any
+    mean, low, high = seconds(each, depth, 1.0, 0.0, lambda latency, factor: 0.0)
+    assert low <= mean <= high < depth * 600.001
+    assert mean == pytest.approx(depth * 0.5, rel=0.15)  # that of a lognormal number is the one that it is given
+    assert low < depth * 0.5 < high
+    slow = Latency(mean=3000.0, variance=1e8, answers=answers)  # of clients that were told to wait longer
+    assert 3000 < seconds(slow, depth, 1.0, 0.0, lambda latency, factor: 0.0)[2] < depth * 30_000.1
 
 
 def test_an_operator_that_is_asked_once_is_known_whole_by_its_pilot():

@@ -19,7 +19,9 @@ is that of the mean, less that of the new lanes or calls, whose skewness works t
 The time is that of the longest chain of calls in the slowest lane, or what the limits and the calls in flight at once
 take, whichever is more; and at most both together (R. L. Graham, "Bounds on Multiprocessing Timing Anomalies", 1969).
 In between nothing is known, and a uniform number is drawn. How long a call takes is drawn as a lognormal number, as
-latencies of services mostly are, with parameters that are themselves drawn as far as the answers leave them open.
+latencies of services mostly are, with parameters that are themselves drawn as far as the answers leave them open. That
+makes the interval; such draws have no mean, so the mean is that of calls with the parameters that the answers show. No
+call takes longer than a client waits.
 """
 
 import math
@@ -34,6 +36,9 @@ from .._intervals import unskewed
 # How many draws an expected time is made of, and of which part of them the interval is made.
 _DRAWS = 400
 _LEVEL = 0.95
+# How many seconds clients wait for an answer, if they were not told otherwise; and how often its mean a call takes at
+# most, where they were.
+_PATIENCE, _MOST_MEANS = 600.0, 10
 # What of an answer counts, in the order of the rows of a tally: requests, input tokens, output tokens, US dollars.
 _QUANTITIES = 4
 
@@ -234,20 +239,23 @@ def seconds(
     """
     draws = np.random.default_rng(0)
     mean, variance = depth * max(each.mean, 1e-9), depth * each.variance
-    sigma = np.full(_DRAWS, math.sqrt(math.log1p(variance / mean**2)))
+    # In the first half with the parameters that the answers show, and in the second with drawn ones.
+    sigma = np.full(2 * _DRAWS, math.sqrt(math.log1p(variance / mean**2)))
     middle = math.log(mean) - sigma**2 / 2
     if each.answers > 1:
-        freedom = each.answers - 1
-        sigma = sigma * np.sqrt(freedom / draws.chisquare(freedom, _DRAWS))
-        middle = middle + sigma * draws.normal(size=_DRAWS) / math.sqrt(each.answers * depth)
+        freedom, drawn = each.answers - 1, slice(_DRAWS, None)
+        sigma[drawn] *= np.sqrt(freedom / draws.chisquare(freedom, _DRAWS))
+        middle[drawn] += sigma[drawn] * draws.normal(size=_DRAWS) / math.sqrt(each.answers * depth)
+    longest = math.log(depth * max(_PATIENCE, _MOST_MEANS * each.mean))
     # The largest of many is where all of them are below: the root of a uniform number is how likely that is of one.
-    slowest = np.clip(draws.uniform(size=_DRAWS) ** (1 / max(at_once, 1.0)), 1e-12, 1 - 1e-12)
-    chains = np.exp(middle + sigma * [statistics.NormalDist().inv_cdf(u) for u in slowest])
-    means = np.exp(middle + sigma**2 / 2) / depth
-    factors = np.maximum(1 + spread * draws.normal(size=_DRAWS), 0.0)
+    slowest = np.clip(draws.uniform(size=len(sigma)) ** (1 / max(at_once, 1.0)), 1e-12, 1 - 1e-12)
+    of_one = np.array([statistics.NormalDist().inv_cdf(u) for u in slowest])
+    chains = np.exp(np.minimum(middle + sigma * of_one, longest))
+    means = np.exp(np.minimum(middle + sigma**2 / 2, longest)) / depth
+    factors = np.maximum(1 + spread * draws.normal(size=len(sigma)), 0.0)
     limited = np.array([paced(float(m), float(f)) for m, f in zip(means, factors, strict=True)])
     # The last call's own time is a part of the chain.
     both = np.minimum(chains, np.maximum(limited - means, 0.0))
-    found = np.maximum(chains, limited) + draws.uniform(size=_DRAWS) * both
-    low, high = np.quantile(found, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-    return float(found.mean()), float(low), float(high)
+    found = np.maximum(chains, limited) + draws.uniform(size=len(sigma)) * both
+    low, high = np.quantile(found[_DRAWS:], [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    return float(np.clip(found[:_DRAWS].mean(), low, high)), float(low), float(high)
