@@ -100,7 +100,7 @@ class Spilling(Generic[V]):
         """Moves old values to the file until there is room for a batch more."""
         least = self._most - min(_BATCH_BYTES, self._most // 16)
         while self._bytes > least:
-            batch = self._oldest(self._bytes - least)
+            batch, sizes = self._oldest(self._bytes - least)
             if not batch:
                 self._old, self._young = {**self._old, **self._young} if self._old else self._young, {}
                 self._order = iter(tuple(self._old))
@@ -113,31 +113,31 @@ class Spilling(Generic[V]):
                 self._most = 2 * self._bytes
                 _warn(error)
                 return
-            for key, value in batch.items():
-                size = self._size(value)
+            for key, size in zip(batch, sizes, strict=True):
                 if key in self._old:
                     self._bytes -= size
                     del self._old[key]
 
-    def _oldest(self, size: int) -> dict[bytes, V]:
-        """The old values that came first, until they make up `size` bytes or no more are left."""
+    def _oldest(self, size: int) -> tuple[dict[bytes, V], list[int]]:
+        """The old values that came first, until they make up `size` bytes or none is left; and the bytes of each."""
         batch: dict[bytes, V] = {}
+        sizes: list[int] = []
         for key in self._order:
             value = self._old.get(key)
             if value is not None:  # else it was used again
                 batch[key] = value
-                size -= self._size(value)
+                sizes.append(of_one := self._size(value))
+                size -= of_one
                 if size <= 0:
                     break
-        return batch
+        return batch, sizes
 
     def _write(self, batch: dict[bytes, V]) -> None:
-        # A value that was read back from the file is in it already, and need not be written again: it never changes.
-        for file in self._files():
+        for file in self._inherited:
             batch = {key: value for key, value in batch.items() if file.find(key) is None}
         if batch:
             self._file = self._file or _File()
-            self._file.append({key: self._encode(value) for key, value in batch.items()})
+            self._file.append(batch, self._encode)
 
     def _found(self, key: bytes) -> V | None:
         for values in (self._young, self._old):
@@ -166,25 +166,31 @@ class _File:
         self._end = 0
         self._places: defaultdict[bytes, bytearray] = defaultdict(bytearray)
 
-    def append(self, values: Mapping[bytes, bytes]) -> None:
-        data = b"".join(values.values())
+    def append(self, values: Mapping[bytes, V], encode: Callable[[V], bytes]) -> None:
+        """Writes those of some values that are not in the file, such as were not read back from it."""
+        # One loop over all: what it does for a value is most of what a value takes that does not stay in memory.
+        pieces: list[bytes] = []
+        records: list[tuple[bytearray, bytes]] = []
+        at, places = self._end, self._places
+        for key, value in values.items():
+            held, rest = places[key[:2]], key[2:]
+            if rest in held and _record(held, rest) is not None:
+                continue
+            pieces.append(raw := encode(value))
+            records.append((held, rest + (at << _LENGTH_BITS | len(raw)).to_bytes(_PLACE_BYTES, "big")))
+            at += len(raw)
+        data = b"".join(pieces)
         written = 0
         while written < len(data):
             written += os.pwrite(self._descriptor, memoryview(data)[written:], self._end + written)
-        at, self._end = self._end, self._end + len(data)
-        for key, value in values.items():
-            self._places[key[:2]] += key[2:] + (at << _LENGTH_BITS | len(value)).to_bytes(_PLACE_BYTES, "big")
-            at += len(value)
+        self._end = at
+        for held, record in records:
+            held += record
 
     def find(self, key: bytes) -> int | None:
         """The place of a value: its offset and its length in one integer; or `None`."""
-        records, rest = self._places.get(key[:2], b""), key[2:]
-        width = len(rest) + _PLACE_BYTES
-        # The bytes of the key may also occur across two records, or in a place. Only a multiple of the width is a hit.
-        at = records.find(rest)
-        while at > 0 and at % width:
-            at = records.find(rest, at + 1)
-        return None if at < 0 else int.from_bytes(records[at + len(rest) : at + width], "big")
+        held = self._places.get(key[:2])
+        return None if held is None else _record(held, key[2:])
 
     def read(self, place: int) -> bytes:
         offset, length = place >> _LENGTH_BITS, place & ((1 << _LENGTH_BITS) - 1)
@@ -195,6 +201,16 @@ class _File:
                 raise OSError(errno.EIO, "a temporary file of this process was damaged by another")
             data += more
         return data
+
+
+def _record(held: bytearray, rest: bytes) -> int | None:
+    """The place in the record of a key, of which the first two bytes are those that the records are gathered by."""
+    width = len(rest) + _PLACE_BYTES
+    # The bytes of the key may also occur across two records, or in a place. Only a multiple of the width is a hit.
+    at = held.find(rest)
+    while at > 0 and at % width:
+        at = held.find(rest, at + 1)
+    return None if at < 0 else int.from_bytes(held[at + len(rest) : at + width], "big")
 
 
 def _warn(error: OSError) -> None:
