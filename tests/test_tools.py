@@ -4,6 +4,9 @@ import asyncio
 import dataclasses
 import enum
 import json
+import signal
+import subprocess
+import sys
 from typing import Literal
 
 import jax
@@ -263,6 +266,25 @@ def test_a_sweep_takes_as_long_as_its_longest_lane():
         assert clock.now == pytest.approx(max(2 + 1 + 2, 2 + 5 + 2, 2 + 1 + 2 + 1 + 2, 2))
 
 
+def test_a_hundred_lanes_make_the_calls_that_they_need_and_take_as_long_as_the_longest():
+    @ember.tool
+    async def wait(seconds: float) -> str:
+        await asyncio.sleep(seconds)
+        return "done"
+
+    draws = np.random.default_rng(0)
+    waits = [draws.integers(1, 6, draws.integers(0, 7)).tolist() for _ in range(100)]
+    prompts = [f"{''.join(f'wait({s}), ' for s in of_one)}what is {i} + 2?" for i, of_one in enumerate(waits)]
+    agent = ember.Agent(LLM, [wait])
+    providers = {"sim": Sim({"small": SimModel(accuracy=1.0, latency=2.0)})}
+    with VirtualClock() as clock, ember.session(journal=None, providers=providers) as run:
+        runs = jax.vmap(agent.run)(ember.text(prompts))
+        assert clock.now == pytest.approx(max(2 * (len(of_one) + 1) + sum(of_one) for of_one in waits))
+    assert runs.steps.tolist() == [len(of_one) + 1 for of_one in waits]
+    assert runs.calls.tolist() == [len(of_one) for of_one in waits]
+    assert run.report().requests == sum(len(of_one) + 1 for of_one in waits)
+
+
 def test_a_tool_that_runs_an_operator_waits_for_no_turn_of_its_own():
     @ember.tool
     def ask(question: str) -> str:
@@ -312,6 +334,54 @@ def test_an_agent_is_a_tool_and_a_member():
     assert str(outer("ask(add 1)")).startswith("The answer is ")
     vote = ember.non.Vote(inner, n=3)
     assert str(vote("add(2, 2)", jax.random.key(0))) == "The answer is 4."
+
+
+AGENTS = """
+import os, signal, sys
+import jax
+import ember_jax as ember
+from ember_jax.providers import Callable, Response
+from ember_jax.providers.base import Finish, Part
+
+journal, asked, dies_at = sys.argv[1], sys.argv[2], int(sys.argv[3])
+
+@ember.tool
+def add(x: int) -> int:
+    return x + 1
+
+def answer(request):
+    with open(asked, "a") as file:
+        file.write(".")
+    if os.path.getsize(asked) >= dies_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    number = int(request.messages[-1].content)
+    if number % 8 == 0:
+        return Response(f"{number}", 1, 1)
+    call = Part("tool_call", f'{{"x": {number}}}', "add", f"call-{number}")
+    return Response("", 1, 1, finish=Finish.TOOL_CALLS, tool_calls=(call,))
+
+numbers = [100 * i + i % 8 for i in range(1, 31)]
+with ember.session(journal=journal, providers={"mine": Callable(answer)}) as run:
+    agent = ember.Agent(ember.LLM("mine/model"), [add])
+    answers = jax.vmap(agent)(ember.text([str(n) for n in numbers])).tolist()
+assert answers == [str(-(-n // 8) * 8) for n in numbers]
+print(sum(-n % 8 + 1 for n in numbers), run.report().replayed)
+"""
+
+
+def test_a_killed_sweep_of_agents_goes_on_where_it_was(tmp_path):
+    def of(dies_at: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", AGENTS, str(tmp_path / "run.db"), str(asked), str(dies_at)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    asked = tmp_path / "asked"
+    assert of(70).returncode == -signal.SIGKILL
+    kept, before = ember.Journal(tmp_path / "run.db").stats().calls, asked.stat().st_size
+    assert before - 30 <= kept < before  # a lane asks on when its last answer is kept
+    done = of(10**6)
+    assert done.returncode == 0, done.stderr
+    needed, replayed = map(int, done.stdout.split())
+    assert (replayed, asked.stat().st_size - before) == (kept, needed - kept)
 
 
 def test_what_is_run_again_pays_nothing_and_pure_tools_are_not_called(tmp_path):
