@@ -1,14 +1,34 @@
-"""Networks of LLM calls as JAX programs.
+"""Networks of LLM calls as JAX programs: the plan runs the calls; XLA runs the numbers.
 
-The plan runs the calls; XLA runs the numbers.
+    import ember_jax as ember
+
+    llm = ember.LLM("sim/small")                # simulated; "openai/…", "anthropic/…" are asked in the same way
+    op = ember.non.Vote(llm, n=5)               # an operator: a pytree that calls models
+    answers = jax.vmap(op)(questions, keys)     # all calls at once, as far as their data allow
+
+Its names, by what they are for; `help(ember.LLM)` tells of one:
+
+- models: `LLM`, `Completion`, `Choice`, `Finish`, `Embedder`, `models`, `register`, `providers`
+- words: `Text`, `text`, `format`, `join`, `stack`, `concatenate`, `where`, `table`, `normalize`, `parse_number`,
+  `features`, `tokens`, `truncate`, `save`, `load`
+- conversations: `Conversation`, `image`, `file`, `audio`
+- answers in fields: `Maybe`, `Many`, `at_most` (see `LLM.structured`)
+- tools: `tool`, `Tool`, `ToolReply`, `MCP`, `Agent`
+- operators: `Operator`, `operator`, `jit`, `host`, `attempt`, `metered`, `Usage`, `Key`, `fold_in`; ready-made ones
+  in `non`
+- before anything is paid: `lower`, `Plan`, `Estimate`
+- a run: `session`, `Report`, `Journal`, `Limit`, `Retry`, `Price`, `stream`; `Scheduler`, `Task`, `Topological`,
+  `CriticalPath`
+- what comes of it: `evaluate`, `Result`, `scores`, `learn`
+- `errors`, and `testing` for tests of one's own programs
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import errors as errors
 from . import providers as providers
 from ._function import host as host
+from ._later import later as _later
 from ._model.choose import Choice as Choice
 from ._model.conversation import Conversation as Conversation
 from ._model.conversation import audio as audio
@@ -69,8 +89,8 @@ from .non import Agent as Agent
 
 if TYPE_CHECKING:
     from . import learn as learn
+    from . import scores as scores
     from . import testing as testing
-    from ._evaluate import scores as scores
     from ._evaluate.evaluate import evaluate as evaluate
     from ._evaluate.result import Result as Result
     from ._operator.lower import Plan as Plan
@@ -83,7 +103,7 @@ if TYPE_CHECKING:
 _LATER = {
     "learn": "learn",
     "testing": "testing",
-    "scores": "_evaluate.scores",
+    "scores": "scores",
     "evaluate": "_evaluate.evaluate",
     "Result": "_evaluate.result",
     "Plan": "_operator.lower",
@@ -92,14 +112,74 @@ _LATER = {
     "Estimate": "_tell.estimate",
 }
 
+__all__ = [
+    "LLM",
+    "MCP",
+    "Agent",
+    "Choice",
+    "Completion",
+    "Conversation",
+    "CriticalPath",
+    "Embedder",
+    "Estimate",
+    "Finish",
+    "Journal",
+    "Key",
+    "Limit",
+    "Many",
+    "Maybe",
+    "Operator",
+    "Plan",
+    "Price",
+    "Report",
+    "Result",
+    "Retry",
+    "Scheduler",
+    "Task",
+    "Text",
+    "Tool",
+    "ToolReply",
+    "Topological",
+    "Usage",
+    "__version__",
+    "at_most",
+    "attempt",
+    "audio",
+    "concatenate",
+    "errors",
+    "evaluate",
+    "features",
+    "file",
+    "fold_in",
+    "format",
+    "host",
+    "image",
+    "jit",
+    "join",
+    "learn",
+    "load",
+    "lower",
+    "metered",
+    "models",
+    "non",
+    "normalize",
+    "operator",
+    "parse_number",
+    "providers",
+    "register",
+    "save",
+    "scores",
+    "session",
+    "stack",
+    "stream",
+    "table",
+    "testing",
+    "text",
+    "tokens",
+    "tool",
+    "truncate",
+    "where",
+]
 
-def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_LATER[name]}")
-    found = globals()[name] = getattr(module, name, module)
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER} - {"importlib", "TYPE_CHECKING", "Any"})
+if not TYPE_CHECKING:  # a checker is to know each name, and that there is no other
+    __getattr__, __dir__ = _later(__name__, _LATER, __all__)

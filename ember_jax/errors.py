@@ -396,3 +396,50 @@ class LooseAnswerWarning(UserWarning):
 
 class UntestedVersionWarning(UserWarning):
     """The JAX that is installed is newer than any that ember_jax is tested with."""
+
+
+__all__ = [
+    "AnnotationError",
+    "AuthenticationError",
+    "BudgetError",
+    "CancelledError",
+    "ConnectionFailedError",
+    "CutAnswerWarning",
+    "EmberError",
+    "FailedTextError",
+    "ForeignError",
+    "GradientError",
+    "HostResultError",
+    "InternalError",
+    "JournalError",
+    "JournalFileError",
+    "JournalWriteError",
+    "LaneFailure",
+    "LooseAnswerWarning",
+    "MalformedResponseError",
+    "ModelError",
+    "NoAnswerError",
+    "NotationError",
+    "OtherModelWarning",
+    "PilotError",
+    "ProviderError",
+    "RateLimitError",
+    "RefusedRequestError",
+    "RepeatedSampleWarning",
+    "SameAnswerWarning",
+    "SchedulerError",
+    "ServerError",
+    "SweepError",
+    "TextError",
+    "ToolError",
+    "TracedControlFlowError",
+    "UnboundedAnswerWarning",
+    "UnknownDigestError",
+    "UnknownPriceWarning",
+    "UnsupportedError",
+    "UntestedVersionWarning",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

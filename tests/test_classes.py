@@ -161,6 +161,7 @@ LARGE = {
     "Strings": "the methods of str, under their own names",
     "HTTPProvider": "all that is asked of a provider, for every vendor",
     "Vendor": "the same, under a vendor's name",
+    "Session": "what every call meets, and what its user has of it",
 }
 
 

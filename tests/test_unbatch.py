@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ember_jax as ember
-from ember_jax._operator.jit import boundary_for
+from ember_jax._operator.boundary import boundary_for
 from ember_jax._operator.lower import program_of
 from ember_jax._plan import ir
 

@@ -26,8 +26,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from .._operator.boundary import boundary_for
 from .._operator.delivery import addresses, deliver, receiving
-from .._operator.jit import boundary_for, jit
+from .._operator.jit import jit
 from .._operator.lower import program_of
 from .._operator.traced import name_of
 from .._plan.described import described

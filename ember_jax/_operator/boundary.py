@@ -36,6 +36,7 @@ from .._runtime.garbage import calm
 from .._runtime.loop import forbid_in_loop
 from .._runtime.typed import typed_errors
 from ..errors import UnsupportedError, UntestedVersionWarning
+from .traced import explained, name_of
 
 
 @jax.tree_util.register_pytree_node_class
@@ -93,6 +94,11 @@ class Boundary:
         interrupt.install()
         signature, arrays = split((args, kwargs))
         return self._through_jax(signature, arrays)
+
+    def clear_cache(self) -> None:
+        """Forgets what was traced and compiled."""
+        jitted: Any = self._jitted
+        jitted.clear_cache()
 
     def _through_jax(self, signature: Signature, arrays: list[Any]) -> Any:
         run = functools.partial(self._jitted, signature, _in_a_program(arrays))
@@ -199,6 +205,17 @@ class Boundary:
         made = len(slots) - len(extras)
         outputs = jax.tree.unflatten(tree, recording.replay([*constants, *arrays], slots[:made]))
         return outputs if self._how is None else (outputs, slots[made:])
+
+
+def boundary_for(fn: Callable[..., Any]) -> Boundary:
+    """A boundary of its own for a function."""
+    name = name_of(fn)
+
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        with explained(name):
+            return fn(*args, **kwargs)
+
+    return Boundary(traced, name)
 
 
 @functools.cache  # once in a process

@@ -7,7 +7,7 @@ counted is what the function does, whatever stands around it. What comes after w
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
@@ -21,6 +21,9 @@ from .._text.text import Text
 from .._types import is_key
 from .boundary import Boundary
 from .traced import explained, name_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Usage(NamedTuple):
@@ -44,7 +47,7 @@ class Usage(NamedTuple):
     cut: jax.Array
 
 
-def attempt(fn: Callable[..., Any]) -> Callable[..., Any]:
+def attempt(fn: Callable[P, R]) -> Callable[P, tuple[R, jax.Array]]:
     """Makes values of failures: a function, or an operator, that tells whether it failed instead of raising.
 
     ```python
@@ -66,7 +69,7 @@ def attempt(fn: Callable[..., Any]) -> Callable[..., Any]:
     enclosed = _enclosed(fn, "attempt")
 
     @functools.wraps(fn, updated=())
-    def call(*args: Any, **kwargs: Any) -> tuple[Any, jax.Array]:
+    def call(*args: P.args, **kwargs: P.kwargs) -> tuple[R, jax.Array]:
         out, (cause,) = enclosed(*args, **kwargs)
         ok = jnp.all(cause == np.uint32(0), axis=-1)
         fill = lambda leaf: _unless_failed(ok, cause, leaf)
@@ -76,7 +79,7 @@ def attempt(fn: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def metered(fn: Callable[..., Any]) -> Callable[..., Any]:
+def metered(fn: Callable[P, R]) -> Callable[P, tuple[R, Usage]]:
     """Counts what a function, or an operator, uses.
 
     ```python
@@ -90,7 +93,7 @@ def metered(fn: Callable[..., Any]) -> Callable[..., Any]:
     enclosed = _enclosed(fn, "metered")
 
     @functools.wraps(fn, updated=())
-    def call(*args: Any, **kwargs: Any) -> tuple[Any, Usage]:
+    def call(*args: P.args, **kwargs: P.kwargs) -> tuple[R, Usage]:
         out, used = enclosed(*args, **kwargs)
         return out, Usage(*used)
 

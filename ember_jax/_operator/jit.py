@@ -1,18 +1,50 @@
 """`jit`: any function as an operator, without annotations."""
 
 import functools
+import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
+import equinox as eqx
 import jax
 
 from .. import _callback
 from .._jax.internals import jit_is_disabled, mapped
-from .boundary import Boundary
-from .traced import explained, name_of
+from .boundary import boundary_for
+from .traced import name_of
+
+if TYPE_CHECKING:
+    from .lower import Plan
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
 
 
-def jit(fn: Callable[..., Any]) -> Callable[..., Any]:
+class Jitted(Protocol[P, R_co]):
+    """What `jit` returns: a function, with what JAX's own compiled functions have beside it."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Runs the function."""
+        ...
+
+    def lower(self, *args: P.args, **kwargs: P.kwargs) -> "Plan":
+        """Its plan for such arguments, as `ember.lower` gives it. Nothing is asked."""
+        ...
+
+    def trace(self, *args: P.args, **kwargs: P.kwargs) -> jax.stages.Traced:
+        """The JAX program that it is for such arguments, of the arrays in them; `.jaxpr` shows it. Nothing is asked."""
+        ...
+
+    def eval_shape(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Its result with a `jax.ShapeDtypeStruct` in place of each array. Nothing is asked."""
+        ...
+
+    def clear_cache(self) -> None:
+        """Forgets what was traced and compiled for it."""
+        ...
+
+
+def jit(fn: Callable[P, R_co]) -> Jitted[P, R_co]:
     """Compiles a function, or an operator, into a plan: its calls run at once where their data allow.
 
     Like `equinox.filter_jit` it takes and returns any pytrees: arrays (and Text) are traced, everything else is static.
@@ -20,7 +52,8 @@ def jit(fn: Callable[..., Any]) -> Callable[..., Any]:
     A string among the arguments is static; pass `ember.text(...)` for words that vary.
 
     **Returns:** a function of the same arguments, to be used under every JAX transformation. Under
-    `jax.disable_jit()` it runs line by line.
+    `jax.disable_jit()` it runs line by line. It has JAX's methods: `lower`, which gives its `Plan`, `trace`,
+    `eval_shape` and `clear_cache`.
 
     **Raises:** when called, what the calls raised, with its own type.
     """
@@ -29,7 +62,8 @@ def jit(fn: Callable[..., Any]) -> Callable[..., Any]:
     unmapped = mapped(fn)
     if unmapped is not None:
         inner, how = unmapped
-        return jax.vmap(jit(inner), **how)
+        compiled = jit(inner)
+        return _with_methods(jax.vmap(compiled, **how), fn, compiled.clear_cache)
     boundary = boundary_for(fn)
 
     @functools.wraps(fn)
@@ -38,15 +72,30 @@ def jit(fn: Callable[..., Any]) -> Callable[..., Any]:
             return fn(*args, **kwargs)
         return boundary(*args, **kwargs)
 
-    return call
+    return _with_methods(call, fn, boundary.clear_cache)
 
 
-def boundary_for(fn: Callable[..., Any]) -> Boundary:
-    """A boundary of its own for a function."""
-    name = name_of(fn)
+def _with_methods(call: Callable[P, R_co], fn: Callable[..., Any], clear_cache: Callable[[], None]) -> Jitted[P, R_co]:
+    """A function with the methods of `Jitted`; it stays a function, so that it may be a method of a class."""
+    compiled: Any = call
 
-    def traced(*args: Any, **kwargs: Any) -> Any:
-        with explained(name):
-            return fn(*args, **kwargs)
+    def lower(*args: Any, **kwargs: Any) -> "Plan":
+        # Imported when it is first asked for: a program that only makes calls does not need it.
+        return importlib.import_module(f"{__package__}.lower").lower(fn)(*args, **kwargs)
 
-    return Boundary(traced, name)
+    def trace(*args: Any, **kwargs: Any) -> jax.stages.Traced:
+        arrays, rest = eqx.partition((args, kwargs), eqx.is_array)
+
+        def traced(arrays: Any) -> Any:
+            given, named = eqx.combine(arrays, rest)
+            return eqx.filter(compiled(*given, **named), eqx.is_array)
+
+        traced.__name__ = traced.__qualname__ = name_of(fn)
+        return jax.jit(traced).trace(arrays)
+
+    def eval_shape(*args: Any, **kwargs: Any) -> Any:
+        return eqx.filter_eval_shape(compiled, *args, **kwargs)
+
+    compiled.lower, compiled.trace, compiled.eval_shape = lower, trace, eval_shape
+    compiled.clear_cache = clear_cache
+    return cast("Jitted[P, R_co]", compiled)

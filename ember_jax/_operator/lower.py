@@ -1,7 +1,7 @@
 """`lower`: the plan of a function, to be read before anything is paid."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ParamSpec
 
 import jax
 import numpy as np
@@ -28,9 +28,10 @@ from .._tell.show import show
 from .._text import store
 from .._types import is_key
 from ..errors import Keeping, PilotError, SweepError, UnknownDigestError, UnsupportedError, can_be_caught
-from .boundary import Boundary, no_mesh, split
-from .jit import boundary_for
+from .boundary import Boundary, boundary_for, no_mesh, split
 from .operator import Operator, boundary_of
+
+P = ParamSpec("P")
 
 # So many models are named where a call asks one of several.
 _NAMED = 4
@@ -165,7 +166,7 @@ def _check(error: BaseException, is_answered: bool, lanes: int, keeping: Keeping
         raise SweepError(failed, lanes, keeping)
 
 
-def lower(fn: Callable[..., Any]) -> Callable[..., Plan]:
+def lower(fn: Callable[P, Any]) -> Callable[P, Plan]:
     """The plan of a function or operator.
 
     ```python
@@ -175,12 +176,12 @@ def lower(fn: Callable[..., Any]) -> Callable[..., Plan]:
     **Returns:** a function of the same arguments that makes no call and gives the `Plan`.
     """
 
-    def lowered(*args: Any, **kwargs: Any) -> Plan:
+    def lowered(*args: P.args, **kwargs: P.kwargs) -> Plan:
         with calm():  # all that is allocated here is kept
             if isinstance(fn, Operator):
                 through = boundary_of(fn)
-                args, kwargs = through.specification.bind(args, kwargs)
-                return Plan(*program_of(through.boundary, (fn, *args), kwargs), fn, (args, kwargs))
+                bound, named = through.specification.bind(args, kwargs)
+                return Plan(*program_of(through.boundary, (fn, *bound), named), fn, (bound, named))
             boundary = boundary_for(fn)
             return Plan(*program_of(boundary, args, kwargs), boundary, (args, kwargs))
 

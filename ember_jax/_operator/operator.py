@@ -8,7 +8,7 @@ import inspect
 import sys
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import equinox as eqx
 import jax
@@ -17,6 +17,18 @@ from .. import _annotations, _callback
 from .._runtime.repeats import one_lane
 from .boundary import Boundary
 from .traced import explained, strings_explained
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class _Forward(Protocol[R_co]):
+    """What an operator is to whoever calls it: its result is what `forward` is annotated with.
+
+    Its arguments are not typed, as strings are taken for Text, and numbers for arrays.
+    """
+
+    def forward(self, *args: Any, **kwargs: Any) -> R_co: ...
 
 
 class _ForwardSignature:
@@ -65,13 +77,14 @@ class Operator(eqx.Module):
         if "forward" in cls.__dict__ and not getattr(cls.__dict__["forward"], "__isabstractmethod__", False):
             _annotations.require(cls.__dict__["forward"], f"{cls.__qualname__.rsplit('.', 1)[-1]}.forward", True)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        through = boundary_of(self)
+    def __call__(self: _Forward[R], *args: Any, **kwargs: Any) -> R:
+        operator = cast("Operator", self)
+        through = boundary_of(operator)
         args, kwargs = through.specification.bind(args, kwargs)
-        if _callback.all_concrete((self, args, kwargs)) and _callback.is_eager():
+        if _callback.all_concrete((operator, args, kwargs)) and _callback.is_eager():
             with strings_explained(through.boundary.name), one_lane():
-                return through.forward(self, *args, **kwargs)
-        return through.boundary(self, *args, **kwargs)
+                return through.forward(operator, *args, **kwargs)
+        return through.boundary(operator, *args, **kwargs)
 
     # cloudpickle takes the definition of a class along that it cannot import elsewhere. It makes the class without a
     # body and fills that in afterwards; but Equinox tells JAX of the fields when the class is made, and there are none.
@@ -97,12 +110,12 @@ class Operator(eqx.Module):
         return self is other
 
 
-class FunctionOperator(Operator):
+class FunctionOperator(Operator, Generic[R]):
     """An annotated function as an operator; made by `ember.operator`."""
 
-    fn: Callable[..., Any] = eqx.field(static=True)
+    fn: Callable[..., R] = eqx.field(static=True)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> R:
         return self.fn(*args, **kwargs)
 
     # Python pickles a function by its name, under which a decorated one is not found: the operator is. As the field
@@ -124,7 +137,7 @@ def _by_name(module: str, name: str) -> Any:
     return functools.reduce(getattr, name.split("."), importlib.import_module(module))
 
 
-def operator(fn: Callable[..., Any]) -> Operator:
+def operator(fn: Callable[..., R]) -> FunctionOperator[R]:
     """Makes an operator of an annotated function.
 
     ```python

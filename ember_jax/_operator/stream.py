@@ -9,7 +9,7 @@ lane begins. They hold nothing else that a call could need, so there is nothing 
 
 import asyncio
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import numpy as np
@@ -24,14 +24,17 @@ from .._runtime.feed import Feed
 from .._runtime.loop import Loop, forbid_in_loop
 from .._text.text import Text
 from ..errors import UnsupportedError
-from .boundary import no_mesh
+from .boundary import boundary_for, no_mesh
 from .delivery import addresses, deliver, receiving
-from .jit import boundary_for
 from .lower import program_of
 from .traced import name_of
 
 # How many answers may wait to be taken before lanes wait too.
 _AHEAD = 1024
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class _Answers(Feed[tuple[int, Any]]):
@@ -64,7 +67,7 @@ class _Answers(Feed[tuple[int, Any]]):
             self._loop.call(self._room.set)
 
 
-def stream(fn: Callable[..., Any]) -> Callable[..., Iterator[tuple[int, Any]]]:
+def stream(fn: Callable[P, R]) -> Callable[P, Iterator[tuple[int, R]]]:
     """Maps a function, or an operator, over the first axis of its arguments, and gives each answer when it is there.
 
     ```python
@@ -96,7 +99,7 @@ def stream(fn: Callable[..., Any]) -> Callable[..., Iterator[tuple[int, Any]]]:
     lane.__name__ = name
     boundary = boundary_for(lane)
 
-    def streamed(*args: Any, **kwargs: Any) -> Iterator[tuple[int, Any]]:
+    def streamed(*args: P.args, **kwargs: P.kwargs) -> Iterator[tuple[int, R]]:
         if not _callback.is_now((args, kwargs)):
             raise UnsupportedError(
                 "ember.stream gives answers while they come, to Python that runs line by line. Under a transformation "

@@ -212,6 +212,10 @@ class Session:
         self.samples = Samples(self._sender, self.provider, self.pricing, join_samples)
         self._answering = Answering(self._sender, self.samples, self._counts)
 
+    def __dir__(self) -> list[str]:
+        # What a user has of it; the rest is for calls.
+        return ["budget", "calls", "forget", "limits", "report", "statistics", "trace"]
+
     def watch(self) -> None:
         """From now on remembers each call, for `calls` and `trace`.
 

@@ -174,6 +174,8 @@ class Text(Strings):
         return _shaped(found, self.shape).tolist()
 
     def __str__(self) -> str:
+        if isinstance(self.digests, jax.ShapeDtypeStruct):  # of `eval_shape`
+            return repr(self)
         words = self.tolist()
         digests = self._known()
         if failed.among(digests) is None:

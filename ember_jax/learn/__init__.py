@@ -1,5 +1,8 @@
 """Learning through calls: the numeric parts of networks, by gradients, and their models, by search."""
 
+from typing import TYPE_CHECKING
+
+from .._later import later as _later
 from . import scaling as scaling
 from ._calibrate import Calibrated as Calibrated
 from ._calibrate import CalibrationTrace as CalibrationTrace
@@ -14,3 +17,23 @@ from ._sample import sample as sample
 from ._select import SelectionTrace as SelectionTrace
 from ._select import Trial as Trial
 from ._select import select_models as select_models
+
+__all__ = [
+    "Calibrated",
+    "CalibrationTrace",
+    "Difference",
+    "Frontier",
+    "SelectionTrace",
+    "Trial",
+    "calibrate_cascade",
+    "gumbel_softmax",
+    "pareto",
+    "sample",
+    "scaling",
+    "select_models",
+    "straight_through",
+    "value_and_grad",
+]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = _later(__name__, {}, __all__)

@@ -300,11 +300,11 @@ class _Graded(NamedTuple):
 
 
 @jit
-def _row(program: _JudgedCascade, key: Key, row: tuple[Any, Any, Key]) -> list[_Graded]:
+def _row(program: _JudgedCascade, key: Key, row: tuple[Any, Any, Key | None]) -> list[_Graded]:
     return [_graded(program, i, row, jax.random.fold_in(key, i)) for i in range(len(program.stages))]
 
 
-def _graded(program: _JudgedCascade, i: int, row: tuple[Any, Any, Key], key: Key) -> _Graded:
+def _graded(program: _JudgedCascade, i: int, row: tuple[Any, Any, Key | None], key: Key) -> _Graded:
     question, _, _ = row
     stage, scorer = program.stages[i], program.scorers[i]
     keyed = {"key": key} if takes_key(stage) else {}
@@ -335,7 +335,7 @@ def _table(cascade: Staged, data: Any, score: str | Score, key: Key | None, gold
     program = functools.partial(_row, _JudgedCascade(cascade.stages, scorers, by.in_program))
     # As `ember.evaluate` would call the cascade: without a key every row has the key 0, which is `non.Cascade`'s
     # default.
-    keys = jnp.broadcast_to(jax.random.key(0), len(columns[right])) if key is None else found.keys
+    keys = jnp.broadcast_to(jax.random.key(0), len(columns[right])) if found.keys is None else found.keys
     with typed_errors():
         stages = jax.vmap(program)(keys, (found.arguments["question"], gold_array, found.keys))
         jax.block_until_ready(stages)

@@ -726,3 +726,32 @@ def _ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
 def _log_choose(n: ArrayLike, k: ArrayLike) -> jax.Array:
     n, k = _floats(n, k)
     return gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
+
+
+__all__ = [
+    "BestK",
+    "Law",
+    "Regime",
+    "Scaling",
+    "VoteScaling",
+    "cascade_law",
+    "coverage",
+    "critical_share",
+    "filter_vote_accuracy",
+    "fit",
+    "fit_curves",
+    "knockout_accuracy",
+    "mixture_accuracy",
+    "pass_at_k",
+    "plurality_at_k",
+    "regime",
+    "turning_point",
+    "verifier_accuracy",
+    "vote_accuracy",
+    "vote_at_k",
+    "weighted_vote_accuracy",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -4,6 +4,9 @@ Each construct is an ordinary operator that is written with the package's public
 operators, and other constructs.
 """
 
+from typing import TYPE_CHECKING
+
+from .._later import later as _later
 from ._agent import Agent as Agent
 from ._agent import AgentRun as AgentRun
 from ._best_of_n import BestOfN as BestOfN
@@ -28,3 +31,33 @@ from ._verifier import Verifier as Verifier
 from ._vote import Vote as Vote
 from ._vote import log_odds as log_odds
 from ._vote import votes as votes
+
+__all__ = [
+    "Agent",
+    "AgentRun",
+    "BestOfN",
+    "Cascade",
+    "Chain",
+    "Debate",
+    "Ensemble",
+    "FilterVote",
+    "Grader",
+    "Judge",
+    "Knockout",
+    "LinearRule",
+    "LinearScorer",
+    "Member",
+    "MixtureOfAgents",
+    "Refine",
+    "Router",
+    "SelfConsistency",
+    "Verifier",
+    "Vote",
+    "format",
+    "log_odds",
+    "parse",
+    "votes",
+]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = _later(__name__, {}, __all__)

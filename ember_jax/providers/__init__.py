@@ -2,8 +2,9 @@
 
 import importlib
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from .._later import later as _later
 from .base import Message as Message
 from .base import Provider as Provider
 from .base import Request as Request
@@ -30,21 +31,29 @@ _VENDORS = {
     "OpenAI": "openai",
 }
 
+__all__ = [
+    "Anthropic",
+    "Callable",
+    "Compatible",
+    "Encoder",
+    "Gemini",
+    "Message",
+    "OpenAI",
+    "Provider",
+    "Request",
+    "Response",
+    "Sim",
+    "SimModel",
+    "chat",
+]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = _later(__name__, _VENDORS, __all__)
+
 # The provider names that a model id may begin with when nothing was registered, with the names of their classes. The
 # table stands here and not in the registry: to add a vendor, one writes the vendor's own file and its lines in this
 # one, and edits nothing else. The names of services that imitate OpenAI are in the table of `compatible.py`.
 _BUILT_IN = {"sim": "Sim", "anthropic": "Anthropic", "gemini": "Gemini", "openai": "OpenAI"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _VENDORS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_VENDORS[name]}"), name)
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_VENDORS} - {"importlib", "sys", "TYPE_CHECKING", "Any"})
 
 
 def _built_in_names() -> set[str]:
