@@ -14,7 +14,7 @@ import ember_jax as ember
 from ember_jax import errors, testing
 from ember_jax._runtime import batches
 from ember_jax._runtime import session as sessions
-from ember_jax.providers.base import EMBED, Message, Request, Response
+from ember_jax.providers.base import EMBED, BatchLimits, Message, Request, Response
 from ember_jax.providers.openai import OpenAI
 from ember_jax.providers.sim_vectors import vector
 from ember_jax.providers.vectors import packed, unpacked
@@ -24,6 +24,7 @@ MODEL = "openai/text-embedding-3-small"
 FORMS = {"eager": lambda f: f, "jax.jit": jax.jit, "ember.jit": ember.jit}
 FEW = [f"text number {i}" for i in range(8)]
 QUICK = ember.Retry(first=0.0)
+LIMITS = BatchLimits()
 
 
 @contextlib.contextmanager
@@ -146,7 +147,7 @@ def test_a_thousand_lanes_make_eleven_requests(form, kept, tmp_path):
     with testing.ChatServer() as server, served(server, journal=journal) as run:
         found = form(jax.vmap(ember.Embedder(MODEL, dim=DIM)))(ember.text(texts))
         assert np.array_equal(found, expected(texts))
-    assert len(server.requests) == math.ceil(1000 / batches.MOST_TEXTS) == run.report().requests
+    assert len(server.requests) == math.ceil(1000 / LIMITS.texts) == run.report().requests
     assert sorted(text for sent in inputs(server) for text in sent) == sorted(texts)
     assert server.requests[0].body.keys() == {"model", "input", "dimensions", "encoding_format"}
     report = run.report()
@@ -157,7 +158,7 @@ def test_a_thousand_lanes_make_eleven_requests(form, kept, tmp_path):
 
 
 def test_a_batch_is_bounded_by_bytes():
-    texts = [str(i) * (batches.MOST_BYTES // 3) for i in range(7)]
+    texts = [str(i) * (LIMITS.tokens // 3) for i in range(7)]
     with testing.ChatServer() as server, served(server):
         jax.vmap(ember.Embedder(MODEL, dim=DIM))(ember.text(texts))
     assert sorted(len(sent) for sent in inputs(server)) == [1, 3, 3]

@@ -242,6 +242,26 @@ def setting(words: str) -> Any:
         return words
 
 
+def one_text(value: Any, caller: str, mapped: str, noun: str = "text") -> Text:
+    """A text of rank 0, given as a Text or a string.
+
+    **Arguments:**
+
+    - `value`: what was given.
+    - `caller`: who takes it, as an error says it, such as `"an Embedder"`.
+    - `mapped`: the code that asks of several.
+    - `noun`: what it is.
+
+    **Raises:** `TextError` for anything else.
+    """
+    if not isinstance(value, Text | str):
+        raise TextError(f"{caller} takes a string or a Text; got {type(value).__name__}.")
+    value = text(value) if isinstance(value, str) else value
+    if value.shape:
+        raise TextError(f"the {noun} has shape {list(value.shape)}; {caller} takes one. Ask them all with `{mapped}`.")
+    return value
+
+
 # Settings whose values are words, or lists of words: a number in them, as in `stop=ember.text("1")`, is words too.
 _OF_WORDS = frozenset(
     ("prompt_cache_key", "reasoning_effort", "safety_identifier", "service_tier", "speed", "stop", "user", "verbosity")

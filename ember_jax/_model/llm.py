@@ -4,7 +4,7 @@ import difflib
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -388,6 +388,23 @@ class LLMCall(ModelCall):
 
 
 # -- settings --------------------------------------------------------------------------------------------------------
+
+
+def asked_by(caller: str, model: str | Text, settings: Mapping[str, Any]) -> tuple[Text, dict[str, Text]]:
+    """A model and settings as those of an LLM are kept, for a class that asks it for numbers.
+
+    **Raises:** what an `LLM` raises; `TypeError` for a system prompt, which such a model has not.
+    """
+    if "system" in settings:
+        raise TypeError(f"{caller}(system=…): a model that is asked for numbers has no system prompt.")
+    llm = LLM(model, **settings)
+    return llm.model, llm.settings
+
+
+def shown_as(caller: str, model: Text, settings: Mapping[str, Text], *more: str) -> str:
+    """How such a class is printed, with more arguments at the end."""
+    shown = repr(LLM(model, **settings)).removeprefix("LLM(").removesuffix(")")
+    return f"{caller}({', '.join([shown, *more])})"
 
 
 def _check_name(name: str) -> None:

@@ -385,7 +385,7 @@ class _Estimator:
         least, most = tokens.bounds(request)
         inputs = least + sum(s.least for s in unknown), most + sum(s.most for s in unknown)
         pricing, limit = self._session.pricing, tokens.output_limit(request)
-        outputs = 1 - request.embeds, pricing.most_output(request) if is_known else math.inf if limit is None else limit
+        outputs = request.asks_words, pricing.most_output(request) if is_known else math.inf if limit is None else limit
         samples, many = self._session.samples, 1.0
         if samples.is_on and request.sample is not None:
             many = samples.most(request) if is_known else math.inf  # a model that is not known may be any

@@ -48,7 +48,17 @@ CALLS = {
         },
     ),
 }
-ANSWER = {"candidates": [{"content": {"parts": [{"text": "6"}], "role": "model"}, "finishReason": "STOP"}]}
+# Vectors of three texts. A list of strings would be one content, and so one vector, for the second of the models.
+TEXTS = ["a cat", "", "two dogs"]
+VECTORS = {
+    "vectors": ("gemini-embedding-001", {}),
+    "short vectors": ("gemini-embedding-2", {"output_dimensionality": 256, "task_type": "RETRIEVAL_DOCUMENT"}),
+    "titled vectors": ("gemini-embedding-001", {"task_type": "RETRIEVAL_DOCUMENT", "title": "Animals"}),
+}
+ANSWER = {
+    "candidates": [{"content": {"parts": [{"text": "6"}], "role": "model"}, "finishReason": "STOP"}],
+    "embeddings": [{"values": [0.5]}] * len(TEXTS),
+}
 
 
 class Echo(http.server.BaseHTTPRequestHandler):
@@ -84,7 +94,10 @@ def main():
         settings = types.GenerateContentConfig(system_instruction="Be brief.", **config)
         client.models.generate_content(model=model, contents=contents, config=settings)
     list(client.models.list())
-    sent = dict(zip([*CALLS, "models"], Echo.seen, strict=True))
+    texts = [types.Content(parts=[types.Part(text=text)]) for text in TEXTS]
+    for model, config in VECTORS.values():
+        client.models.embed_content(model=model, contents=texts, config=types.EmbedContentConfig(**config))
+    sent = dict(zip([*CALLS, "models", *VECTORS], Echo.seen, strict=True))
     out = Path(__file__).with_suffix(".json")
     out.write_text(json.dumps({"package": f"google-genai {genai.__version__}", "sent": sent}, indent=1) + "\n")
 
