@@ -208,8 +208,9 @@ def _with_hint(error: RefusedRequestError, members: Sequence[_Joining]) -> Refus
     """The refusal of texts, with what may be the cause."""
     if error.status not in _AT_FAULT or not all(map(_is_empty, members)):
         return error
-    told = copy.copy(error)
-    told.args = (f"{error} The text has no words, which some services refuse. Leave it out, or give it some.",)
+    told, words = copy.copy(error), str(error)
+    words += "." * words[-1].isalnum()
+    told.args = (f"{words} The text has no words, which some services refuse. Leave it out, or give it some.",)
     return told
 
 
