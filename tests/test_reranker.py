@@ -128,6 +128,22 @@ def test_a_plan_says_for_what_it_asks():
     assert bounds.cost_usd.least <= report.cost_usd <= bounds.cost_usd.most
 
 
+def test_an_estimate_bounds_a_query_that_is_not_known_and_is_read_with_each_document():
+    def wordy(request):
+        return " ".join(["word"] * 300)
+
+    @ember.operator
+    def program(question: ember.Text, documents: ember.Text["4"]) -> jax.Array:
+        return ember.Reranker("sim/small")(ember.LLM("mine/wordy", max_tokens=300)(question), documents)
+
+    arguments = ember.text("a"), ember.text(DOCUMENTS)
+    with ember.session(providers={"mine": ember.providers.Callable(wordy)}, journal=None) as run:
+        bounds = ember.lower(program)(*arguments).estimate()
+        ember.jit(program)(*arguments)
+    assert run.report().input_tokens == 4 * 300 + 9 <= bounds.input_tokens.most < 2 * (4 * 300 + 9)
+    assert bounds.input_tokens.least == 1 + 9  # the words of the question and of the documents
+
+
 def test_what_are_no_texts_is_refused():
     reranker = ember.Reranker("sim/small")
     with pytest.raises(errors.TextError, match=r"the query has shape \[2\]; a Reranker takes one"):
