@@ -66,7 +66,7 @@ def ranked(body, change=lambda results: None):
 
 # -- what is sent ----------------------------------------------------------------------------------------------------
 
-# The calls that `sdk/cohere.py` makes of Cohere's package, in our words.
+# The calls that `sdk/record_cohere.py` makes of Cohere's package, in our words.
 OURS = {
     "vectors": vectors(encoding_format="base64"),
     "short vectors": vectors(

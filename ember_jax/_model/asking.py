@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import equinox as eqx
 import jax
 import numpy as np
 
@@ -95,6 +96,23 @@ def operands(
         arrays.append(_key_data(key))
     ranks = tuple(value.ndim + 1 for value in extra)
     return Operands(tuple(settings), system is not None, key is not None, ranks, is_conversation), arrays
+
+
+class AskedModel(eqx.Module):
+    """A model with its settings, which is called to be asked, abstract.
+
+    It is equal to itself alone, as operators are, so that `jax.jit(llm)` works.
+    """
+
+    @property
+    def __name__(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]  # JAX names what it compiles so
+        return type(self).__name__
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
 
 
 # Takes note of what was passed over to read an answer.

@@ -13,11 +13,11 @@ from .._text.text import Text
 from ..errors import MalformedResponseError
 from ..providers.base import EMBED, Message, Request, Response
 from ..providers.vectors import unpacked
-from .asking import ModelCall, Note, Operands, one_text, operands
+from .asking import AskedModel, ModelCall, Note, Operands, one_text, operands
 from .llm import asked_by, shown_as
 
 
-class Embedder(eqx.Module):
+class Embedder(AskedModel):
     """A model that gives vectors of texts.
 
     ```python
@@ -71,17 +71,6 @@ class Embedder(eqx.Module):
         static, arrays = operands(self.model, None, self.settings, one, None)
         call = EmbedCall(static, self.dim)
         return invoke(call, call.out, *arrays)[0]
-
-    @property
-    def __name__(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]  # JAX names what it compiles so
-        return type(self).__name__
-
-    # By identity, as operators, so that `jax.jit(embedder)` works.
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
 
     def __repr__(self) -> str:
         return shown_as("Embedder", self.model, self.settings, f"dim={self.dim}")

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,11 +15,11 @@ from .._text.text import Text, text
 from ..errors import MalformedResponseError, TextError
 from ..providers.base import DOCUMENT, RANK, Message, Request, Response
 from ..providers.vectors import unpacked
-from .asking import ModelCall, Note, Operands, one_text, operands
+from .asking import AskedModel, ModelCall, Note, Operands, one_text, operands
 from .llm import asked_by, shown_as
 
 
-class Reranker(eqx.Module):
+class Reranker(AskedModel):
     """A model that scores documents for a query.
 
     ```python
@@ -78,17 +77,6 @@ class Reranker(eqx.Module):
         static, arrays = operands(self.model, None, self.settings, asked, None, [among])
         call = RankCall(static, among.shape)
         return invoke(call, call.out, *arrays)[0]
-
-    @property
-    def __name__(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]  # JAX names what it compiles so
-        return type(self).__name__
-
-    # By identity, as operators, so that `jax.jit(reranker)` works.
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
 
     def __repr__(self) -> str:
         return shown_as("Reranker", self.model, self.settings)
