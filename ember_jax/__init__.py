@@ -38,6 +38,7 @@ from ._model.embedder import Embedder as Embedder
 from ._model.llm import LLM as LLM
 from ._model.llm import Completion as Completion
 from ._model.mcp import MCP as MCP
+from ._model.reranker import Reranker as Reranker
 from ._model.tools import Tool as Tool
 from ._model.tools import ToolReply as ToolReply
 from ._model.tools import tool as tool

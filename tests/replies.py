@@ -3,6 +3,7 @@
 import http.server
 import json
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -27,9 +28,10 @@ class Asked(NamedTuple):
 
 
 class Replies:
-    """The server, while the `with` block lasts; the last of the replies is given for ever."""
+    """The server, while the `with` block lasts; the last of the replies is given for ever. A function makes one of the
+    body that was asked."""
 
-    def __init__(self, *replies: Reply):
+    def __init__(self, *replies: Reply | Callable[[Any], Reply]):
         self.asked: list[Asked] = []
         replies_left = list(replies)
         asked = self.asked
@@ -38,8 +40,10 @@ class Replies:
             def do_POST(self):
                 raw = self.rfile.read(int(self.headers.get("content-length") or 0))
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                asked.append(Asked(self.command, self.path, headers, json.loads(raw) if raw else None))
-                reply = replies_left.pop(0) if len(replies_left) > 1 else replies_left[0]
+                one = Asked(self.command, self.path, headers, json.loads(raw) if raw else None)
+                asked.append(one)
+                given = replies_left.pop(0) if len(replies_left) > 1 else replies_left[0]
+                reply = given if isinstance(given, Reply) else given(one.body)
                 body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
                 self.send_response(reply.status)
                 for name, value in {"content-type": "application/json", **reply.headers}.items():

@@ -17,13 +17,24 @@ import ember_jax
 PACKAGE = Path(ember_jax.__file__).parent
 TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 
+HTTP = (
+    "batch_limits",
+    "cost",
+    "endpoint",
+    "models",
+    "most_cost",
+    "most_output",
+    "most_samples",
+    "price_table",
+    "stream",
+)
 # What may override a concrete method, and why.
 OVERRIDING = {
     # Users write providers: they say what they know of the service, and a default tells that nothing is known.
     "Callable": {"Provider.endpoint"},
     "Encoder": {"Provider.endpoint"},
     # Most protocols have answers asked for as a whole.
-    "ChatCompletions": {"Dialect.stream", "Dialect.most_samples"},
+    "ChatCompletions": {"Dialect.stream", "Dialect.most_samples", "Dialect.batch_limits"},
     "ChatOrResponses": {"Dialect.stream", "Dialect.most_samples"},
     # A feed that has something more to do with each piece.
     "_Answers": {"Feed.__init__"},
@@ -32,15 +43,12 @@ OVERRIDING = {
     "StructuredCall": {"ModelCall.mending"},
     # A vector is no sample.
     "EmbedCall": {"ModelCall.draws_shared"},
-    "HTTPProvider": {
-        f"Provider.{name}"
-        for name in ("endpoint", "price_table", "cost", "most_cost", "most_output", "models", "stream", "most_samples")
-    },
+    "RankCall": {"ModelCall.draws_shared"},
+    # Some take less in one request for vectors than others.
+    "GenerateContent": {"Dialect.batch_limits"},
+    "HTTPProvider": {f"Provider.{name}" for name in HTTP},
     "Sim": {"Provider.endpoint", "Provider.cost", "Provider.most_output", "Provider.models", "Provider.stream"},
-    "Vendor": {
-        f"Provider.{name}"
-        for name in ("endpoint", "price_table", "cost", "most_cost", "most_output", "models", "stream", "most_samples")
-    },
+    "Vendor": {f"Provider.{name}" for name in HTTP},
     # Most kinds of node hold no plan and have nothing to say of one; a kind that does says which it holds, what it
     # gives besides, and how it loses inputs.
     "Branch": {"Node.held"},
@@ -65,7 +73,7 @@ SHARED = {
     "Usage": {
         "_operator/enclosing.py",
         "providers/anthropic.py",
-        "providers/embeddings.py",
+        "providers/billed.py",
         "providers/gemini.py",
         "providers/openai.py",
         "providers/responses.py",

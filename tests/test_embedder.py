@@ -14,16 +14,19 @@ import ember_jax as ember
 from ember_jax import errors, testing
 from ember_jax._runtime import batches
 from ember_jax._runtime import session as sessions
-from ember_jax.providers.base import EMBED, Message, Request, Response
+from ember_jax.providers.base import EMBED, BatchLimits, Message, Request, Response
+from ember_jax.providers.compatible import Compatible
 from ember_jax.providers.openai import OpenAI
 from ember_jax.providers.sim_vectors import vector
 from ember_jax.providers.vectors import packed, unpacked
 
 DIM = 32
+NATIVE = 256  # the simulated model's own length
 MODEL = "openai/text-embedding-3-small"
 FORMS = {"eager": lambda f: f, "jax.jit": jax.jit, "ember.jit": ember.jit}
 FEW = [f"text number {i}" for i in range(8)]
 QUICK = ember.Retry(first=0.0)
+LIMITS = BatchLimits()
 
 
 @contextlib.contextmanager
@@ -146,7 +149,7 @@ def test_a_thousand_lanes_make_eleven_requests(form, kept, tmp_path):
     with testing.ChatServer() as server, served(server, journal=journal) as run:
         found = form(jax.vmap(ember.Embedder(MODEL, dim=DIM)))(ember.text(texts))
         assert np.array_equal(found, expected(texts))
-    assert len(server.requests) == math.ceil(1000 / batches.MOST_TEXTS) == run.report().requests
+    assert len(server.requests) == math.ceil(1000 / LIMITS.texts) == run.report().requests
     assert sorted(text for sent in inputs(server) for text in sent) == sorted(texts)
     assert server.requests[0].body.keys() == {"model", "input", "dimensions", "encoding_format"}
     report = run.report()
@@ -157,10 +160,44 @@ def test_a_thousand_lanes_make_eleven_requests(form, kept, tmp_path):
 
 
 def test_a_batch_is_bounded_by_bytes():
-    texts = [str(i) * (batches.MOST_BYTES // 3) for i in range(7)]
+    texts = [str(i) * (LIMITS.tokens // 3) for i in range(7)]
     with testing.ChatServer() as server, served(server):
         jax.vmap(ember.Embedder(MODEL, dim=DIM))(ember.text(texts))
     assert sorted(len(sent) for sent in inputs(server)) == [1, 3, 3]
+
+
+def test_each_text_by_itself_has_to_fit_the_model_and_not_a_batch():
+    texts = [f"{i} " * 100 for i in range(96)]  # more words together than the model reads at once, which is 8,192
+    long = ["few words", "word " * 8193]
+    embedder = ember.Embedder(MODEL, dim=DIM)
+    with testing.ChatServer() as server, served(server):
+        assert np.array_equal(jax.vmap(embedder)(ember.text(texts)), expected(texts))
+        with pytest.raises(errors.SweepError) as caught:
+            jax.vmap(embedder)(ember.text(long))
+    assert [len(sent) for sent in inputs(server)] == [96, 1]
+    (failure,) = caught.value.failures
+    assert failure.lane == (1,) and "not sent, as the text has 8,193 tokens or more" in str(failure.cause)
+
+
+@pytest.mark.parametrize(
+    "name, sent, most", [("mistral", "output_dimension", 16_384), ("vllm", "dimensions", LIMITS.tokens)]
+)
+def test_services_have_their_own_names_and_limits(name, sent, most):
+    """Of OpenAI's dialect; a token has a byte at least."""
+    texts = [f"{i} {'x' * 1000}" for i in range(48)]
+    with testing.ChatServer() as server:
+        provider = Compatible(name, base_url=server.base_url, api_key="k")
+        try:
+            with ember.session(providers={name: provider}, journal=None, retry=ember.Retry(attempts=1)):
+                # The server, which has no such parameter as Mistral's, gives vectors of its own length.
+                found = jax.vmap(ember.Embedder(f"{name}/an-embedder", dim=NATIVE))(ember.text(texts))
+        finally:
+            sessions.loop().submit(provider.close()).result(30)
+    assert np.array_equal(found, expected(texts, NATIVE))
+    assert {request.body.get(sent) for request in server.requests} == {NATIVE}
+    assert len({"dimensions", "output_dimension"} & server.requests[0].body.keys()) == 1
+    sizes = [sum(map(len, request)) for request in inputs(server)]
+    assert max(sizes) <= most and len(sizes) == {"mistral": 48 // 16, "vllm": 1}[name]
 
 
 def test_equal_texts_are_one_and_a_larger_sweep_pays_for_what_is_new(tmp_path):
@@ -306,15 +343,13 @@ def test_an_answer_without_a_vector_for_each_text_is_none():
 
 @pytest.mark.parametrize("name", ["dimensions", "encoding_format"])
 def test_a_server_that_refuses_a_parameter_is_asked_without(name):
-    native = 256  # the simulated model's own length
-
     def refuse(i):
         return testing.Fault(status=400) if name in server.requests[i].body else None
 
     with testing.ChatServer(faults=refuse) as server, served(server):
-        found = jax.vmap(ember.Embedder(MODEL, dim=native))(ember.text(FEW))
-        assert np.array_equal(found, expected(FEW, native))
-        jax.vmap(ember.Embedder(MODEL, dim=native))(ember.text(["more"]))
+        found = jax.vmap(ember.Embedder(MODEL, dim=NATIVE))(ember.text(FEW))
+        assert np.array_equal(found, expected(FEW, NATIVE))
+        jax.vmap(ember.Embedder(MODEL, dim=NATIVE))(ember.text(["more"]))
     assert [len(sent) for sent in inputs(server)] == [8, 8, 1]  # what is known is not found out again
     assert [name in request.body for request in server.requests] == [True, False, False]
 

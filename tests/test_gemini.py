@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
 import pytest
 from replies import Replies, Reply
 
@@ -24,9 +25,10 @@ from ember_jax.errors import (
     RefusedRequestError,
     ServerError,
 )
-from ember_jax.providers.base import Finish, Message, Request, Tokens
+from ember_jax.providers.base import EMBED, Finish, Message, Request, Tokens
 from ember_jax.providers.dialect import Failure, HTTPAnswer, Meaning
 from ember_jax.providers.gemini import SERVICE, Gemini, GenerateContent
+from ember_jax.providers.sim_vectors import vector
 
 GEMINI = GenerateContent(SERVICE)
 KEY = "AIzaSyMARKED0123456789abcdefghijklmnopq"
@@ -48,6 +50,10 @@ def no_environment(monkeypatch):
 
 def request(model="gemini-2.5-flash", sample=None, **parameters):
     return Request("gemini", model, TURNS, parameters, sample)
+
+
+def for_vectors(model, **parameters):
+    return Request("gemini", model, tuple(Message(EMBED, text) for text in ("a cat", "", "two dogs")), parameters)
 
 
 def body(**parameters):
@@ -93,6 +99,9 @@ OURS = {
         service_tier="flex",
         labels={"a": "b"},
     ),
+    "vectors": for_vectors("gemini-embedding-001", encoding_format="base64"),
+    "short vectors": for_vectors("gemini-embedding-2", dimensions=256, task_type="RETRIEVAL_DOCUMENT"),
+    "titled vectors": for_vectors("gemini-embedding-001", task_type="RETRIEVAL_DOCUMENT", title="Animals"),
 }
 
 
@@ -506,3 +515,111 @@ def test_a_sweep_is_asked_at_once():
     assert said.tolist() == ["6"] * 5
     assert {asked.path for asked in server.asked} == {"/v1/models/gemini-2.5-flash:generateContent"}
     assert len(server.asked) == 5
+
+
+# -- vectors ---------------------------------------------------------------------------------------------------------
+
+DIM = 16
+EMBEDDER = "gemini/gemini-embedding-001"
+
+
+def texts_in(body):
+    """The texts of a request, each of which is the one part of a content of its own."""
+    contents = [one["content"]["parts"] for one in body["requests"]]
+    assert all(len(parts) == 1 for parts in contents)
+    return [part["text"] for (part,) in contents]
+
+
+def embedded(body, change=lambda vectors: None):
+    """What Google answers: simulated vectors, in the order of the texts; with something changed in their list."""
+    texts = texts_in(body)
+    vectors = [vector(t, one["outputDimensionality"]) for t, one in zip(texts, body["requests"], strict=True)]
+    words = sum(len(text.split()) for text in texts)
+    values = [{"values": v.tolist()} for v in vectors]
+    change(values)
+    return Reply({"embeddings": values, "usageMetadata": {"promptTokenCount": words}})
+
+
+def expected(texts):
+    return np.stack([vector(text, DIM) for text in texts])
+
+
+def test_a_thousand_lanes_are_ten_requests_of_a_hundred_contents():
+    texts = [f"text number {i}" for i in range(1000)]
+    with Replies(embedded) as server, session(server) as run:
+        found = jax.vmap(ember.Embedder(EMBEDDER, dim=DIM))(ember.text(texts))
+        assert np.array_equal(found, expected(texts))
+    assert [len(asked.body["requests"]) for asked in server.asked] == [100] * 10
+    assert sorted(text for asked in server.asked for text in texts_in(asked.body)) == sorted(texts)
+    report = run.report()
+    assert (report.calls, report.requests, report.input_tokens) == (1000, 10, 3000)
+    assert report.cost_usd == pytest.approx(3000 * 0.15e-6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda vectors: vectors.pop(), lambda vectors: vectors.clear(), lambda vectors: vectors.append(vectors[0])],
+)
+def test_vectors_that_are_not_one_for_each_text_are_asked_for_again(change):
+    texts = ["a b", "c", "d e f"]
+    with Replies(lambda body: embedded(body, change), embedded) as server, session(server) as run:
+        found = jax.vmap(ember.Embedder(EMBEDDER, dim=DIM))(ember.text(texts))
+    assert np.array_equal(found, expected(texts))
+    assert len(server.asked) == 2 and run.report().input_tokens == 12  # the first is billed, too
+
+
+@pytest.mark.parametrize("values", [[math.nan] * DIM, [], ["a"] * DIM, None])
+def test_a_vector_that_is_none_is_told(values):
+    def change(vectors):
+        vectors[0]["values"] = values
+
+    with (
+        Replies(lambda body: embedded(body, change)) as server,
+        ember.session(
+            journal=None, providers={"gemini": Gemini(server.url, api_key=KEY)}, retry=ember.Retry(attempts=1)
+        ),
+        pytest.raises(MalformedResponseError, match=r"not finite|no numbers"),
+    ):
+        ember.Embedder(EMBEDDER, dim=DIM)("a")
+
+
+def test_an_empty_text_that_is_refused_fails_its_own_lane_alone():
+    refused = Reply(error(400, "INVALID_ARGUMENT", "The text content is empty."), 400)
+
+    def answer(body):
+        return embedded(body) if all(texts_in(body)) else refused
+
+    texts = [f"t {i}" for i in range(64)]
+    texts[9] = texts[40] = ""
+    with Replies(answer) as server, pytest.raises(ember.errors.SweepError) as caught, session(server):
+        jax.vmap(ember.Embedder(EMBEDDER, dim=DIM))(ember.text(texts))
+    assert [failure.lane for failure in caught.value.failures] == [(9,), (40,)]
+    cause = caught.value.failures[0].cause
+    assert isinstance(cause, RefusedRequestError) and "text content is empty. The text has no words" in str(cause)
+    # All of them, without dimensions too as they may be why; then the empty one likewise, and the others.
+    assert sorted(len(asked.body["requests"]) for asked in server.asked) == [1, 1, 62, 63, 63]
+
+
+def test_a_text_that_is_too_long_is_not_sent_and_the_others_are():
+    texts = ["a b", "c " * 9000, "d"]
+    with Replies(embedded) as server, pytest.raises(ember.errors.SweepError) as caught, session(server):
+        jax.vmap(ember.Embedder("gemini/gemini-embedding-2", dim=DIM))(ember.text(texts))
+    assert [failure.lane for failure in caught.value.failures] == [(1,)]
+    assert "the text has 9,000 tokens or more, and the model reads 8,192" in str(caught.value.failures[0].cause)
+    assert [texts_in(asked.body) for asked in server.asked] == [["a b", "d"]]
+
+
+def test_a_model_that_cannot_shorten_is_asked_without_dimensions():
+    native = {"embeddings": [{"values": [0.5] * DIM}]}
+    refused = Reply(error(400, "INVALID_ARGUMENT", "output_dimensionality is not supported"), 400)
+    with Replies(refused, Reply(native)) as server, session(server):
+        found = ember.Embedder("gemini/embedding-001", dim=DIM, task_type="CLUSTERING")("a")
+    assert found.tolist() == [0.5] * DIM
+    asked = [one.body["requests"][0] for one in server.asked]
+    assert [one.get("outputDimensionality") for one in asked] == [DIM, None]
+    assert {one["taskType"] for one in asked} == {"CLUSTERING"}
+
+
+def test_vectors_have_few_parameters():
+    built = GEMINI.build(for_vectors("gemini-embedding-001", temperature=0.5))
+    assert isinstance(built, Failure) and "no parameter 'temperature' for vectors" in built.words

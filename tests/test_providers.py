@@ -194,17 +194,17 @@ def test_malformed_model_ids_are_taught(model_id):
 def test_a_vendor_that_is_not_built_in_is_answered_with_the_way_to_add_it(monkeypatch):
     monkeypatch.setattr(registry, "_providers", {"mine": Callable(str)})
     with ember.session(providers={"ours": Callable(str)}), pytest.raises(ModelError) as raised:
-        ember.LLM("cohere/command-a")
+        ember.LLM("reka/flash")
     message = str(raised.value)
-    listed = message.removeprefix("There is no provider 'cohere'; there are ").partition(". Others with an endpoint")[0]
+    listed = message.removeprefix("There is no provider 'reka'; there are ").partition(". Others with an endpoint")[0]
     names = listed.split(", ")
     assert names == sorted(names) and {"anthropic", "gemini", "groq", "mine", "openai", "ours", "sim", "vllm"} <= {
         *names
     }
     assert "Did you mean" not in message
-    assert "`ember.register('cohere', ember.providers.OpenAI(base_url=\"https://…/v1\", api_key=…))`" in message
-    with ember.session(providers={"cohere": Callable(lambda request: "here")}):
-        assert str(ember.LLM("cohere/command-a")("x")) == "here"
+    assert "`ember.register('reka', ember.providers.OpenAI(base_url=\"https://…/v1\", api_key=…))`" in message
+    with ember.session(providers={"reka": Callable(lambda request: "here")}):
+        assert str(ember.LLM("reka/flash")("x")) == "here"
 
 
 @pytest.mark.parametrize(

@@ -69,18 +69,18 @@ class Wire:
     quota: Mapping[str, str]
 
 
-def openai():
+def openai(model="gpt-4o-mini"):
     from ember_jax.providers.openai import SERVICE
 
     def said(finish, **message):
         usage = {"prompt_tokens": INPUT, "completion_tokens": OUTPUT, "total_tokens": INPUT + OUTPUT}
         choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}
-        return {"id": "c-1", "object": "chat.completion", "model": "gpt-4o-mini", "choices": [choice], "usage": usage}
+        return {"id": "c-1", "object": "chat.completion", "model": model, "choices": [choice], "usage": usage}
 
     return Wire(
         make=ember.providers.OpenAI,
         service=SERVICE,
-        model="gpt-4o-mini",
+        model=model,
         begin="/v1",
         prompt=lambda body: body["messages"][-1]["content"],
         text=lambda words: said("stop", content=words),
@@ -218,7 +218,25 @@ def responses():
     )
 
 
-WIRES = {"openai": openai(), "anthropic": anthropic(), "gemini": gemini(), "openai, Responses": responses()}
+def cohere():
+    from ember_jax.providers.cohere import SERVICE
+
+    return dataclasses.replace(
+        openai("c4ai-aya-expanse-32b"),  # whose length the price table knows
+        make=ember.providers.Cohere,
+        service=SERVICE,
+        begin="",
+        error=lambda status, words: {"id": "1", "message": words},
+    )
+
+
+WIRES = {
+    "openai": openai(),
+    "anthropic": anthropic(),
+    "cohere": cohere(),
+    "gemini": gemini(),
+    "openai, Responses": responses(),
+}
 
 
 def test_every_vendor_has_an_entry():

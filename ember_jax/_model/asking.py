@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import equinox as eqx
 import jax
 import numpy as np
 
@@ -95,6 +96,23 @@ def operands(
         arrays.append(_key_data(key))
     ranks = tuple(value.ndim + 1 for value in extra)
     return Operands(tuple(settings), system is not None, key is not None, ranks, is_conversation), arrays
+
+
+class AskedModel(eqx.Module):
+    """A model with its settings, which is called to be asked, abstract.
+
+    It is equal to itself alone, as operators are, so that `jax.jit(llm)` works.
+    """
+
+    @property
+    def __name__(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]  # JAX names what it compiles so
+        return type(self).__name__
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
 
 
 # Takes note of what was passed over to read an answer.
@@ -240,6 +258,26 @@ def setting(words: str) -> Any:
         return json.loads(words)
     except ValueError:
         return words
+
+
+def one_text(value: Any, caller: str, mapped: str, noun: str = "text") -> Text:
+    """A text of rank 0, given as a Text or a string.
+
+    **Arguments:**
+
+    - `value`: what was given.
+    - `caller`: who takes it, as an error says it, such as `"an Embedder"`.
+    - `mapped`: the code that asks of several.
+    - `noun`: what it is.
+
+    **Raises:** `TextError` for anything else.
+    """
+    if not isinstance(value, Text | str):
+        raise TextError(f"{caller} takes a string or a Text; got {type(value).__name__}.")
+    value = text(value) if isinstance(value, str) else value
+    if value.shape:
+        raise TextError(f"the {noun} has shape {list(value.shape)}; {caller} takes one. Ask them all with `{mapped}`.")
+    return value
 
 
 # Settings whose values are words, or lists of words: a number in them, as in `stop=ember.text("1")`, is words too.

@@ -9,15 +9,15 @@ import jax
 import numpy as np
 
 from .._host import invoke
-from .._text.text import Text, text
-from ..errors import MalformedResponseError, TextError
+from .._text.text import Text
+from ..errors import MalformedResponseError
 from ..providers.base import EMBED, Message, Request, Response
 from ..providers.vectors import unpacked
-from .asking import ModelCall, Note, Operands, operands
-from .llm import LLM
+from .asking import AskedModel, ModelCall, Note, Operands, one_text, operands
+from .llm import asked_by, shown_as
 
 
-class Embedder(eqx.Module):
+class Embedder(AskedModel):
     """A model that gives vectors of texts.
 
     ```python
@@ -26,20 +26,21 @@ class Embedder(eqx.Module):
     scores = index @ embedder("Where is the market?")
     ```
 
-    It takes one text; lanes that are ready at once share a request, up to 96 texts and 300,000 bytes in each. Each text
-    has a place of its own in the journal, so a larger sweep pays only for what is new. A batch counts as one request,
-    for limits and in the report.
+    It takes one text; lanes that are ready at once share a request, of as many texts as the service takes: mostly 96
+    texts and 300,000 bytes. Each text has a place of its own in the journal, so a larger sweep pays only for what is
+    new. A batch counts as one request, for limits and in the report. A text that is longer than the model reads, as far
+    as the price table knows, is not sent. Services differ in whether they take an empty one.
 
     **Arguments:**
 
     - `model`: `provider/model`; a Text to sweep over models.
-    - `dim`: how long the vectors are. It is sent as `dimensions`, and must be the model's own length where a service
-        cannot shorten them.
+    - `dim`: how long the vectors are. It is sent as `dimensions`, or what the service calls it, and must be the model's
+        own length where a service cannot shorten them.
     - `settings`: further parameters as the service names them, such as `encoding_format="float"` for a server that
-        cannot send base64. As those of an `LLM` they are leaves.
+        cannot send base64, `task_type` for Gemini, `input_type` for Cohere. As those of an `LLM` they are leaves.
 
     **Raises:** `ModelError` for an unknown provider or model; `ValueError` for a `dim` that is not a whole number of at
-    least 1.
+    least 1; `TypeError` for a `system` prompt and `dimensions`.
     """
 
     model: Text
@@ -51,8 +52,7 @@ class Embedder(eqx.Module):
             raise ValueError(f"Embedder(dim={dim!r}): give the length of the vectors, a whole number of at least 1.")
         if "dimensions" in settings:
             raise TypeError("Embedder(dimensions=…): the length of the vectors is `dim`.")
-        model_and_settings = LLM(model, **settings)
-        self.model, self.settings = model_and_settings.model, model_and_settings.settings
+        self.model, self.settings = asked_by("Embedder", model, settings)
         self.dim = dim
 
     def __call__(self, text: str | Text) -> jax.Array:
@@ -65,38 +65,15 @@ class Embedder(eqx.Module):
         **Returns:** `float32[dim]`, as the service gives it, which mostly is of length 1; derivative zero.
 
         **Raises:** `TextError` for a text of another rank or type; a `ProviderError` if the call fails, which is a
-        `MalformedResponseError` if the vector has another length.
+        `MalformedResponseError` if the vector has another length or a number that is not finite.
         """
-        static, arrays = operands(self.model, None, self.settings, _one(text), None)
+        one = one_text(text, "an Embedder", "jax.vmap(embedder)(texts)")
+        static, arrays = operands(self.model, None, self.settings, one, None)
         call = EmbedCall(static, self.dim)
         return invoke(call, call.out, *arrays)[0]
 
-    @property
-    def __name__(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]  # JAX names what it compiles so
-        return type(self).__name__
-
-    # By identity, as operators, so that `jax.jit(embedder)` works.
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
     def __repr__(self) -> str:
-        shown = repr(LLM(self.model, **self.settings)).removeprefix("LLM(").removesuffix(")")
-        return f"Embedder({shown}, dim={self.dim})"
-
-
-def _one(value: Any) -> Text:
-    if not isinstance(value, Text | str):
-        raise TextError(f"an Embedder takes a string or a Text; got {type(value).__name__}.")
-    value = text(value) if isinstance(value, str) else value
-    if value.shape:
-        raise TextError(
-            f"the text has shape {list(value.shape)}; an Embedder takes one. Ask them all with "
-            "`jax.vmap(embedder)(texts)`."
-        )
-    return value
+        return shown_as("Embedder", self.model, self.settings, f"dim={self.dim}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +110,8 @@ class EmbedCall(ModelCall):
                 f"{asked}: the model gives vectors of length {len(vector)}, not {self.dim}; the service does not "
                 f"shorten them. Write Embedder({asked!r}, dim={len(vector)})."
             )
+        if not np.isfinite(vector).all():
+            raise MalformedResponseError(f"{asked}: the vector has a number that is not finite.")
         return [vector]
 
 

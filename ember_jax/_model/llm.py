@@ -4,11 +4,10 @@ import difflib
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +23,7 @@ from .._text.text import Text, text
 from .._types import Key
 from ..errors import MalformedResponseError, ModelError, TextError, UnsupportedError
 from ..providers.base import Request, Response
-from .asking import ModelCall, Note, Operands, operands, prompt_of, setting
+from .asking import AskedModel, ModelCall, Note, Operands, operands, prompt_of, setting
 from .choose import Choice, ChoiceCall, options_text
 from .conversation import Conversation
 from .schema import schema_of
@@ -105,7 +104,7 @@ class Completion(NamedTuple):
     reasoning: Text
 
 
-class LLM(eqx.Module):
+class LLM(AskedModel):
     """A language model with its settings.
 
     Every setting is a Text leaf that holds the value as canonical JSON, 0.7 as "0.7" whether it came as a Python
@@ -325,17 +324,6 @@ class LLM(eqx.Module):
         given = {"model": self.model, "system": self.system, **self.settings, **settings}
         return LLM(**given)
 
-    @property
-    def __name__(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]  # JAX names what it compiles so
-        return type(self).__name__
-
-    # By identity, as operators, so that `jax.jit(llm)` works.
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
     def __repr__(self) -> str:
         parts = [_shown(self.model)]
         parts += [] if self.system is None else [f"system={_shown(self.system)}"]
@@ -388,6 +376,23 @@ class LLMCall(ModelCall):
 
 
 # -- settings --------------------------------------------------------------------------------------------------------
+
+
+def asked_by(caller: str, model: str | Text, settings: Mapping[str, Any]) -> tuple[Text, dict[str, Text]]:
+    """A model and settings as those of an LLM are kept, for a class that asks it for numbers.
+
+    **Raises:** what an `LLM` raises; `TypeError` for a system prompt, which such a model has not.
+    """
+    if "system" in settings:
+        raise TypeError(f"{caller}(system=…): a model that is asked for numbers has no system prompt.")
+    llm = LLM(model, **settings)
+    return llm.model, llm.settings
+
+
+def shown_as(caller: str, model: Text, settings: Mapping[str, Text], *more: str) -> str:
+    """How such a class is printed, with more arguments at the end."""
+    shown = repr(LLM(model, **settings)).removeprefix("LLM(").removesuffix(")")
+    return f"{caller}({', '.join([shown, *more])})"
 
 
 def _check_name(name: str) -> None:

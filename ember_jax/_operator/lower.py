@@ -205,8 +205,17 @@ def _models(plan: ir.Plan, given: Sequence[Known | None]) -> dict[ir.Call, str]:
     return {call: _asked(call.function, k) for call, k in operands.items() if isinstance(call.function, ModelCall)}
 
 
+# What a model is asked for, where it is no text, by the call.
+_FOR = {
+    "LLM.choose": " to choose",
+    "LLM.structured": " for fields",
+    "Embedder": " for a vector",
+    "Reranker": " for scores",
+}
+
+
 def _asked(call: ModelCall, model: Known | None) -> str:
-    how = {"LLM.choose": " to choose", "LLM.structured": " for fields", "Embedder": " for a vector"}.get(str(call), "")
+    how = _FOR.get(str(call), "")
     if model is None:
         return f"an LLM{how}"
     names = list(map(_model, model.rows()))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeAlias
 
 from ..errors import MalformedResponseError, RefusedRequestError, ServerError
-from ..providers.base import Form, Request, Response
+from ..providers.base import Form, Provider, Request, Response
 from . import log
 from .batches import Batches
 from .events import Attempt, Ending
@@ -147,14 +147,15 @@ class Answering:
     - `sender`: sends requests to providers.
     - `samples`: sends those that are samples of one question, and cost something.
     - `counts`: those of the session's report, which it adds to.
+    - `provider`: finds a provider by name.
     """
 
-    def __init__(self, sender: Sender, samples: Samples, counts: dict[str, float]):
+    def __init__(self, sender: Sender, samples: Samples, counts: dict[str, float], provider: Callable[[str], Provider]):
         self._sender = sender
         self._samples = samples
         self._counts = counts
         self._flights = SingleFlight()
-        self._batches = Batches(self._send_batch)
+        self._batches = Batches(self._send_batch, lambda request: provider(request.provider).batch_limits(request))
         # The form in which a model has answered a kind of question; it has refused those before.
         self._forms: dict[tuple[str, str, tuple[Form, ...]], int] = {}
         # Digests of what was answered in this session with what is of no use.

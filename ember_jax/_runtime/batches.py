@@ -9,8 +9,9 @@ A batch is sent when it is full, or when nothing joins it for some rounds of the
 wait is too long for the last batch, and too short for a loop that is busy. While texts that are to join are with the
 journal, which is asked before, the batch waits for them.
 
-Services refuse a batch for one bad text in it. So a refused batch is halved until the text stands alone. Each lane is
-told the error of its own text. Billed tokens are shared out by length, so that they sum to what was billed.
+Services refuse a batch for one bad text in it. So a refused batch is halved until the text stands alone. Texts without
+words, which some services refuse and others take, are parted from the others first. Each lane is told the error of its
+own text. Billed tokens are shared out by length, so that they sum to what was billed.
 """
 
 import asyncio
@@ -20,20 +21,20 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeAlias
 
 from ..errors import MalformedResponseError, ProviderError, RefusedRequestError
-from ..providers.base import Request, Response, Tokens
+from ..providers.base import BatchLimits, Request, Response, Tokens
+from ..providers.tokens import overflow
 from ..providers.vectors import packed, unpacked
 from .events import Attempt
 from .scheduler import Task
 from .shares import shares
 
-# How many texts, and bytes of text, are in a batch at most. Vertex and Gemini take 100 texts, Cohere 96, OpenAI 2,048
-# with 300,000 tokens in all, and a token has a byte at least.
-MOST_TEXTS, MOST_BYTES = 96, 300_000
 # After how many rounds of the loop without a text a batch is sent. A call takes up to three from one task to another.
 _ROUNDS = 4
 # The statuses of a refusal that may be about one of the texts, or about how many they are.
 _AT_FAULT = (400, 413, 422)
 
+# How much may be in one request to the model of a request.
+Limits: TypeAlias = Callable[[Request], BatchLimits]
 # Sends one request; each attempt is appended to the list.
 Send: TypeAlias = Callable[[Request, list[Attempt], Task | None], Coroutine[Any, Any, Response]]
 
@@ -55,10 +56,12 @@ class Batches:
     **Arguments:**
 
     - `send`: sends a request of several texts.
+    - `limits`: how much a model's provider takes at once.
     """
 
-    def __init__(self, send: Send):
+    def __init__(self, send: Send, limits: Limits = lambda request: BatchLimits()):
         self._send = send
+        self._limits = limits
         self._open: dict[Any, _Batch] = {}
         self._running: set[asyncio.Task[None]] = set()
 
@@ -69,7 +72,8 @@ class Batches:
         key = loop, dataclasses.replace(request, messages=request.messages[:0]).digest(), request.forms
         found = self._open.get(key)
         if found is None:
-            found = self._open[key] = _Batch(loop, self._start, lambda: self._open.pop(key, None))
+            closed = lambda: self._open.pop(key, None)
+            found = self._open[key] = _Batch(loop, self._start, closed, self._limits(request))
         found.expected += 1
         return found
 
@@ -100,9 +104,8 @@ class Batches:
         except RefusedRequestError as error:
             _tell_attempts(members, attempts)
             if len(members) == 1 or error.status not in _AT_FAULT:
-                return _fail(members, error)
-            half = len(members) // 2
-            await asyncio.gather(self._answer(members[:half]), self._answer(members[half:]))
+                return _fail(members, _with_hint(error, members))
+            await asyncio.gather(*map(self._answer, _parted(members)))
             return None
         except Exception as error:
             _tell_attempts(members, attempts)
@@ -130,9 +133,10 @@ class _Batch:
         loop: asyncio.AbstractEventLoop,
         start: Callable[[list[_Joining]], None],
         closed: Callable[[], object],
+        limits: BatchLimits,
     ):
         self.expected = 0
-        self._loop, self._start, self._closed = loop, start, closed
+        self._loop, self._start, self._closed, self._limits = loop, start, closed, limits
         self._members: list[_Joining] = []
         self._bytes = self._quiet = 0
         self._looks = False
@@ -146,15 +150,23 @@ class _Batch:
             self._loop.call_soon(self._look)
 
     async def join(self, request: Request, attempts: list[Attempt], task: Task | None) -> Response:
-        """The answer to one request, which has gone with others; its attempts are those of the batch."""
+        """The answer to one request, which has gone with others; its attempts are those of the batch.
+
+        **Raises:** `RefusedRequestError` for a text that is longer than the model reads, which is not sent; what the
+        batch raises.
+        """
+        if (why := overflow(request, self._limits.each)) is not None:
+            self.leave()
+            raise why
         size = len(request.messages[0].content.encode("utf-8", "surrogatepass"))
-        if self._bytes + size > MOST_BYTES:
+        # A token has a byte at least. What it has is known to the service alone.
+        if self._bytes + size > self._limits.tokens:
             self._flush()
         member = _Joining(request, attempts, task, size, self._loop.create_future())
         self._members.append(member)
         self._bytes += size
         self._quiet = 0
-        if len(self._members) == MOST_TEXTS:
+        if len(self._members) == self._limits.texts:
             self._flush()
         self.leave()
         return await member.answer
@@ -177,6 +189,29 @@ class _Batch:
         self._members, self._bytes = [], 0
         if members:
             self._start(members)
+
+
+def _parted(members: list[_Joining]) -> list[list[_Joining]]:
+    """A refused batch in two: those without words and the others, or halves."""
+    empty = [_is_empty(member) for member in members]
+    if any(empty) and not all(empty):
+        return [[m for m, is_empty in zip(members, empty, strict=True) if is_empty is part] for part in (False, True)]
+    half = len(members) // 2
+    return [members[:half], members[half:]]
+
+
+def _is_empty(member: _Joining) -> bool:
+    return not member.request.messages[0].content.strip()
+
+
+def _with_hint(error: RefusedRequestError, members: Sequence[_Joining]) -> RefusedRequestError:
+    """The refusal of texts, with what may be the cause."""
+    if error.status not in _AT_FAULT or not all(map(_is_empty, members)):
+        return error
+    told, words = copy.copy(error), str(error)
+    words += "." * words[-1].isalnum()
+    told.args = (f"{words} The text has no words, which some services refuse. Leave it out, or give it some.",)
+    return told
 
 
 def _of_texts(request: Request, response: Response, sizes: Sequence[int]) -> list[Response]:

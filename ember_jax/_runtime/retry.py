@@ -118,7 +118,7 @@ class Tries:
         if not asks_more:
             return None
         # The other form of a question for vectors may get vectors of another length, which are paid for and of no use.
-        if self._request.embeds:
+        if not self._request.asks_words:
             return None
         words, before = str(error), self._last
         self._last = words

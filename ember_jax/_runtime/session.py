@@ -210,7 +210,7 @@ class Session:
         self.pricing = Pricing(prices or {}, self.provider, self._budget)
         self._sender = Sender(self.provider, self.count, self.limits, retry or Retry(), self.pricing, turns=self.turns)
         self.samples = Samples(self._sender, self.provider, self.pricing, join_samples)
-        self._answering = Answering(self._sender, self.samples, self._counts)
+        self._answering = Answering(self._sender, self.samples, self._counts, self.provider)
 
     def __dir__(self) -> list[str]:
         # What a user has of it; the rest is for calls.

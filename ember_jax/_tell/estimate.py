@@ -11,6 +11,7 @@ import numpy as np
 from .._host import HostCall
 from .._model.asking import ModelCall
 from .._model.choose import ChoiceCall
+from .._model.reranker import RankCall
 from .._model.structured import StructuredCall, longest_wrong, repair_of
 from .._plan import ir
 from .._runtime.earlier import answers
@@ -348,6 +349,9 @@ class _Estimator:
                 else list(map(self.bounds.texts.text, rows))
             )
             unknown += [t for t in texts if isinstance(t, Span) and i not in heads]
+            if i == 1 and isinstance(function, RankCall) and isinstance(texts[0], Span):
+                # The model reads the query before each document.
+                unknown += [Span(0, texts[0].most)] * (math.prod(function.shape) - 1)
             if i == 2 and function.operands.has_system and isinstance(texts[0], Span):
                 unknown.append(Span(0, tokens.PER_MESSAGE))  # of its message, without which the request is made
             filled = [t if isinstance(t, str) else _NOBODY if i == 0 else "" for t in texts]
@@ -385,7 +389,7 @@ class _Estimator:
         least, most = tokens.bounds(request)
         inputs = least + sum(s.least for s in unknown), most + sum(s.most for s in unknown)
         pricing, limit = self._session.pricing, tokens.output_limit(request)
-        outputs = 1 - request.embeds, pricing.most_output(request) if is_known else math.inf if limit is None else limit
+        outputs = request.asks_words, pricing.most_output(request) if is_known else math.inf if limit is None else limit
         samples, many = self._session.samples, 1.0
         if samples.is_on and request.sample is not None:
             many = samples.most(request) if is_known else math.inf  # a model that is not known may be any

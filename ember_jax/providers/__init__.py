@@ -16,6 +16,7 @@ from .sim import SimModel as SimModel
 if TYPE_CHECKING:
     from .anthropic import Anthropic as Anthropic
     from .callable import Callable as Callable
+    from .cohere import Cohere as Cohere
     from .compatible import Compatible as Compatible
     from .encoder import Encoder as Encoder
     from .gemini import Gemini as Gemini
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _VENDORS = {
     "Anthropic": "anthropic",
     "Callable": "callable",
+    "Cohere": "cohere",
     "Compatible": "compatible",
     "Encoder": "encoder",
     "Gemini": "gemini",
@@ -53,7 +55,7 @@ if not TYPE_CHECKING:
 # The provider names that a model id may begin with when nothing was registered, with the names of their classes. The
 # table stands here and not in the registry: to add a vendor, one writes the vendor's own file and its lines in this
 # one, and edits nothing else. The names of services that imitate OpenAI are in the table of `compatible.py`.
-_BUILT_IN = {"sim": "Sim", "anthropic": "Anthropic", "gemini": "Gemini", "openai": "OpenAI"}
+_BUILT_IN = {"sim": "Sim", "anthropic": "Anthropic", "cohere": "Cohere", "gemini": "Gemini", "openai": "OpenAI"}
 
 
 def _built_in_names() -> set[str]:

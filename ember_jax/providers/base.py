@@ -21,6 +21,8 @@ from .quota import Quota
 
 # The role of a text whose vector is asked for. No turn of a conversation has it.
 EMBED = "embed"
+# The roles of a query that documents are to be scored for, and of each document.
+RANK, DOCUMENT = "rank", "document"
 
 # Before the parts of a message where it is kept as words.
 _PARTS = "\x1eparts\x1e"
@@ -108,7 +110,8 @@ class Request:
 
     - `provider`, `model`: the two halves of the model id `provider/model`.
     - `messages`: the conversation; or texts, each a message of the role `EMBED`, whose vectors are asked for. The
-        answer's text is then the vectors of all in their order, see `vectors.py`.
+        answer's text is then the vectors of all in their order, see `vectors.py`. Or a query, of the role `RANK`, and
+        documents, of the role `DOCUMENT`, whose scores are asked for. The answer's text is then one vector of those.
     - `parameters`: JSON values by name, as the user set them (`temperature`, `max_tokens`, …).
     - `sample`: the bits of the caller's key in hex, or `None` without a key. It tells several samples of one prompt
         apart. Services are not sent it, but for what `seed` says; a simulated model draws from it.
@@ -131,6 +134,16 @@ class Request:
     def embeds(self) -> bool:
         """Whether vectors of texts are asked for, and no words."""
         return bool(self.messages) and self.messages[0].role == EMBED
+
+    @property
+    def ranks(self) -> bool:
+        """Whether scores of documents are asked for, and no words."""
+        return bool(self.messages) and self.messages[0].role == RANK
+
+    @property
+    def asks_words(self) -> bool:
+        """Whether words are asked for, and no numbers."""
+        return not (self.embeds or self.ranks)
 
     def in_form(self, number: int) -> "Request":
         """The question in one of its forms; 0 is the first, this request."""
@@ -300,6 +313,22 @@ class Response(NamedTuple):
         return self.finish != Finish.REFUSAL and (bool(self.tool_calls) or bool(self.text and not self.text.isspace()))
 
 
+class BatchLimits(NamedTuple):
+    """How much may be in one request for vectors.
+
+    **Fields:**
+
+    - `texts`: the most texts. OpenAI takes 2,048; but services behind gateways take 96 (Cohere) or 100 (Vertex), and a
+        few requests at once are answered sooner than one that is as long.
+    - `tokens`: the most tokens of all texts together. 300,000 are OpenAI's limit.
+    - `each`: the most tokens of one text.
+    """
+
+    texts: int = 96
+    tokens: float = 300_000
+    each: float = math.inf
+
+
 class Provider(abc.ABC):
     """One service that answers requests.
 
@@ -358,6 +387,10 @@ class Provider(abc.ABC):
         rest one by one.
         """
         return 1
+
+    def batch_limits(self, request: Request) -> BatchLimits:
+        """How much may be in one request for vectors to the model of `request`."""
+        return BatchLimits()
 
     async def models(self) -> tuple[str, ...]:
         """The names of its models. Raises `ModelError` if it has no list of them, or a `ProviderError`."""

@@ -10,6 +10,7 @@ import difflib
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError
+from .base import BatchLimits
 from .dialect import Service
 from .http import TIMEOUT, HTTPProvider, Vendor
 from .openai import ChatCompletions, Deviations
@@ -100,12 +101,16 @@ SERVICES = dict(
         # [groq 1.7.0]
         _hosted("groq", "https://api.groq.com", "GROQ_API_KEY", version="/openai/v1", deviations=_SINGLE),
         _hosted("huggingface", "https://router.huggingface.co", "HF_TOKEN", deviations=_OLDER),
-        # [mistralai 3.7.0] has no other name for either.
+        # [mistralai 3.7.0] has no other name for either. The service refuses more than 16,384 tokens of texts at once
+        # ("Too many tokens in batch"), and more than 512 texts.
         _hosted(
             "mistral",
             "https://api.mistral.ai",
             "MISTRAL_API_KEY",
-            deviations=Deviations(renamed=(_MAX_TOKENS, ("seed", "random_seed"), ("dimensions", "output_dimension"))),
+            deviations=Deviations(
+                renamed=(_MAX_TOKENS, ("seed", "random_seed"), ("dimensions", "output_dimension")),
+                batch=BatchLimits(tokens=16_384),
+            ),
         ),
         _hosted(
             "nvidia",

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from ..errors import MalformedResponseError, ProviderError
-from .base import Request, Response, Tokens
+from .base import BatchLimits, Request, Response, Tokens
 
 _Shape = TypeVar("_Shape")
 
@@ -195,6 +195,7 @@ class Dialect(abc.ABC):
     - `service`: the service that is asked.
     - `listing`: how the service lists its models.
     - `embeds`: whether it has requests for vectors of texts.
+    - `ranks`: whether it has requests for scores of documents.
     - `quota_headers`: the families of headers, see `quota`, that may tell the service's limits. The first counts
         that says how much is left.
     """
@@ -202,6 +203,7 @@ class Dialect(abc.ABC):
     service: Service
     listing: ClassVar[Listing] = Listing()
     embeds: ClassVar[bool] = False
+    ranks: ClassVar[bool] = False
     quota_headers: ClassVar[tuple[str, ...]]
 
     @abc.abstractmethod
@@ -231,6 +233,10 @@ class Dialect(abc.ABC):
     def most_samples(self, request: Request) -> int:
         """How many samples one request may ask for, see `Provider.most_samples`."""
         return 1
+
+    def batch_limits(self, request: Request) -> BatchLimits:
+        """How much may be in one request for vectors; the most of one text is by the price table, whatever is here."""
+        return BatchLimits()
 
     @abc.abstractmethod
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:

@@ -1,20 +1,20 @@
-"""Vectors of texts in OpenAI's protocol. Nothing here does IO.
+"""Vectors of texts, in OpenAI's protocol and as they are read from any. Nothing here does IO.
 
 Design note. Vectors are asked for in base64, which is exact, and a quarter of the bytes of decimals. Servers that
 refuse `encoding_format`, or `dimensions`, are asked without both, see `_model/embedder.py`; what they then send is read
 as well. Whether the vectors have the length that is wanted is seen where they are used.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..errors import MalformedResponseError, RefusedRequestError
-from . import prices
+from . import billed
 from .base import Request, Response, Tokens
-from .dialect import Failure, HTTPAnswer, HTTPRequest, count, decoded, dollars, usage_in
+from .dialect import Failure, HTTPAnswer, HTTPRequest, decoded
 from .vectors import packed, unpacked
 
 
@@ -31,25 +31,45 @@ def read(answer: HTTPAnswer, request: Request) -> Response | Failure:
     """What an answer with a status of success says: the vectors in the order of the texts."""
     listed = decoded(answer, _Listed, "a list of embeddings", "does the base URL end with /v1?")
     if isinstance(listed, Failure):
-        return listed._replace(tokens=_tokens(usage_in(answer.body, _Usage)))
-    tokens, n = _tokens(listed.usage), len(request.messages)
+        return listed._replace(tokens=billed.tokens_in(answer))
+    tokens = billed.tokens_of(listed.usage)
     # Some servers leave out the places; the vectors are then in the order of the texts.
     places = [i if e.index is None else e.index for i, e in enumerate(listed.data)]
-    if sorted(places) != list(range(n)):
-        said = f"the answer has {len(places)} vectors for {n} texts, or not one for each."
-        return Failure(MalformedResponseError, said, (), tokens)
+    if sorted(places) != list(range(len(request.messages))):
+        return _too_few(len(places), request, tokens)
     by_place = dict(zip(places, listed.data, strict=True))
+    sent = [by_place[i].embedding for i in range(len(places))]
+    id = answer.headers.get("x-request-id") or listed.id or ""
+    return response(answer, request, sent, tokens, listed.model or request.model, id)
+
+
+def response(
+    answer: HTTPAnswer, request: Request, sent: Sequence[Any], tokens: Tokens | None, model: str, id: str
+) -> Response | Failure:
+    """Vectors, each of which is a list of numbers or base64, as an answer; or why they are none.
+
+    **Arguments:**
+
+    - `answer`, `request`: that they came in, and that it answers.
+    - `sent`: the vectors, in the order of the texts.
+    - `tokens`: what the service bills, if it says.
+    - `model`, `id`: as the service names what answered, and the answer.
+    """
+    if len(sent) != len(request.messages):
+        return _too_few(len(sent), request, tokens)
     try:
-        vectors = np.stack([_vector(by_place[i].embedding) for i in range(n)])
+        vectors = np.stack([_vector(vector) for vector in sent])
     except (ValueError, TypeError, OverflowError):
         return Failure(MalformedResponseError, "the answer's vectors are no numbers of one length.", (), tokens)
     if not (vectors.size and np.isfinite(vectors).all()):
         return Failure(MalformedResponseError, "the answer has a vector that is empty, or not finite.", (), tokens)
-    model, used = listed.model or request.model, tokens or Tokens()
-    known = prices.cost(request, tokens, model) if tokens else dollars(None)
-    cost = known if known == known else dollars(answer.headers.get("x-litellm-response-cost"))  # NaN if not known
-    id = answer.headers.get("x-request-id") or listed.id or ""
+    cost, used = billed.cost(answer, request, tokens, model), tokens or Tokens()
     return Response(packed(vectors), int(used.input), cost=cost, model=model, request_id=id)
+
+
+def _too_few(vectors: int, request: Request, tokens: Tokens | None) -> Failure:
+    said = f"the answer has {vectors} vectors for {len(request.messages)} texts, or not one for each."
+    return Failure(MalformedResponseError, said, (), tokens)
 
 
 def _vector(sent: Any) -> np.ndarray:
@@ -61,11 +81,6 @@ def _vector(sent: Any) -> np.ndarray:
     return vector
 
 
-def _tokens(usage: "_Usage | None") -> Tokens | None:
-    said = None if usage is None else usage.total_tokens if usage.prompt_tokens is None else usage.prompt_tokens
-    return None if said is None else Tokens(count(said))
-
-
 @dataclass
 class _Embedding:
     # A string in base64, or a list of numbers.
@@ -74,14 +89,8 @@ class _Embedding:
 
 
 @dataclass
-class _Usage:
-    prompt_tokens: int | None = None
-    total_tokens: int | None = None
-
-
-@dataclass
 class _Listed:
     data: list[_Embedding]
     id: str | None = None
     model: str | None = None
-    usage: _Usage | None = None
+    usage: billed.Usage | None = None

@@ -18,8 +18,8 @@ from ..errors import (
     RefusedRequestError,
     ServerError,
 )
-from . import prices, quota
-from .base import Finish, Message, Part, Request, Response, Tokens
+from . import embeddings, prices, quota
+from .base import BatchLimits, Finish, Message, Part, Request, Response, Tokens
 from .dialect import (
     Dialect,
     Failure,
@@ -69,6 +69,9 @@ class Gemini(Vendor):
     `top_logprobs`, `response_format`, `reasoning_effort`. `include_thoughts=True` shows the thoughts, as the answer's
     reasoning. Of Google's own there are `safety_settings`, `thinking_config`, `cached_content`, `tools` and others.
 
+    An `Embedder` takes `task_type`, such as `"RETRIEVAL_DOCUMENT"` or `"RETRIEVAL_QUERY"`, and `title`. Vectors that
+    have another number of dimensions than the model's own may be of another length than 1.
+
     The environment is read at each call. Prices are looked up by the provider name that it is registered under.
 
     **Raises:** `ValueError` for a `base_url` that is no whole URL; `TypeError` for another `client`.
@@ -92,6 +95,7 @@ class GenerateContent(Dialect):
     listing: ClassVar[Listing] = Listing(
         "/models?pageSize=1000", {}, "models", "name", "models/", ("nextPageToken", "pageToken")
     )
+    embeds: ClassVar[bool] = True
     # Google tells no quota in headers, but gateways do.
     quota_headers: ClassVar[tuple[str, ...]] = quota.FAMILIES
 
@@ -99,6 +103,8 @@ class GenerateContent(Dialect):
         return {"x-goog-api-key": key}
 
     def build(self, request: Request) -> HTTPRequest | Failure:
+        if request.embeds:
+            return _embed(request)
         asked = _asked(request)
         if isinstance(asked, str):
             return Failure(RefusedRequestError, asked)
@@ -110,12 +116,11 @@ class GenerateContent(Dialect):
         }
         if system:
             body["systemInstruction"] = {"parts": system, "role": "user"}
-        # A model's own name may begin with another collection than `models`, as a tuned one's does.
-        name = urllib.parse.quote(request.model, safe="/:@")
-        path = f"/{name}" if "/" in name else f"/models/{name}"
-        return HTTPRequest(f"{path}:generateContent", {}, {**body, **asked})
+        return HTTPRequest(f"{_path(request)}:generateContent", {}, {**body, **asked})
 
     def read(self, answer: HTTPAnswer, request: Request) -> Response | Failure:
+        if request.embeds:
+            return _embedded(answer, request)
         said = decoded(answer, _Generated, "of generateContent", "is the base URL right?")
         if isinstance(said, Failure):
             return said._replace(tokens=_tokens(usage_in(answer.body, _Usage, "usageMetadata")))
@@ -136,6 +141,9 @@ class GenerateContent(Dialect):
         limit = request.parameters.get("max_output_tokens")
         return limit if type(limit) is int else prices.context_window(request.provider, request.model)
 
+    def batch_limits(self, request: Request) -> BatchLimits:
+        return BatchLimits(texts=100)  # "at most 100 requests can be in one batch"
+
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:
         details = list(_details(answer.body))
         # Google answers 400 for a key that it does not know.
@@ -150,6 +158,48 @@ class GenerateContent(Dialect):
         if answer.status >= 500 and seconds is not None:
             return Meaning(ServerError, "", seconds)
         return of_litellm(answer, self.service)
+
+
+def _resource(request: Request) -> str:
+    """The model by its name as a resource. That may begin with another collection, as a tuned one's does."""
+    return request.model if "/" in request.model else f"models/{request.model}"
+
+
+def _path(request: Request) -> str:
+    return f"/{urllib.parse.quote(_resource(request), safe='/:@')}"
+
+
+# -- vectors ---------------------------------------------------------------------------------------------------------
+
+# Settings of a request for vectors, with the names that they are sent under. Decimals are as exact as base64, for they
+# were float32, so `encoding_format` is of no matter.
+_OF_VECTORS = {
+    "dimensions": "outputDimensionality",
+    "output_dimensionality": "outputDimensionality",
+    "task_type": "taskType",
+    "title": "title",
+}
+
+
+def _embed(request: Request) -> HTTPRequest | Failure:
+    """What to send for the vectors of a request's texts: a content for each, as several in one are one vector."""
+    if unknown := sorted(request.parameters.keys() - _OF_VECTORS.keys() - {"encoding_format"}):
+        return Failure(RefusedRequestError, f"Gemini has no parameter {unknown[0]!r} for vectors; leave it out.")
+    given = {_OF_VECTORS[k]: v for k, v in request.parameters.items() if k in _OF_VECTORS}
+    asked = [
+        {"model": _resource(request), "content": {"parts": [{"text": message.content}]}, **given}
+        for message in request.messages
+    ]
+    return HTTPRequest(f"{_path(request)}:batchEmbedContents", {}, {"requests": asked})
+
+
+def _embedded(answer: HTTPAnswer, request: Request) -> Response | Failure:
+    """What an answer with a status of success says: the vectors in the order of the texts."""
+    said = decoded(answer, _Embedded, "of batchEmbedContents", "is the base URL right?")
+    if isinstance(said, Failure):
+        return said._replace(tokens=_tokens(usage_in(answer.body, _Usage, "usageMetadata")))
+    vectors = [embedding.values for embedding in said.embeddings]
+    return embeddings.response(answer, request, vectors, _tokens(said.usageMetadata), request.model, "")
 
 
 # -- what is asked ---------------------------------------------------------------------------------------------------
@@ -382,6 +432,17 @@ class _Generated:
     usageMetadata: _Usage | None = None
     modelVersion: str | None = None
     responseId: str | None = None
+
+
+@dataclass
+class _VectorValues:
+    values: Any
+
+
+@dataclass
+class _Embedded:
+    embeddings: list[_VectorValues]
+    usageMetadata: _Usage | None = None
 
 
 _FINISHES = {

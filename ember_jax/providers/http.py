@@ -34,7 +34,7 @@ from ..errors import (
     ServerError,
 )
 from . import prices, quota, tokens
-from .base import Finish, Provider, Request, Response, Tokens
+from .base import BatchLimits, Finish, Provider, Request, Response, Tokens
 from .dialect import (
     Dialect,
     Failure,
@@ -108,6 +108,9 @@ class Vendor(Provider):
 
     def most_samples(self, request: Request) -> int:
         return self._http.most_samples(request)
+
+    def batch_limits(self, request: Request) -> BatchLimits:
+        return self._http.batch_limits(request)
 
     def build(self, request: Request) -> tuple[str, dict[str, str], dict[str, Any]]:
         """The URL, the headers and the JSON body that are sent, see `HTTPProvider.build`."""
@@ -288,6 +291,10 @@ class HTTPProvider(Provider):
     def most_samples(self, request: Request) -> int:
         return self._dialect.most_samples(request)
 
+    def batch_limits(self, request: Request) -> BatchLimits:
+        window = prices.context_window(request.provider, request.model)
+        return self._dialect.batch_limits(request)._replace(each=window)
+
     def build(self, request: Request) -> tuple[str, dict[str, str], dict[str, Any]]:
         """The URL, the headers and the JSON body to send.
 
@@ -296,7 +303,8 @@ class HTTPProvider(Provider):
         the model can read, or if the dialect refuses the request.
         """
         base, authorization = self._authorized(_id(request))
-        if (overflow := _overflow(request)) is not None:
+        window = prices.context_window(request.provider, request.model)
+        if (overflow := tokens.overflow(request, window)) is not None:
             raise overflow
         built = _first_built(request, self._dialect)
         if isinstance(built, Failure):
@@ -451,30 +459,18 @@ class HTTPProvider(Provider):
         return client
 
 
-def _overflow(request: Request) -> RefusedRequestError | None:
-    """Why a prompt is not sent that is longer than its model can read for certain; `None` if it may fit."""
-    window = prices.context_window(request.provider, request.model)
-    # A token has a character at least, so mostly nothing is counted.
-    if sum(len(message.content) for message in request.messages) <= window:
-        return None
-    least = tokens.bounds(request)[0]
-    if least <= window:
-        return None
-    return RefusedRequestError(
-        f"{_id(request)}: not sent, as the prompt has {least:,} tokens or more, and the model reads {window:,.0f}. "
-        "Shorten it, as by `ember.truncate(text, tokens)` or `text.slice(start, stop)`, or ask another model."
-    )
-
-
 def _first_built(request: Request, dialect: Dialect) -> HTTPRequest | Failure:
     """What to send for a request in the first of its forms that the dialect does not refuse; else why it refuses.
 
     To raise the refusal would do as well: the next form would then be asked. But that would count as a request that
     failed, of each call that asks before the first is answered.
     """
+    maker = dialect.service.maker
     if request.embeds and not dialect.embeds:
-        maker = dialect.service.maker
         return Failure(RefusedRequestError, f"{maker} is not asked for vectors here; take a model of another service.")
+    if request.ranks and not dialect.ranks:
+        other = "take a model of another service, as `cohere/rerank-v3.5`"
+        return Failure(RefusedRequestError, f"{maker} is not asked for scores of documents here; {other}.")
     built = dialect.build(request)
     if isinstance(built, Failure):
         others = (dialect.build(request.in_form(i + 1)) for i in range(len(request.forms)))

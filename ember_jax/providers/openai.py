@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from .._regex import regex
 from ..errors import MalformedResponseError, RefusedRequestError, ServerError
-from . import embeddings, prices, quota
-from .base import Finish, Part, Request, Response, Tokens
+from . import embeddings, prices, quota, rerank
+from .base import BatchLimits, Finish, Part, Request, Response, Tokens
 from .chat import chat
 from .chunks import Chunks
 from .dialect import (
@@ -86,10 +86,11 @@ class ChatOrResponses(Dialect):
 
     service: Service
     embeds: ClassVar[bool] = True
+    ranks: ClassVar[bool] = True  # as gateways do that are asked by it
     quota_headers: ClassVar[tuple[str, ...]] = quota.FAMILIES
 
     def _of(self, request: Request) -> Dialect:
-        is_alone = not request.embeds and _RESPONSES_ALONE.match(request.model)
+        is_alone = request.asks_words and _RESPONSES_ALONE.match(request.model)
         return Responses(self.service) if is_alone else ChatCompletions(self.service)
 
     def authorization(self, key: str) -> dict[str, str]:
@@ -114,6 +115,9 @@ class ChatOrResponses(Dialect):
         return ChatCompletions(self.service).meaning(answer)
 
 
+_COMMON = BatchLimits()
+
+
 @dataclass(frozen=True)
 class Deviations:
     """How a service that imitates OpenAI differs from it in what it is sent.
@@ -124,12 +128,14 @@ class Deviations:
     - `key_header`: the header that it reads the key from; empty for a bearer token.
     - `counts_logprobs`: whether `logprobs` is the number of alternatives, and there is no `top_logprobs`.
     - `most_samples`: how many samples one request may ask for; 128 is OpenAI's limit.
+    - `batch`: how much may be in one request for vectors.
     """
 
     renamed: tuple[tuple[str, str], ...] = ()
     key_header: str = ""
     counts_logprobs: bool = False
     most_samples: int = 128
+    batch: BatchLimits = _COMMON
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,7 @@ class ChatCompletions(Dialect):
     service: Service
     deviations: Deviations = Deviations()
     embeds: ClassVar[bool] = True
+    ranks: ClassVar[bool] = True
     # Gateways that speak this protocol to us, and stand before other vendors' models, pass those vendors' headers on.
     quota_headers: ClassVar[tuple[str, ...]] = quota.FAMILIES
 
@@ -149,6 +156,8 @@ class ChatCompletions(Dialect):
     def build(self, request: Request) -> HTTPRequest | Failure:
         if request.embeds:
             return embeddings.built(request, dict(self.deviations.renamed))
+        if request.ranks:
+            return rerank.built(request, "/rerank")
         taken = sorted({"model", "messages", "n", "stream"} & request.parameters.keys())
         if taken:
             return Failure(
@@ -174,6 +183,8 @@ class ChatCompletions(Dialect):
     def read(self, answer: HTTPAnswer, request: Request) -> Response | SampledAnswers | Failure:
         if request.embeds:
             return embeddings.read(answer, request)
+        if request.ranks:
+            return rerank.read(answer, request)
         completion = decoded(answer, _Completion, "a chat completion", "does the base URL end with /v1?")
         if isinstance(completion, Failure):
             return completion._replace(tokens=_tokens(usage_in(answer.body, _Usage)))
@@ -199,6 +210,9 @@ class ChatCompletions(Dialect):
     def most_samples(self, request: Request) -> int:
         # Each sample has a seed of its own, and one request has one seed.
         return 1 if {"seed", "n", "stream"} & request.parameters.keys() else self.deviations.most_samples
+
+    def batch_limits(self, request: Request) -> BatchLimits:
+        return self.deviations.batch
 
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:
         # llama.cpp parses an answer before it sends it, and sends none that it cannot parse. Under a JSON schema that

@@ -253,6 +253,8 @@ def reply(model: SimModel, request: Request) -> Response:
     """
     if request.embeds:
         return _vectors(model, request)
+    if request.ranks:
+        return _scores(model, request)
     prompt = next((m.content for m in reversed(request.messages) if m.role == "user"), "")
     skill, draws = model.at(prompt), _Draws(request)
     if (tools := request.parameters.get("tools")) and request.parameters.get("tool_choice") != "none":
@@ -292,6 +294,14 @@ def _vectors(model: SimModel, request: Request) -> Response:
     tokens = sum(len(text.split()) for text in texts)
     vectors = np.stack([sim_vectors.vector(text, dim) for text in texts])
     return Response(packed(vectors), tokens, cost=model.price.of(tokens, 0), logprob=0.0, model=request.model)
+
+
+def _scores(model: SimModel, request: Request) -> Response:
+    """The answer to a request for scores. The model reads the query before each document."""
+    query, *documents = [m.content for m in request.messages]
+    tokens = sum(len(query.split()) + len(document.split()) for document in documents)
+    scores = np.array([sim_vectors.likeness(query, document) for document in documents], np.float32)
+    return Response(packed(scores), tokens, cost=model.price.of(tokens, 0), logprob=0.0, model=request.model)
 
 
 def _calling(model: SimModel, request: Request, calls: tuple[Part, ...]) -> Response:

@@ -1,4 +1,6 @@
-"""The vectors of simulated models: each word has a direction of its own, and a text that of the sum of its words.
+"""The vectors and scores of simulated models.
+
+Each word has a direction of its own, and a text that of the sum of its words.
 
 So texts are as near as the words that they share. A direction is a hash of the word, so that it is the same on every
 machine, and the sums are of whole numbers, so that no order of adding changes a bit.
@@ -23,6 +25,15 @@ def vector(text: str, dim: int) -> np.ndarray:
     total = np.sum([times * _direction(word, dim) for word, times in counts.items()], axis=0)
     total = total if total.any() else _direction("", dim)
     return (total / math.sqrt(int(total @ total))).astype(np.float32)
+
+
+def likeness(query: str, document: str) -> float:
+    """The score of a document from 0 to 1: of the words that two texts have, those that they share.
+
+    It is the cosine of the two sets, |A ∩ B| / √(|A| |B|), and 0 for a text without words.
+    """
+    asked, said = (set(_WORD.findall(text.casefold())) for text in (query, document))
+    return len(asked & said) / math.sqrt(len(asked) * len(said)) if asked and said else 0.0
 
 
 @functools.lru_cache(maxsize=65_536)

@@ -8,6 +8,7 @@ begin with.
 import json
 
 from .._text.lengths import span
+from ..errors import RefusedRequestError
 from .base import Message, Provider, Request
 
 # The allowance in tokens, rounded up. OpenAI counts 3 or 4 tokens for a message's marks, and templates of open models
@@ -25,7 +26,35 @@ def bounds(request: Request) -> tuple[int, int]:
     for name in ("response_format", "tools"):
         if schema := request.parameters.get(name):
             added += len(json.dumps(schema))  # the model reads schemas too; a token of ASCII has a character at least
-    return sum(w.least for w in words), int(sum(w.most for w in words)) + added
+    most = sum(w.most for w in words)
+    if request.ranks:  # the model reads the query before each document
+        most += max(len(words) - 2, 0) * (words[0].most + PER_MESSAGE)
+    return sum(w.least for w in words), int(most) + added
+
+
+def overflow(request: Request, window: float) -> RefusedRequestError | None:
+    """Why a request is not sent that has more tokens than its model can read for certain; `None` if it may fit.
+
+    `window` is the most tokens that the model reads at once: of a conversation the whole, of texts whose vectors are
+    asked for each by itself, and the query with each document.
+    """
+    # A token has a character at least, so mostly nothing is counted.
+    if sum(len(message.content) for message in request.messages) <= window:
+        return None
+    counts = [span(message.content).least for message in request.messages]
+    if request.embeds:
+        noun, least = "text", max(counts)
+    elif request.ranks:
+        noun, least = "query with the longest document", counts[0] + max(counts[1:], default=0)
+    else:
+        noun, least = "prompt", sum(counts)
+    if least <= window:
+        return None
+    return RefusedRequestError(
+        f"{request.provider}/{request.model}: not sent, as the {noun} has {least:,} tokens or more, and the model "
+        f"reads {window:,.0f}. Shorten it, as by `ember.truncate(text, tokens)` or `text.slice(start, stop)`, or ask "
+        "another model."
+    )
 
 
 def _beside(message: Message) -> int:
@@ -36,8 +65,8 @@ def _beside(message: Message) -> int:
 
 
 def output_limit(request: Request) -> int | None:
-    """The most tokens that a request allows for its answer; `None` if it does not say. A vector has none."""
-    if request.embeds:
+    """The most tokens that a request allows for its answer; `None` if it does not say. Numbers have none."""
+    if not request.asks_words:
         return 0
     given = [request.parameters.get(name) for name in ("max_tokens", "max_completion_tokens")]
     numbers = [n for n in given if type(n) is int and n > 0]

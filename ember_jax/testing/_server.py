@@ -1,4 +1,7 @@
-"""A chat-completions server on this machine, with embeddings, simulated answers and the faults that a test asks for."""
+"""A server on this machine that speaks OpenAI's protocol: simulated answers, and the faults that a test asks for.
+
+It has chat completions, embeddings, and scores of documents as vLLM has them.
+"""
 
 import asyncio
 import concurrent.futures
@@ -17,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RefusedRequestError
-from ..providers.base import EMBED, Message, Request, Response
+from ..providers.base import DOCUMENT, EMBED, RANK, Message, Request, Response
 from ..providers.sim import SimModel, delay, reply, words_of
 from ..providers.vectors import packed, unpacked
 
@@ -182,6 +185,7 @@ class ChatServer:
         app = web.Application(client_max_size=_MAX_BODY)
         app.router.add_post("/v1/chat/completions", self._handle)
         app.router.add_post("/v1/embeddings", self._handle)
+        app.router.add_post("/v1/rerank", self._handle)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
         await runner.setup()
         try:
@@ -261,7 +265,8 @@ class ChatServer:
         if self._api_key is not None and request.headers.get("Authorization") != f"Bearer {self._api_key}":
             return 401, _error("The API key is missing or wrong.", "invalid_api_key"), []
         try:
-            asked = [_for_vectors(body)] if request.path.endswith("/embeddings") else self._samples(body)
+            numbers = {"/v1/embeddings": _for_vectors, "/v1/rerank": _for_scores}.get(request.path)
+            asked = self._samples(body) if numbers is None else [numbers(body)]
         except (KeyError, TypeError, AttributeError):
             return 400, _error("The body is not a request of this endpoint.", "invalid_request_error"), []
         if self._most_samples is None and len(asked) > 1:
@@ -274,6 +279,8 @@ class ChatServer:
         await self._pause(seconds)
         if asked[0].embeds:
             return 200, _embeddings(answers[0], asked[0]), answers
+        if asked[0].ranks:
+            return 200, _results(answers[0], asked[0]), answers
         return 200, _completion(answers, number, bool(asked[0].parameters.get("logprobs"))), answers
 
     def _samples(self, body: Any) -> list[Request]:
@@ -312,6 +319,15 @@ def _for_vectors(body: Any) -> Request:
         raise TypeError("each text is a string that is not empty")
     parameters = {k: v for k, v in body.items() if k not in ("model", "input")}
     return Request("sim", str(body["model"]), tuple(Message(EMBED, text) for text in texts), parameters)
+
+
+def _for_scores(body: Any) -> Request:
+    """The request that a body for `/rerank` is."""
+    query, documents = body["query"], body["documents"]
+    if not documents or not all(isinstance(text, str) for text in (query, *documents)):
+        raise TypeError("the query and each document are strings")
+    messages = (Message(RANK, query), *(Message(DOCUMENT, document) for document in documents))
+    return Request("sim", str(body["model"]), messages)
 
 
 def _parsed(raw: bytes) -> Any:
@@ -356,6 +372,17 @@ def _embeddings(response: Response, asked: Request) -> str:
     ]
     usage = {"prompt_tokens": response.input_tokens, "total_tokens": response.input_tokens}
     return json.dumps({"object": "list", "data": data[::-1], "model": response.model, "usage": usage})
+
+
+def _results(response: Response, asked: Request) -> str:
+    """Simulated scores as the protocol's JSON, the best first."""
+    scores = unpacked(response.text, 1)[0].tolist()
+    results = [
+        {"index": i, "relevance_score": scores[i], "document": {"text": asked.messages[1 + i].content}}
+        for i in sorted(range(len(scores)), key=lambda i: -scores[i])
+    ]
+    usage = {"prompt_tokens": response.input_tokens, "total_tokens": response.input_tokens}
+    return json.dumps({"id": "rerank-1", "model": response.model, "usage": usage, "results": results})
 
 
 def _events(completion: str | bytes, options: Mapping[str, Any]) -> str | bytes:

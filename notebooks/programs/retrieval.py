@@ -1,4 +1,5 @@
-"""Retrieval: 10,000 documents as vectors, the nearest by one matrix product, and an answer from them in the prompt."""
+"""Retrieval: 10,000 documents as vectors, the nearest by one matrix product, the best of those by a reranker, and an
+answer from them in the prompt."""
 
 import re
 
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 
 import ember_jax as ember
 
-K = 2
+NEAR, K = 20, 2
 towns = ["Aldershot", "Bergamo", "Cremona", "Dunkirk", "Ebersberg", "Falmouth", "Grenoble", "Haarlem"]
 hours = [f"The market of {town} opens at {6 + i} in the morning." for i, town in enumerate(towns)]
 documents = ember.text([*hours, *[f"Parcel {i} was sent to warehouse {i % 7}." for i in range(9_992)]])
@@ -21,6 +22,7 @@ def reader(request):
 
 ember.register("mine", ember.providers.Callable(reader))
 embedder = ember.Embedder("sim/small", dim=256)  # or "openai/text-embedding-3-small", with a key
+reranker = ember.Reranker("sim/small")  # or "cohere/rerank-v3.5"
 with ember.session() as run:
     index = jax.block_until_ready(jax.vmap(embedder)(documents))  # [documents, dim]
     # One text for each lane, and 96 of them in a request.
@@ -29,21 +31,26 @@ with ember.session() as run:
     class Answerer(ember.Operator):
         llm: ember.LLM
         embedder: ember.Embedder
+        reranker: ember.Reranker
         documents: ember.Text
         index: jax.Array
 
         def forward(self, question: ember.Text) -> tuple[ember.Text, jax.Array]:
-            _, places = jax.lax.top_k(self.index @ self.embedder(question), K)  # vectors of length 1: the cosines
+            _, near = jax.lax.top_k(self.index @ self.embedder(question), NEAR)  # vectors of length 1: the cosines
+            _, best = jax.lax.top_k(self.reranker(question, self.documents[near]), K)
+            places = near[best]
             passages = ember.join("\n", self.documents[places])
             return self.llm(ember.format("{passages}\n{question}", passages=passages, question=question)), places
 
     questions = ember.text([f"When does the market open in {town}?" for town in [*towns, "Inverness"]])
     before = run.report()
-    answers, places = jax.vmap(Answerer(ember.LLM("mine/reader"), embedder, documents, index))(questions)
-    # Nine questions share one request for their vectors; each is then answered by itself.
-    assert (run.report() - before).requests == 1 + len(questions)
+    answerer = Answerer(ember.LLM("mine/reader"), embedder, reranker, documents, index)
+    answers, places = jax.vmap(answerer)(questions)
+    # Nine questions share one request for their vectors; each has its documents scored, and is answered, by itself.
+    requests = (run.report() - before).requests
+    assert requests == 1 + 2 * len(questions)
     again = jax.vmap(embedder)(documents)
-    assert jnp.array_equal(again, index) and (run.report() - before).requests == 1 + len(questions)
+    assert jnp.array_equal(again, index) and (run.report() - before).requests == requests
 
 for question, answer in zip(questions.tolist(), answers.tolist(), strict=True):
     print(question, answer)

@@ -3,15 +3,10 @@
 It needs google-genai, in an environment of its own: `pip install google-genai==3.6.1 && python tests/sdk/gemini.py`.
 """
 
-import http.server
-import json
-import threading
-from pathlib import Path
-
+from echo import echo, write
 from google import genai
 from google.genai import types
 
-HIDDEN = ("host", "user-agent", "x-goog-api-client", "content-length", "accept", "accept-encoding", "connection")
 SCHEMA = {
     "type": "object",
     "properties": {"a": {"type": "integer"}},
@@ -48,45 +43,32 @@ CALLS = {
         },
     ),
 }
-ANSWER = {"candidates": [{"content": {"parts": [{"text": "6"}], "role": "model"}, "finishReason": "STOP"}]}
-
-
-class Echo(http.server.BaseHTTPRequestHandler):
-    """Keeps each request, and answers it."""
-
-    seen: list = []  # noqa: RUF012
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        headers = {k.lower(): v for k, v in self.headers.items() if k.lower() not in HIDDEN}
-        sent = {"method": self.command, "path": self.path, "headers": headers, "body": json.loads(body or b"null")}
-        self.seen.append(sent)
-        answer = json.dumps(ANSWER).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    do_GET = do_POST
-
-    def log_message(self, *_):
-        pass
+# Vectors of three texts. A list of strings would be one content, and so one vector, for the second of the models.
+TEXTS = ["a cat", "", "two dogs"]
+VECTORS = {
+    "vectors": ("gemini-embedding-001", {}),
+    "short vectors": ("gemini-embedding-2", {"output_dimensionality": 256, "task_type": "RETRIEVAL_DOCUMENT"}),
+    "titled vectors": ("gemini-embedding-001", {"task_type": "RETRIEVAL_DOCUMENT", "title": "Animals"}),
+}
+ANSWER = {
+    "candidates": [{"content": {"parts": [{"text": "6"}], "role": "model"}, "finishReason": "STOP"}],
+    "embeddings": [{"values": [0.5]}] * len(TEXTS),
+}
 
 
 def main():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Echo)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    options = types.HttpOptions(base_url=f"http://127.0.0.1:{server.server_port}")
-    client = genai.Client(api_key="k", http_options=options)
-    contents = [types.Content(role=role, parts=[types.Part(text=text)]) for role, text in TURNS]
-    for model, config in CALLS.values():
-        settings = types.GenerateContentConfig(system_instruction="Be brief.", **config)
-        client.models.generate_content(model=model, contents=contents, config=settings)
-    list(client.models.list())
-    sent = dict(zip([*CALLS, "models"], Echo.seen, strict=True))
-    out = Path(__file__).with_suffix(".json")
-    out.write_text(json.dumps({"package": f"google-genai {genai.__version__}", "sent": sent}, indent=1) + "\n")
+    with echo(ANSWER) as (address, seen):
+        client = genai.Client(api_key="k", http_options=types.HttpOptions(base_url=address))
+        contents = [types.Content(role=role, parts=[types.Part(text=text)]) for role, text in TURNS]
+        for model, config in CALLS.values():
+            settings = types.GenerateContentConfig(system_instruction="Be brief.", **config)
+            client.models.generate_content(model=model, contents=contents, config=settings)
+        list(client.models.list())
+        texts = [types.Content(parts=[types.Part(text=text)]) for text in TEXTS]
+        for model, config in VECTORS.values():
+            client.models.embed_content(model=model, contents=texts, config=types.EmbedContentConfig(**config))
+    sent = dict(zip([*CALLS, "models", *VECTORS], seen, strict=True))
+    write("gemini.json", f"google-genai {genai.__version__}", sent)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""llama.cpp's own HTTP server, out of the wheel of xllamacpp: `llamacpp.py MODEL.gguf KEY [think]`.
+"""llama.cpp's own HTTP server, out of the wheel of xllamacpp: `llamacpp.py MODEL.gguf KEY MODE`.
 
 It prints its address when it answers, and ends when its standard input does: so it never outlives who started it, in
 whatever way that ends.
@@ -16,10 +16,14 @@ AFTER = "{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|
 # the answer.
 TEMPLATES = {"plain": f"{BEFORE}{AFTER}{{% endif %}}", "think": f"{BEFORE}{THOUGHTS}{AFTER}<think>{{% endif %}}"}
 
+mode = sys.argv[3]
 params = xllamacpp.CommonParams()
 params.model.path, params.model_alias = sys.argv[1], {"tiny"}
 params.api_keys = [sys.argv[2]]
-params.chat_template = TEMPLATES[sys.argv[3]]
+if mode == "vectors":  # such a model says no words
+    params.embedding, params.pooling_type = True, xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+else:
+    params.chat_template = TEMPLATES[mode]
 params.port = 0  # any that is free
 params.n_parallel, params.n_ctx, params.cpuparams.n_threads = 2, 1024, 1
 params.warmup, params.endpoint_metrics = False, True

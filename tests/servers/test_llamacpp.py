@@ -380,3 +380,23 @@ def test_calls_of_tools_and_their_results_are_taken(plain, make):
     assert run.report().requests == 1  # none was refused
     assert int(reply.input_tokens) > 0
     assert str(reply.text) or int(reply.calls.length)
+
+
+# -- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def test_vectors_are_those_of_their_texts(model, tmp_path):
+    with serving(model, "vectors", tmp_path / "log") as served:
+        texts = [f"one {i % 10} two {i}" for i in range(100)]
+        said = json.loads(served.fetch("/v1/embeddings", {"input": texts[:3], "encoding_format": "float"}))["data"]
+        vectors = np.array([one["embedding"] for one in said], np.float32)
+        embedder = ember.Embedder("openai/tiny", dim=vectors.shape[1])
+        with served.session(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", errors.UnknownPriceWarning)
+            found = jax.vmap(embedder)(ember.text(texts))
+            np.testing.assert_allclose(found[:3], vectors, atol=1e-6)
+            with pytest.raises(errors.SweepError, match="The text has no words") as caught:
+                jax.vmap(embedder)(ember.text(["one", "", "two"]))
+            assert [failure.lane for failure in caught.value.failures] == [(1,)]
+            with pytest.raises(errors.MalformedResponseError, match=f"not 7.*dim={vectors.shape[1]}"):
+                ember.Embedder("openai/tiny", dim=7)("one")
