@@ -8,7 +8,7 @@
 
 Its names, by what they are for; `help(ember.LLM)` tells of one:
 
-- models: `LLM`, `Completion`, `Choice`, `Finish`, `Embedder`, `models`, `register`, `providers`
+- models: `LLM`, `Completion`, `Choice`, `Finish`, `Embedder`, `Reranker`, `models`, `register`, `providers`
 - words: `Text`, `text`, `format`, `join`, `stack`, `concatenate`, `where`, `table`, `normalize`, `parse_number`,
   `features`, `tokens`, `truncate`, `save`, `load`
 - conversations: `Conversation`, `image`, `file`, `audio`
@@ -133,6 +133,7 @@ __all__ = [
     "Plan",
     "Price",
     "Report",
+    "Reranker",
     "Result",
     "Retry",
     "Scheduler",

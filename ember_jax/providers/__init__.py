@@ -36,6 +36,7 @@ _VENDORS = {
 __all__ = [
     "Anthropic",
     "Callable",
+    "Cohere",
     "Compatible",
     "Encoder",
     "Gemini",
