@@ -24,6 +24,7 @@ class Asked(NamedTuple):
     path: str
     headers: dict[str, str]
     body: Any
+    raw: bytes = b""
 
 
 class Replies:
@@ -38,7 +39,7 @@ class Replies:
             def do_POST(self):
                 raw = self.rfile.read(int(self.headers.get("content-length") or 0))
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                asked.append(Asked(self.command, self.path, headers, json.loads(raw) if raw else None))
+                asked.append(Asked(self.command, self.path, headers, json.loads(raw) if raw else None, raw))
                 reply = replies_left.pop(0) if len(replies_left) > 1 else replies_left[0]
                 body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
                 self.send_response(reply.status)
