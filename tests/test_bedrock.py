@@ -35,7 +35,7 @@ from ember_jax.errors import (
 from ember_jax.providers import registry
 from ember_jax.providers.base import Finish, Message, Part, Request, Tokens
 from ember_jax.providers.bedrock import SERVICE, Bedrock, Converse
-from ember_jax.providers.clouds import AWS
+from ember_jax.providers.clouds import AWS, OneForAll
 from ember_jax.providers.dialect import Failure, HTTPAnswer, Meaning
 
 CONVERSE = Converse(SERVICE)
@@ -249,6 +249,15 @@ def test_credentials_are_found_once_for_all_in_flight(signed):
     assert len(found) == 1
     signed.setenv("AWS_SESSION_TOKEN", "another")  # the environment counts as it is at each call
     assert not cloud.is_ready() and cloud.fetch() is None and cloud.secrets() == (SECRET, "another")
+
+
+def test_who_waited_for_a_fetch_that_failed_does_not_fetch_again():
+    failures = iter([Failure(AuthenticationError, "1"), Failure(AuthenticationError, "2"), None])
+    asking = OneForAll()
+    asked = lambda since: asking.fetched(since, lambda: False, lambda: next(failures))
+    early = [asking.runs] * 4  # all of them ask before the first has an answer
+    assert [asked(since).words for since in early] == ["1"] * 4
+    assert asked(asking.runs).words == "2" and asked(asking.runs) is None
 
 
 def test_credentials_that_expire_are_renewed_before(signed):

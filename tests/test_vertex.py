@@ -291,6 +291,13 @@ def session(server, journal=None, **given):
     )
 
 
+def test_a_file_that_is_not_there_is_named(environment, tmp_path):
+    pytest.importorskip("google.auth")
+    environment.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "nothing.json"))
+    with pytest.raises(AuthenticationError, match=r"It says: .*nothing\.json was not found"):
+        complete(Vertex(project="p-1"))
+
+
 def test_a_token_is_got_once_for_all_in_flight(tokens):
     with Replies(Reply(generated("6"))) as server, session(server):
         said = jax.jit(jax.vmap(ember.LLM(f"vertex/{GEMINI}")))(ember.text([f"{i}?" for i in range(12)]))

@@ -14,7 +14,7 @@ import abc
 import importlib
 import threading
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .._regex import regex
@@ -73,6 +73,30 @@ class Cloud(abc.ABC):
         """In a few words where credentials were found, or what is missing. Waits as `fetch` does."""
 
 
+class OneForAll:
+    """Lets one thread fetch for all that ask meanwhile: they have what came of it, also if that is a failure."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runs = 0
+        self._failure: Failure | None = None
+
+    @property
+    def runs(self) -> int:
+        """How often was fetched so far."""
+        return self._runs
+
+    def fetched(self, since: int, is_ready: Callable[[], bool], fetch: Callable[[], Failure | None]) -> Failure | None:
+        """What came of fetching, by this thread or by another after `since` runs; `None` if it is there."""
+        with self._lock:
+            if is_ready():
+                return None
+            if self._runs == since:
+                self._failure = fetch()
+                self._runs += 1
+            return self._failure
+
+
 # Regions are part of a host, to which credentials are sent.
 _REGION = regex(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 
@@ -113,7 +137,7 @@ class AWS(Cloud):
     def __init__(self, region: str | None, profile: str | None):
         self._region = region
         self._profile = profile
-        self._lock = threading.Lock()
+        self._asking = OneForAll()
         # A session of botocore, with the environment that it was made in.
         self._made: tuple[frozenset[tuple[str, str]], Any] | None = None
         # The environment that credentials were found in, those, which renew themselves, and what they were last.
@@ -146,30 +170,30 @@ class AWS(Cloud):
         return needed is None or not needed()
 
     def fetch(self) -> Failure | None:
-        with self._lock:
-            if self.is_ready():
-                return None
-            try:
-                exceptions = importlib.import_module("botocore.exceptions")
-            except ImportError:
-                words = f'{_NO_AWS}; or `pip install "ember_jax[bedrock]"` for the credentials of AWS.'
-                return Failure(AuthenticationError, words)
-            now = settings("AWS_")
-            try:
-                credentials = self._session().get_credentials()
-                frozen = credentials and credentials.get_frozen_credentials()
-            except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
-                return Failure(ConnectionFailedError, "AWS is not reached for credentials: {}", (str(error),))
-            except (exceptions.BotoCoreError, exceptions.ClientError) as error:
-                return Failure(AuthenticationError, "there are no credentials of AWS: {}", (str(error),))
-            if not frozen:
-                return Failure(
-                    AuthenticationError,
-                    f"{_NO_AWS}; or give botocore credentials where it looks for them, such as AWS_PROFILE, or "
-                    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
-                )
-            self._found = now, credentials, frozen
-            return None
+        return self._asking.fetched(self._asking.runs, self.is_ready, self._fetch)
+
+    def _fetch(self) -> Failure | None:
+        try:
+            exceptions = importlib.import_module("botocore.exceptions")
+        except ImportError:
+            words = f'{_NO_AWS}; or `pip install "ember_jax[bedrock]"` for the credentials of AWS.'
+            return Failure(AuthenticationError, words)
+        now = settings("AWS_")
+        try:
+            credentials = self._session().get_credentials()
+            frozen = credentials and credentials.get_frozen_credentials()
+        except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
+            return Failure(ConnectionFailedError, "AWS is not reached for credentials: {}", (str(error),))
+        except (exceptions.BotoCoreError, exceptions.ClientError) as error:
+            return Failure(AuthenticationError, "there are no credentials of AWS: {}", (str(error),))
+        if not frozen:
+            return Failure(
+                AuthenticationError,
+                f"{_NO_AWS}; or give botocore credentials where it looks for them, such as AWS_PROFILE, or "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+            )
+        self._found = now, credentials, frozen
+        return None
 
     def authorization(self, method: str, url: str, headers: Mapping[str, str], content: bytes) -> dict[str, str]:
         assert self._found is not None
@@ -240,7 +264,7 @@ class GoogleCloud(Cloud):
     def __init__(self, project: str | None, location: str | None):
         self._project = project
         self._location = location
-        self._lock = threading.Lock()
+        self._asking = OneForAll()
         # The environment that credentials were found in, the credentials, and their project.
         self._found: tuple[frozenset[tuple[str, str]], Any, str] | None = None
 
@@ -282,31 +306,31 @@ class GoogleCloud(Cloud):
         return found is not None and found[0] == settings("GOOGLE_", "CLOUDSDK_") and bool(found[1].valid)
 
     def fetch(self) -> Failure | None:
-        with self._lock:
-            if self.is_ready():
-                return None
-            try:
-                exceptions = importlib.import_module("google.auth.exceptions")
-                transport = importlib.import_module("google.auth.transport.requests")
-                requests = importlib.import_module("requests")
-            except ImportError:
-                words = f'{_NO_GOOGLE}; or `pip install "ember_jax[vertex]"` for the credentials of Google.'
-                return Failure(AuthenticationError, words)
-            try:
-                credentials = self._default()[1]
-                with requests.Session() as session:
-                    credentials.before_request(transport.Request(session), "POST", self.host(), {})
-            except exceptions.DefaultCredentialsError:
-                return Failure(
-                    AuthenticationError,
-                    f"{_NO_GOOGLE}; or give google-auth credentials, as by `gcloud auth application-default login` or "
-                    "GOOGLE_APPLICATION_CREDENTIALS.",
-                )
-            except exceptions.TransportError as error:
-                return Failure(ConnectionFailedError, "Google is not reached for credentials: {}", (str(error),))
-            except exceptions.GoogleAuthError as error:
-                return Failure(AuthenticationError, "there are no credentials of Google: {}", (str(error),))
-            return None
+        return self._asking.fetched(self._asking.runs, self.is_ready, self._fetch)
+
+    def _fetch(self) -> Failure | None:
+        try:
+            exceptions = importlib.import_module("google.auth.exceptions")
+            transport = importlib.import_module("google.auth.transport.requests")
+            requests = importlib.import_module("requests")
+        except ImportError:
+            words = f'{_NO_GOOGLE}; or `pip install "ember_jax[vertex]"` for the credentials of Google.'
+            return Failure(AuthenticationError, words)
+        try:
+            credentials = self._default()[1]
+            with requests.Session() as session:
+                credentials.before_request(transport.Request(session), "POST", self.host(), {})
+        except exceptions.DefaultCredentialsError as error:
+            words = (
+                f"{_NO_GOOGLE}; or give google-auth credentials, as by `gcloud auth application-default login` or "
+                "GOOGLE_APPLICATION_CREDENTIALS. It says: {}"
+            )
+            return Failure(AuthenticationError, words, (str(error),))
+        except exceptions.TransportError as error:
+            return Failure(ConnectionFailedError, "Google is not reached for credentials: {}", (str(error),))
+        except exceptions.GoogleAuthError as error:
+            return Failure(AuthenticationError, "there are no credentials of Google: {}", (str(error),))
+        return None
 
     def authorization(self, method: str, url: str, headers: Mapping[str, str], content: bytes) -> dict[str, str]:
         assert self._found is not None

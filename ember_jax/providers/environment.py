@@ -13,4 +13,4 @@ def first_set(variables: tuple[str, ...]) -> tuple[str, str]:
 
 def settings(*begins: str) -> frozenset[tuple[str, str]]:
     """All variables whose names begin so, with their values: equal as long as none of them changes."""
-    return frozenset((name, value) for name, value in os.environ.items() if name.startswith(begins))
+    return frozenset((name, os.environ.get(name, "")) for name in os.environ if name.startswith(begins))
