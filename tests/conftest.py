@@ -1,5 +1,6 @@
 """What every test runs under: strict JAX promotion, Hypothesis by profile (`HYPOTHESIS_PROFILE=nightly pytest`),
-nothing kept in the user's own journal, by child processes neither, and no vocabulary downloaded."""
+nothing kept in the user's own journal, by child processes neither, no vocabulary downloaded, and nobody's account of a
+cloud used."""
 
 import os
 import signal
@@ -12,6 +13,11 @@ from ember_jax._runtime import sizes
 from ember_jax.errors import TextError
 
 os.environ["EMBER_JAX_JOURNAL"] = "memory"
+for _name in [name for name in os.environ if name.startswith(("AWS_", "CLOUDSDK_", "GOOGLE_"))]:
+    del os.environ[_name]
+# Neither files nor the machine that tests run on have credentials.
+os.environ |= {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull, "CLOUDSDK_CONFIG": os.devnull}
+os.environ |= {"AWS_EC2_METADATA_DISABLED": "true", "NO_GCE_CHECK": "true"}
 # A shell starts what runs in its background with Ctrl-C ignored, and child processes inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

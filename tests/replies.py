@@ -25,6 +25,7 @@ class Asked(NamedTuple):
     path: str
     headers: dict[str, str]
     body: Any
+    raw: bytes = b""
 
 
 class Replies:
@@ -40,7 +41,7 @@ class Replies:
             def do_POST(self):
                 raw = self.rfile.read(int(self.headers.get("content-length") or 0))
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                one = Asked(self.command, self.path, headers, json.loads(raw) if raw else None)
+                one = Asked(self.command, self.path, headers, json.loads(raw) if raw else None, raw)
                 asked.append(one)
                 given = replies_left.pop(0) if len(replies_left) > 1 else replies_left[0]
                 reply = given if isinstance(given, Reply) else given(one.body)

@@ -36,6 +36,7 @@ OVERRIDING = {
     # Most protocols have answers asked for as a whole.
     "ChatCompletions": {"Dialect.stream", "Dialect.most_samples", "Dialect.batch_limits"},
     "ChatOrResponses": {"Dialect.stream", "Dialect.most_samples"},
+    "Converse": {"Dialect.stream"},
     # A feed that has something more to do with each piece.
     "_Answers": {"Feed.__init__"},
     "SpokenWords": {"Feed.__init__", "Feed.give"},

@@ -52,7 +52,7 @@ def test_the_notebooks_extra_brings_what_programs_import():
 
 def test_the_dev_extra_has_all_others():
     extras = {name: names(packages) for name, packages in PROJECT["optional-dependencies"].items()}
-    assert extras["notebooks"] | extras["plot"] <= extras["dev"]
+    assert extras["notebooks"] | extras["plot"] | extras["bedrock"] | extras["vertex"] <= extras["dev"]
 
 
 def test_readme_has_every_command_of_the_journal():

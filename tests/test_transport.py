@@ -59,6 +59,23 @@ def test_what_is_only_looked_up_is_got(way):
     assert asked.headers["authorization"] == "Bearer k"
 
 
+@pytest.mark.parametrize("way", ["own", "httpx", "httpx2"])  # findings/httpx_aiohttp_rewrites_path.sh
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/model/a%3A0/converse", "/model/a%3A0/converse"),
+        ("/model/arn%3Aaws%2Fb/x", "/model/arn%3Aaws%2Fb/x"),
+        ("/models/a@1:get?b=c%2Bd", "/models/a@1:get?b=c%2Bd"),
+        ("/a b/\u00e9", "/a%20b/%C3%A9"),
+    ],
+)
+def test_a_url_is_sent_as_it_is_written(way, path, sent):
+    """A signature is of the path as it is sent, and `%3A` is another than `:`."""
+    with Replies(Reply({})) as server:
+        post(WAYS[way], server.url + path)
+    assert server.asked[0].path == sent
+
+
 def fails(way, url, **kwargs):
     with pytest.raises(NoAnswer) as caught:
         post(way, url, **kwargs)

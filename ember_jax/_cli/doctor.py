@@ -17,6 +17,7 @@ from ..providers.registry import get
 # Distributions, those that are needed first.
 _NEEDED = ("equinox", "jaxtyping", "numpy", "msgspec", "aiohttp", "genai-prices")
 _OPTIONAL = ("optax", "tiktoken", "pydantic", "httpx", "httpx2", "mcp", "matplotlib", "pandas", "pyarrow")
+_OPTIONAL += ("botocore", "google-auth")
 # How long a service may take to list its models, in seconds.
 _PATIENCE = 20.0
 
@@ -52,24 +53,32 @@ def _version(distribution: str) -> str:
 
 
 def _variable(vendor: Vendor) -> str:
-    """The variable that holds the key; empty if none does."""
+    """The variable that holds the key; empty if none does, or if credentials count and no key."""
+    if vendor.cloud is not None and not vendor.cloud.takes_key():
+        return ""
     return next((name for name in vendor.service.key_variables if os.environ.get(name, "").strip()), "")
 
 
 def _key(vendor: Vendor) -> str:
     if variable := _variable(vendor):
         return variable
+    if vendor.cloud is not None:
+        return vendor.cloud.found()
     return f"no {vendor.service.key_variables[0]}" if vendor.service.needs_key else "needs no key"
 
 
 def _endpoint(vendor: Vendor) -> str:
     try:
         return vendor.endpoint
-    except EmberError:
+    except EmberError as error:
+        if vendor.cloud is not None:
+            return str(error).partition(", or give")[0]
         return f"set {vendor.service.base_variables[0]} to a whole URL"
 
 
 def _may_be_asked(vendor: Vendor) -> bool:
+    if vendor.cloud is not None and not _variable(vendor):
+        return vendor.cloud.fetch() is None
     return bool(_variable(vendor)) or not vendor.service.needs_key
 
 

@@ -15,26 +15,31 @@ from .sim import SimModel as SimModel
 
 if TYPE_CHECKING:
     from .anthropic import Anthropic as Anthropic
+    from .bedrock import Bedrock as Bedrock
     from .callable import Callable as Callable
     from .cohere import Cohere as Cohere
     from .compatible import Compatible as Compatible
     from .encoder import Encoder as Encoder
     from .gemini import Gemini as Gemini
     from .openai import OpenAI as OpenAI
+    from .vertex import Vertex as Vertex
 
 # Classes of providers, with the files they are in. They are imported when they are first asked for.
 _VENDORS = {
     "Anthropic": "anthropic",
+    "Bedrock": "bedrock",
     "Callable": "callable",
     "Cohere": "cohere",
     "Compatible": "compatible",
     "Encoder": "encoder",
     "Gemini": "gemini",
     "OpenAI": "openai",
+    "Vertex": "vertex",
 }
 
 __all__ = [
     "Anthropic",
+    "Bedrock",
     "Callable",
     "Cohere",
     "Compatible",
@@ -47,6 +52,7 @@ __all__ = [
     "Response",
     "Sim",
     "SimModel",
+    "Vertex",
     "chat",
 ]
 
@@ -56,7 +62,15 @@ if not TYPE_CHECKING:
 # The provider names that a model id may begin with when nothing was registered, with the names of their classes. The
 # table stands here and not in the registry: to add a vendor, one writes the vendor's own file and its lines in this
 # one, and edits nothing else. The names of services that imitate OpenAI are in the table of `compatible.py`.
-_BUILT_IN = {"sim": "Sim", "anthropic": "Anthropic", "cohere": "Cohere", "gemini": "Gemini", "openai": "OpenAI"}
+_BUILT_IN = {
+    "sim": "Sim",
+    "anthropic": "Anthropic",
+    "bedrock": "Bedrock",
+    "cohere": "Cohere",
+    "gemini": "Gemini",
+    "openai": "OpenAI",
+    "vertex": "Vertex",
+}
 
 
 def _built_in_names() -> set[str]:

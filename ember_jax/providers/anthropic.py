@@ -9,7 +9,7 @@ import base64
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -40,6 +40,7 @@ from .dialect import (
     tree_of,
     usage_in,
 )
+from .fitting import fitted, is_open
 from .http import TIMEOUT, HTTPProvider, Vendor
 from .meanings import NO_CREDIT, of_litellm
 
@@ -331,16 +332,16 @@ def _output_config(request: Request) -> dict[str, Any] | Failure:
             pass
         case {"type": "json_schema", "json_schema": {"schema": dict() as schema}}:
             try:
-                is_open, fitted = _is_open(schema), _fitted(schema)
+                has_any, fits = is_open(schema), fitted(schema)
             except (AttributeError, TypeError):  # it has no lists or objects where schemas have them
                 return _without("response_format", "Its schema is no JSON schema.")
-            if is_open:
+            if has_any:
                 return _without(
                     "response_format",
                     "Its schema has an object with fields of any name (`additionalProperties`), and the service takes "
                     "only those whose fields are all named.",
                 )
-            wished["format"] = {"type": "json_schema", "schema": fitted}
+            wished["format"] = {"type": "json_schema", "schema": fits}
         case {"type": "json_object"}:
             return _without("response_format", "Anthropic knows schemas, but not any JSON; ask for it in the prompt.")
         case _:
@@ -349,72 +350,6 @@ def _output_config(request: Request) -> dict[str, Any] | Failure:
         name = {"effort": "reasoning_effort", "format": "response_format"}[both[0]]
         return _without(name, f"`output_config` says `{both[0]}` too.")
     return {**config, **wished}
-
-
-# -- the schemas that the service takes ------------------------------------------------------------------------------
-
-# Of each type, what the service takes besides `description` and `title`. This, and what becomes of the rest, is as the
-# SDK's `transform_schema` has it.
-_FORMATS = frozenset(
-    ("date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"),
-)
-_UNIONS = (("anyOf", "anyOf"), ("oneOf", "anyOf"), ("allOf", "allOf"))
-
-
-def _fitted(schema: Any) -> Any:
-    """A schema with the words that the service takes. What is left of it is told in its description."""
-    if not isinstance(schema, dict):
-        return schema
-    rest = dict(schema)
-    fitted: dict[str, Any] = {}
-    if "$defs" in rest:
-        fitted["$defs"] = {name: _fitted(inner) for name, inner in rest.pop("$defs").items()}
-    if "$ref" in rest:
-        return {**fitted, "$ref": rest["$ref"]}
-    kind = rest.pop("type", None)
-    values = {name: rest.pop(name) for name in ("enum", "const") if name in rest}
-    fitted |= values
-    unions = [(name, taken) for name, taken in _UNIONS if name in rest]
-    for name, taken in unions[:1]:
-        fitted[taken] = [_fitted(inner) for inner in rest.pop(name)]
-    if kind is not None and not values and not unions:
-        fitted["type"] = kind
-        fitted |= _fitted_parts(kind, rest)
-    fitted |= {name: rest.pop(name) for name in ("description", "title") if name in rest}
-    if rest:
-        told = "{" + ", ".join(f"{name}: {value}" for name, value in rest.items()) + "}"
-        fitted["description"] = f"{fitted['description']}\n\n{told}" if "description" in fitted else told
-    return fitted
-
-
-def _fitted_parts(kind: Any, rest: dict[str, Any]) -> dict[str, Any]:
-    """What belongs to the type of a schema, taken out of the rest."""
-    if kind == "object":
-        rest.pop("additionalProperties", None)
-        fields = {name: _fitted(inner) for name, inner in rest.pop("properties", {}).items()}
-        required = {"required": rest.pop("required")} if "required" in rest else {}
-        return {"properties": fields, "additionalProperties": False, **required}
-    if kind == "string" and rest.get("format") in _FORMATS:
-        return {"format": rest.pop("format")}
-    if kind == "array":
-        items = {"items": _fitted(rest.pop("items"))} if "items" in rest else {}
-        return items | ({"minItems": rest.pop("minItems")} if rest.get("minItems") in (0, 1) else {})
-    return {}
-
-
-def _is_open(schema: Any) -> bool:
-    """Whether an object in a schema may have fields that it does not name."""
-    if not isinstance(schema, dict):
-        return False
-    return bool(schema.get("additionalProperties")) or any(map(_is_open, _inner(schema)))
-
-
-def _inner(schema: dict[str, Any]) -> Iterator[Any]:
-    for name in ("$defs", "properties"):
-        yield from schema.get(name, {}).values()
-    for name, _ in _UNIONS:
-        yield from schema.get(name, ())
-    yield schema.get("items")
 
 
 # -- what is answered ------------------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ class Service:
         vendors' own variables leave it out.
     - `needs_key`: whether its own host is never asked without a key.
     - `name`: the first argument of `maker`, where that makes the providers of several services.
+    - `otherwise`: what to look at whose credentials are not accepted, if there is no key.
     """
 
     maker: str
@@ -61,6 +62,7 @@ class Service:
     version: str = ""
     needs_key: bool = True
     name: str = ""
+    otherwise: str = ""
 
     def made(self, argument: str) -> str:
         """The code that makes its provider with one more argument."""
@@ -69,7 +71,8 @@ class Service:
     @property
     def advice(self) -> str:
         """What to do about a key that the service does not accept."""
-        return f" Check {self.key_variables[0]}, or the argument api_key of {self.made('api_key=…')}."
+        checked = f" Check {self.key_variables[0]}, or the argument api_key of {self.made('api_key=…')}."
+        return f"{checked} {self.otherwise}" if self.otherwise else checked
 
 
 class HTTPRequest(NamedTuple):
@@ -138,6 +141,7 @@ class Listing:
     - `models`: the field with the list; some services send the list alone.
     - `id`: the field of each model with its name, and `prefix`, what stands before the name there.
     - `cursor`: the field that names the next page's begin, and the parameter that this is asked by.
+    - `moved`: what stands in the service's own base URL for what stands in that of the list, if that is another.
     """
 
     path: str = "/models"
@@ -146,6 +150,7 @@ class Listing:
     id: str = "id"
     prefix: str = ""
     cursor: tuple[str, str] | None = None
+    moved: tuple[str, str] = ("", "")
 
     def page(self, begin: str) -> str:
         """The path of the page with that begin; of the first one, if it is empty."""
@@ -174,9 +179,13 @@ class Stream(abc.ABC):
     **Attributes:**
 
     - `asks`: the fields that a request's body asks for a stream with.
+    - `ending`: what the path ends with of a request for an answer in one piece, and of one for a stream.
+    - `content_type`: what the service says that a stream is.
     """
 
     asks: ClassVar[Mapping[str, Any]]
+    ending: ClassVar[tuple[str, str]] = ("", "")
+    content_type: ClassVar[str] = "text/event-stream"
 
     @abc.abstractmethod
     def feed(self, raw: bytes) -> str:

@@ -16,7 +16,6 @@ import difflib
 import email.utils
 import json
 import math
-import os
 import re
 import time
 import urllib.parse
@@ -35,6 +34,7 @@ from ..errors import (
 )
 from . import prices, quota, tokens
 from .base import BatchLimits, Finish, Provider, Request, Response, Tokens
+from .clouds import Cloud
 from .dialect import (
     Dialect,
     Failure,
@@ -47,6 +47,7 @@ from .dialect import (
     readable,
     stated,
 )
+from .environment import first_set
 from .transport import GivenClient, NoAnswer, OwnClient
 
 if TYPE_CHECKING:
@@ -88,6 +89,11 @@ class Vendor(Provider):
     def service(self) -> Service:
         """Where the service is, and the environment variables that its users set."""
         return self._http.service
+
+    @property
+    def cloud(self) -> Cloud | None:
+        """Whose credentials are sent if there is no key; `None` where only keys are."""
+        return self._http.cloud
 
     @property
     def price_table(self) -> str:
@@ -147,7 +153,10 @@ _LONG = 16
 _BOOLEANS = {"true": True, "false": False}
 
 # What looks like a key, in case it is another one than the key that we know.
-_SECRET = regex(r"\bsk-[^\s\"'<>,;)]+|\bAIza[\w-]{20,}|\bBearer\s+[^\s\"'<>,;)]+")
+_SECRET = regex(
+    r"\bsk-[^\s\"'<>,;)]+|\bAIza[\w-]{20,}|\bya29\.[\w-]+|\b(?:ABSK|bedrock-api-key-)[\w+/=]{20,}"
+    r"|\bBearer\s+[^\s\"'<>,;)]+"
+)
 
 
 # How a base URL ends that names a version of the API.
@@ -157,17 +166,18 @@ _VERSION = regex(r"/v[0-9]+[a-z0-9]*$")
 class _Access:
     """Where a service is asked, and with which key: as the arguments of `HTTPProvider` say, or else the environment."""
 
-    def __init__(self, service: Service, base_url: str | None, api_key: str | None):
+    def __init__(self, service: Service, base_url: str | None, api_key: str | None, cloud: Cloud | None):
         self._service = service
         self._base_url = base_url
         self._api_key = api_key
+        self._cloud = cloud
 
     def base(self) -> str:
         """The base URL. Raises `RefusedRequestError` if an environment variable holds one that is no URL."""
         base, service = self._base_url, self._service
         if base is None:
-            name, base = _first_set(service.base_variables)
-            base = base or service.base_url
+            name, base = first_set(service.base_variables)
+            base = base or service.base_url or (self._cloud.host() if self._cloud else "")
             if not base:
                 raise RefusedRequestError(
                     f"There is no base URL. Set the environment variable {service.base_variables[0]}, or give it: "
@@ -181,7 +191,9 @@ class _Access:
     def key(self) -> str:
         """The key, or an empty string. Raises `AuthenticationError` for one that cannot be any."""
         # Stripped, as a key that was read from a file ends with a newline.
-        key = _first_set(self._service.key_variables)[1] if self._api_key is None else self._api_key.strip()
+        key = (self._api_key or "").strip()
+        if self._api_key is None and (self._cloud is None or self._cloud.takes_key()):
+            key = first_set(self._service.key_variables)[1]
         if not all("!" <= c <= "~" for c in key):
             service = self._service
             raise AuthenticationError(
@@ -190,12 +202,22 @@ class _Access:
             )
         return key
 
+    def cloud(self) -> Cloud | None:
+        """Whose credentials are sent; `None` where a key is, or nothing."""
+        return None if self._cloud is None or self.key() else self._cloud
+
+    def placed(self, path: str) -> str:
+        """A dialect's path as it is below the base URL. Raises `RefusedRequestError` if a part of it is not known."""
+        return path if self._cloud is None else self._cloud.placed(path, has_key=bool(self.key()))
+
     def scrubbed(self, words: str) -> str:
         """A service's own words on one line, shortened, with `[key]` for whatever is or looks like a key.
 
         The words are scrubbed before they are shortened: a key that is cut in two would not be found.
         """
         key = self.key()
+        for secret in self._cloud.secrets() if self._cloud else ():
+            words = words.replace(secret, "[key]")
         if not _NO_KEY.fullmatch(key):
             # A short key may be part of a word. Vendors' keys are long, and services run them together with more.
             exact = re.escape(key)
@@ -215,6 +237,8 @@ class HTTPProvider(Provider):
     - `client`: an `AsyncClient` of httpx or httpx2, to use as it is. It is not closed here.
     - `timeout`: seconds to wait for the answer to begin, and again for each further piece of it. The whole answer may
         take six times as long, also with a client of one's own. A connection has to be made within a minute of it.
+    - `cloud`: where the service is, and whose credentials are sent if there is no key; `None` for what has one place
+        for all, and keys alone.
 
     The environment is read at each call, so that a variable may be set after the provider was made.
 
@@ -228,6 +252,7 @@ class HTTPProvider(Provider):
         api_key: str | None,
         client: "httpx.AsyncClient | httpx2.AsyncClient | None",
         timeout: float,
+        cloud: Cloud | None = None,
     ):
         fault = "" if base_url is None else _fault_in(base_url)
         if fault:
@@ -236,7 +261,8 @@ class HTTPProvider(Provider):
         # The vendor's own host, which is never asked without a key. Other servers may need none. It is `None` where
         # each user has a host of the vendor's.
         self._host = urllib.parse.urlsplit(dialect.service.base_url).hostname
-        self._access = _Access(dialect.service, base_url, api_key)
+        self._access = _Access(dialect.service, base_url, api_key, cloud)
+        self._cloud = cloud
         self._base_url = base_url
         self._api_key = api_key
         try:
@@ -250,7 +276,8 @@ class HTTPProvider(Provider):
         self._own: tuple[asyncio.AbstractEventLoop, OwnClient] | None = None
 
     def __repr__(self) -> str:
-        return self._dialect.service.made(f"base_url={self._base_url!r}, timeout={self._timeout!r}")
+        where = self._cloud.arguments if self._cloud else ""
+        return self._dialect.service.made(f"base_url={self._base_url!r}, timeout={self._timeout!r}{where}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._api_key or self._given is not None:
@@ -260,7 +287,7 @@ class HTTPProvider(Provider):
                 f"{article} {service.made('api_key=…')} or {service.made('client=…')} is not pickled: the key would "
                 f"lie in the bytes. Leave both out, and each process reads {service.key_variables[0]}."
             )
-        return HTTPProvider, (self._dialect, self._base_url, self._api_key, None, self._timeout)
+        return HTTPProvider, (self._dialect, self._base_url, self._api_key, None, self._timeout, self._cloud)
 
     @property
     def endpoint(self) -> str:
@@ -271,6 +298,11 @@ class HTTPProvider(Provider):
     def service(self) -> Service:
         """Where the service is, and the environment variables that its users set."""
         return self._dialect.service
+
+    @property
+    def cloud(self) -> Cloud | None:
+        """Whose credentials are sent if there is no key; `None` where only keys are."""
+        return self._cloud
 
     @property
     def price_table(self) -> str:
@@ -298,6 +330,8 @@ class HTTPProvider(Provider):
     def build(self, request: Request) -> tuple[str, dict[str, str], dict[str, Any]]:
         """The URL, the headers and the JSON body to send.
 
+        Of a cloud's credentials the headers are not among them: a signature is one of the bytes and the moment.
+
         **Raises:** `AuthenticationError` if the vendor's own host would be asked without a key;
         `RefusedRequestError` if an environment variable holds a base URL that is no URL, if the prompt is longer than
         the model can read, or if the dialect refuses the request.
@@ -310,13 +344,13 @@ class HTTPProvider(Provider):
         if isinstance(built, Failure):
             raise _raised(built, self._access, _id(request), None)
         headers = {"Content-Type": "application/json", **built.headers, **authorization}
-        return base + built.path, headers, built.body
+        return base + self._access.placed(built.path), headers, built.body
 
     def _authorized(self, asked: str) -> tuple[str, Mapping[str, str]]:
         """The base URL, and the headers of the key; for what is asked, by which an error begins."""
         base, key, service = self._access.base(), self._access.key(), self._dialect.service
         is_own = self._host in (None, urllib.parse.urlsplit(base).hostname)
-        if not key and service.needs_key and is_own:
+        if not key and service.needs_key and is_own and self._cloud is None:
             raise AuthenticationError(
                 f"{asked}: there is no API key. Set the environment variable {service.key_variables[0]}, or "
                 f"register({asked.partition('/')[0]!r}, {service.made('api_key=…')})."
@@ -373,12 +407,14 @@ class HTTPProvider(Provider):
         """
         listing, service = self._dialect.listing, self._dialect.service
         asked = service.name or service.maker.lower()
+        await self._ready(asked)
         base, authorization = self._authorized(asked)
         found: dict[str, None] = {}
         begin = ""
         while True:
-            url = base + listing.page(begin)
-            answer = await self._got(url, {**listing.headers, **authorization}, asked)
+            url = base.replace(*listing.moved, 1) + listing.page(begin)
+            headers = {**listing.headers, **authorization}
+            answer = await self._got(url, {**headers, **self._signature("GET", url, headers, b"")}, asked)
             if not 200 <= answer.status < 300:
                 raise _failure(answer, asked, self._dialect, self._access)
             page = listing.read(answer)
@@ -411,18 +447,21 @@ class HTTPProvider(Provider):
         self, request: Request, stream: Stream | None = None, told: Callable[[str], object] | None = None
     ) -> Response:
         """The answer, which comes in one piece, or in those that `stream` puts together and `told` is told."""
+        await self._ready(_id(request))
         url, headers, body = self.build(request)
         take = None
         if stream is not None and told is not None:
             body = {**body, **stream.asks}
+            url = url.removesuffix(stream.ending[0]) + stream.ending[1]
             take = lambda raw: told(stream.feed(raw))
         content = _encoded(body, request)
+        headers |= self._signature("POST", url, headers, content)
         transport = self._given or await self._own_client()
         clock = asyncio.get_running_loop().time
         began = clock()
         try:
             answer = await transport.post(url, headers, content, take)
-            if stream is not None and answer.headers.get("content-type", "").startswith("text/event-stream"):
+            if stream is not None and answer.headers.get("content-type", "").startswith(stream.content_type):
                 answer = answer._replace(body=_put_together(stream))
         except ValueError as error:
             failure = RefusedRequestError(f"{_id(request)}: {url} is not a URL: {error}.")
@@ -436,6 +475,23 @@ class HTTPProvider(Provider):
         # Raised here and not in the `except` blocks. There Python would attach the client's error as the context, and
         # that error may hold the request's headers, and with them the key.
         raise failure
+
+    async def _ready(self, asked: str) -> None:
+        """Waits until a cloud's credentials are there, if they are what is sent.
+
+        **Raises:** `AuthenticationError` if there are none; `ConnectionFailedError` if it is not known.
+        """
+        cloud = self._access.cloud()
+        if cloud is None or cloud.is_ready():
+            return
+        if (failure := await asyncio.to_thread(cloud.fetch)) is not None:
+            words = failure.words.format(*map(self._access.scrubbed, failure.said))
+            raise failure.kind(f"{asked}: {words}", was_sent=False)
+
+    def _signature(self, method: str, url: str, headers: Mapping[str, str], content: bytes) -> Mapping[str, str]:
+        """The headers of a cloud's credentials, if they are what is sent; for what is sent right now."""
+        cloud = self._access.cloud()
+        return {} if cloud is None else cloud.authorization(method, url, headers, content)
 
     def _unanswered(self, error: NoAnswer, asked: str, url: str, hint: str = "") -> ProviderError:
         words = self._access.scrubbed(error.words)
@@ -524,14 +580,6 @@ def _raised(failure: Failure, access: _Access, asked: str, status: int | None) -
 
 def _id(request: Request) -> str:
     return f"{request.provider}/{request.model}"
-
-
-def _first_set(variables: tuple[str, ...]) -> tuple[str, str]:
-    """The name and the value of the first of some environment variables that is not empty; else two empty strings."""
-    for name in variables:
-        if value := os.environ.get(name, "").strip():
-            return name, value
-    return "", ""
 
 
 def _fault_in(base_url: str) -> str:

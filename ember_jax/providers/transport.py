@@ -19,11 +19,13 @@ import functools
 import importlib
 import io
 import os
+import re
 import ssl
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeAlias
 
+from .._regex import regex
 from .dialect import HTTPAnswer
 
 # How many seconds an idle connection is kept. uvicorn, and with it vLLM, closes a connection after 5 idle seconds. The
@@ -268,13 +270,18 @@ def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return found
 
 
+# The characters that stand in a URL as they are.
+_WRITTEN_OUT = regex(r"[\w.~:/?#\[\]@!$&'()*+,;=%-]*", re.ASCII)
+
+
 # Parsing a URL takes as long as building the rest of a request, and mostly all requests go to one address.
 @functools.lru_cache(maxsize=64)
 def _parsed(url: str) -> Any:
     import yarl
 
     try:
-        return yarl.URL(url)
+        # Sent as it is written, as it may be signed: else `%3A` would be sent as `:`.
+        return yarl.URL(url, encoded=_WRITTEN_OUT.fullmatch(url) is not None)
     except ValueError:
         return url  # aiohttp raises its own error for it
 
