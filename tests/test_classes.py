@@ -18,6 +18,10 @@ PACKAGE = Path(ember_jax.__file__).parent
 TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 
 # What may override a concrete method, and why.
+OF_PROVIDERS = (
+    *("endpoint", "price_table", "cost", "most_cost", "most_output", "models", "stream", "most_samples"),
+    *("least_prefix", "marks_prefix"),
+)
 OVERRIDING = {
     # Users write providers: they say what they know of the service, and a default tells that nothing is known.
     "Callable": {"Provider.endpoint"},
@@ -25,6 +29,9 @@ OVERRIDING = {
     # Most protocols have answers asked for as a whole.
     "ChatCompletions": {"Dialect.stream", "Dialect.most_samples"},
     "ChatOrResponses": {"Dialect.stream", "Dialect.most_samples"},
+    # What most services keep of a prompt, and these otherwise.
+    "GenerateContent": {"Dialect.least_prefix"},
+    "Messages": {"Dialect.least_prefix", "Dialect.marks_prefix"},
     # A feed that has something more to do with each piece.
     "_Answers": {"Feed.__init__"},
     "SpokenWords": {"Feed.__init__", "Feed.give"},
@@ -32,15 +39,9 @@ OVERRIDING = {
     "StructuredCall": {"ModelCall.mending"},
     # A vector is no sample.
     "EmbedCall": {"ModelCall.draws_shared"},
-    "HTTPProvider": {
-        f"Provider.{name}"
-        for name in ("endpoint", "price_table", "cost", "most_cost", "most_output", "models", "stream", "most_samples")
-    },
+    "HTTPProvider": {f"Provider.{name}" for name in OF_PROVIDERS},
     "Sim": {"Provider.endpoint", "Provider.cost", "Provider.most_output", "Provider.models", "Provider.stream"},
-    "Vendor": {
-        f"Provider.{name}"
-        for name in ("endpoint", "price_table", "cost", "most_cost", "most_output", "models", "stream", "most_samples")
-    },
+    "Vendor": {f"Provider.{name}" for name in OF_PROVIDERS},
     # Most kinds of node hold no plan and have nothing to say of one; a kind that does says which it holds, what it
     # gives besides, and how it loses inputs.
     "Branch": {"Node.held"},

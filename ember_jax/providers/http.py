@@ -109,6 +109,12 @@ class Vendor(Provider):
     def most_samples(self, request: Request) -> int:
         return self._http.most_samples(request)
 
+    def least_prefix(self, request: Request) -> float:
+        return self._http.least_prefix(request)
+
+    def marks_prefix(self, request: Request) -> bool:
+        return self._http.marks_prefix(request)
+
     def build(self, request: Request) -> tuple[str, dict[str, str], dict[str, Any]]:
         """The URL, the headers and the JSON body that are sent, see `HTTPProvider.build`."""
         return self._http.build(request)
@@ -287,6 +293,12 @@ class HTTPProvider(Provider):
 
     def most_samples(self, request: Request) -> int:
         return self._dialect.most_samples(request)
+
+    def least_prefix(self, request: Request) -> float:
+        return self._dialect.least_prefix(request)
+
+    def marks_prefix(self, request: Request) -> bool:
+        return self._dialect.marks_prefix(request)
 
     def build(self, request: Request) -> tuple[str, dict[str, str], dict[str, Any]]:
         """The URL, the headers and the JSON body to send.
