@@ -53,7 +53,7 @@ OVERRIDING = {
     # hold plans.
     "Bounds": {"Walk.constants", "Walk.control"},
     "Time": {"Walk.control"},
-    "_FirstOperands": {"Walk.constants", "Walk.part"},
+    "_CallOperands": {"Walk.constants", "Walk.part"},
     "_Sharing": {"Walk.carried"},
 }
 

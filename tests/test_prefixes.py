@@ -293,6 +293,41 @@ def test_the_common_beginning_is_found(begin, one, other):
     assert _common(one, other) == (agree.index(False) if False in agree else len(agree))
 
 
+# -- what is told before ---------------------------------------------------------------------------------------------
+
+
+def test_a_plan_says_that_one_call_goes_first():
+    with running(Kept()):
+        of = lambda llm, *args: ember.lower(jax.vmap(llm))(*args).explain()
+        told = "one call first, then the others at once: they read some 5,002 tokens that the service has kept"
+        assert told in of(llm, QUESTIONS)
+        assert "first," not in of(llm.replace(system=LONG[:4_000]), QUESTIONS) + of(llm, QUESTIONS[:1])
+        both = lambda system, question: llm.replace(system=system)(question)
+        each = "one call first for each of 2 system prompts and models, then the others at once: they read up to 5,0"
+        assert each in of(both, ember.text([LONG, OTHER]), QUESTIONS[:2])
+    with running(Kept(), share_prefixes=False):
+        assert "first," not in of(llm, QUESTIONS)
+
+
+@pytest.mark.parametrize("where", ["system", "template"])
+def test_an_estimate_is_with_and_without(where):
+    """By openai's own prices: gpt-4o-mini reads a million tokens for 0.15 dollars, or 0.075 if they were kept."""
+    mini = ember.LLM("openai/gpt-4o-mini", max_tokens=10)
+    ask = {"system": mini.replace(system=LONG), "template": lambda q: mini(ember.format("{l}\n{q}", l=LONG, q=q))}[
+        where
+    ]
+    with ember.session(journal=None):
+        found = ember.lower(jax.vmap(ask))(QUESTIONS).estimate()
+        saved = found.uncached_usd.least - found.cost_usd.least
+        words = len(LONG.split())
+        assert saved == pytest.approx(99 * words * 0.075e-6, rel=0.01) and saved > 0.02
+        assert found.uncached_usd.most == found.cost_usd.most
+        assert "if the service keeps nothing" in str(found)
+    with ember.session(journal=None, share_prefixes=False):
+        off = ember.lower(jax.vmap(ask))(QUESTIONS).estimate()
+        assert off.cost_usd == off.uncached_usd == found.uncached_usd and "keeps nothing" not in str(off)
+
+
 # -- what is billed --------------------------------------------------------------------------------------------------
 
 

@@ -207,9 +207,8 @@ class Prefixes:
             self._loop, self._heads = loop, {}
         settings = [repr(request.parameters.get(name)) for name in ("tools", "response_format", "thinking")]
         alike = self._alike(hash((request.provider, request.model, *settings, text[:_HEAD])))
-        common = [_common(prefix.text, text) for prefix in alike]
-        size = max(common, default=0)
-        if size * _PART < len(text) or tokens(size) < least:
+        index, size = shared_with([prefix.text for prefix in alike], text)
+        if not is_shared(size, text, tokens, least):
             prefix = _Prefix(text, provider.marks_prefix(request))
             if len(alike) >= _MOST_OF_HEAD:
                 alike.remove(next((other for other in alike if other.is_idle), alike[0]))
@@ -217,7 +216,7 @@ class Prefixes:
             if prefix.needs_mark:
                 prefix.gather(loop)
             return Beginning(prefix, loop)
-        prefix = alike[common.index(size)]
+        prefix = alike[index]
         prefix.calls += 1
         # What is kept is another's whole prompt, or what is marked, which has to be all of it.
         if prefix.needs_mark and not (prefix.is_marked and size == len(prefix.text)):
@@ -250,6 +249,18 @@ class Prefixes:
                 del self._heads[next(iter(self._heads))]
             found = self._heads[head] = []
         return found
+
+
+def shared_with(texts: Sequence[str], text: str) -> tuple[int, int]:
+    """Which of some texts begins most like another one, and with how many characters; 0 and 0 of none."""
+    common = [_common(other, text) for other in texts]
+    size = max(common, default=0)
+    return (common.index(size), size) if common else (0, 0)
+
+
+def is_shared(size: int, text: str, tokens: Callable[[int], float], least: float) -> bool:
+    """Whether a common beginning of so many characters is long enough, for its service and for a prompt."""
+    return size * _PART >= len(text) and tokens(size) >= least
 
 
 def _flat(messages: Sequence[Message]) -> str:
