@@ -382,7 +382,7 @@ class _Estimator:
         if isinstance(function, StructuredCall):
             spans = list(unknown)
             for _ in range(function.repairs):
-                request = repair_of(request, "", longest_wrong(function.record))
+                request = repair_of(request, "", longest_wrong(function))
                 spans.append(Span(0, answer))
                 total[:, 1] += self._amounts(request, spans, is_known)[:, 1]
         return total
