@@ -9,6 +9,7 @@
     ├── UnsupportedError (ValueError)     a JAX feature that has no meaning inside an operator
     ├── GradientError (ValueError)        a derivative that would silently be wrong
     ├── HostResultError (TypeError)       a host function returned something other than its `out=`
+    ├── ValidatorError (RuntimeError)     a validator of a schema failed by itself, and refused no answer
     ├── ModelError (ValueError)           a model id that no provider knows
     ├── NotationError (ValueError)        a network's notation that cannot be read, or a network that it cannot say
     ├── ProviderError                     what a provider answered instead of a completion
@@ -97,6 +98,10 @@ class ToolError(EmberError, RuntimeError):
 
 class HostResultError(EmberError, TypeError):
     """A host function returned something that does not match its `out=`."""
+
+
+class ValidatorError(EmberError, RuntimeError):
+    """A validator of a pydantic model failed by itself, or made what its schema cannot hold; the answer is kept."""
 
 
 class ModelError(EmberError, ValueError):

@@ -21,6 +21,8 @@ HTTP = (
     "batch_limits",
     "cost",
     "endpoint",
+    "least_prefix",
+    "marks_prefix",
     "models",
     "most_cost",
     "most_output",
@@ -36,7 +38,9 @@ OVERRIDING = {
     # Most protocols have answers asked for as a whole.
     "ChatCompletions": {"Dialect.stream", "Dialect.most_samples", "Dialect.batch_limits"},
     "ChatOrResponses": {"Dialect.stream", "Dialect.most_samples"},
-    "Converse": {"Dialect.stream"},
+    "Converse": {"Dialect.stream", "Dialect.least_prefix"},
+    # What most services keep of a prompt, and these otherwise.
+    "Messages": {"Dialect.least_prefix", "Dialect.marks_prefix"},
     # A feed that has something more to do with each piece.
     "_Answers": {"Feed.__init__"},
     "SpokenWords": {"Feed.__init__", "Feed.give"},
@@ -45,8 +49,8 @@ OVERRIDING = {
     # A vector is no sample.
     "EmbedCall": {"ModelCall.draws_shared"},
     "RankCall": {"ModelCall.draws_shared"},
-    # Some take less in one request for vectors than others.
-    "GenerateContent": {"Dialect.batch_limits"},
+    # Some take less in one request for vectors than others, and keep another part of a prompt.
+    "GenerateContent": {"Dialect.batch_limits", "Dialect.least_prefix"},
     "HTTPProvider": {f"Provider.{name}" for name in HTTP},
     "Sim": {"Provider.endpoint", "Provider.cost", "Provider.most_output", "Provider.models", "Provider.stream"},
     "Vendor": {f"Provider.{name}" for name in HTTP},
@@ -61,7 +65,7 @@ OVERRIDING = {
     # hold plans.
     "Bounds": {"Walk.constants", "Walk.control"},
     "Time": {"Walk.control"},
-    "_FirstOperands": {"Walk.constants", "Walk.part"},
+    "_CallOperands": {"Walk.constants", "Walk.part"},
     "_Sharing": {"Walk.carried"},
 }
 

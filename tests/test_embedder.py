@@ -159,6 +159,17 @@ def test_a_thousand_lanes_make_eleven_requests(form, kept, tmp_path):
     assert math.isclose(sum(call.cost for call in run.calls()), report.cost_usd, rel_tol=1e-9) and report.cost_usd > 0
 
 
+def test_a_call_shows_how_long_its_vector_is(capsys):
+    with ember.session(journal=None) as run:
+        ember.Embedder("sim/small", dim=1024)("a text")
+        ember.LLM("sim/small")("What is 3 + 4?")
+        of_vectors, of_words = run.calls()
+        run.calls().show()
+        printed = capsys.readouterr().out
+    assert "-- embed\na text\n\n-- answer\n[1,024 floats]\n" in printed and of_vectors.answer not in printed
+    assert of_words.answer in printed
+
+
 def test_a_batch_is_bounded_by_bytes():
     texts = [str(i) * (LIMITS.tokens // 3) for i in range(7)]
     with testing.ChatServer() as server, served(server):

@@ -161,6 +161,21 @@ def test_it_runs_now_and_maps_all_arguments(llm, model):
     assert not model.asked
 
 
+@pytest.mark.parametrize("kind", ["typed", "legacy", "numpy"])
+def test_without_a_lane_it_gives_nothing_and_still_says_what_is_wrong_with_the_function(llm, model, kind):
+    keys = jax.random.split(jax.random.key(0), 2) if kind == "typed" else jax.random.split(jax.random.PRNGKey(0), 2)
+    keys, none = np.asarray(keys) if kind == "numpy" else keys, ember.text(["a", "b"])[:0]
+    op = Weighing(llm, jnp.ones(4))
+    assert jax.vmap(op)(none, keys[:0]).tolist() == list(ember.stream(op)(none, keys[:0])) == []
+    of_pairs = ember.text([["a", "b"]])
+    assert len(list(ember.stream(jax.vmap(llm))(of_pairs))) == 1 and sum(model.asked.values()) == 2
+    assert list(ember.stream(jax.vmap(llm))(of_pairs[:0])) == []
+    assert list(ember.stream(lambda q, x: (llm(q), x))(none, np.ones((0, 3)))) == []
+    with pytest.raises(ValueError, match=r"jax\.vmap"):
+        ember.stream(llm)(of_pairs[:0])
+    assert sum(model.asked.values()) == 2
+
+
 _INTERRUPTED = """
 import os, signal, threading
 import ember_jax as ember

@@ -29,6 +29,7 @@ from .conversation import Conversation
 from .schema import schema_of
 from .structured import StructuredCall
 from .tools import ToolReply, ToolsCall, as_tools, described, reply_of
+from .validators import validators_of
 
 _S = TypeVar("_S")
 
@@ -240,7 +241,7 @@ class LLM(AskedModel):
         - `prompt`: the user's message, a Text of rank 0; or a `Conversation`, or the list of turns that makes one.
         - `schema`: a NamedTuple, dataclass, `eqx.Module` class or pydantic model, which is sent as a JSON schema; its
             docstring and the lines ``- `field`: …`` in it are descriptions that the model reads. A class that JAX does
-            not know is registered with it. A pydantic model's validators are not run. Each field is one of
+            not know is registered with it. Each field is one of
 
             - `Text`, `str`, and a `Literal` or an `Enum` of strings: a Text;
             - `float`, `int`, `bool`, and a `Literal` or an `Enum` of whole numbers: a float32, int32 or boolean array
@@ -255,19 +256,22 @@ class LLM(AskedModel):
 
             `ember.Many[str]` and `ember.Maybe[int]` are the same as annotations, and tell type checkers what comes.
         - `key`: as when the LLM is called.
-        - `repairs`: how often the model is asked to mend an answer that does not fit. It is shown its answer, told
-            which field is wrong and why, and asked for the whole again. Each repair is a call of its own, counted and
-            kept, whose scope ends in `repair`. An answer that was cut is not mended.
+        - `repairs`: how often the model is asked to mend an answer that does not fit, or that a validator or constraint
+            of a pydantic `schema` refuses. It is shown its answer, told which field is wrong and why, and asked for the
+            whole again. Each repair is a call of its own, counted and kept, whose scope ends in `repair`. An answer
+            that was cut is not mended.
 
         A service that refuses JSON schemas is asked for a JSON object, with the schema in the prompt, and one that
         refuses this too by the prompt alone. Words around the JSON and fields beside those of the schema are passed
         over, with one `LooseAnswerWarning`.
 
-        **Returns:** an instance of `schema`; derivative zero.
+        **Returns:** an instance of `schema`; derivative zero. If that is a pydantic model, it is of what its validators
+        have made of the answer; those of models within another kind of class are not run.
 
         **Raises:** `AnnotationError` for a field of another type; `TextError` for a prompt of another rank or type; a
         `ProviderError` if the call fails, which is a `MalformedResponseError` naming the field if the answer does not
-        fit, and the mended one does not either; `ValueError` for a number of repairs that is none.
+        fit, and the mended one does not either; `ValidatorError` if a validator itself fails, after which the answer is
+        kept; `ValueError` for a number of repairs that is none.
         """
         prompt = prompt_of(prompt, f"structured(prompt, {getattr(schema, '__name__', 'Schema')})")
         if not isinstance(repairs, int) or repairs < 0:
@@ -279,7 +283,7 @@ class LLM(AskedModel):
                 "`llm.replace(response_format=None)`."
             )
         static, arrays = self._operands(prompt, key)
-        call = StructuredCall(static, record, repairs)
+        call = StructuredCall(static, record, repairs, validators=validators_of(schema, record))
         return make(iter(invoke(call, call.out, *arrays)))
 
     def tools(self, prompt: "Prompt", tools: Any, key: Key | None = None, *, most: int = 8) -> ToolReply:

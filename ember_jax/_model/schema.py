@@ -31,7 +31,7 @@ from .._regex import regex
 from .._text import store
 from .._text.maybe import Bound, Many, Maybe
 from .._text.text import Text, TextAnnotation
-from ..errors import AnnotationError, TextError
+from ..errors import AnnotationError, TextError, ValidatorError
 
 # JSON's types, and the dtypes in which answers come; a string is its digest.
 _DTYPES = {"number": np.dtype(np.float32), "integer": np.dtype(np.int32), "boolean": np.dtype(np.bool_)}
@@ -107,6 +107,10 @@ class Record:
 SchemaNode: TypeAlias = Leaf | Perhaps | Several | Record
 
 
+# What validators make of a JSON value that fits, as another one, see `validators.py`.
+Check: TypeAlias = Callable[[Any], Any]
+
+
 class Misfit(Exception):
     """An answer that does not fit a schema. Its message quotes no answer, and it is always told as another error."""
 
@@ -153,10 +157,10 @@ def _is_record(hint: Any) -> bool:
     if not isinstance(hint, type):
         return False
     is_tuple = issubclass(hint, tuple) and "_fields" in vars(hint)
-    return is_tuple or (dataclasses.is_dataclass(hint) and not issubclass(hint, Maybe | Many)) or _is_model(hint)
+    return is_tuple or (dataclasses.is_dataclass(hint) and not issubclass(hint, Maybe | Many)) or is_model(hint)
 
 
-def _is_model(cls: type) -> bool:
+def is_model(cls: type) -> bool:
     """Whether a class is a pydantic model. Pydantic is no dependency: who has such a class has imported it."""
     pydantic: Any = sys.modules.get("pydantic")
     return pydantic is not None and issubclass(cls, pydantic.BaseModel)
@@ -173,7 +177,7 @@ def _schema(cls: Any, within: tuple[Any, ...]) -> Schema:
     parts = {name: _part_of(cls, name, field, (*within, cls)) for name, field in declared.items()}
     fields = tuple((n, declared[n].description or described.get(n, ""), part.node) for n, part in parts.items())
     new: Any = cls
-    if _is_model(cls):
+    if is_model(cls):
         new = cls.model_construct  # the values are arrays, which pydantic would refuse
         _register_model(cls, tuple(declared))
     elif not issubclass(cls, tuple | eqx.Module):
@@ -187,7 +191,7 @@ def _schema(cls: Any, within: tuple[Any, ...]) -> Schema:
 
 def _declared(cls: Any) -> Mapping[str, _SchemaField]:
     """The fields that an instance is made of."""
-    if _is_model(cls):
+    if is_model(cls):
         return {
             name: _SchemaField(info.annotation, info.description or "", _bound(info.metadata))
             for name, info in cls.model_fields.items()
@@ -421,38 +425,53 @@ class NoJSON(Misfit):
     """Words that are no JSON."""
 
 
-def read(record: Record, answer: str) -> tuple[list[np.ndarray], list[str]]:
+def read(record: Record, answer: str, check: Check | None = None) -> tuple[list[np.ndarray], list[str]]:
     """The arrays of a record's leaves, from an answer in JSON, and what was passed over to read it.
 
     Words may stand around the JSON, such as thoughts before it or a fence around it, if there is no doubt which it is.
-    It may have more fields than the record.
+    It may have more fields than the record. What fits is given to `check`, and what that makes of it is read.
 
-    **Raises:** `Misfit`, which names the field, for an answer of any other form.
+    **Raises:** `Misfit`, which names the field, for an answer of any other form; what `check` raises.
     """
-    columns, notes = _found(record, answer)
+    columns, notes = _found(record, answer, check)
     return [_array(leaf, column, notes) for leaf, column in zip(record.leaves, columns, strict=True)], notes
 
 
 LeafColumns: TypeAlias = list[list[Any]]
 
 
-def _found(record: Record, answer: str) -> tuple[LeafColumns, list[str]]:
+def _found(record: Record, answer: str, check: Check | None) -> tuple[LeafColumns, list[str]]:
     """For each leaf the values of its elements; and notes."""
     try:
         value = _parsed(answer)
     except NoJSON as error:
-        return _within(record, answer, error)
-    return _columns(record, value)
+        return _within(record, answer, error, check)
+    return _checked(record, value, check)
 
 
-def _within(record: Record, answer: str, error: NoJSON) -> tuple[LeafColumns, list[str]]:
+def _checked(record: Record, value: Any, check: Check | None) -> tuple[LeafColumns, list[str]]:
+    """Likewise of a JSON value."""
+    columns, notes = _columns(record, value)
+    if check is None:
+        return columns, notes
+    made = check(value)
+    try:
+        return _columns(record, made)[0], notes
+    except Misfit as misfit:
+        raise ValidatorError(
+            f"a validator of {record.name} has made of an answer what its schema cannot hold: {misfit}. Mend the "
+            "validator: the answer is kept, and a rerun reads it."
+        ) from None
+
+
+def _within(record: Record, answer: str, error: NoJSON, check: Check | None) -> tuple[LeafColumns, list[str]]:
     """Likewise of the one object that stands among other words and fits. `error` is why the whole is no JSON."""
     fitting: list[tuple[LeafColumns, list[str]]] = []
     misfit: Misfit = error
     words, is_as_asked = _said(answer)
     for value in _objects(words):
         try:
-            fitting.append(_columns(record, value))
+            fitting.append(_checked(record, value, check))
         except Misfit as why:
             misfit = why
     if not fitting:

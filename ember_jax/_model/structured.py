@@ -33,6 +33,7 @@ from ..errors import MalformedResponseError
 from ..providers.base import Finish, Form, Message, Request, Response
 from .asking import ModelCall, Note, Operands, of_same_sample
 from .schema import CUT, Misfit, NoJSON, Record, read, response_format
+from .validators import Validators
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +44,14 @@ class StructuredCall(ModelCall):
 
     - `repairs`: how often the model is asked to mend an answer that does not fit.
     - `is_repair`: whether it has been asked to.
+    - `validators`: those that the user has for an answer that fits.
     """
 
     operands: Operands
     record: Record
     repairs: int = 1
     is_repair: bool = False
+    validators: Validators | None = None
 
     @property
     def out(self) -> Sequence[jax.ShapeDtypeStruct]:
@@ -67,7 +70,7 @@ class StructuredCall(ModelCall):
 
     def read(self, request: Request, response: Response, extra: Sequence[np.ndarray], note: Note) -> list[np.ndarray]:
         try:
-            arrays, passed_over = read(self.record, response.text)
+            arrays, passed_over = read(self.record, response.text, self.validators)
         except Misfit as misfit:
             raise MalformedResponseError(
                 f"{request.provider}/{request.model}: the answer is no {self.record.name}: "
@@ -92,7 +95,7 @@ class StructuredCall(ModelCall):
         if not self._is_to_mend(request, response):
             return None
         try:
-            read(self.record, response.text)
+            read(self.record, response.text, self.validators)
         except Misfit as misfit:
             repair = dataclasses.replace(self, repairs=self.repairs - 1, is_repair=True)
             return repair, repair_of(request, response.text, str(misfit).removesuffix(CUT))
@@ -103,9 +106,12 @@ class StructuredCall(ModelCall):
 _MOST_TOLD = 500
 
 
-def longest_wrong(record: Record) -> str:
-    """Words of as many bytes as what is wrong with an answer can have at most. It names fields, and no word of it."""
-    is_ascii = json.dumps(response_format(record), ensure_ascii=False).isascii()
+def longest_wrong(call: StructuredCall) -> str:
+    """Words of as many bytes as what is wrong with an answer can have at most. It names fields, and no word of it.
+
+    Validators say what they like.
+    """
+    is_ascii = call.validators is None and json.dumps(response_format(call.record), ensure_ascii=False).isascii()
     return ("x" if is_ascii else "\U0010ffff") * _MOST_TOLD
 
 

@@ -19,10 +19,11 @@ from .._runtime import session as sessions
 from .._runtime.events import CallEnded
 from .._runtime.garbage import calm
 from .._runtime.limits import Limit
+from .._tell.alike import first_of
 from .._tell.estimate import Estimate, answer, estimate
 from .._tell.expect import Pilot
 from .._tell.explain import explain
-from .._tell.known import Known, first_operands, known
+from .._tell.known import Known, known, operands
 from .._tell.mermaid import mermaid
 from .._tell.show import show
 from .._text import store
@@ -44,7 +45,8 @@ class Plan:
         self._name = program.name
         self._plan = arrange(program.plan)
         self._given = [known(x) if all_concrete(x) and not is_key(x) else None for x in inputs]
-        self._models = _models(self._plan, self._given)
+        self._operands = operands(self._plan, self._given)
+        self._models = _models(self._operands)
         self._run = run
         self._args, self._kwargs = given
         self._is_concrete = all(map(all_concrete, inputs))
@@ -63,9 +65,10 @@ class Plan:
         """The plan in words: how many calls, what runs at once, what waits for what and why, where lanes meet.
 
         Counts are exact where control flow is static, and bounds where branches and loops decide. Models are those of
-        the arguments that it was lowered for; no other words are shown.
+        the arguments that it was lowered for; no other words are shown. Which calls wait for a first one that begins
+        with the same system prompt is by the session in force.
         """
-        return explain(self._plan, self._name, self._models)
+        return explain(self._plan, self._name, self._models, first_of(self._plan, self._operands, sessions.current()))
 
     def estimate(self, limits: Mapping[str, Limit] | None = None, latency: float = 0.0, pilot: int = 0) -> Estimate:
         """What the plan asks for, costs and takes, on the arguments that it was lowered for: bounds, and expectations.
@@ -199,10 +202,9 @@ def program_of(boundary: Boundary, args: tuple[Any, ...], kwargs: dict[str, Any]
     return boundary.program(recording), [*constants, *arrays]
 
 
-def _models(plan: ir.Plan, given: Sequence[Known | None]) -> dict[ir.Call, str]:
+def _models(given: Mapping[ir.Call, Sequence[Known | None]]) -> dict[ir.Call, str]:
     """The model that each LLM call asks, in words."""
-    operands = first_operands(plan, given)
-    return {call: _asked(call.function, k) for call, k in operands.items() if isinstance(call.function, ModelCall)}
+    return {call: _asked(call.function, k[0]) for call, k in given.items() if isinstance(call.function, ModelCall)}
 
 
 # What a model is asked for, where it is no text, by the call.

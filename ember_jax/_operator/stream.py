@@ -18,7 +18,7 @@ from .. import _callback
 from .._engine.island import Island
 from .._jax.internals import device_array
 from .._jax.nan import nan_is_a_value
-from .._jax.values import to_raw
+from .._jax.values import from_raw, to_raw
 from .._runtime import session as sessions
 from .._runtime.feed import Feed
 from .._runtime.loop import Loop, forbid_in_loop
@@ -108,8 +108,10 @@ def stream(fn: Callable[P, R]) -> Callable[P, Iterator[tuple[int, R]]]:
         forbid_in_loop("ember.stream")
         count = _lanes((args, kwargs))
         with nan_is_a_value(), no_mesh():
-            one = jax.tree.map(lambda x: x[0] if _is_array(x) else x, (args, kwargs))
+            one = jax.tree.map(lambda x: _lane(x) if _is_array(x) else x, (args, kwargs))
             program, inputs = program_of(boundary, (addresses(0, 1)[0], *one), {})
+        if not count:
+            return iter(())
         mapped = [x for x in jax.tree.leaves((args, kwargs)) if _is_array(x)]
         shared = [to_raw(x) for x in inputs[: len(inputs) - 1 - len(mapped)]]
         island = Island(program, ((count, (False,) * len(shared) + (True,) * (1 + len(mapped))),))
@@ -141,6 +143,14 @@ def _pairs(island: Island, shared: list[Any], mapped: list[Any], count: int) -> 
 
 def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray)
+
+
+def _lane(array: Any) -> Any:
+    """What a lane gets of an array, to trace with; where there is no lane, zeros in its place."""
+    if len(array):
+        return array[0]
+    raw = to_raw(array)
+    return from_raw(np.zeros(raw.shape[1:], raw.dtype), jax.typeof(array))
 
 
 def _lanes(arguments: Any) -> int:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeAlias
 
-from ..errors import MalformedResponseError, RefusedRequestError, ServerError
+from ..errors import MalformedResponseError, RefusedRequestError, ServerError, ValidatorError
 from ..providers.base import Form, Provider, Request, Response
 from . import log
 from .batches import Batches
@@ -75,7 +75,7 @@ class Asking:
     supersedes: Superseded | None = None
     found: Response | None = None
     _has_claim: bool = False
-    _last: tuple[Response, Any, MalformedResponseError | None] | None = None
+    _last: tuple[Response, Any, MalformedResponseError | ValidatorError | None] | None = None
 
     @property
     def may_be_known(self) -> bool:
@@ -126,15 +126,16 @@ class Asking:
         )
 
     def fault(self, response: Response) -> MalformedResponseError | None:
-        """Why an answer stands for nothing, or `None`."""
-        return self.reading(response)[2]
+        """Why an answer stands for nothing, or `None`; also if it is not the answer's fault that it cannot be read."""
+        error = self.reading(response)[2]
+        return error if isinstance(error, MalformedResponseError) else None
 
-    def reading(self, response: Response) -> tuple[Response, Any, MalformedResponseError | None]:
+    def reading(self, response: Response) -> tuple[Response, Any, MalformedResponseError | ValidatorError | None]:
         """An answer with what it stands for, or with why it stands for nothing. It is read once."""
         if self._last is None or self._last[0] is not response:
             try:
                 self._last = response, self.read(response), None
-            except MalformedResponseError as error:
+            except (MalformedResponseError, ValidatorError) as error:
                 self._last = response, None, error
         return self._last
 
@@ -173,10 +174,11 @@ class Answering:
         return response, how
 
     def value(self, response: Response, asked: Asking) -> Any:
-        """What an answer stands for. Raises `MalformedResponseError` if it stands for nothing, and remembers that."""
+        """What an answer stands for. Raises why it stands for nothing, and remembers that it does so by its fault."""
         _, value, fault = asked.reading(response)
         if fault is not None:
-            self._faulty.add(asked.digest)
+            if isinstance(fault, MalformedResponseError):
+                self._faulty.add(asked.digest)
             raise fault
         return value
 

@@ -20,6 +20,7 @@ from .events import Attempt
 from .feed import SpokenWords
 from .gate import Admission, Gate, Limiter, TooLong
 from .limits import Limit, Statistics
+from .prefixes import Beginning, Prefixes
 from .pricing import Pricing
 from .retry import Retry, Tries
 from .scheduler import Path, Task
@@ -43,6 +44,7 @@ class Sender:
     - `pricing`: what calls cost, and what that is taken from.
     - `uniform`: draws from [0, 1).
     - `turns`: asks the session's scheduler, if it has one.
+    - `prefixes`: those that calls have in common, so that one of them is sent first; `None` to send all at once.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Sender:
         pricing: Pricing,
         uniform: Callable[[], float] = random.random,
         turns: Turns | None = None,
+        prefixes: Prefixes | None = None,
     ):
         self._provider = provider
         self._count = count
@@ -62,6 +65,7 @@ class Sender:
         self._pricing = pricing
         self._uniform = uniform
         self._turns = turns
+        self._prefixes = prefixes
         self._limiter: Limiter | None = None
         self._sizes: dict[str, Sizes] = {}
         self._docket = Docket()
@@ -142,11 +146,16 @@ class Sender:
         provider = self._provider(request.provider)  # one for all attempts: who answers the first is asked again
         gate, call = self._gate(request, provider, loop), self._docket.track(request, provider)
         tries, began, place, clock = Tries(self._policy, request), 0.0, None, loop.time
+        begins: Beginning | None = None
+        if self._prefixes is not None and not provider.is_local:
+            begins = self._prefixes.of(request, provider, self._sizes_of(request).of_characters, loop)
         dropping.hold(provider)
         try:
             while True:
                 trial = None
                 try:
+                    if begins is not None:
+                        await begins.ready()
                     trial = None if call.is_free else await call.trial()
                     # The reservation comes before the turn. In the other order a call that waits for money would hold a
                     # slot, which calls that are cheap enough could use.
@@ -166,6 +175,12 @@ class Sender:
                         if admission is not None:
                             gate.give_back(admission)
                         raise why
+                    # Another that begins alike may have been sent while this one waited for its turn.
+                    if begins is not None and not begins.begins():
+                        if admission is not None:
+                            gate.give_back(admission)
+                        hold.give_back()
+                        continue
                     if tries.made:
                         self._count("retries")
                     else:
@@ -173,14 +188,18 @@ class Sender:
                         if deadline is not None and self._policy.deadline is not None:
                             deadline.reschedule(began + self._policy.deadline)
                     tries.made += 1
-                    return await self._attempt(call, provider, gate, admission, hold, attempts, words)
+                    return await self._attempt(call, provider, gate, admission, hold, attempts, words, begins)
                 except TooLong as wait:
                     raise _too_long(request, self._policy, wait) from None
                 except NotSent as told:
                     raise told.cause from None
                 except ProviderError as error:
+                    if begins is not None:
+                        begins.failed(error)
                     seconds, is_held = self._again(request, error, tries, gate, clock() - began)
                 finally:
+                    if begins is not None:
+                        begins.ended()
                     if trial is not None:
                         call.done(trial)
                     if self._turns is not None and task is not None:
@@ -248,12 +267,14 @@ class Sender:
         hold: Hold,
         attempts: list[Attempt],
         words: SpokenWords | None,
+        begins: Beginning | None,
     ) -> Response:
         """One attempt: sends the request, and tells its outcome to the gate, the budget, the report and `attempts`."""
         self._count("requests")
         request, began = call.request, time.time()
         try:
-            answering = provider.complete(request) if words is None else provider.stream(request, words.give)
+            sent = request if begins is None else begins.marked(request)
+            answering = provider.complete(sent) if words is None else provider.stream(sent, _giving(words, begins))
             response = self._pricing.priced(request, await answering, provider)
         except ProviderError as error:
             if words is not None and words.said:  # which another answer might contradict
@@ -269,7 +290,7 @@ class Sender:
             gate.failed(admission, is_refused, error.retry_after, quota)
             if isinstance(error.tokens, Tokens):  # billed, although it is no answer
                 cost = self._pricing.cost(request, error.tokens)
-                self._bill(int(error.tokens.input), int(error.tokens.output), cost)
+                self._bill(request, error.tokens, cost)
                 hold.settle(cost)
             elif retry.may_be_billed(error):
                 self._lose(request, hold)
@@ -279,9 +300,11 @@ class Sender:
             if admission is not None:
                 gate.abandoned(admission)
             raise
-        self._bill(response.input_tokens, response.output_tokens, response.cost)
+        self._bill(request, response.tokens, response.cost)
         hold.settle(response.cost)
         call.answered()
+        if begins is not None:
+            begins.read()
         attempts.append(Attempt(began, time.time()))
         if admission is not None:
             used = response.input_tokens + response.output_tokens
@@ -290,10 +313,14 @@ class Sender:
         # The quota is about this moment and was told to the gate. It is no part of an answer that is kept.
         return response if response.quota is None else response._replace(quota=None)
 
-    def _bill(self, input_tokens: int, output_tokens: int, cost: float) -> None:
-        self._count("input_tokens", input_tokens)
-        self._count("output_tokens", output_tokens)
+    def _bill(self, request: Request, tokens: Tokens, cost: float) -> None:
+        self._count("input_tokens", int(tokens.input))
+        self._count("output_tokens", int(tokens.output))
         self._count("cost_usd", cost)
+        if tokens.cached or tokens.cache_write:
+            self._count("cached_tokens", int(tokens.cached))
+            plain = self._pricing.cost(request, tokens._replace(cached=0, cache_write=0, cache_write_1h=0))
+            self._count("cache_saved_usd", plain - self._pricing.cost(request, tokens))
 
     def _lose(self, request: Request, hold: Hold) -> None:
         """A request was sent, and nobody knows whether it is billed."""
@@ -314,6 +341,19 @@ class Sender:
         if self._limiter is None or self._limiter.loop is not loop:
             self._limiter = Limiter(self._limits, loop, functools.partial(_held, self._count))
         return self._limiter.gate(request.provider, request.model, provider.is_local)
+
+
+def _giving(words: SpokenWords, begins: Beginning | None) -> Callable[[str], object]:
+    """Takes the words of an answer as they come; with the first of them the prompt was read."""
+    if begins is None:
+        return words.give
+
+    def give(said: str) -> None:
+        if said:
+            begins.read()
+        words.give(said)
+
+    return give
 
 
 def _held(count: Callable[..., None], model: str, by: str, seconds: float, added: float, waiting: int) -> None:

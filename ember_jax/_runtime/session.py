@@ -41,6 +41,7 @@ from .journal.place import UNSET, places
 from .limits import Limit, Statistics, checked
 from .loop import Loop, get_loop
 from .oddities import Oddities
+from .prefixes import Prefixes
 from .pricing import Pricing
 from .progress import Tally
 from .retry import Retry
@@ -72,7 +73,10 @@ class Report:
     - `cut`: how many calls had an answer that ended before all was said, by a limit or a filter.
     - `input_tokens`, `output_tokens`: the tokens of the requests that were answered, and of those that were billed
         without an answer.
+    - `cached_tokens`: those of the input tokens that came out of a service's cache.
     - `cost_usd`: the cost in US dollars of the same requests; NaN if the cost of one is unknown.
+    - `cache_saved_usd`: what they would have cost more without such a cache; NaN if the price of one is unknown. To
+        write into a cache may cost more than it has saved so far: it is then negative.
     - `lost`: how many requests were sent and are possibly billed, because their answers were lost.
     - `lost_usd`: what these cost at most, which is no part of `cost_usd`; NaN if a price is unknown, infinite if
         nothing bounds an answer.
@@ -96,7 +100,9 @@ class Report:
     cut: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
     cost_usd: float = 0.0
+    cache_saved_usd: float = 0.0
     lost: int = 0
     lost_usd: float = 0.0
     saved_usd: float = 0.0
@@ -161,6 +167,7 @@ class Session:
     - `journals`: where answers are kept.
     - `keeping`: for how long the answers of services are.
     - `samples`: sends the samples of a question as one request.
+    - `prefixes`: what prompts have in common, of which one is sent first.
     - `lanes`: the outermost lanes that make calls, where it is a pilot's; else `None`, and all do.
     """
 
@@ -175,6 +182,7 @@ class Session:
         prices: Mapping[str, Price] | None = None,
         budget_usd: float | None = None,
         join_samples: bool = True,
+        share_prefixes: bool = True,
     ):
         for name, given in (("limits", limits), ("prices", prices)):
             if given is not None and not isinstance(given, Mapping):
@@ -185,8 +193,9 @@ class Session:
                 )
         if retry is not None and not isinstance(retry, Retry):
             raise TypeError(f"session(retry=…) takes an ember.Retry, as in Retry(attempts=3), not {retry!r:.40}.")
-        if not isinstance(join_samples, bool):
-            raise TypeError(f"session(join_samples=…) takes True or False, not {join_samples!r:.40}.")
+        for name, is_on in (("join_samples", join_samples), ("share_prefixes", share_prefixes)):
+            if not isinstance(is_on, bool):
+                raise TypeError(f"session({name}=…) takes True or False, not {is_on!r:.40}.")
         if progress not in (None, True, False):
             raise TypeError(f"session(progress=…) takes True, False, or None to decide, not {progress!r:.40}.")
         # Where answers of services are kept, and where those of local models and host functions without a name are.
@@ -208,7 +217,16 @@ class Session:
         self._budget = Budget(math.inf if budget_usd is None else budget_usd)
         self.limits = checked(limits or {}, self.provider)
         self.pricing = Pricing(prices or {}, self.provider, self._budget)
-        self._sender = Sender(self.provider, self.count, self.limits, retry or Retry(), self.pricing, turns=self.turns)
+        self.prefixes = Prefixes(self.pricing, share_prefixes)
+        self._sender = Sender(
+            self.provider,
+            self.count,
+            self.limits,
+            retry or Retry(),
+            self.pricing,
+            turns=self.turns,
+            prefixes=self.prefixes,
+        )
         self.samples = Samples(self._sender, self.provider, self.pricing, join_samples)
         self._answering = Answering(self._sender, self.samples, self._counts, self.provider)
 
@@ -529,6 +547,12 @@ class session:
         where the service takes that (`n` of chat completions), so that their prompt is billed once. Each of them is
         still kept, counted and failed by itself; the report's `requests` is less than its `calls`. Of the tokens that
         are billed each has a part: of the prompt an equal one, of the answers one by its length.
+    - `share_prefixes`: whether calls whose long prompts begin alike wait until one of them was answered, or has begun
+        to be, where the service keeps what it has read and bills it less to those that come later. They then read it
+        at that price, and take the time of one call more. What begins alike may be a system prompt, earlier turns, or
+        the text of a template; it has as many tokens as the service asks for, mostly 1,024, and is a quarter of the
+        prompt. Anthropic is told to keep it (`cache_control`), unless the LLM's own settings say what to keep. Calls
+        of models without a price for it never wait.
 
     Sessions nest; the innermost open one counts. They belong to the process, not to a thread.
 
@@ -548,9 +572,19 @@ class session:
         prices: Mapping[str, Price] | None = None,
         budget_usd: float | None = None,
         join_samples: bool = True,
+        share_prefixes: bool = True,
     ):
         self._session = Session(
-            journal, providers or {}, limits, retry, scheduler, progress, prices, budget_usd, join_samples
+            journal,
+            providers or {},
+            limits,
+            retry,
+            scheduler,
+            progress,
+            prices,
+            budget_usd,
+            join_samples,
+            share_prefixes,
         )
         self._session.watch()
         self._began = 0.0

@@ -73,6 +73,10 @@ class Sizes:
         inputs = self._by_characters.of(_characters(request)) if counted is None else self._by_count.of(counted)
         return inputs + request.answers * outputs
 
+    def of_characters(self, count: int) -> float:
+        """The tokens that so many characters of a prompt are."""
+        return self._by_characters.of(count)
+
     def learn(self, request: Request, response: Response, count: bool = False) -> None:
         """Learns from what a call has used, if the service says it; `count` as for `estimate`."""
         if not response.input_tokens:

@@ -18,11 +18,12 @@ from .._runtime.earlier import answers
 from .._runtime.journal.columns import CallRecord
 from .._runtime.limits import MOST_IN_FLIGHT, Limit, checked, pool_of, seconds_of
 from .._runtime.session import Session
-from .._text import store
+from .._text import lengths, store
 from .._text.lengths import UNKNOWN, Span
 from ..providers import tokens
 from ..providers.base import Request, Response, Tokens
 from . import expect
+from .alike import CommonPrompts
 from .bounds import Bounds, ByModel, either, is_text
 from .expect import CallSite, Observation, Pilot
 from .known import Known
@@ -33,7 +34,7 @@ _NOBODY, _UNKNOWN = "unknown/unknown", "an unknown model"
 # How many combinations of models and settings are tried at most, where a call may ask one of several.
 _WAYS = 64
 # The rows of a tally. Each is two numbers, the least and the most.
-_CALLS, _REQUESTS, _INPUT, _OUTPUT, _COST = range(5)
+_CALLS, _REQUESTS, _INPUT, _OUTPUT, _COST, _UNCACHED = range(6)
 
 
 class Range(NamedTuple):
@@ -135,12 +136,14 @@ class Estimate:
 
     These are bounds for one run in which nothing fails and nothing is replayed. Calls that are known to be equal count
     once in the lower bounds. Calls that depend on answers, and calls with keys, are taken to differ. Where the
-    samples of a prompt may be sent, and billed, as one request, the lower bounds take that they are.
+    samples of a prompt may be sent, and billed, as one request, the lower bounds take that they are; and where prompts
+    are known to begin alike, that all but the first read it where the service has kept it, at that price.
 
     **Fields:** those of `Amounts`, of all models together, and
 
     - `seconds`: how many seconds the run takes at least, under the limits, with the latency that was given.
     - `models`: `Amounts` by model.
+    - `uncached_usd`: bounds as `cost_usd`, if no service keeps what prompts have in common.
     - `expected`: an `Expected`, with intervals; `None` where too little is known. See `Plan.estimate`.
     - `prices`: the names and versions of the tables that the costs are by; empty for prices of the session's own.
     """
@@ -151,6 +154,7 @@ class Estimate:
     cost_usd: Range
     seconds: float
     models: Mapping[str, Amounts]
+    uncached_usd: Range
     expected: Expected | None = None
     prices: str = ""
 
@@ -165,6 +169,9 @@ class Estimate:
             rows.append(["all", *self.row()])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join([r[0].ljust(widths[0]), *map(str.rjust, r[1:], widths[1:])]).rstrip() for r in rows]
+        if self.uncached_usd.least > self.cost_usd.least:
+            without = self.uncached_usd.written("${:,.6f}")
+            lines.append(f"{without} if the service keeps nothing of what prompts have in common")
         lines += [f"at least {_duration(self.seconds)}"] if self.seconds else []
         lines += [str(self.expected)] if self.expected is not None else []
         return "\n".join([*lines, f"prices: {self.prices}"] if self.prices else lines)
@@ -199,13 +206,15 @@ def estimate(
     asked = _Estimator(session, name)
     tally = asked.bounds.of(plan, given)
     rows = {model: found for model, found in tally.items() if isinstance(model, str) and model}
-    total = _amounts(tally.get("", np.zeros((5, 2))))
+    whole = tally.get("", np.zeros((6, 2)))
+    total = _amounts(whole)
     depth = chain(plan).calls.least
     paced = asked.paced({model: found[:, 0] for model, found in rows.items()}, limits, latency)
     bounds = Estimate(
         **vars(total),
         seconds=max(depth * latency, paced),
         models={model: _amounts(found) for model, found in rows.items()},
+        uncached_usd=Range(*map(float, whole[_UNCACHED])),
         prices=", ".join(dict.fromkeys(filter(None, map(session.pricing.table, rows.keys() - {_UNKNOWN})))),
     )
     groups = {key: found for key, found in tally.items() if not isinstance(key, str)}
@@ -313,6 +322,7 @@ class _Estimator:
         self._seen: set[bytes] = set()
         # Models that may give several samples to one request, with how many.
         self._most: dict[str, float] = {}
+        self._common = CommonPrompts(session.prefixes)
         self._largest = 0.0  # the lower bound of the tokens of the call for which it is highest
         self.bounds = Bounds(self._ask, scope)
 
@@ -359,7 +369,8 @@ class _Estimator:
             arrays.append(np.stack(list(map(store.put_one, filled))).reshape(shape))
         request = function.asks(*function.operands.request(arrays))
         name = f"{request.provider}/{request.model}"
-        amounts = self._amounts(request, unknown, name != _NOBODY)
+        kept = self._kept(request, has_words=not unknown) if name != _NOBODY else 0.0
+        amounts = self._amounts(request, unknown, name != _NOBODY, kept)
         if name != _NOBODY and not unknown and request.sample is None:
             self._count_once(request, amounts)
         shown = _UNKNOWN if name == _NOBODY else name
@@ -371,20 +382,26 @@ class _Estimator:
         self, function: ModelCall, request: Request, unknown: Sequence[Span], answer: float, is_known: bool
     ) -> np.ndarray:
         """What a model's repairs of its answer come to: nothing at least. An answer has at most `answer` tokens."""
-        total = np.zeros((5, 2))
+        total = np.zeros((6, 2))
         if isinstance(function, StructuredCall):
             spans = list(unknown)
             for _ in range(function.repairs):
-                request = repair_of(request, "", longest_wrong(function.record))
+                request = repair_of(request, "", longest_wrong(function))
                 spans.append(Span(0, answer))
                 total[:, 1] += self._amounts(request, spans, is_known)[:, 1]
         return total
 
-    def _amounts(self, request: Request, unknown: Sequence[Span], is_known: bool) -> np.ndarray:
-        """The rows of a call's tally, as `float64[5, 2]`.
+    def _kept(self, request: Request, has_words: bool) -> float:
+        """The fewest tokens that a prompt has in common with one before. What is not known stands in its last turn."""
+        if not has_words:
+            request = dataclasses.replace(request, messages=tuple(m for m in request.messages[:-1] if m.content))
+        return lengths.span(self._common.shared(request, self._session.provider(request.provider))).least
+
+    def _amounts(self, request: Request, unknown: Sequence[Span], is_known: bool, kept: float = 0.0) -> np.ndarray:
+        """The rows of a call's tally, as `float64[6, 2]`.
 
         `unknown` are the lengths of those words that are not known and so not in the request. `is_known` says whether
-        the model is known.
+        the model is known; `kept`, how many tokens the service may have kept at least.
         """
         least, most = tokens.bounds(request)
         inputs = least + sum(s.least for s in unknown), most + sum(s.most for s in unknown)
@@ -398,10 +415,11 @@ class _Estimator:
             inputs = self._shared(request, inputs[0], many, is_whole=is_known and not unknown), inputs[1]
         self._largest = max(self._largest, inputs[0] + many * outputs[0])
         least, most = (Tokens(*n) for n in zip(inputs, outputs, strict=True))
-        costs = (pricing.cost(request, least), pricing.most(request, most)) if is_known else (math.nan, math.nan)
-        prices = (0.0, math.inf) if any(map(math.isnan, costs)) else costs
+        known = least._replace(cached=min(kept, least.input))
+        costs = [pricing.cost(request, known), pricing.cost(request, least), pricing.most(request, most)]
+        cached, plain, top = (0.0, 0.0, math.inf) if not is_known or any(map(math.isnan, costs)) else costs
         requests = 1 - request.embeds, 1  # a text whose vector is asked for may go with others
-        return np.array([(1, 1), requests, inputs, outputs, prices], float)
+        return np.array([(1, 1), requests, inputs, outputs, (cached, top), (plain, top)], float)
 
     def _shared(self, request: Request, tokens: float, many: float, is_whole: bool) -> float:
         """The fewest tokens that are billed for a call's prompt, which one request may share among many samples."""

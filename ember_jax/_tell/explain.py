@@ -75,12 +75,12 @@ class _Section:
         return waits, tuple((g.size, g.kind) for g in self.groups)
 
 
-def explain(plan: ir.Plan, name: str, models: Models) -> str:
-    """The plan in words."""
+def explain(plan: ir.Plan, name: str, models: Models, remarks: Mapping[ir.Call, str]) -> str:
+    """The plan in words; `remarks` are what is to be said of calls besides."""
     made = count(plan)
     if not made.most:
         return f"{name} makes no call."
-    story = _Story(models)
+    story = _Story(models, remarks)
     lines = list(story.tell(plan, ""))
     return "\n".join([f"{name} makes {made}.{story.longest(plan)}", *lines])
 
@@ -88,8 +88,9 @@ def explain(plan: ir.Plan, name: str, models: Models) -> str:
 class _Story:
     """Plans as sections, each made once, and the numbers that their steps were told under."""
 
-    def __init__(self, models: Models):
+    def __init__(self, models: Models, remarks: Mapping[ir.Call, str]):
         self._models = models
+        self._said_of = remarks
         self._sections: dict[ir.Plan, list[_Section]] = {}
         self._late: dict[ir.Node, list[_ToldGroup]] = {}  # what a step does not wait for, though something in it does
         self._group_of: dict[ir.Node, _ToldGroup] = {}
@@ -160,7 +161,7 @@ class _Story:
         scope = f"{group.node.scope}: " if group.node.scope else ""
         yield f"{margin}{number:,}. {scope}{self._described(group.node, group.size)}"
         margin += " " * (len(f"{number:,}") + 2)
-        yield from (margin + remark for remark in _remarks(group.node))
+        yield from (margin + remark for remark in _remarks(group.node, self._said_of))
         if late := self._late.get(group.node):
             yield f"{margin}does not wait for {_listed(shortened(list(map(self._named, late))))}; what needs it does"
         if group.node.runs == "one" and not any("choice" in w.purposes for w in waits):
@@ -245,7 +246,7 @@ class _Story:
     def _kind(self, node: ir.Node) -> Hashable:
         """Equal for steps that are told in the same words."""
         inner = tuple(tuple(s.shape(i) for i, s in enumerate(self._of(p))) for p in node.plans)
-        return self._described(node, 1), node.scope, *_remarks(node), inner
+        return self._described(node, 1), node.scope, *_remarks(node, self._said_of), inner
 
 
 def _reads(plan: ir.Plan) -> tuple[list[int], list[dict[Purpose, int]], list[int], list[int]]:
@@ -333,9 +334,11 @@ def _runs(shapes: Sequence[Hashable]) -> Iterator[tuple[int, int, int]]:
         start = best[0]
 
 
-def _remarks(node: ir.Node) -> Iterator[str]:
+def _remarks(node: ir.Node, said_of: Mapping[ir.Call, str]) -> Iterator[str]:
     """What is to be said of a step besides its calls: what it stands for, and where and why everything meets."""
     if isinstance(node, ir.Call):
+        if node in said_of:
+            yield said_of[node]
         if node.lanes > 1:
             yield f"the same in all {node.lanes:,} lanes, so it is made once, before they start"
         if node.asked > 1:

@@ -1,9 +1,8 @@
 """What is known of a plan's calls before it runs: digests that go unchanged from its inputs to them.
 
 Design note. Which model an LLM call asks is data, a digest among the plan's inputs. This follows arrays of digests
-through equations that only move them, into branches, loops, scans and lanes, to the first operand of each call. Where a
-lane, a step or a choice picks one of several, all that it may be are kept. No word is read here, nor any other operand
-looked at.
+through equations that only move them, into branches, loops, scans and lanes, to the operands of each call. Where a
+lane, a step or a choice picks one of several, all that it may be are kept. No word is read here.
 """
 
 import dataclasses
@@ -44,18 +43,18 @@ def constants(of: ir.Plan | ir.Segment) -> dict[int, Known | None]:
     return {value: known(constant) for value, constant in of.constants.items()}
 
 
-def first_operands(plan: ir.Plan, inputs: Sequence[Known | None]) -> dict[ir.Call, Known | None]:
-    """What is known of the first operand of each call in a plan."""
-    operands = _FirstOperands()
-    operands.through(plan, inputs, None, {})
-    return operands.found
+def operands(plan: ir.Plan, inputs: Sequence[Known | None]) -> dict[ir.Call, list[Known | None]]:
+    """What is known of the operands of each call in a plan."""
+    walk = _CallOperands()
+    walk.through(plan, inputs, None, {})
+    return walk.found
 
 
-class _FirstOperands(Walk[Known | None, None]):
-    """The domain of digests; `found` is what calls are given first."""
+class _CallOperands(Walk[Known | None, None]):
+    """The domain of digests; `found` is what calls are given."""
 
     def __init__(self) -> None:
-        self.found: dict[ir.Call, Known | None] = {}
+        self.found: dict[ir.Call, list[Known | None]] = {}
 
     def constants(self, plan: ir.Plan) -> Mapping[int, Known | None]:
         return constants(plan)
@@ -69,7 +68,8 @@ class _FirstOperands(Walk[Known | None, None]):
     def step(self, plan: ir.Plan, node: ir.Node, given: Sequence[Known | None], begin: Known | None) -> Any:
         match node:
             case ir.Call():
-                self.found[node] = given[0] if node not in self.found else one_of([self.found[node], given[0]])
+                known = self.found.get(node)
+                self.found[node] = [*given] if known is None else [*map(one_of, zip(known, given, strict=True))]
             case ir.Segment():
                 return move(node, given), None
             case ir.Take():

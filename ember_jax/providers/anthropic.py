@@ -131,8 +131,10 @@ class Messages(Dialect):
             **_renamed(request.parameters),
             **({"output_config": config} if config else {}),
         }
-        if system := "\n\n".join(m.content for m in request.messages if m.role == "system"):
+        if system := _BETWEEN.join(m.content for m in request.messages if m.role == "system"):
             body["system"] = system
+        if request.shared > (0, 0):
+            _mark(body, request)
         return HTTPRequest("/v1/messages", {"anthropic-version": _VERSION, **_betas(request.parameters)}, body)
 
     def read(self, answer: HTTPAnswer, request: Request) -> Response | Failure:
@@ -152,6 +154,15 @@ class Messages(Dialect):
     def most_output(self, request: Request) -> float:
         """What is sent as `max_tokens` of a request that sets none, so that no answer is longer."""
         return next((most for begin, most in _WRITES_LESS if request.model.startswith(begin)), _MOST)
+
+    def least_prefix(self, request: Request) -> float:
+        return next((least for begin, least in _LEAST_KEPT if request.model.startswith(begin)), _LEAST)
+
+    def marks_prefix(self, request: Request) -> bool:
+        """Unless the user has marked what is to be kept."""
+        return "cache_control" not in request.parameters and "'cache_control'" not in repr(
+            request.parameters.get("tools")
+        )
 
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:
         if answer.status == 429 and _code(answer.body) in _SPENT:
@@ -176,6 +187,26 @@ _WRITES_LESS = (
     ("claude-opus-4-2025", 8_192),
     ("claude-4-opus-2025", 8_192),
 )
+
+# The fewest tokens of a prompt's beginning that the service keeps, by how a model's name begins, as in LiteLLM's table
+# (1.110.2). What is marked and shorter is not kept, and no error.
+_LEAST_KEPT = (
+    ("claude-haiku-4-5", 4_096),
+    ("claude-opus-4-5", 4_096),
+    ("claude-opus-4-6", 4_096),
+    ("claude-opus-4-7", 2_048),
+    ("claude-3-haiku", 2_048),
+    ("claude-3-5-haiku", 2_048),
+    ("claude-opus-5", 512),
+    ("claude-haiku-5", 512),
+    ("claude-sonnet-5-", 512),
+    ("claude-fable-5", 512),
+    ("claude-mythos-5", 512),
+)
+_LEAST = 1_024
+
+# What stands between several system prompts.
+_BETWEEN = "\n\n"
 
 # -- what is asked ---------------------------------------------------------------------------------------------------
 
@@ -266,6 +297,31 @@ def _source(url: str) -> dict[str, Any]:
     if kind.startswith("text/"):
         return {"type": "text", "media_type": "text/plain", "data": base64.b64decode(data).decode("utf-8", "replace")}
     return {"type": "base64", "media_type": kind, "data": data}
+
+
+def _mark(body: dict[str, Any], request: Request) -> None:
+    """Marks the end of what a request shares with others, so that it is kept: in a block of words."""
+    count, characters = request.shared
+    shared = list(request.messages[:count])
+    if characters:
+        shared.append(request.messages[count]._replace(content=request.messages[count].content[:characters]))
+    systems = [m.content for m in shared if m.role == "system"]
+    turns = [m.content for m in shared if m.role != "system"]
+    # The service reads all that is a system prompt before the turns, wherever it stands.
+    if turns and systems == [m.content for m in request.messages if m.role == "system"]:
+        turn = body["messages"][len(turns) - 1]
+        turn["content"] = _marked(turn["content"], len(turns[-1]))
+    elif systems:
+        body["system"] = _marked(body["system"], len(_BETWEEN.join(systems)))
+
+
+def _marked(words: Any, end: int) -> Any:
+    """Words as blocks, of which the first is to be kept; as they are if it would be blank."""
+    if not isinstance(words, str) or not words[:end].strip():
+        return words
+    end = end if words[end:].strip() else len(words)
+    kept = {"type": "text", "text": words[:end], "cache_control": {"type": "ephemeral"}}
+    return [kept, {"type": "text", "text": words[end:]}] if words[end:] else [kept]
 
 
 def _tools(given: Mapping[str, Any]) -> dict[str, Any]:

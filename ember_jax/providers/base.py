@@ -120,6 +120,8 @@ class Request:
         digest is that of the first form, this request, whichever is answered.
     - `answers`: how many samples are asked for at once. More than one only where a provider's `most_samples` allows it;
         such a request stands for the samples of several calls, each of which is kept by its own.
+    - `shared`: with how much of it other calls begin too: so many messages, and so many characters of the next one.
+        What `marks_prefix` is of tells its service to keep it for them. It is no part of the digest.
     """
 
     provider: str
@@ -129,6 +131,7 @@ class Request:
     sample: str | None = None
     forms: tuple[Form, ...] = field(default=(), repr=False)
     answers: int = 1
+    shared: tuple[int, int] = (0, 0)
 
     @property
     def embeds(self) -> bool:
@@ -391,6 +394,17 @@ class Provider(abc.ABC):
     def batch_limits(self, request: Request) -> BatchLimits:
         """How much may be in one request for vectors to the model of `request`."""
         return BatchLimits()
+
+    def least_prefix(self, request: Request) -> float:
+        """How many tokens the beginning of a prompt has at least that its service keeps for later calls.
+
+        Infinite, as by default, if it keeps none, so that no call is to wait for another one that begins alike.
+        """
+        return math.inf
+
+    def marks_prefix(self, request: Request) -> bool:
+        """Whether its service keeps only what it is told to, as `Request.shared` says; by default it is not told."""
+        return False
 
     async def models(self) -> tuple[str, ...]:
         """The names of its models. Raises `ModelError` if it has no list of them, or a `ProviderError`."""

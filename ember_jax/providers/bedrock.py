@@ -8,6 +8,7 @@ sent, and what is sent is signed.
 import collections
 import itertools
 import json
+import math
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -141,6 +142,9 @@ class Converse(Dialect):
 
     def stream(self, request: Request) -> Stream | None:
         return ConverseEvents() if can_read() else None
+
+    def least_prefix(self, request: Request) -> float:
+        return math.inf  # it keeps what is marked by a `cachePoint`, and none is sent
 
     def most_output(self, request: Request) -> float:
         return prices.context_window(request.provider, request.model)

@@ -247,6 +247,17 @@ class Dialect(abc.ABC):
         """How much may be in one request for vectors; the most of one text is by the price table, whatever is here."""
         return BatchLimits()
 
+    def least_prefix(self, request: Request) -> float:
+        """The fewest tokens of a prompt's beginning that are kept, see `Provider.least_prefix`.
+
+        By default OpenAI's, which other services have taken over. It counts where what was kept is known to be cheaper.
+        """
+        return 1_024
+
+    def marks_prefix(self, request: Request) -> bool:
+        """Whether only what is marked is kept, see `Provider.marks_prefix`."""
+        return False
+
     @abc.abstractmethod
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:
         """What an answer with a status of failure means, if its body shows that it is not what the status says.

@@ -137,6 +137,9 @@ class GenerateContent(Dialect):
             return Failure(MalformedResponseError, words, (), tokens)
         return _response(request, said, content, tokens, said.candidates[0])
 
+    def least_prefix(self, request: Request) -> float:
+        return next((least for begin, least in _LEAST_KEPT if request.model.startswith(begin)), _LEAST)
+
     def most_output(self, request: Request) -> float:
         limit = request.parameters.get("max_output_tokens")
         return limit if type(limit) is int else prices.context_window(request.provider, request.model)
@@ -236,6 +239,11 @@ def _part(part: Part) -> dict[str, Any]:
 def _id(part: Part) -> dict[str, str]:
     return {} if part.id.startswith(_MADE_UP) else {"id": part.id}
 
+
+# The fewest tokens of a prompt's beginning that are kept without being asked for, by how a model's name begins, as in
+# LiteLLM's table (1.110.2). Models before 2.5 keep only what is uploaded to be kept.
+_LEAST_KEPT = (("gemini-2.5-pro", 2_048), ("gemini-2.5-", 1_024), ("gemini-2", math.inf), ("gemini-1", math.inf))
+_LEAST = 4_096
 
 # How the ids begin of calls that came without one.
 _MADE_UP = "gemini-call-"

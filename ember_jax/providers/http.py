@@ -118,6 +118,12 @@ class Vendor(Provider):
     def batch_limits(self, request: Request) -> BatchLimits:
         return self._http.batch_limits(request)
 
+    def least_prefix(self, request: Request) -> float:
+        return self._http.least_prefix(request)
+
+    def marks_prefix(self, request: Request) -> bool:
+        return self._http.marks_prefix(request)
+
     def build(self, request: Request) -> tuple[str, dict[str, str], dict[str, Any]]:
         """The URL, the headers and the JSON body that are sent, see `HTTPProvider.build`."""
         return self._http.build(request)
@@ -326,6 +332,12 @@ class HTTPProvider(Provider):
     def batch_limits(self, request: Request) -> BatchLimits:
         window = prices.context_window(request.provider, request.model)
         return self._dialect.batch_limits(request)._replace(each=window)
+
+    def least_prefix(self, request: Request) -> float:
+        return self._dialect.least_prefix(request)
+
+    def marks_prefix(self, request: Request) -> bool:
+        return self._dialect.marks_prefix(request)
 
     def build(self, request: Request) -> tuple[str, dict[str, str], dict[str, Any]]:
         """The URL, the headers and the JSON body to send.

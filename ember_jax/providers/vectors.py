@@ -20,3 +20,11 @@ def unpacked(words: str, n: int) -> np.ndarray:
     if not raw or len(raw) % (4 * n):
         raise ValueError(f"these are not {n} vectors of float32 in base64.")
     return np.frombuffer(raw, "<f4").astype(np.float32).reshape(n, -1)
+
+
+def shown(words: str) -> str:
+    """The one vector that words stand for, as it is printed: how long it is; words that are none as they are."""
+    try:
+        return f"[{unpacked(words, 1).shape[1]:,} floats]"
+    except ValueError:
+        return words

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 from ..._text.store import digest_of
 from ..._text.turns import Part
-from ...providers.base import Finish, Message
+from ...providers.base import EMBED, Finish, Message
+from ...providers.vectors import shown
 
 # The version of the tables, which the file's header names: one more for a change of `COLUMNS`, or of another table.
 # Files of an earlier version, down to the oldest that is read, get the columns that they lack when they are opened.
@@ -293,7 +294,8 @@ class CallRecord:
         lines += [f"{f'attempt {i}':<13} {_tried(tried)}" for i, tried in enumerate(self.tried, 1)]
         turns = [(m.role, m.shown()) for m in self.messages]
         if self.answer is not None:
-            turns.append(("answer", Message.of("", [Part("text", self.answer), *self.tool_calls]).shown()))
+            answer = shown(self.answer) if self.messages and self.messages[0].role == EMBED else self.answer
+            turns.append(("answer", Message.of("", [Part("text", answer), *self.tool_calls]).shown()))
         return "\n".join([*lines, *(f"\n-- {role}\n{words}" for role, words in turns)])
 
     def _facts(self) -> Iterator[tuple[str, str]]:
