@@ -108,7 +108,19 @@ class Responses(Dialect):
 _TAKEN = frozenset(("background", "conversation", "input", "instructions", "messages", "model", "n", "stream"))
 # What chat completions takes and Responses does not. More samples are more requests.
 _UNKNOWN = frozenset(
-    ("audio", "frequency_penalty", "logit_bias", "modalities", "prediction", "presence_penalty", "seed", "stop")
+    (
+        "audio",
+        "frequency_penalty",
+        "function_call",
+        "functions",
+        "logit_bias",
+        "modalities",
+        "prediction",
+        "presence_penalty",
+        "seed",
+        "stop",
+        "web_search_options",
+    )
 )
 _LIMITS = ("max_output_tokens", "max_tokens", "max_completion_tokens")
 # What has another name or place here.
