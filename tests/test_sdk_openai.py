@@ -4,13 +4,13 @@
 """
 
 import base64
-from typing import Any
 
 import jax
 import loopback
 import pydantic
 import pytest
 import record_openai as theirs
+from loopback import NOT_SENT, different, plain
 
 import ember_jax as ember
 from ember_jax.providers import OpenAI, responses
@@ -94,33 +94,6 @@ def sent():
 
 
 # -- differences -----------------------------------------------------------------------------------------------------
-
-NOT_SENT: Any = "(not sent)"
-
-
-def different(one, other, path=""):
-    """Where two trees of JSON differ: what stands there in each."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        names = [*one, *(name for name in other if name not in one)]
-        pairs = [(f"{path}.{name}", one.get(name, NOT_SENT), other.get(name, NOT_SENT)) for name in names]
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        pairs = [(f"{path}[{i}]", *pair) for i, pair in enumerate(zip(one, other, strict=True))]
-    else:
-        return {} if type(one) is type(other) and one == other else {path.removeprefix("."): (one, other)}
-    return {at: both for where, a, b in pairs for at, both in different(a, b, where).items()}
-
-
-def plain(tree, defined=None):
-    """A schema without titles, and with what it defines in the place of what names it."""
-    if isinstance(tree, list):
-        return [plain(one, defined) for one in tree]
-    if not isinstance(tree, dict):
-        return tree
-    defined = tree.get("$defs", defined)
-    if "$ref" in tree:
-        return plain(defined[tree["$ref"].removeprefix("#/$defs/")], defined)
-    return {k: plain(v, defined) for k, v in tree.items() if k != "$defs" and not (k == "title" and isinstance(v, str))}
-
 
 # Where theirs and ours differ, beside titles and definitions of schemas, which say nothing to a model.
 # All bodies are JSON, and an error of a gateway may be a web page.

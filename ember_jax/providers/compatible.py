@@ -10,6 +10,7 @@ import difflib
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError
+from .chat import mistral_content
 from .dialect import Service
 from .http import TIMEOUT, HTTPProvider, Vendor
 from .openai import ChatCompletions, Deviations
@@ -100,12 +101,16 @@ SERVICES = dict(
         # [groq 1.7.0]
         _hosted("groq", "https://api.groq.com", "GROQ_API_KEY", version="/openai/v1", deviations=_SINGLE),
         _hosted("huggingface", "https://router.huggingface.co", "HF_TOKEN", deviations=_OLDER),
-        # [mistralai 3.7.0] has no other name for either.
+        # [mistralai 3.7.0] has no other name for any of them, and refuses what it does not know.
         _hosted(
             "mistral",
             "https://api.mistral.ai",
             "MISTRAL_API_KEY",
-            deviations=Deviations(renamed=(_MAX_TOKENS, ("seed", "random_seed"), ("dimensions", "output_dimension"))),
+            deviations=Deviations(
+                renamed=(_MAX_TOKENS, ("seed", "random_seed"), ("dimensions", "output_dimension")),
+                content=mistral_content,
+                has_stream_options=False,
+            ),
         ),
         _hosted(
             "nvidia",

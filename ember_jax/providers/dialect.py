@@ -176,7 +176,7 @@ class Stream(abc.ABC):
     - `asks`: the fields that a request's body asks for a stream with.
     """
 
-    asks: ClassVar[Mapping[str, Any]]
+    asks: Mapping[str, Any]
 
     @abc.abstractmethod
     def feed(self, raw: bytes) -> str:

@@ -89,3 +89,31 @@ def write(vendor: str, sdk: str, sent: Mapping[str, Any], **more: Any) -> None:
 def read(vendor: str) -> dict[str, Any]:
     """What `write` has written."""
     return json.loads(Path(__file__).with_name(f"{vendor}.json").read_text())
+
+
+# What stands where a field is in one of two trees alone.
+NOT_SENT: Any = "(not sent)"
+
+
+def different(one: Any, other: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+    """Where two trees of JSON differ: what stands there in each."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        names = [*one, *(name for name in other if name not in one)]
+        pairs = [(f"{path}.{name}", one.get(name, NOT_SENT), other.get(name, NOT_SENT)) for name in names]
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = [(f"{path}[{i}]", *pair) for i, pair in enumerate(zip(one, other, strict=True))]
+    else:
+        return {} if type(one) is type(other) and one == other else {path.removeprefix("."): (one, other)}
+    return {at: both for where, a, b in pairs for at, both in different(a, b, where).items()}
+
+
+def plain(tree: Any, defined: Any = None) -> Any:
+    """A schema without titles, and with what it defines in the place of what names it."""
+    if isinstance(tree, list):
+        return [plain(one, defined) for one in tree]
+    if not isinstance(tree, dict):
+        return tree
+    defined = tree.get("$defs", defined)
+    if "$ref" in tree:
+        return plain(defined[tree["$ref"].removeprefix("#/$defs/")], defined)
+    return {k: plain(v, defined) for k, v in tree.items() if k != "$defs" and not (k == "title" and isinstance(v, str))}
