@@ -36,7 +36,7 @@ from .dialect import (
     usage_in,
 )
 from .logprobs import Token, alternatives, summed
-from .meanings import of_openai
+from .meanings import of_litellm, of_openai
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Responses(Dialect):
         return limit if type(limit) is int else prices.context_window(request.provider, request.model)
 
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:
-        return of_openai(answer)
+        return of_openai(answer) or of_litellm(answer, self.service)
 
 
 # -- what is asked ---------------------------------------------------------------------------------------------------
