@@ -16,7 +16,7 @@ servers=$(cd "$(dirname "$0")/../tests/servers" && pwd)
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 "${PYTHON:-python3}" -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet --disable-pip-version-check -r "$servers/requirements.txt"
+"$folder/venv/bin/pip" install --quiet --disable-pip-version-check -r "$servers/llamacpp.txt"
 "$folder/venv/bin/python" "$servers/model.py" "$folder/tiny.gguf"
 "$folder/venv/bin/python" - "$servers/llamacpp.py" "$folder/tiny.gguf" <<'PYTHON'
 import json

@@ -2,10 +2,10 @@ import copy
 import dataclasses
 import json
 import math
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import hypothesis
+import loopback
 import pytest
 from hypothesis import strategies as st
 
@@ -25,7 +25,7 @@ from ember_jax.providers.dialect import Failure, HTTPAnswer, HTTPRequest
 from ember_jax.providers.quota import Allowance, Quota
 
 KEY = "sk-ant-api03-MARKED-0123456789"
-RECORDED = json.loads((Path(__file__).parent / "sdk" / "anthropic.json").read_text())
+RECORDED = loopback.read("anthropic")
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,9 @@
 """Cohere's protocol: what is sent, against Cohere's own package; what is read, after its types; faults over HTTP."""
 
-import json
 import math
-from pathlib import Path
 
 import jax
+import loopback
 import numpy as np
 import pytest
 from replies import Replies, Reply
@@ -16,7 +15,7 @@ from ember_jax.providers.cohere import SERVICE, Cohere, CohereVersions
 from ember_jax.providers.dialect import Failure
 from ember_jax.providers.sim_vectors import likeness, vector
 
-SDK = json.loads((Path(__file__).parent / "sdk" / "cohere.json").read_text())
+RECORDED = loopback.read("cohere")
 COHERE = CohereVersions(SERVICE)
 DIM = 16
 USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
@@ -78,21 +77,22 @@ OURS = {
 
 
 def test_the_fixture_has_the_calls_that_are_made_here():
-    assert SDK["package"] == "cohere 7.3.1"
-    assert SDK["sent"].keys() == {*OURS, "models"}
+    assert RECORDED["sdk"] == "cohere 7.3.1"
+    assert RECORDED["sent"].keys() == {*OURS, "models"}
 
 
 @pytest.mark.parametrize("call", OURS)
 def test_what_is_sent_is_what_coheres_package_sends(call):
-    url, headers, sent = Cohere("http://host", api_key="k").build(OURS[call])
-    theirs = SDK["sent"][call]
+    url, headers, sent = Cohere("http://host", api_key="(key)").build(OURS[call])
+    theirs = RECORDED["sent"][call]
     assert url == f"http://host{theirs['path']}"
-    assert {name.lower(): value for name, value in headers.items()} == theirs["headers"]
+    ours = {name.lower(): value for name, value in headers.items()}
+    assert {**ours, "accept": "*/*"} == theirs["headers"]  # our client adds it when it sends
     assert sent == theirs["body"]
 
 
 def test_models_are_listed_as_coheres_package_lists_them():
-    assert COHERE.listing.page("") == SDK["sent"]["models"]["path"]
+    assert COHERE.listing.page("") == RECORDED["sent"]["models"]["path"]
     first = {"models": [{"name": "embed-v4.0"}, {"name": "rerank-v3.5"}], "next_page_token": "t"}
     with Replies(Reply(first), Reply({"models": [{"name": "command-a-03-2025"}]})) as server, session(server):
         assert ember.models("cohere") == ["cohere/command-a-03-2025", "cohere/embed-v4.0", "cohere/rerank-v3.5"]

@@ -52,7 +52,14 @@ def test_the_notebooks_extra_brings_what_programs_import():
 
 def test_the_dev_extra_has_all_others():
     extras = {name: names(packages) for name, packages in PROJECT["optional-dependencies"].items()}
-    assert extras["notebooks"] | extras["plot"] | extras["bedrock"] | extras["vertex"] <= extras["dev"]
+    assert extras["notebooks"] | extras["plot"] | extras["mcp"] | extras["bedrock"] | extras["vertex"] <= extras["dev"]
+
+
+def test_what_the_dev_extra_brings_is_pinned_where_tests_are_run_with_pinned_packages():
+    pinned = (ROOT / ".ci" / "requirements.txt").read_text().splitlines()[1:]
+    assert {name.lower() for name in names(PROJECT["optional-dependencies"]["dev"])} <= {
+        line.partition("==")[0].lower().replace("-", "_") for line in pinned
+    }
 
 
 def test_readme_has_every_command_of_the_journal():

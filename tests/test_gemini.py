@@ -6,10 +6,10 @@ The answers are written after https://ai.google.dev/api/generate-content and goo
 import asyncio
 import json
 import math
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import loopback
 import numpy as np
 import pytest
 from replies import Replies, Reply
@@ -33,7 +33,7 @@ from ember_jax.providers.sim_vectors import vector
 GEMINI = GenerateContent(SERVICE)
 KEY = "AIzaSyMARKED0123456789abcdefghijklmnopq"
 OTHER_KEY = "AIzaSyANOTHER0123456789abcdefghijklmnop"
-SDK = json.loads((Path(__file__).parent / "sdk" / "gemini.json").read_text())
+RECORDED = loopback.read("gemini")
 TURNS = (
     Message("system", "Be brief."),
     Message("user", "What is 2 + 2?"),
@@ -66,7 +66,7 @@ def config(**parameters):
 
 # -- what is sent ----------------------------------------------------------------------------------------------------
 
-# The calls that `sdk/gemini.py` makes of Google's package, in our words.
+# The calls that `sdk/record_gemini.py` makes of Google's package, in our words.
 SCHEMA = {
     "type": "object",
     "properties": {"a": {"type": "integer"}},
@@ -106,22 +106,23 @@ OURS = {
 
 
 def test_the_fixture_has_the_calls_that_are_made_here():
-    assert SDK["package"] == "google-genai 3.6.1"
-    assert SDK["sent"].keys() == {*OURS, "models"}
+    assert RECORDED["sdk"] == "google-genai 3.6.1"
+    assert RECORDED["sent"].keys() == {*OURS, "models"}
 
 
 @pytest.mark.parametrize("call", OURS)
 def test_what_is_sent_is_what_googles_package_sends(call):
-    url, headers, sent = Gemini("http://host", api_key="k").build(OURS[call])
-    theirs = SDK["sent"][call]
+    url, headers, sent = Gemini("http://host", api_key="(key)").build(OURS[call])
+    theirs = RECORDED["sent"][call]
     assert url == f"http://host{theirs['path']}"
-    assert {name.lower(): value for name, value in headers.items()} == theirs["headers"]
+    ours = {name.lower(): value for name, value in headers.items()}
+    assert {**ours, "accept": "*/*"} == theirs["headers"]  # our client adds it when it sends
     theirs["body"] = {k: v for k, v in theirs["body"].items() if v != {}}  # it sends an empty `generationConfig`
     assert sent == theirs["body"]
 
 
 def test_models_are_listed_as_googles_package_lists_them():
-    theirs = SDK["sent"]["models"]
+    theirs = RECORDED["sent"]["models"]
     assert (theirs["method"], theirs["path"]) == ("GET", "/v1/models")
     assert SERVICE.version + GEMINI.listing.page("") == theirs["path"] + "?pageSize=1000"  # which asks for fewer pages
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import os
 import types
 import warnings
 
@@ -127,10 +128,15 @@ PACKAGES = {
 }
 
 
+def needs(name):
+    """A package, without which a test is skipped; but none where `.ci/given` has brought all."""
+    return importlib.import_module(name) if os.environ.get("EMBER_JAX_GIVEN") else pytest.importorskip(name)
+
+
 @pytest.mark.parametrize("name", PACKAGES)
 @pytest.mark.filterwarnings("default")
 def test_a_package_answers_a_sweep(name):
-    pytest.importorskip(name.partition(",")[0])
+    needs(name.partition(",")[0])
     with ChatServer(SimModel(accuracy=1.0)) as server, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what other packages warn of at import and use
         provider = Callable(PACKAGES[name](server.base_url))
@@ -144,3 +150,19 @@ def test_a_package_answers_a_sweep(name):
                 server.input_tokens,
                 server.output_tokens,
             )
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_pipeline_in_this_process_answers(tmp_path):
+    """With a model of random weights, whose nonsense is always the same."""
+    needs("torch")
+    transformers = needs("transformers")
+    importlib.import_module("servers.random_model").write(tmp_path)
+    pipe = transformers.pipeline("text-generation", str(tmp_path), device="cpu")
+    settings = {"max_new_tokens": 6, "do_sample": False}
+    prompts = [f"hello {i}" for i in range(4)]
+    with ember.session(providers={"mine": Callable(lambda r: pipe(chat(r), **settings))}, journal=None):
+        answers = jax.vmap(ember.LLM("mine/m"))(ember.text(prompts)).tolist()
+    alone = [pipe([{"role": "user", "content": prompt}], **settings) for prompt in prompts]
+    assert answers == [found[0]["generated_text"][-1]["content"] for found in alone]
+    assert len(set(answers)) > 1

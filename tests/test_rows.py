@@ -63,7 +63,9 @@ def read(path):
         with open(path, newline="") as file:
             found = list(csv.DictReader(file))
     else:
-        found = [{n: files._cell(v) for n, v in json.loads(line).items()} for line in path.read_text().splitlines()]
+        is_table = path.suffix == ".parquet"
+        rows = files._parquet_rows(path) if is_table else map(json.loads, path.read_text().splitlines())
+        found = [{n: files._cell(v) for n, v in row.items()} for row in rows]
     assert len({row["index"] for row in found}) == len(found)
     return {int(row["index"]): row for row in found}
 
@@ -256,20 +258,25 @@ with ember.session(journal=journal, providers={"openai": ember.providers.OpenAI(
 """
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", [*SUFFIXES, "parquet"])
 def test_kills_leave_each_row_once_and_what_stood_there_whole_stays(tmp_path, suffix):
+    if is_parquet := suffix == "parquet":
+        pytest.importorskip("pyarrow")
     rows, kills = 150, 3
     path, moments = tmp_path / f"out.{suffix}", sorted(random.Random(suffix).sample(range(20, 130), kills))
+    grows = path.with_name(f"{path.name}.part") if is_parquet else path
     before: dict[int, dict[str, str]] = {}
     with ChatServer(SimModel(accuracy=1.0), latency=0.01) as server:
         command = [sys.executable, "-c", _CLIENT, server.base_url, tmp_path / "journal.db", path, rows]
         for moment in (*moments, None):
             process = subprocess.Popen(list(map(str, command)))
             if moment is not None:
-                _wait(process, lambda moment=moment: path.exists() and path.read_bytes().count(b"\n") >= moment)
+                _wait(process, lambda moment=moment: grows.exists() and grows.read_bytes().count(b"\n") >= moment)
                 process.send_signal(signal.SIGKILL)
             assert process.wait(120) == (0 if moment is None else -signal.SIGKILL)
-            found = _whole(path)
+            is_over = moment is None
+            assert not is_parquet or (path.exists(), grows.exists()) == (is_over, not is_over)
+            found = read(path) if is_parquet and is_over else _whole(grows)
             assert before.items() <= found.items()
             before = found
         asked = collections.Counter(request.body["messages"][-1]["content"] for request in server.requests)
@@ -281,7 +288,7 @@ def test_kills_leave_each_row_once_and_what_stood_there_whole_stays(tmp_path, su
 def _whole(path: Path) -> dict[int, dict[str, str]]:
     """The whole rows of a file that may be torn."""
     raw = path.read_bytes()
-    path = path.with_name(f"whole{path.suffix}")
+    path = path.with_name(f"whole{'.csv' if path.suffix == '.csv' else '.jsonl'}")
     path.write_bytes(raw[: raw.rfind(b"\n") + 1])
     return read(path)
 

@@ -6,7 +6,7 @@ such answers, and a streamed answer is kept, priced and counted as any other. No
 
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from .dialect import Stream
 from .sse import ServerEvents
@@ -14,13 +14,15 @@ from .sse import ServerEvents
 # The fields of a completion of which the last value counts.
 _FIELDS = ("id", "model", "usage", "service_tier", "system_fingerprint", "error")
 
+# What is asked with it, so that the last chunk has the tokens.
+COUNTED: Mapping[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+
 
 class Chunks(Stream):
-    """The chunks of one chat completion."""
+    """The chunks of one chat completion. `asks` is what is sent to have them."""
 
-    asks: ClassVar[Mapping[str, Any]] = {"stream": True, "stream_options": {"include_usage": True}}
-
-    def __init__(self) -> None:
+    def __init__(self, asks: Mapping[str, Any] = COUNTED) -> None:
+        self.asks = asks
         self._events = ServerEvents()
         self._completion: dict[str, Any] = {}
         self._message: dict[str, Any] = {}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ModelError
 from .base import BatchLimits
+from .chat import mistral_content
 from .dialect import Service
 from .http import TIMEOUT, HTTPProvider, Vendor
 from .openai import ChatCompletions, Deviations
@@ -101,8 +102,8 @@ SERVICES = dict(
         # [groq 1.7.0]
         _hosted("groq", "https://api.groq.com", "GROQ_API_KEY", version="/openai/v1", deviations=_SINGLE),
         _hosted("huggingface", "https://router.huggingface.co", "HF_TOKEN", deviations=_OLDER),
-        # [mistralai 3.7.0] has no other name for either. The service refuses more than 16,384 tokens of texts at once
-        # ("Too many tokens in batch"), and more than 512 texts.
+        # [mistralai 3.7.0] has no other name for any of them, and refuses what it does not know. The service refuses
+        # more than 16,384 tokens of texts at once ("Too many tokens in batch"), and more than 512 texts.
         _hosted(
             "mistral",
             "https://api.mistral.ai",
@@ -110,6 +111,8 @@ SERVICES = dict(
             deviations=Deviations(
                 renamed=(_MAX_TOKENS, ("seed", "random_seed"), ("dimensions", "output_dimension")),
                 batch=BatchLimits(tokens=16_384),
+                content=mistral_content,
+                has_stream_options=False,
             ),
         ),
         _hosted(

@@ -22,11 +22,11 @@ def can_read() -> bool:
 class ConverseEvents(Stream):
     """The events of one answer. It needs botocore."""
 
-    asks: ClassVar[Mapping[str, Any]] = {}
     ending: ClassVar[tuple[str, str]] = ("/converse", "/converse-stream")
     content_type: ClassVar[str] = "application/vnd.amazon.eventstream"
 
     def __init__(self) -> None:
+        self.asks: Mapping[str, Any] = {}
         self._known = importlib.import_module("botocore.eventstream")
         self._frames = self._known.EventStreamBuffer()
         self._answer: dict[str, Any] = {}

@@ -183,7 +183,7 @@ class Stream(abc.ABC):
     - `content_type`: what the service says that a stream is.
     """
 
-    asks: ClassVar[Mapping[str, Any]]
+    asks: Mapping[str, Any]
     ending: ClassVar[tuple[str, str]] = ("", "")
     content_type: ClassVar[str] = "text/event-stream"
 

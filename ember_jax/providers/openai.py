@@ -11,8 +11,8 @@ from .._regex import regex
 from ..errors import MalformedResponseError, RefusedRequestError, ServerError
 from . import embeddings, prices, quota, rerank
 from .base import BatchLimits, Finish, Part, Request, Response, Tokens
-from .chat import chat
-from .chunks import Chunks
+from .chat import PartForm, chat_content, chat_messages
+from .chunks import COUNTED, Chunks
 from .dialect import (
     Dialect,
     Failure,
@@ -129,6 +129,8 @@ class Deviations:
     - `counts_logprobs`: whether `logprobs` is the number of alternatives, and there is no `top_logprobs`.
     - `most_samples`: how many samples one request may ask for; 128 is OpenAI's limit.
     - `batch`: how much may be in one request for vectors.
+    - `content`: the form of a message's parts.
+    - `has_stream_options`: whether it must be asked for the tokens of an answer that it streams.
     """
 
     renamed: tuple[tuple[str, str], ...] = ()
@@ -136,6 +138,8 @@ class Deviations:
     counts_logprobs: bool = False
     most_samples: int = 128
     batch: BatchLimits = _COMMON
+    content: PartForm = chat_content
+    has_stream_options: bool = True
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ class ChatCompletions(Dialect):
                 f"the parameter {taken[0]!r} is not yours to set. The model id and the prompt set `model` and "
                 "`messages`; more samples are more calls with other keys; `llm.stream(prompt)` streams.",
             )
-        messages = chat(request)
+        messages = chat_messages(request, self.deviations.content)
         body = {"model": request.model, "messages": messages, **request.parameters}
         if (seed := request.seed()) is not None:
             body["seed"] = seed
@@ -202,7 +206,7 @@ class ChatCompletions(Dialect):
         return _response(answer, request, completion, said, tokens)
 
     def stream(self, request: Request) -> Chunks:
-        return Chunks()
+        return Chunks(COUNTED if self.deviations.has_stream_options else {"stream": True})
 
     def most_output(self, request: Request) -> float:
         return prices.context_window(request.provider, request.model)

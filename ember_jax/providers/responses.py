@@ -36,7 +36,7 @@ from .dialect import (
     usage_in,
 )
 from .logprobs import Token, alternatives, summed
-from .meanings import of_openai
+from .meanings import of_litellm, of_openai
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Responses(Dialect):
         return limit if type(limit) is int else prices.context_window(request.provider, request.model)
 
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:
-        return of_openai(answer)
+        return of_openai(answer) or of_litellm(answer, self.service)
 
 
 # -- what is asked ---------------------------------------------------------------------------------------------------
@@ -108,7 +108,19 @@ class Responses(Dialect):
 _TAKEN = frozenset(("background", "conversation", "input", "instructions", "messages", "model", "n", "stream"))
 # What chat completions takes and Responses does not. More samples are more requests.
 _UNKNOWN = frozenset(
-    ("audio", "frequency_penalty", "logit_bias", "modalities", "prediction", "presence_penalty", "seed", "stop")
+    (
+        "audio",
+        "frequency_penalty",
+        "function_call",
+        "functions",
+        "logit_bias",
+        "modalities",
+        "prediction",
+        "presence_penalty",
+        "seed",
+        "stop",
+        "web_search_options",
+    )
 )
 _LIMITS = ("max_output_tokens", "max_tokens", "max_completion_tokens")
 # What has another name or place here.

@@ -1,18 +1,12 @@
-"""Writes `anthropic.json`: what Anthropic's own SDK sends, to a server on this machine that answers the same to all.
+"""Writes `anthropic.json`: what Anthropic's own SDK sends.
 
-    python -m venv sdk && sdk/bin/pip install anthropic && sdk/bin/python tests/sdk/record_anthropic.py
-
-Run again with a newer SDK, it shows in version control what the vendor has changed.
+python -m venv sdk && sdk/bin/pip install anthropic==2.14.0 && sdk/bin/python tests/sdk/record_anthropic.py
 """
 
-import http.server
 import importlib
-import json
-import threading
-from pathlib import Path
-from typing import ClassVar
 
-KEY = "a-key-of-no-account"
+import loopback
+
 ANSWER = {
     "id": "msg_1",
     "type": "message",
@@ -23,9 +17,6 @@ ANSWER = {
     "stop_sequence": None,
     "usage": {"input_tokens": 3, "output_tokens": 1},
 }
-# What tells of the client and of the connection, and nothing of the protocol.
-PASSED_OVER = ("x-stainless-", "user-agent", "host", "accept-encoding", "connection", "content-length")
-
 # With all that the service does not take of a schema, each with a number or a word of its own.
 SCHEMA = {
     "type": "object",
@@ -83,40 +74,14 @@ def cases(anthropic, client):
     }
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Keeps what comes."""
-
-    seen: ClassVar[list[dict]] = []
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        headers = {name.lower(): value.replace(KEY, "(key)") for name, value in self.headers.items()}
-        kept = {name: value for name, value in sorted(headers.items()) if not name.startswith(PASSED_OVER)}
-        self.seen.append({"path": self.path, "headers": kept, "body": body})
-        content = json.dumps(ANSWER).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format, *args):
-        pass
-
-
 def main():
     anthropic = importlib.import_module("anthropic")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        with anthropic.Anthropic(base_url=f"http://127.0.0.1:{server.server_port}", api_key=KEY) as client:
-            sent = {}
-            for name, send in cases(anthropic, client).items():
-                send()
-                sent[name] = Handler.seen[-1]
-        server.shutdown()
-    recorded = {"sdk": f"anthropic {anthropic.__version__}", "schema": SCHEMA, "sent": sent}
-    path = Path(__file__).with_name("anthropic.json")
-    path.write_text(json.dumps(recorded, indent=2) + "\n")
+    with (
+        loopback.listening(lambda path, body: ANSWER) as server,
+        anthropic.Anthropic(base_url=server.url, api_key=loopback.KEY) as client,
+    ):
+        sent = server.sent(cases(anthropic, client))
+    loopback.write("anthropic", f"anthropic {anthropic.__version__}", sent, schema=SCHEMA)
 
 
 if __name__ == "__main__":

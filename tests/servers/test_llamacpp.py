@@ -8,7 +8,6 @@ import contextlib
 import json
 import math
 import os
-import select
 import subprocess
 import urllib.request
 import warnings
@@ -19,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from servers.started import started
 
 import ember_jax as ember
 from ember_jax import errors
@@ -31,7 +31,7 @@ PATIENCE = 60.0
 
 pytestmark = pytest.mark.skipif(
     not PYTHON,
-    reason="EMBER_JAX_LLAMACPP names no Python with tests/servers/requirements.txt; `.ci/llamacpp` makes one",
+    reason="EMBER_JAX_LLAMACPP names no Python with tests/servers/llamacpp.txt; `.ci/llamacpp` makes one",
 )
 
 
@@ -69,26 +69,8 @@ class Served:
 @contextlib.contextmanager
 def serving(model, mode, log):
     command = [PYTHON, FOLDER / "llamacpp.py", model, KEY, mode]
-    with open(log, "wb") as told:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=told)
-    assert process.stdin is not None and process.stdout is not None
-    try:
-        # It prints its address, or nothing if it ends.
-        is_ready, _, _ = select.select([process.stdout], [], [], PATIENCE)
-        address = process.stdout.readline().decode().strip() if is_ready else ""
-        if not address.startswith("http"):
-            told = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-            pytest.fail(f"llama.cpp's server did not come up ({mode}):\n{told}")
+    with started(f"llama.cpp's server ({mode})", command, log, PATIENCE) as address:
         yield Served(address)
-        assert process.poll() is None, "llama.cpp's server has ended before the tests did"
-    finally:
-        process.stdin.close()  # it ends with its input
-        process.stdout.close()
-        try:
-            process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +95,7 @@ def think(model, tmp_path_factory):
 
 def test_a_server_that_does_not_come_up_is_told_of(tmp_path):
     with (
-        pytest.raises(pytest.fail.Exception, match=r"(?s)did not come up \(plain\).*no\.gguf.*No such file"),
+        pytest.raises(pytest.fail.Exception, match=r"(?s)\(plain\) did not come up.*no\.gguf.*No such file"),
         serving(tmp_path / "no.gguf", "plain", tmp_path / "log"),
     ):
         pass

@@ -1,11 +1,11 @@
 """Writes `gemini.json`: what Google's own package sends for the calls that `test_gemini.py` makes.
 
-It needs google-genai, in an environment of its own: `pip install google-genai==3.6.1 && python tests/sdk/gemini.py`.
+python -m venv sdk && sdk/bin/pip install google-genai==3.6.1 && sdk/bin/python tests/sdk/record_gemini.py
 """
 
-from echo import echo, write
-from google import genai
-from google.genai import types
+import importlib
+
+import loopback
 
 SCHEMA = {
     "type": "object",
@@ -56,19 +56,31 @@ ANSWER = {
 }
 
 
+def cases(client, types):
+    """What is sent, by name."""
+    contents = [types.Content(role=role, parts=[types.Part(text=text)]) for role, text in TURNS]
+
+    def call(model, config):
+        settings = types.GenerateContentConfig(system_instruction="Be brief.", **config)
+        return lambda: client.models.generate_content(model=model, contents=contents, config=settings)
+
+    texts = [types.Content(parts=[types.Part(text=text)]) for text in TEXTS]
+
+    def embed(model, config):
+        settings = types.EmbedContentConfig(**config)
+        return lambda: client.models.embed_content(model=model, contents=texts, config=settings)
+
+    calls = {name: call(*given) for name, given in CALLS.items()}
+    vectors = {name: embed(*given) for name, given in VECTORS.items()}
+    return {**calls, **vectors, "models": lambda: list(client.models.list())}
+
+
 def main():
-    with echo(ANSWER) as (address, seen):
-        client = genai.Client(api_key="k", http_options=types.HttpOptions(base_url=address))
-        contents = [types.Content(role=role, parts=[types.Part(text=text)]) for role, text in TURNS]
-        for model, config in CALLS.values():
-            settings = types.GenerateContentConfig(system_instruction="Be brief.", **config)
-            client.models.generate_content(model=model, contents=contents, config=settings)
-        list(client.models.list())
-        texts = [types.Content(parts=[types.Part(text=text)]) for text in TEXTS]
-        for model, config in VECTORS.values():
-            client.models.embed_content(model=model, contents=texts, config=types.EmbedContentConfig(**config))
-    sent = dict(zip([*CALLS, "models", *VECTORS], seen, strict=True))
-    write("gemini.json", f"google-genai {genai.__version__}", sent)
+    genai, types = importlib.import_module("google.genai"), importlib.import_module("google.genai.types")
+    with loopback.listening(lambda path, body: ANSWER) as server:
+        options = types.HttpOptions(base_url=server.url)
+        sent = server.sent(cases(genai.Client(api_key=loopback.KEY, http_options=options), types))
+    loopback.write("gemini", f"google-genai {genai.__version__}", sent)
 
 
 if __name__ == "__main__":
