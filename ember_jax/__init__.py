@@ -14,6 +14,11 @@ from ._model.conversation import Conversation as Conversation
 from ._model.conversation import audio as audio
 from ._model.conversation import file as file
 from ._model.conversation import image as image
+from ._model.decide import Averaged as Averaged
+from ._model.decide import Levels as Levels
+from ._model.decide import Options as Options
+from ._model.decide import Predicate as Predicate
+from ._model.decide import Rating as Rating
 from ._model.embedder import Embedder as Embedder
 from ._model.llm import LLM as LLM
 from ._model.llm import Completion as Completion

@@ -23,23 +23,47 @@ OVERRIDING = {
     "Callable": {"Provider.endpoint"},
     "Encoder": {"Provider.endpoint"},
     # Most protocols have answers asked for as a whole.
-    "ChatCompletions": {"Dialect.stream", "Dialect.most_samples"},
-    "ChatOrResponses": {"Dialect.stream", "Dialect.most_samples"},
+    "ChatCompletions": {"Dialect.stream", "Dialect.most_samples", "Dialect.decisions"},
+    "ChatOrResponses": {"Dialect.stream", "Dialect.most_samples", "Dialect.decisions"},
+    # Few decide without words.
+    "GenerateContent": {"Dialect.decisions"},
     # A feed that has something more to do with each piece.
     "_Answers": {"Feed.__init__"},
     "SpokenWords": {"Feed.__init__", "Feed.give"},
     # Answers in fields alone can be mended.
     "StructuredCall": {"ModelCall.mending"},
+    # A question that a service does not decide is asked by letters.
+    "DecideCall": {"ModelCall.instead"},
     # A vector is no sample.
     "EmbedCall": {"ModelCall.draws_shared"},
     "HTTPProvider": {
         f"Provider.{name}"
-        for name in ("endpoint", "price_table", "cost", "most_cost", "most_output", "models", "stream", "most_samples")
+        for name in (
+            "endpoint",
+            "price_table",
+            "cost",
+            "most_cost",
+            "most_output",
+            "models",
+            "stream",
+            "most_samples",
+            "decisions",
+        )
     },
     "Sim": {"Provider.endpoint", "Provider.cost", "Provider.most_output", "Provider.models", "Provider.stream"},
     "Vendor": {
         f"Provider.{name}"
-        for name in ("endpoint", "price_table", "cost", "most_cost", "most_output", "models", "stream", "most_samples")
+        for name in (
+            "endpoint",
+            "price_table",
+            "cost",
+            "most_cost",
+            "most_output",
+            "models",
+            "stream",
+            "most_samples",
+            "decisions",
+        )
     },
     # Most kinds of node hold no plan and have nothing to say of one; a kind that does says which it holds, what it
     # gives besides, and how it loses inputs.
@@ -65,6 +89,7 @@ SHARED = {
     "Usage": {
         "_operator/enclosing.py",
         "providers/anthropic.py",
+        "providers/decisions.py",
         "providers/embeddings.py",
         "providers/gemini.py",
         "providers/openai.py",

@@ -205,7 +205,12 @@ def _models(plan: ir.Plan, given: Sequence[Known | None]) -> dict[ir.Call, str]:
 
 
 def _asked(call: ModelCall, model: Known | None) -> str:
-    how = {"LLM.choose": " to choose", "LLM.structured": " for fields", "Embedder": " for a vector"}.get(str(call), "")
+    how = {
+        "LLM.choose": " to choose",
+        "LLM.structured": " for fields",
+        "LLM.decide": " to decide",
+        "Embedder": " for a vector",
+    }.get(str(call), "")
     if model is None:
         return f"an LLM{how}"
     names = list(map(_model, model.rows()))

@@ -67,7 +67,7 @@ class Sizes:
         """
         limits = (request.parameters.get(name) for name in ("max_tokens", "max_completion_tokens"))
         outputs = min([self._outputs, *(limit for limit in limits if isinstance(limit, int))])
-        if request.embeds:  # a vector has no tokens
+        if request.embeds or request.decides:  # nothing is written
             outputs = 0.0
         counted = self._count(request) if count else None
         inputs = self._by_characters.of(_characters(request)) if counted is None else self._by_count.of(counted)

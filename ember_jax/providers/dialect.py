@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from ..errors import MalformedResponseError, ProviderError
-from .base import Request, Response, Tokens
+from .base import Decisions, Request, Response, Tokens
 
 _Shape = TypeVar("_Shape")
 
@@ -231,6 +231,10 @@ class Dialect(abc.ABC):
     def most_samples(self, request: Request) -> int:
         """How many samples one request may ask for, see `Provider.most_samples`."""
         return 1
+
+    def decisions(self, request: Request) -> Decisions | None:
+        """What the service takes of questions to decide, see `Provider.decisions`."""
+        return None
 
     @abc.abstractmethod
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:

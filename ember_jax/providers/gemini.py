@@ -18,8 +18,8 @@ from ..errors import (
     RefusedRequestError,
     ServerError,
 )
-from . import prices, quota
-from .base import Finish, Message, Part, Request, Response, Tokens
+from . import decisions, prices, quota
+from .base import Decisions, Finish, Message, Part, Request, Response, Tokens
 from .dialect import (
     Dialect,
     Failure,
@@ -27,6 +27,7 @@ from .dialect import (
     HTTPRequest,
     Listing,
     Meaning,
+    SampledAnswers,
     Service,
     count,
     decoded,
@@ -99,6 +100,8 @@ class GenerateContent(Dialect):
         return {"x-goog-api-key": key}
 
     def build(self, request: Request) -> HTTPRequest | Failure:
+        if request.decides:
+            return decisions.built(decisions.OF_GOOGLE, decisions.GOOGLE, request)
         asked = _asked(request)
         if isinstance(asked, str):
             return Failure(RefusedRequestError, asked)
@@ -115,7 +118,9 @@ class GenerateContent(Dialect):
         path = f"/{name}" if "/" in name else f"/models/{name}"
         return HTTPRequest(f"{path}:generateContent", {}, {**body, **asked})
 
-    def read(self, answer: HTTPAnswer, request: Request) -> Response | Failure:
+    def read(self, answer: HTTPAnswer, request: Request) -> Response | SampledAnswers | Failure:
+        if request.decides:
+            return decisions.read(decisions.OF_GOOGLE, answer, request)
         said = decoded(answer, _Generated, "of generateContent", "is the base URL right?")
         if isinstance(said, Failure):
             return said._replace(tokens=_tokens(usage_in(answer.body, _Usage, "usageMetadata")))
@@ -135,6 +140,10 @@ class GenerateContent(Dialect):
     def most_output(self, request: Request) -> float:
         limit = request.parameters.get("max_output_tokens")
         return limit if type(limit) is int else prices.context_window(request.provider, request.model)
+
+    def decisions(self, request: Request) -> Decisions | None:
+        # Which models do is not stated, so each of them is asked once.
+        return decisions.GOOGLE if decisions.takes(decisions.OF_GOOGLE, request) else None
 
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:
         details = list(_details(answer.body))

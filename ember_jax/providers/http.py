@@ -34,7 +34,7 @@ from ..errors import (
     ServerError,
 )
 from . import prices, quota, tokens
-from .base import Finish, Provider, Request, Response, Tokens
+from .base import Decisions, Finish, Provider, Request, Response, Tokens
 from .dialect import (
     Dialect,
     Failure,
@@ -108,6 +108,9 @@ class Vendor(Provider):
 
     def most_samples(self, request: Request) -> int:
         return self._http.most_samples(request)
+
+    def decisions(self, request: Request) -> Decisions | None:
+        return self._http.decisions(request)
 
     def build(self, request: Request) -> tuple[str, dict[str, str], dict[str, Any]]:
         """The URL, the headers and the JSON body that are sent, see `HTTPProvider.build`."""
@@ -288,6 +291,9 @@ class HTTPProvider(Provider):
     def most_samples(self, request: Request) -> int:
         return self._dialect.most_samples(request)
 
+    def decisions(self, request: Request) -> Decisions | None:
+        return self._dialect.decisions(request)
+
     def build(self, request: Request) -> tuple[str, dict[str, str], dict[str, Any]]:
         """The URL, the headers and the JSON body to send.
 
@@ -329,7 +335,10 @@ class HTTPProvider(Provider):
         """What a whole answer says."""
         dialect, access = self._dialect, self._access
         if not 200 <= answer.status < 300:
-            raise _failure(answer, _id(request), dialect, access, self._nearest(answer, request))
+            error = _failure(answer, _id(request), dialect, access, self._nearest(answer, request))
+            if request.decides and answer.status == 501:  # the model has no head for it, and will never have
+                raise RefusedRequestError(str(error), status=501, quota=error.quota)
+            raise error
         said = dialect.read(answer, request)
         if isinstance(said, Failure):
             raise _raised(said, access, _id(request), answer.status)
@@ -475,6 +484,10 @@ def _first_built(request: Request, dialect: Dialect) -> HTTPRequest | Failure:
     if request.embeds and not dialect.embeds:
         maker = dialect.service.maker
         return Failure(RefusedRequestError, f"{maker} is not asked for vectors here; take a model of another service.")
+    if request.decides and dialect.decisions(request) is None:
+        return Failure(
+            RefusedRequestError, f"{dialect.service.maker} decides nothing without words; `llm.choose` asks."
+        )
     built = dialect.build(request)
     if isinstance(built, Failure):
         others = (dialect.build(request.in_form(i + 1)) for i in range(len(request.forms)))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from .._regex import regex
 from ..errors import MalformedResponseError, RefusedRequestError, ServerError
-from . import embeddings, prices, quota
-from .base import Finish, Part, Request, Response, Tokens
+from . import decisions, embeddings, prices, quota
+from .base import Decisions, Finish, Part, Request, Response, Tokens
 from .chat import chat
 from .chunks import Chunks
 from .dialect import (
@@ -76,6 +76,8 @@ class OpenAI(Vendor):
         self._http = HTTPProvider(dialect, base_url, api_key, client, timeout)
 
 
+# OpenAI's models that decide without words [openai 3.57.0].
+_DECIDING = regex(r"gpt-6-luna\b")
 # OpenAI's models that are had by Responses alone.
 _RESPONSES_ALONE = regex(r"(?:o\d+|gpt-\d[\w.]*)-pro\b|.*-codex\b|codex-|.*deep-research|computer-use")
 
@@ -96,9 +98,13 @@ class ChatOrResponses(Dialect):
         return {"Authorization": f"Bearer {key}"}
 
     def build(self, request: Request) -> HTTPRequest | Failure:
+        if request.decides:
+            return decisions.built(decisions.OF_OPENAI, decisions.OPENAI, request)
         return self._of(request).build(request)
 
     def read(self, answer: HTTPAnswer, request: Request) -> Response | SampledAnswers | Failure:
+        if request.decides:
+            return decisions.read(decisions.OF_OPENAI, answer, request)
         return self._of(request).read(answer, request)
 
     def stream(self, request: Request) -> Stream | None:
@@ -109,6 +115,10 @@ class ChatOrResponses(Dialect):
 
     def most_samples(self, request: Request) -> int:
         return self._of(request).most_samples(request)
+
+    def decisions(self, request: Request) -> Decisions | None:
+        has_it = _DECIDING.match(request.model) and decisions.takes(decisions.OF_OPENAI, request)
+        return decisions.OPENAI if has_it else None
 
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:
         return ChatCompletions(self.service).meaning(answer)
@@ -124,12 +134,14 @@ class Deviations:
     - `key_header`: the header that it reads the key from; empty for a bearer token.
     - `counts_logprobs`: whether `logprobs` is the number of alternatives, and there is no `top_logprobs`.
     - `most_samples`: how many samples one request may ask for; 128 is OpenAI's limit.
+    - `decisions`: what its `/systemone` takes of questions, if it has that.
     """
 
     renamed: tuple[tuple[str, str], ...] = ()
     key_header: str = ""
     counts_logprobs: bool = False
     most_samples: int = 128
+    decisions: Decisions | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +161,8 @@ class ChatCompletions(Dialect):
     def build(self, request: Request) -> HTTPRequest | Failure:
         if request.embeds:
             return embeddings.built(request, dict(self.deviations.renamed))
+        if request.decides and (limits := self.decisions(request)) is not None:
+            return decisions.built(decisions.OF_SYSTEMONE, limits, request)
         taken = sorted({"model", "messages", "n", "stream"} & request.parameters.keys())
         if taken:
             return Failure(
@@ -174,6 +188,8 @@ class ChatCompletions(Dialect):
     def read(self, answer: HTTPAnswer, request: Request) -> Response | SampledAnswers | Failure:
         if request.embeds:
             return embeddings.read(answer, request)
+        if request.decides:
+            return decisions.read(decisions.OF_SYSTEMONE, answer, request)
         completion = decoded(answer, _Completion, "a chat completion", "does the base URL end with /v1?")
         if isinstance(completion, Failure):
             return completion._replace(tokens=_tokens(usage_in(answer.body, _Usage)))
@@ -199,6 +215,9 @@ class ChatCompletions(Dialect):
     def most_samples(self, request: Request) -> int:
         # Each sample has a seed of its own, and one request has one seed.
         return 1 if {"seed", "n", "stream"} & request.parameters.keys() else self.deviations.most_samples
+
+    def decisions(self, request: Request) -> Decisions | None:
+        return self.deviations.decisions if decisions.takes(decisions.OF_SYSTEMONE, request) else None
 
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:
         # llama.cpp parses an answer before it sends it, and sends none that it cannot parse. Under a JSON schema that
