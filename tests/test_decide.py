@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from replies import Replies, Reply
 
 import ember_jax as ember
-from ember_jax import errors
+from ember_jax import errors, non
 from ember_jax._runtime import session as sessions
 from ember_jax.providers import Compatible, Gemini, OpenAI, decisions
 from ember_jax.providers.base import Message, Request, Response
@@ -543,6 +543,28 @@ def test_openai_takes_255_options_and_a_traced_model_is_told_when_it_runs():
     with deciding() as server, served(server) as _, pytest.raises(errors.SweepError, match="at most 26"):
         jax.vmap(lambda m: ember.LLM(m).decide("s", many))(ember.text(["vllm/decider"]))
     assert not server.requests
+
+
+# -- constructs ------------------------------------------------------------------------------------------------------
+
+
+def test_constructs_decide_where_that_is_had():
+    question = ember.text("What is 2 + 3?")
+    answers = ember.text(["5", "6", "7", "5"])
+    members = non.Ensemble([lambda q, a=a: a for a in answers])
+    with deciding() as server, served(server) as (llm, run):
+        grader = non.Grader(llm)
+        scores = jax.vmap(lambda a: grader(question, a))(answers)
+        assert np.allclose(scores, [0.9, 0.1, 0.1, 0.9]) and len(server.requests) == 1
+        assert str(non.Judge(members, llm)(question, jax.random.key(0))) == "5"
+        assert str(non.Verifier(members, llm)(question, jax.random.key(0))) == "5"
+        assert str(non.FilterVote(members, llm)(question, jax.random.key(0))) == "5"
+        assert str(non.Knockout(members, llm)(question, jax.random.key(0))) == "5"
+        assert {*paths(server)} == {"decisions"} and run.report().decided == run.report().calls
+    states = [r.body["state"] for r in server.requests]
+    assert {*states} == {"What is 2 + 3?"}
+    asked = server.requests[0].body["questions"]["q0"]
+    assert asked["instructions"] == "Proposed answer: 5\n\nIs the proposed answer correct?" and asked["type"] == "noul"
 
 
 def test_a_response_of_a_provider_of_ones_own_is_read():
