@@ -393,15 +393,20 @@ class Session:
                 other = asking(*instead)
                 if journal.get(other.digest) is not None:  # it was asked so before, and paid for
                     request, asked, instead = instead[0], other, None
+            found: tuple[Response, Ending] | RefusedRequestError
             try:
-                response, how = await self._answering.answer(request, asked)
+                found = await self._answering.answer(request, asked)
             except RefusedRequestError as refusal:
                 if instead is None or not self.deciding.is_undecided(refusal):
                     raise
-                undecided, request, before = request, instead[0], asked.attempts
-                asked = asking(*instead)
-                response, how = await self._answering.answer(request, asked)
-                self.deciding.lettered(undecided, refusal)
+                found = refusal
+            if instead is not None and isinstance(found, RefusedRequestError):
+                undecided, refused, before = request, found, asked.attempts
+                request, asked = instead[0], asking(*instead)
+                found = await self._answering.answer(request, asked)
+                self.deciding.lettered(undecided, refused)
+            assert not isinstance(found, RefusedRequestError)
+            response, how = found
             # Of equal calls that were sent as one, one was paid for; of replayed and merged ones none was.
             if saved := stands_for - (how == "answered"):
                 self.count("saved_usd", saved * response.cost)
