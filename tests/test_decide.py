@@ -344,10 +344,8 @@ def test_a_model_without_decisions_is_asked_exactly_as_it_chooses():
 
 
 @pytest.mark.parametrize("status", [404, 405, 501])
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", ["openai", "vllm"])
 def test_a_service_that_decides_nothing_is_found_out_once(status, service, caplog):
-    if service == "gemini":
-        pytest.skip("the server has no generateContent")
     faults = lambda number: Fault(status=status) if paths(server)[number] == "decisions" else None
     states = ember.text([f"Number {i}\n\n{STATE}" for i in range(5)])
     caplog.set_level("INFO", "ember_jax")
@@ -361,6 +359,28 @@ def test_a_service_that_decides_nothing_is_found_out_once(status, service, caplo
     assert sum(record.event == "no_decisions" for record in caplog.records if hasattr(record, "event")) == 1
     tried = [call for call in run.calls() if len(call.tried) > 1]
     assert tried and all(str(status) in call.tried[0].error and not call.tried[1].error for call in tried)
+
+
+def test_a_gemini_that_decides_nothing_generates_a_letter():
+    usage = {"promptTokenCount": 3, "candidatesTokenCount": 1, "totalTokenCount": 4}
+    candidate = {"content": {"parts": [{"text": "B"}], "role": "model"}, "finishReason": "STOP"}
+    none = Reply({"error": {"code": 404, "message": "no such model", "status": "NOT_FOUND"}}, 404)
+    with Replies(none, Reply({"candidates": [candidate], "usageMetadata": usage})) as server:
+        with served(server, "gemini", prices={"gemini": ember.Price(1, 1)}) as (llm, run):
+            found = llm.decide("Rain.", ember.Options("Which?", ["dry", "wet"]))
+    assert [asked.path for asked in server.asked] == ["/v1/decisions", "/v1/models/decider:generateContent"]
+    assert found.probs.tolist() == [0, 1] and str(found.text) == "wet" and run.report().calls == 1
+
+
+def test_a_budget_reserves_what_a_request_may_bill_at_most():
+    """Each question may bill the state again, and ten of them are one request."""
+    state, price = " ".join(["word"] * 1000), {"vllm": ember.Price(1, 0)}
+    with deciding() as server, served(server, prices=price, budget_usd=0.02) as (llm, _):
+        with pytest.raises(errors.SweepError, match="BudgetError"):
+            llm.decide(state, TEN)
+        assert not server.requests
+        llm.decide(state, RIGHT)
+    assert len(server.requests) == 1
 
 
 def test_what_was_answered_by_letters_is_replayed(tmp_path):
@@ -565,6 +585,19 @@ def test_constructs_decide_where_that_is_had():
     assert {*states} == {"What is 2 + 3?"}
     asked = server.requests[0].body["questions"]["q0"]
     assert asked["instructions"] == "Proposed answer: 5\n\nIs the proposed answer correct?" and asked["type"] == "noul"
+
+
+def test_constructs_ask_as_before_where_it_is_not():
+    question, answers = ember.text("What is 2 + 3?"), ember.text(["5", "6"])
+    key, llm = jax.random.key(3), ember.LLM("sim/large")
+    with ember.session(journal="memory") as run:
+        graded = non.Grader(llm)(question, answers[0], key), non.Grader(llm, sampled=True)(question, answers[0], key)
+        chosen = llm.choose(f"{question}\n\nProposed answer: 5\n\nIs the proposed answer correct?", ["yes", "no"], key)
+        assert run.report().requests == 1
+        custom = non.Grader(llm, prompt="Right or not: {answer} to {question}")(question, answers[0], key)
+        other = llm.choose("Right or not: 5 to What is 2 + 3?", ["yes", "no"], key)
+        assert run.report().requests == 2
+    assert graded[0] == chosen.probs[0] and float(graded[1]) == (int(chosen.index) == 0) and custom == other.probs[0]
 
 
 def test_a_response_of_a_provider_of_ones_own_is_read():
