@@ -365,22 +365,25 @@ def test_a_gemini_that_decides_nothing_generates_a_letter():
     usage = {"promptTokenCount": 3, "candidatesTokenCount": 1, "totalTokenCount": 4}
     candidate = {"content": {"parts": [{"text": "B"}], "role": "model"}, "finishReason": "STOP"}
     none = Reply({"error": {"code": 404, "message": "no such model", "status": "NOT_FOUND"}}, 404)
-    with Replies(none, Reply({"candidates": [candidate], "usageMetadata": usage})) as server:
-        with served(server, "gemini", prices={"gemini": ember.Price(1, 1)}) as (llm, run):
-            found = llm.decide("Rain.", ember.Options("Which?", ["dry", "wet"]))
+    replies = Replies(none, Reply({"candidates": [candidate], "usageMetadata": usage}))
+    with replies as server, served(server, "gemini", prices={"gemini": ember.Price(1, 1)}) as (llm, run):
+        found = llm.decide("Rain.", ember.Options("Which?", ["dry", "wet"]))
     assert [asked.path for asked in server.asked] == ["/v1/decisions", "/v1/models/decider:generateContent"]
     assert found.probs.tolist() == [0, 1] and str(found.text) == "wet" and run.report().calls == 1
 
 
 def test_a_budget_reserves_what_a_request_may_bill_at_most():
-    """Each question may bill the state again, and ten of them are one request."""
+    """Each question may bill the state again: ten are halved until the budget can reserve for them."""
     state, price = " ".join(["word"] * 1000), {"vllm": ember.Price(1, 0)}
-    with deciding() as server, served(server, prices=price, budget_usd=0.02) as (llm, _):
+    with deciding() as server, served(server, prices=price, budget_usd=0.028) as (llm, run):
+        llm.decide(state, TEN)
+        # The first five leave too little to reserve for as many again.
+        assert [len(r.body["questions"]) for r in server.requests] == [5, 2, 3] and run.report().calls == 10
+    assert run.report().cost_usd == pytest.approx(server.input_tokens / 1e6) and run.report().cost_usd < 0.028
+    with deciding() as server, served(server, prices=price, budget_usd=0.001) as (llm, _):
         with pytest.raises(errors.SweepError, match="BudgetError"):
             llm.decide(state, TEN)
         assert not server.requests
-        llm.decide(state, RIGHT)
-    assert len(server.requests) == 1
 
 
 def test_what_was_answered_by_letters_is_replayed(tmp_path):

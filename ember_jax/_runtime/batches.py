@@ -13,8 +13,8 @@ wait is too long for the last batch, and too short for a loop that is busy. Whil
 journal, which is asked before, the batch waits for them.
 
 Services refuse a batch for one bad text in it. So a refused batch is halved until the text stands alone, and so is one
-that a filter has stopped. Each lane is told the error of its own text. Billed tokens are shared out by length, what all
-have in common evenly, so that they sum to what was billed.
+that a filter has stopped, or that a budget cannot reserve for. Each lane is told the error of its own text. Billed
+tokens are shared out by length, what all have in common evenly, so that they sum to what was billed.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from typing import Any, TypeAlias
 from ..errors import MalformedResponseError, ProviderError, RefusedRequestError
 from ..providers.base import DECIDE, EMBED, Finish, Message, Request, Response, Tokens
 from ..providers.vectors import packed, unpacked
+from .budget import Excessive
 from .events import Attempt
 from .scheduler import Task
 from .shares import shares
@@ -128,6 +129,8 @@ class Batches:
             _tell_attempts(request, members, attempts)
             if len(members) == 1 or error.status not in _AT_FAULT:
                 return _fail(members, error)
+            return await self._halved(members)
+        except Excessive:
             return await self._halved(members)
         except Exception as error:
             _tell_attempts(request, members, attempts)

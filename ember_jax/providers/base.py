@@ -141,6 +141,11 @@ class Request:
         """Whether probabilities of given options are asked for, and no words."""
         return bool(self.messages) and self.messages[-1].role == DECIDE
 
+    @property
+    def decides_several(self) -> bool:
+        """Whether several questions are to be decided."""
+        return self.decides and sum(message.role == DECIDE for message in self.messages) > 1
+
     def in_form(self, number: int) -> "Request":
         """The question in one of its forms; 0 is the first, this request."""
         return self.forms[number - 1](self) if number else self
