@@ -13,6 +13,7 @@ Its names, by what they are for; `help(ember.LLM)` tells of one:
   `features`, `tokens`, `truncate`, `save`, `load`
 - conversations: `Conversation`, `image`, `file`, `audio`
 - answers in fields: `Maybe`, `Many`, `at_most` (see `LLM.structured`)
+- decisions: `Predicate`, `Options`, `Levels`, `Rating`, `Averaged` (see `LLM.decide`)
 - tools: `tool`, `Tool`, `ToolReply`, `MCP`, `Agent`
 - operators: `Operator`, `operator`, `jit`, `host`, `attempt`, `metered`, `Usage`, `Key`, `fold_in`; ready-made ones
   in `non`
@@ -34,6 +35,11 @@ from ._model.conversation import Conversation as Conversation
 from ._model.conversation import audio as audio
 from ._model.conversation import file as file
 from ._model.conversation import image as image
+from ._model.decide import Averaged as Averaged
+from ._model.decide import Levels as Levels
+from ._model.decide import Options as Options
+from ._model.decide import Predicate as Predicate
+from ._model.decide import Rating as Rating
 from ._model.embedder import Embedder as Embedder
 from ._model.llm import LLM as LLM
 from ._model.llm import Completion as Completion
@@ -117,6 +123,7 @@ __all__ = [
     "LLM",
     "MCP",
     "Agent",
+    "Averaged",
     "Choice",
     "Completion",
     "Conversation",
@@ -126,12 +133,16 @@ __all__ = [
     "Finish",
     "Journal",
     "Key",
+    "Levels",
     "Limit",
     "Many",
     "Maybe",
     "Operator",
+    "Options",
     "Plan",
+    "Predicate",
     "Price",
+    "Rating",
     "Report",
     "Reranker",
     "Result",

@@ -20,6 +20,7 @@ TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for p
 HTTP = (
     "batch_limits",
     "cost",
+    "decisions",
     "endpoint",
     "least_prefix",
     "marks_prefix",
@@ -36,9 +37,10 @@ OVERRIDING = {
     "Callable": {"Provider.endpoint"},
     "Encoder": {"Provider.endpoint"},
     # Most protocols have answers asked for as a whole.
-    "ChatCompletions": {"Dialect.stream", "Dialect.most_samples", "Dialect.batch_limits"},
-    "ChatOrResponses": {"Dialect.stream", "Dialect.most_samples"},
+    "ChatCompletions": {"Dialect.stream", "Dialect.most_samples", "Dialect.batch_limits", "Dialect.decisions"},
+    "ChatOrResponses": {"Dialect.stream", "Dialect.most_samples", "Dialect.decisions"},
     "Converse": {"Dialect.stream", "Dialect.least_prefix"},
+    "Published": {"Dialect.least_prefix", "Dialect.marks_prefix"},
     # What most services keep of a prompt, and these otherwise.
     "Messages": {"Dialect.least_prefix", "Dialect.marks_prefix"},
     # A feed that has something more to do with each piece.
@@ -46,11 +48,13 @@ OVERRIDING = {
     "SpokenWords": {"Feed.__init__", "Feed.give"},
     # Answers in fields alone can be mended.
     "StructuredCall": {"ModelCall.mending"},
+    # A question that a service does not decide is asked by letters.
+    "DecideCall": {"ModelCall.instead"},
     # A vector is no sample.
     "EmbedCall": {"ModelCall.draws_shared"},
     "RankCall": {"ModelCall.draws_shared"},
-    # Some take less in one request for vectors than others, and keep another part of a prompt.
-    "GenerateContent": {"Dialect.batch_limits", "Dialect.least_prefix"},
+    # Some take less in one request for vectors than others, keep another part of a prompt, or decide without words.
+    "GenerateContent": {"Dialect.batch_limits", "Dialect.least_prefix", "Dialect.decisions"},
     "HTTPProvider": {f"Provider.{name}" for name in HTTP},
     "Sim": {"Provider.endpoint", "Provider.cost", "Provider.most_output", "Provider.models", "Provider.stream"},
     "Vendor": {f"Provider.{name}" for name in HTTP},
@@ -79,6 +83,7 @@ SHARED = {
         "_operator/enclosing.py",
         "providers/anthropic.py",
         "providers/billed.py",
+        "providers/decisions.py",
         "providers/gemini.py",
         "providers/openai.py",
         "providers/responses.py",

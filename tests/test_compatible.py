@@ -31,7 +31,7 @@ HOSTED = {
     "together": ("https://api.together.ai/v1", "TOGETHER_API_KEY"),
     "xai": ("https://api.x.ai/v1", "XAI_API_KEY"),
 }
-LOCAL = {"llamacpp": 8080, "lmstudio": 1234, "ollama": 11434, "sglang": 30000, "vllm": 8000}
+LOCAL = {"llamacpp": 8080, "lmstudio": 1234, "ollama": 11434, "sglang": 30000, "transformers": 8000, "vllm": 8000}
 KEY = "MARKED.9876/54+3210abcdef"
 
 

@@ -114,7 +114,7 @@ SETTINGS = [
     (lambda: non.Judge(small, small, synthesise="yes"), r"^Judge\(synthesise='yes'\): give True or False"),
     (lambda: non.Router(small, echo, sampled=jnp.array(True)), r"^Router\(sampled=.*give True or False"),
     (lambda: non.Grader(small, sampled=0.5), r"^Grader\(sampled=0.5\): give True or False"),
-    (lambda: non.Router([small, small], small), r"^Router\(rule=LLM\(…\)\).*llm\.choose\("),
+    (lambda: non.Router([small, small], small), r"^Router\(rule=LLM\(…\)\).*llm\.decide\("),
     (lambda: non.Grader("sim/a"), r"^Grader\(llm='sim/a'\): give an LLM, such as `ember\.LLM\("),
     (lambda: non.Refine(small, small, prompt=5), r"^Refine\(prompt=5\): give a string or a Text with \{question\}"),
     (lambda: non.Refine(small, small, critic_prompt="Good?"), r"^Refine\(critic_prompt='Good\?'\) names none of its"),

@@ -44,10 +44,10 @@ class Checks(eqx.Module):
 class Picks(ember.LLM):
     """A judge that chooses what is right with probability 0.7, and what is wrong with 0.3; without a call."""
 
-    def choose(self, prompt, options, key):
+    def decide(self, state, questions, key, *, whole):
         right = jax.random.bernoulli(key, 0.7)
-        index = jnp.argmax((options == "right") == right)
-        return ember.Choice(index, jnp.array([0.7, 0.3]), options[index])
+        index = jnp.argmax((questions.options == "right") == right)
+        return ember.Choice(index, jnp.array([0.7, 0.3]), questions.options[index])
 
 
 class Says(eqx.Module):

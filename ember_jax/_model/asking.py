@@ -157,6 +157,10 @@ class ModelCall(HostCall):
         """The call, and its request, that have the model mend an answer which stands for nothing; `None` for none."""
         return None
 
+    def instead(self) -> "ModelCall | None":
+        """The call that asks the same where a service does not decide without words; `None` for any other call."""
+        return None
+
     async def run(self, session: sessions.Session, caller: Caller, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         sessions.admit(session, caller.lane)
         digest = failed.first(arrays[:-1] if self.operands.has_key else arrays)
@@ -167,11 +171,18 @@ class ModelCall(HostCall):
                 failed.result(digest, a.shape[:-1]) if is_text else failed.result(digest, a.shape, a.dtype)
                 for a, is_text in zip(self.out, are_text, strict=True)
             ]
-        request, extra = self.operands.request(arrays)
-        request = self.asks(request, extra)
-        if self.draws_shared and request.sample is None and is_drawn(request.parameters):
+        bare, extra = self.operands.request(arrays)
+        call, request, other = self, self.asks(bare, extra), self.instead()
+        if other is not None and session.deciding.limits(request) is None:
+            call, request, other = other, other.asks(bare, extra), None
+        draws = call.draws_shared and not request.decides
+        if draws and request.sample is None and is_drawn(request.parameters):
             caller.unkeyed(request.digest())
-        round_ = _Round(self, request, extra, session.oddities.loose)
+        note = session.oddities.loose
+        round_ = _Round(call, request, extra, note)
+        instead = None
+        if (way := other and otherwise(other, bare, extra)) is not None:
+            instead = way, _Round(other or call, way, extra, note).read
         scope = caller.scope
         while True:
             # Counted where the session counts it, so that bar and report agree.
@@ -187,6 +198,7 @@ class ModelCall(HostCall):
                     round_.read,
                     caller.words,
                     round_.mends,
+                    instead,
                 )
             except MalformedResponseError:
                 following = round_.following()
@@ -197,6 +209,14 @@ class ModelCall(HostCall):
             round_ = following
             scope = f"{caller.scope}/{REPAIR}" if caller.scope else REPAIR
             session.count("repairs", caller.stands_for)
+
+
+def otherwise(call: ModelCall, bare: Request, extra: Sequence[np.ndarray]) -> Request | None:
+    """What a call asks instead of another; `None` if it cannot, as there are more options than letters."""
+    try:
+        return call.asks(bare, extra)
+    except TextError:
+        return None
 
 
 # The last part of the scope of a call that has a model mend an answer.

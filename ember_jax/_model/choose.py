@@ -98,10 +98,7 @@ def options_text(options: Any) -> Text:
     """
     if isinstance(options, str):
         raise TextError('the options of a choice are a list, as in `llm.choose(prompt, ["yes", "no"])`; got a string.')
-    is_mixed = isinstance(options, list | tuple) and any(isinstance(option, Text) for option in options)
-    if is_mixed and (shaped := [option for option in options if isinstance(option, Text) and option.shape]):
-        raise TextError(f"an option has shape {list(shaped[0].shape)}; each is one string, or a Text of rank 0.")
-    value = stack(options) if is_mixed else text(options)
+    value = as_one_text(options)
     if value.ndim != 1:
         raise TextError(
             f"the options have shape {list(value.shape)}; a choice takes one list of them. For a list of its own for "
@@ -113,6 +110,17 @@ def options_text(options: Any) -> Text:
             "in rounds: the best of each group, then among those."
         )
     return value
+
+
+def as_one_text(options: Any) -> Text:
+    """Strings and Texts of rank 0 in a list, or what is a Text already, as one Text.
+
+    **Raises:** `TextError` for a Text of another rank in the list, and for what is none.
+    """
+    is_mixed = isinstance(options, list | tuple) and any(isinstance(option, Text) for option in options)
+    if is_mixed and (shaped := [option for option in options if isinstance(option, Text) and option.shape]):
+        raise TextError(f"an option has shape {list(shaped[0].shape)}; each is one string, or a Text of rank 0.")
+    return stack(options) if is_mixed else text(options)
 
 
 def _lettered(options: Sequence[str]) -> str:

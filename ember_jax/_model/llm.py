@@ -22,10 +22,25 @@ from .._text.operations import where
 from .._text.text import Text, text
 from .._types import Key
 from ..errors import MalformedResponseError, ModelError, TextError, UnsupportedError
-from ..providers.base import Request, Response
+from ..providers import registry
+from ..providers.base import Message, Request, Response
+from ..providers.questions import DecisionQuestion, fault
 from .asking import AskedModel, ModelCall, Note, Operands, operands, prompt_of, setting
-from .choose import Choice, ChoiceCall, options_text
+from .choose import LETTERS, Choice, ChoiceCall, options_text
 from .conversation import Conversation
+from .decide import (
+    Decidable,
+    DecideCall,
+    Levels,
+    Options,
+    Predicate,
+    asked,
+    kind_of,
+    number_of_options,
+    of_letters,
+    questions_of,
+    table,
+)
 from .schema import schema_of
 from .structured import StructuredCall
 from .tools import ToolReply, ToolsCall, as_tools, described, reply_of
@@ -223,6 +238,101 @@ class LLM(AskedModel):
         call = ChoiceCall(static, len(listed))
         index, probs, digest = invoke(call, call.out, *arrays)
         return Choice(index, probs, Text(digest))
+
+    def decide(
+        self,
+        state: "Prompt",
+        questions: Decidable | Mapping[str, Decidable],
+        key: Key | None = None,
+        *,
+        orders: int = 1,
+        whole: bool = False,
+    ) -> Any:
+        """Gives the probabilities of given answers to questions about a state, without a token of output.
+
+        ```python
+        found = llm.decide(
+            review,
+            {
+                "angry": "Is the customer angry?",
+                "topic": ember.Options("What is it about?", ["price", "quality", "delivery"]),
+                "urgent": ember.Levels("How urgent is it?", ["can wait", "this week", "today"]),
+            },
+        )
+        found["angry"], found["topic"].probs, found["urgent"].level
+        ```
+
+        Questions about equal states that are ready at once, whichever lanes ask them, share a request. Each has a place
+        of its own in the journal, so that later ones pay for what is new alone.
+
+        OpenAI's `gpt-6-luna`, Google's models that can, and models served by vLLM, SGLang, llama.cpp and `transformers
+        serve` decide so. Any other model is asked by letters, as by `choose`, a request for each question; also one
+        whose service turns out to have no such endpoint (404, 501), which is found out once. `run.report().decided`
+        counts the calls that were decided, `explain()` says which ones may be, and `run.calls()` shows what was asked.
+
+        **Arguments:**
+
+        - `state`: what is asked about, a Text of rank 0; or a `Conversation`, or the list of turns that makes one.
+        - `questions`: one, or a dict of them. A string is an `ember.Predicate`.
+        - `key`: draws the orders, if there are several, and the answers of models that are asked by letters. Decisions
+            do not depend on it otherwise.
+        - `orders`: in how many orders the options are asked, of which the probabilities are averaged. They are turned
+            (the second one comes first), as often as there are options, or drawn by the key; levels are asked forwards
+            and backwards. Each order is a question of its own, for which some services bill the state again.
+        - `whole`: whether the instructions are whole prompts, which say the state themselves. Models that are asked by
+            letters are sent them alone; of others, the state at their begin is left out of them.
+
+        **Returns:** for a dict a dict by the same names. Of a predicate its probability, float32; of an `ember.Options`
+        an `ember.Choice`, whose option is the most likely one, or the one that was answered by letters; of an
+        `ember.Levels` an `ember.Rating`. With `orders` above 1 each of them is the `value` of an `ember.Averaged`,
+        whose `bias` is the largest difference that the order made. Derivative zero.
+
+        **Raises:** `TypeError` and `ValueError` for what is no question, no number of orders, and for no questions;
+        `TextError` for more options than the service takes, and a prompt of another rank or type; a `ProviderError` if
+        a call fails.
+        """
+        named = questions_of(questions)
+        if not isinstance(orders, int) or isinstance(orders, bool) or orders < 1:
+            raise ValueError(f"llm.decide(orders={orders!r}): give a whole number, at least 1.")
+        prompt = prompt_of(state, "decide(state, questions)")
+        if whole and isinstance(prompt, Conversation):
+            raise TypeError("llm.decide(whole=True) takes a text as its state, which the instructions say again.")
+        for question in named.values():
+            self._check_options(question)
+        each = [asked(question, orders, key) for question in named.values()]
+        rows = table(each)
+        static, arrays = self._operands(prompt, key, rows[0])
+        call, place = DecideCall(static, (rows.shape[1] - 2) // 2, whole), len(arrays) - 1 - (key is not None)
+        ask = lambda row: invoke(call, call.out, *arrays[:place], row, *arrays[place + 1 :])
+        if len(rows) == 1:  # no lane of its own
+            index, probs, words = (out[None] for out in ask(rows.digests[0]))
+        else:
+            index, probs, words = jax.vmap(ask)(rows.digests)
+        ends = np.cumsum([len(one.orders) for one in each])
+        results = [
+            one.result(
+                index[end - len(one.orders) : end],
+                probs[end - len(one.orders) : end],
+                Text(words)[end - len(one.orders) : end],
+            )
+            for one, end in zip(each, ends.tolist(), strict=True)
+        ]
+        return dict(zip(named, results, strict=True)) if isinstance(questions, Mapping) else results[0]
+
+    def _check_options(self, question: Predicate | Options | Levels) -> None:
+        """Raises `TextError` for more options than the service takes, where the model is known."""
+        if not _callback.all_concrete(self.model):
+            return
+        kind, options = kind_of(question), number_of_options(question)
+        session = sessions.current()
+        for name in {*np.asarray(self.model).ravel().tolist()} - {None}:
+            provider, model = registry.split(name)
+            request = Request(provider, model, (Message("user", ""), DecisionQuestion(kind, "", (), ()).message))
+            limits = session.deciding.limits(request)
+            if limits is not None and (why := fault(kind, options, limits)):
+                raise TextError(f"{name}: {why}")
+            if limits is None and options > len(LETTERS):
+                raise TextError(of_letters(name, options))
 
     def structured(self, prompt: "Prompt", schema: type[_S], key: Key | None = None, *, repairs: int = 1) -> _S:
         """Asks the model for an answer in fields.

@@ -211,6 +211,7 @@ def _models(given: Mapping[ir.Call, Sequence[Known | None]]) -> dict[ir.Call, st
 _FOR = {
     "LLM.choose": " to choose",
     "LLM.structured": " for fields",
+    "LLM.decide": " to decide",
     "Embedder": " for a vector",
     "Reranker": " for scores",
 }

@@ -5,9 +5,10 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeAlias
 
 from ..errors import MalformedResponseError, RefusedRequestError, ServerError, ValidatorError
-from ..providers.base import Form, Provider, Request, Response
+from ..providers.base import BatchLimits, Form, Provider, Request, Response
 from . import log
 from .batches import Batches
+from .deciding import Deciding
 from .events import Attempt, Ending
 from .feed import SpokenWords
 from .flight import SingleFlight
@@ -147,16 +148,26 @@ class Answering:
 
     - `sender`: sends requests to providers.
     - `samples`: sends those that are samples of one question, and cost something.
+    - `deciding`: knows which models decide without words.
     - `counts`: those of the session's report, which it adds to.
     - `provider`: finds a provider by name.
     """
 
-    def __init__(self, sender: Sender, samples: Samples, counts: dict[str, float], provider: Callable[[str], Provider]):
+    def __init__(
+        self,
+        sender: Sender,
+        samples: Samples,
+        deciding: Deciding,
+        counts: dict[str, float],
+        provider: Callable[[str], Provider],
+    ):
         self._sender = sender
         self._samples = samples
+        self._deciding = deciding
         self._counts = counts
         self._flights = SingleFlight()
-        self._batches = Batches(self._send_batch, lambda request: provider(request.provider).batch_limits(request))
+        self._batches = Batches(self._send_batch, self._most_together)
+        self._provider = provider
         # The form in which a model has answered a kind of question; it has refused those before.
         self._forms: dict[tuple[str, str, tuple[Form, ...]], int] = {}
         # Digests of what was answered in this session with what is of no use.
@@ -201,7 +212,7 @@ class Answering:
         try:
             while True:
                 try:
-                    if request.embeds:
+                    if request.embeds or (request.decides and self._samples.is_on):
                         response = await self._with_others(request, asked, turn)
                     elif asked.words is not None:
                         response = await self._sender.send(request, asked.attempts, turn, asked.task, asked.words)
@@ -225,7 +236,7 @@ class Answering:
             asked.release()
 
     async def _with_others(self, request: Request, asked: Asking, turn: OnTurn | None) -> Response:
-        """Sends a request for a vector, in a batch with others."""
+        """Sends a request for a vector, or a question to decide, in a batch with others."""
         batch, joins = self._batches.batch(request), False
         try:
             # The journal is asked before the text joins, and not when the batch has its turn: a claim may be another's.
@@ -236,6 +247,11 @@ class Answering:
             if not joins:
                 batch.leave()
         return await batch.join(request, asked.attempts, asked.task)
+
+    def _most_together(self, request: Request) -> BatchLimits:
+        if request.decides:
+            return BatchLimits(texts=self._deciding.most(request))
+        return self._provider(request.provider).batch_limits(request)
 
     def _send_batch(
         self, request: Request, attempts: list[Attempt], task: Task | None
@@ -251,6 +267,8 @@ class Answering:
         task: Task | None,
     ) -> Coroutine[Any, Any, Response]:
         """Sends a request, whether it has several forms or one."""
+        if request.decides:
+            return self._deciding.send(request, lambda: way.send(request, attempts, turn, task))
         if request.forms:
             return self._in_a_form(request, way, attempts, turn, task)
         return way.send(request, attempts, turn, task)

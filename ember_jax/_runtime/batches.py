@@ -1,17 +1,21 @@
-"""Requests for vectors that are ready at once go together, as one request of many texts.
+"""Requests that differ in a part and are ready at once go together, as one request of many parts.
 
-Design note. The life of a call stays what it is: each text has a question of its own, which the journal, equal calls in
-flight and the report know. Only on its way to the provider it shares a request. A batch is one request for all that
-paces and pays: one turn at the gate and one of a limit's `rpm`, the tokens of all texts, one reservation, one place in
-flight, one retry. A text that waits for its batch holds none of these, so no limit can keep a batch from its texts.
+These are requests for vectors, whose parts are texts, and questions that are decided about one conversation.
+
+Design note. The life of a call stays what it is: each part, called a text below, has a question of its own, which the
+journal, equal calls in flight and the report know. Only on its way to the provider it shares a request. A batch is one
+request for all that paces and pays: one turn at the gate and one of a limit's `rpm`, the tokens of all texts, one
+reservation, one place in flight, one retry. A text that waits for its batch holds none of these, so no limit can keep a
+batch from its texts.
 
 A batch is sent when it is full, or when nothing joins it for some rounds of the event loop. A timer was rejected: any
 wait is too long for the last batch, and too short for a loop that is busy. While texts that are to join are with the
 journal, which is asked before, the batch waits for them.
 
-Services refuse a batch for one bad text in it. So a refused batch is halved until the text stands alone. Texts without
-words, which some services refuse and others take, are parted from the others first. Each lane is told the error of its
-own text. Billed tokens are shared out by length, so that they sum to what was billed.
+Services refuse a batch for one bad text in it. So a refused batch is halved until the text stands alone, and so is one
+that a filter has stopped, or that a budget cannot reserve for. Texts without words, which some services refuse and
+others take, are parted from the others first. Each lane is told the error of its own text. Billed tokens are shared out
+by length, what all have in common evenly, so that they sum to what was billed.
 """
 
 import asyncio
@@ -21,9 +25,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeAlias
 
 from ..errors import MalformedResponseError, ProviderError, RefusedRequestError
-from ..providers.base import BatchLimits, Request, Response, Tokens
+from ..providers.base import DECIDE, EMBED, BatchLimits, Finish, Message, Request, Response, Tokens
 from ..providers.tokens import overflow
 from ..providers.vectors import packed, unpacked
+from .budget import Excessive
 from .events import Attempt
 from .scheduler import Task
 from .shares import shares
@@ -33,15 +38,29 @@ _ROUNDS = 4
 # The statuses of a refusal that may be about one of the texts, or about how many they are.
 _AT_FAULT = (400, 413, 422)
 
-# How much may be in one request to the model of a request.
+# How much may be in one request like a request.
 Limits: TypeAlias = Callable[[Request], BatchLimits]
 # Sends one request; each attempt is appended to the list.
 Send: TypeAlias = Callable[[Request, list[Attempt], Task | None], Coroutine[Any, Any, Response]]
 
 
+def _own(request: Request) -> tuple[Message, ...]:
+    """What of a request's messages are texts that others may join."""
+    return tuple(m for m in request.messages if m.role in (EMBED, DECIDE))
+
+
+def _shared(request: Request) -> tuple[Message, ...]:
+    """What the texts of a batch have in common, which stands before them."""
+    return request.messages[: len(request.messages) - len(_own(request))]
+
+
+def _size(messages: Sequence[Message]) -> int:
+    return sum(len(message.content.encode("utf-8", "surrogatepass")) for message in messages)
+
+
 @dataclasses.dataclass(slots=True)
 class _Joining:
-    """A text that waits for its vector."""
+    """A text that waits for its answer."""
 
     request: Request
     attempts: list[Attempt]
@@ -51,7 +70,7 @@ class _Joining:
 
 
 class Batches:
-    """Answers requests for vectors. Used on the event loop.
+    """Answers requests for vectors, and for decisions. Used on the event loop.
 
     **Arguments:**
 
@@ -69,7 +88,8 @@ class Batches:
         """The batch that a request is to join. Somebody has to `leave` it for each time that it was asked for."""
         loop = asyncio.get_running_loop()
         # Equal but for the text. The loop may be another, after a fork or within a virtual clock.
-        key = loop, dataclasses.replace(request, messages=request.messages[:0]).digest(), request.forms
+        alike = dataclasses.replace(request, messages=_shared(request))
+        key = loop, alike.digest(), request.forms, request.decides
         found = self._open.get(key)
         if found is None:
             closed = lambda: self._open.pop(key, None)
@@ -95,20 +115,24 @@ class Batches:
     async def _answer(self, members: list[_Joining]) -> None:
         """Sends a batch, and tells each of its texts how it went."""
         first, attempts = members[0], []
-        request = dataclasses.replace(first.request, messages=tuple(m.request.messages[0] for m in members))
+        texts = tuple(message for m in members for message in _own(m.request))
+        request = dataclasses.replace(first.request, messages=(*_shared(first.request), *texts))
         try:
             # A scheduler sees the batch as the call of its first text.
             response = await self._send(request, attempts, first.task)
-            _tell_attempts(members, attempts)
+            _tell_attempts(request, members, attempts)
+            if len(members) > 1 and response.finish == Finish.CONTENT_FILTER and not response.answers:
+                return await self._in_two(members)
             answers = _of_texts(request, response, [m.size for m in members])
         except RefusedRequestError as error:
-            _tell_attempts(members, attempts)
+            _tell_attempts(request, members, attempts)
             if len(members) == 1 or error.status not in _AT_FAULT:
                 return _fail(members, _with_hint(error, members))
-            await asyncio.gather(*map(self._answer, _parted(members)))
-            return None
+            return await self._in_two(members)
+        except Excessive:
+            return await self._in_two(members)
         except Exception as error:
-            _tell_attempts(members, attempts)
+            _tell_attempts(request, members, attempts)
             return _fail(members, error)
         except asyncio.CancelledError:
             for member in members:
@@ -118,6 +142,9 @@ class Batches:
             if not member.answer.done():
                 member.answer.set_result(answer)
         return None
+
+    async def _in_two(self, members: list[_Joining]) -> None:
+        await asyncio.gather(*map(self._answer, _parted(members)))
 
 
 class _Batch:
@@ -158,7 +185,7 @@ class _Batch:
         if (why := overflow(request, self._limits.each)) is not None:
             self.leave()
             raise why
-        size = len(request.messages[0].content.encode("utf-8", "surrogatepass"))
+        size = _size(_own(request))
         # A token has a byte at least. What it has is known to the service alone.
         if self._bytes + size > self._limits.tokens:
             self._flush()
@@ -201,7 +228,7 @@ def _parted(members: list[_Joining]) -> list[list[_Joining]]:
 
 
 def _is_empty(member: _Joining) -> bool:
-    return not member.request.messages[0].content.strip()
+    return not any(message.content.strip() for message in _own(member.request))
 
 
 def _with_hint(error: RefusedRequestError, members: Sequence[_Joining]) -> RefusedRequestError:
@@ -217,28 +244,59 @@ def _with_hint(error: RefusedRequestError, members: Sequence[_Joining]) -> Refus
 def _of_texts(request: Request, response: Response, sizes: Sequence[int]) -> list[Response]:
     """The answers to the texts of a batch, from that to the batch: tokens and cost are shared out by the texts' sizes.
 
-    **Raises:** `MalformedResponseError` if it is not one vector for each text.
+    **Raises:** `MalformedResponseError` if it is not one answer for each text.
     """
+    answers = _decided(request, response, len(sizes)) if request.decides else _vectors(request, response, len(sizes))
+    weights = _weights(request, sizes)
+    bills = zip(*(shares(int(count), weights) for count in response.tokens), strict=True)
+    told = [(answer, Tokens(*bill)) for answer, bill in zip(answers, bills, strict=True)]
+    whole = sum(bill.input for _, bill in told)
+    return [
+        answer._replace(
+            input_tokens=int(bill.input),
+            output_tokens=int(bill.output),
+            cached_tokens=int(bill.cached),
+            cache_write_tokens=int(bill.cache_write),
+            reasoning_tokens=int(bill.reasoning),
+            cost=response.cost * (bill.input / whole if whole else 1 / len(sizes)),
+            answers=(),
+        )
+        for answer, bill in told
+    ]
+
+
+def _vectors(request: Request, response: Response, n: int) -> list[Response]:
     try:
-        vectors = unpacked(response.text, len(sizes))
+        vectors = unpacked(response.text, n)
     except ValueError:
         raise MalformedResponseError(
             f"{request.provider}/{request.model}: the answer is not one vector for each text. A provider of one's own "
             "that gives vectors is an ember.providers.Encoder."
         ) from None
-    tokens = shares(response.input_tokens, sizes)
-    whole = sum(tokens)
-    parts = [n / whole if whole else 1 / len(sizes) for n in tokens]
-    told = zip(vectors, tokens, parts, strict=True)
-    return [response._replace(text=packed(v), input_tokens=n, cost=response.cost * part) for v, n, part in told]
+    return [response._replace(text=packed(vector)) for vector in vectors]
 
 
-def _tell_attempts(members: Sequence[_Joining], attempts: Sequence[Attempt]) -> None:
+def _decided(request: Request, response: Response, n: int) -> list[Response]:
+    answers = [answer for answer in response.answers or (response,) if isinstance(answer, Response)]
+    if len(answers) != n:
+        raise MalformedResponseError(
+            f"{request.provider}/{request.model}: the answer has {len(answers)} decisions for {n} questions."
+        )
+    return answers
+
+
+def _weights(request: Request, sizes: Sequence[int]) -> list[int]:
+    """By what the texts of a request share its bill: by their sizes, and what they have in common evenly."""
+    common = _size(_shared(request))
+    return [common + len(sizes) * size for size in sizes]
+
+
+def _tell_attempts(request: Request, members: Sequence[_Joining], attempts: Sequence[Attempt]) -> None:
     """Each text was in all of a batch's attempts; what was billed for one that failed is shared out."""
-    sizes = [m.size for m in members]
+    weights = _weights(request, [m.size for m in members])
     for attempt in attempts:
         billed = attempt.error.tokens if attempt.error is not None else None
-        counts = shares(int(billed.input), sizes) if isinstance(billed, Tokens) else None
+        counts = shares(int(billed.input), weights) if isinstance(billed, Tokens) else None
         for i, member in enumerate(members):
             error = copy.copy(attempt.error)
             if error is not None and counts is not None:

@@ -93,6 +93,13 @@ def one_by_one(model: str) -> None:
         _tell(logging.INFO, "one_by_one", message, model=model)
 
 
+def no_decisions(model: str, error: ProviderError) -> None:
+    """A model decides no question without words, and is asked by letters from now on."""
+    if logger.isEnabledFor(logging.INFO):
+        message = f"{model}: decides nothing without words, {_named(error)}; asked by letters from now on"
+        _tell(logging.INFO, "no_decisions", message, model=model, **_fields(error))
+
+
 def held(model: str, by: str, seconds: float, waiting: int) -> None:
     """Calls of a model are held back for some seconds, by something that is named; so many of them wait."""
     if logger.isEnabledFor(logging.INFO):

@@ -226,7 +226,7 @@ class Prefixes:
 
     def text(self, request: Request, provider: Provider) -> str:
         """The prompt as others are compared with it; empty if its service keeps none of it, or none is cheaper so."""
-        if not self.is_on or provider.is_local or request.embeds:
+        if not self.is_on or provider.is_local or not request.asks_words:
             return ""
         if sum(len(message.content) for message in request.messages) < _HEAD:
             return ""

@@ -101,10 +101,10 @@ class Sender:
         - `words`: are given the answer's words as they come. When there were any, the request is not sent again.
 
         **Raises:** what `turn` raises; the `ProviderError` of the last attempt, or of another call if this one could
-        only fail as that has; `Excessive` for a request for several answers of which the budget may pay for fewer;
-        `RateLimitError` for a call that is not sent, as the service holds it back for longer than the policy allows;
-        `ConnectionFailedError` at the call's deadline; `BudgetError` before an attempt that the budget cannot
-        pay; `SchedulerError` if the scheduler fails.
+        only fail as that has; `Excessive` for a request for several answers, or of several questions, of which the
+        budget may pay for fewer; `RateLimitError` for a call that is not sent, as the service holds it back for longer
+        than the policy allows; `ConnectionFailedError` at the call's deadline; `BudgetError` before an attempt that the
+        budget cannot pay; `SchedulerError` if the scheduler fails.
         """
         # The coroutine itself, and not one that awaits it: each takes time, of which a local call takes little.
         if self._policy.deadline is None:
@@ -160,7 +160,7 @@ class Sender:
                     # The reservation comes before the turn. In the other order a call that waits for money would hold a
                     # slot, which calls that are cheap enough could use.
                     if not hold.is_reserved():
-                        await hold.reserve(is_divisible=request.answers > 1)
+                        await hold.reserve(is_divisible=request.answers > 1 or request.decides_several)
                     # An open gate is passed without an admission: that costs time, of which a local call takes little.
                     is_free = gate.is_open and task is None
                     # A call that was sent before has its deadline, which runs already.

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 
 from .._jax.internals import CALLBACK_ERRORS
-from ..errors import Keeping, PilotError
+from ..errors import Keeping, PilotError, RefusedRequestError
 from ..providers import registry
 from ..providers.base import Provider, Request, Response, Tokens
 from ..providers.prices import Price
@@ -28,6 +28,7 @@ from . import failures, log, progress
 from .answering import Answering, Asking, Mends, Read, itself, never
 from .budget import Budget, Funds
 from .call_log import Log
+from .deciding import Deciding
 from .dropping import all_closed, drop
 from .events import Attempt, CallEnded, Ending, Meter, Watcher
 from .feed import SpokenWords
@@ -64,6 +65,8 @@ class Report:
     - `replayed`: how many calls the journal answered.
     - `merged`: how many calls shared the request of an equal call, which a plan had merged them with or which was in
         flight.
+    - `decided`: how many of the calls have probabilities that a service gave of given options, see `LLM.decide`.
+        Questions of that kind which were asked by letters are not among them.
     - `repairs`: how many of the calls had a model mend an answer of its own that did not fit its schema.
     - `retries`: how many of the requests were another attempt, after one that failed.
     - `throttled`: how many of the requests were refused as one too many (429).
@@ -92,6 +95,7 @@ class Report:
     requests: int = 0
     replayed: int = 0
     merged: int = 0
+    decided: int = 0
     repairs: int = 0
     retries: int = 0
     throttled: int = 0
@@ -168,6 +172,7 @@ class Session:
     - `keeping`: for how long the answers of services are.
     - `samples`: sends the samples of a question as one request.
     - `prefixes`: what prompts have in common, of which one is sent first.
+    - `deciding`: knows which models decide questions without words.
     - `lanes`: the outermost lanes that make calls, where it is a pilot's; else `None`, and all do.
     """
 
@@ -228,7 +233,8 @@ class Session:
             prefixes=self.prefixes,
         )
         self.samples = Samples(self._sender, self.provider, self.pricing, join_samples)
-        self._answering = Answering(self._sender, self.samples, self._counts, self.provider)
+        self.deciding = Deciding(self.provider)
+        self._answering = Answering(self._sender, self.samples, self.deciding, self._counts, self.provider)
 
     def __dir__(self) -> list[str]:
         # What a user has of it; the rest is for calls.
@@ -364,6 +370,7 @@ class Session:
         read: Read = itself,
         words: SpokenWords | None = None,
         mends: Mends = never,
+        instead: tuple[Request, Read] | None = None,
     ) -> Any:
         """Answers one LLM call, which stands for `stands_for` equal calls of the program. Used on the event loop.
 
@@ -377,6 +384,8 @@ class Session:
             answer that is of no use fails it, is kept for audit, and is asked for again by another session.
         - `words`: are given the answer's words as they come.
         - `mends`: whether the caller goes on from an answer that is of no use. It is then not asked for again.
+        - `instead`: of a question that is to be decided without words, what is asked where the service does not; with
+            a `read` of its own. It is asked of the same provider.
 
         **Raises:** what `read` raises, which is `MalformedResponseError` for an answer that is of no use; the
         `ProviderError` of the last attempt, `BudgetError`, `SchedulerError` or `JournalError`; `NoAnswerError` for an
@@ -389,16 +398,37 @@ class Session:
         # The endpoint is part of the digest: one provider name may stand for other servers in other sessions, and a
         # model of the same name there would answer something else.
         journal = self._passing if endpoint is None else self._lasting
-        digest = request.digest(endpoint or "")
-        task = None if self.turns is None else self._sender.task(request, self.turns, lane, scope, path)
         is_paid = endpoint is not None and not provider.is_local
-        asked = Asking(digest, journal, endpoint or "", is_paid, lane, scope, [], task, read, words, mends)
+
+        def asking(request: Request, read: Read) -> Asking:
+            digest = request.digest(endpoint or "")
+            task = None if self.turns is None else self._sender.task(request, self.turns, lane, scope, path)
+            return Asking(digest, journal, endpoint or "", is_paid, lane, scope, [], task, read, words, mends)
+
+        asked, before = asking(request, read), list[Attempt]()
         began = time.time()
         response: Response | None = None
         error: BaseException | None = None
         how: Ending = "failed"
         try:
-            response, how = await self._answering.answer(request, asked)
+            if instead is not None and not self.deciding.is_known(request) and journal.get(asked.digest) is None:
+                other = asking(*instead)
+                if journal.get(other.digest) is not None:  # it was asked so before, and paid for
+                    request, asked, instead = instead[0], other, None
+            found: tuple[Response, Ending] | RefusedRequestError
+            try:
+                found = await self._answering.answer(request, asked)
+            except RefusedRequestError as refusal:
+                if instead is None or not self.deciding.is_undecided(refusal):
+                    raise
+                found = refusal
+            if instead is not None and isinstance(found, RefusedRequestError):
+                undecided, refused, before = request, found, asked.attempts
+                request, asked = instead[0], asking(*instead)
+                found = await self._answering.answer(request, asked)
+                self.deciding.lettered(undecided, refused)
+            assert not isinstance(found, RefusedRequestError)
+            response, how = found
             # Of equal calls that were sent as one, one was paid for; of replayed and merged ones none was.
             if saved := stands_for - (how == "answered"):
                 self.count("saved_usd", saved * response.cost)
@@ -406,16 +436,19 @@ class Session:
                 meter.add(response)
             if response.is_cut:
                 self._counts["cut"] += stands_for
+            if request.decides:
+                self._counts["decided"] += stands_for
             self.oddities.look_at(request, response)
             return self._answering.value(response, asked)
         except BaseException as caught:
             error = caught
             raise
         finally:
+            attempts = [*before, *asked.attempts]
             if used:
-                _bill(self.pricing, request, asked.attempts, used)
+                _bill(self.pricing, request, attempts, used)
             if self.watchers:
-                now, attempts = time.time(), asked.attempts
+                now, digest = time.time(), asked.digest
                 ended = CallEnded(digest, request, lane, scope, how, began, now, response, error, attempts, stands_for)
                 for watch in self.watchers:
                     watch(ended)
@@ -544,7 +577,8 @@ class session:
         no call is sent, not even a free one.
         The cap holds by the prices known here, the dearest that may apply, and does not cover models without a price.
     - `join_samples`: whether calls that are equal but for their keys, and are ready at once, are sent as one request
-        where the service takes that (`n` of chat completions), so that their prompt is billed once. Each of them is
+        where the service takes that (`n` of chat completions), so that their prompt is billed once; and likewise the
+        questions of `LLM.decide` about one conversation. Each of them is
         still kept, counted and failed by itself; the report's `requests` is less than its `calls`. Of the tokens that
         are billed each has a part: of the prompt an equal one, of the answers one by its length.
     - `share_prefixes`: whether calls whose long prompts begin alike wait until one of them was answered, or has begun

@@ -171,13 +171,13 @@ class Docket:
     """The verdicts of a session, by model."""
 
     def __init__(self) -> None:
-        self._verdicts: dict[tuple[str, str], Verdicts] = {}
+        self._verdicts: dict[tuple[str, str, bool], Verdicts] = {}
 
     def track(self, request: Request, provider: Provider) -> Tracked:
         """A call that has come, with what is known of its model. A Python function may refuse what it likes."""
         if provider.is_local:
             return Tracked(request)
-        name = request.provider, request.model
+        name = request.provider, request.model, request.decides  # a model may have words, and no decisions
         known = self._verdicts.get(name)
         if known is None or not known.is_about(provider):
             known = self._verdicts[name] = Verdicts(provider)

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._host import HostCall
-from .._model.asking import ModelCall
+from .._model.asking import ModelCall, otherwise
 from .._model.choose import ChoiceCall
+from .._model.decide import DecideCall
 from .._model.reranker import RankCall
 from .._model.structured import StructuredCall, longest_wrong, repair_of
 from .._plan import ir
@@ -22,6 +23,7 @@ from .._text import lengths, store
 from .._text.lengths import UNKNOWN, Span
 from ..providers import tokens
 from ..providers.base import Request, Response, Tokens
+from ..providers.questions import parted
 from . import expect
 from .alike import CommonPrompts
 from .bounds import Bounds, ByModel, either, is_text
@@ -340,7 +342,7 @@ class _Estimator:
         tallies = [self._one(function, given, dict(zip(heads, way, strict=True))) for way in itertools.product(*ways)]
         rounds = 1 + (function.repairs if isinstance(function, StructuredCall) else 0)
         answer = Span(0, max(tally[""][_OUTPUT, 1] for tally in tallies) / rounds)
-        if isinstance(function, ChoiceCall) and (options := given[-1 - static.has_key]) is not None:
+        if isinstance(function, ChoiceCall | DecideCall) and (options := given[-1 - static.has_key]) is not None:
             answer = self.bounds.texts.one(options.rows())
         return either(tallies), [self._result(answer, out) for out in outs]
 
@@ -367,7 +369,22 @@ class _Estimator:
             filled = [t if isinstance(t, str) else _NOBODY if i == 0 else "" for t in texts]
             shape = (4,) if k.chosen else k.digests.shape
             arrays.append(np.stack(list(map(store.put_one, filled))).reshape(shape))
-        request = function.asks(*function.operands.request(arrays))
+        bare, extra = function.operands.request(arrays)
+        asked = function.asks(bare, extra)
+        ways = [(way, otherwise(way, bare, extra)) for way in self._ways(function, asked)]
+        return either([self._asked(way, request, unknown) for way, request in ways if request is not None])
+
+    def _ways(self, function: ModelCall, request: Request) -> list[ModelCall]:
+        """The call, and how else the same may be asked: of a question to decide nobody may know which it will be."""
+        other = function.instead()
+        if other is None or f"{request.provider}/{request.model}" == _NOBODY:
+            return [function] if other is None else [function, other]
+        if self._session.deciding.limits(request) is None:
+            return [other]
+        return [function] if self._session.deciding.is_known(request) else [function, other]
+
+    def _asked(self, function: ModelCall, request: Request, unknown: Sequence[Span]) -> ByModel:
+        """The tally of one request."""
         name = f"{request.provider}/{request.model}"
         kept = self._kept(request, has_words=not unknown) if name != _NOBODY else 0.0
         amounts = self._amounts(request, unknown, name != _NOBODY, kept)
@@ -406,29 +423,46 @@ class _Estimator:
         least, most = tokens.bounds(request)
         inputs = least + sum(s.least for s in unknown), most + sum(s.most for s in unknown)
         pricing, limit = self._session.pricing, tokens.output_limit(request)
-        outputs = request.asks_words, pricing.most_output(request) if is_known else math.inf if limit is None else limit
-        samples, many = self._session.samples, 1.0
-        if samples.is_on and request.sample is not None:
+        bounded = pricing.most_output(request) if is_known else math.inf if limit is None else limit
+        outputs = request.asks_words, bounded
+        # A text whose vector is asked for may go with others.
+        samples, many, requests, largest = self._session.samples, 1.0, (1.0 - request.embeds, 1.0), 0.0
+        if samples.is_on and request.decides:
+            most_questions = self._session.deciding.most(request) if is_known else math.inf
+            requests, largest = (1 / most_questions, 1.0), most_questions * inputs[0]
+            inputs = self._decided(request, inputs[0], most_questions, is_known and not unknown), inputs[1]
+        elif samples.is_on and request.sample is not None:
             many = samples.most(request) if is_known else math.inf  # a model that is not known may be any
         if many > 1:
             self._most[f"{request.provider}/{request.model}"] = many
             inputs = self._shared(request, inputs[0], many, is_whole=is_known and not unknown), inputs[1]
-        self._largest = max(self._largest, inputs[0] + many * outputs[0])
+        self._largest = max(self._largest, largest, inputs[0] + many * outputs[0])
         least, most = (Tokens(*n) for n in zip(inputs, outputs, strict=True))
         known = least._replace(cached=min(kept, least.input))
         costs = [pricing.cost(request, known), pricing.cost(request, least), pricing.most(request, most)]
         cached, plain, top = (0.0, 0.0, math.inf) if not is_known or any(map(math.isnan, costs)) else costs
-        requests = 1 - request.embeds, 1  # a text whose vector is asked for may go with others
         return np.array([(1, 1), requests, inputs, outputs, (cached, top), (plain, top)], float)
 
     def _shared(self, request: Request, tokens: float, many: float, is_whole: bool) -> float:
         """The fewest tokens that are billed for a call's prompt, which one request may share among many samples."""
         if not is_whole:  # words are not known: it may be the prompt of any other call
             return tokens / many
-        question = dataclasses.replace(request, sample=None).digest("samples")
-        is_first = question not in self._seen
-        self._seen.add(question)
-        return tokens * is_first
+        return tokens * self._is_first(dataclasses.replace(request, sample=None), "samples")
+
+    def _decided(self, request: Request, least: float, many: float, is_whole: bool) -> float:
+        """The fewest tokens that are billed for a question to decide; one request may share its state among many."""
+        if not is_whole:
+            return least / many
+        state, _ = parted(request)
+        said = tokens.bounds(dataclasses.replace(request, messages=state))[0]
+        return least - said * (not self._is_first(dataclasses.replace(request, messages=state), "state"))
+
+    def _is_first(self, request: Request, of: str) -> bool:
+        """Whether no such request was counted before."""
+        digest = request.digest(of)
+        is_first = digest not in self._seen
+        self._seen.add(digest)
+        return is_first
 
     def _count_once(self, request: Request, amounts: np.ndarray) -> None:
         """Takes a call out of the lower bounds if an equal one was counted before: both will share one answer."""

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .. import LLM, Key, Operator, Text, format
+from .. import LLM, Key, Operator, Options, Predicate, Text, format
 from ._members import flag, shown
 from ._prompts import template
 
@@ -25,10 +25,10 @@ class Grader(Operator):
 
     **Arguments:**
 
-    - `llm`: whom to ask. It chooses between *yes* and *no*, see `ember.LLM.choose`.
+    - `llm`: whom to ask. It decides, or chooses between *yes* and *no*, see `ember.LLM.decide`.
     - `prompt`: a template with the fields `{question}` and `{answer}`.
     - `sampled`: whether to return what the model said, 1 for *yes* and 0 for *no*, instead of the probability that it
-        says *yes*.
+        says *yes*. Of a model that decides without words it is what is more likely.
 
     **Returns:** when it is called, a float of rank 0.
 
@@ -52,5 +52,7 @@ class Grader(Operator):
 
     def forward(self, question: Text, answer: Text, key: Key | None = None) -> Float[Array, ""]:
         asked = format(self.prompt, question=question, answer=answer)
-        verdict = self.llm.choose(asked, ["yes", "no"], key)
-        return (verdict.index == 0).astype(jnp.float32) if self.sampled else verdict.probs[0]
+        if not self.sampled:
+            return self.llm.decide(question, Predicate(asked), key, whole=True)
+        verdict = self.llm.decide(question, Options(asked, ["yes", "no"]), key, whole=True)
+        return (verdict.index == 0).astype(jnp.float32)

@@ -1,6 +1,7 @@
 """The answer that a judge picks, or writes out of all of them.
 
-Design note. An LLM picks by `LLM.choose`, so its answer is one letter and always one of the candidates. Any other judge
+Design note. An LLM picks by `LLM.decide`, so its answer is always one of the candidates: the most likely one, or by one
+letter. Any other judge
 is an operator of a prompt that shows the candidates numbered; it replies with the number of a candidate or with its
 words. A judge is asked only if candidates differ. If they are equal, or all but one failed, there is nothing to decide.
 """
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import LLM, Key, Operator, Text, format, host, jit, parse_number
+from .. import LLM, Key, Operator, Options, Text, format, host, jit, parse_number
 from .. import normalize as normalized
 from ._ensemble import Ensemble, ensemble
 from ._listing import listed, present
@@ -22,7 +23,7 @@ _LISTED = "{question}\n\nCandidate answers, each after its number:\n\n{candidate
 _PICK_NUMBER = _LISTED + "Which of them is best? Reply with its number and nothing else."
 _SYNTHESISE = _LISTED + "Some of them may be wrong. Write the best answer to the question, using what is right in them."
 
-# The most candidates that `LLM.choose` can tell apart, as each has a letter.
+# The most candidates that any LLM can tell apart, as each has a letter.
 _MOST = 26
 
 
@@ -37,7 +38,7 @@ class Judge(Operator):
     **Arguments:**
 
     - `members`, `n`: as of an `Ensemble`, or an `Ensemble`.
-    - `judge`: an LLM, which chooses among at most 26 answers, see `ember.LLM.choose`; or any operator of a prompt,
+    - `judge`: an LLM, which chooses among at most 26 answers, see `ember.LLM.decide`; or any operator of a prompt,
         which replies with the number of an answer or with its words.
     - `prompt`: a template. For an LLM that picks it has the field `{question}`, and the answers follow it as options.
         For another judge, and for any judge that synthesises, it has the fields `{question}` and `{candidates}`.
@@ -125,7 +126,7 @@ def _chosen(judge: Member, prompt: Text, question: Text, shown: Text, key: Key) 
             "compete in pairs, `non.Knockout(members, judge, n=…)`, or judge judges' choices: "
             "`non.Judge([non.Judge(a, judge, n=20), non.Judge(b, judge, n=20)], judge)`."
         )
-    return judge.choose(format(prompt, question=question), shown, key).text
+    return judge.decide(question, Options(format(prompt, question=question), shown), key, whole=True).text
 
 
 async def candidate_named(number: np.ndarray, reply: str, compared: list[str], candidates: list[str]) -> str:

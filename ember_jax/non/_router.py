@@ -47,8 +47,8 @@ class Router(Operator):
         self.members = as_members(members, "Router", "members")
         if isinstance(rule, LLM):
             raise TypeError(
-                "Router(rule=LLM(…)): a rule picks by a number, and an LLM answers with words. Let it choose: "
-                "`lambda question, key: llm.choose(question, [first, second], key).index`."
+                "Router(rule=LLM(…)): a rule picks by a number, and an LLM answers with words. Let it choose: `lambda "
+                'question, key: llm.decide(question, ember.Options("Who knows it best?", [first, second]), key).index`.'
             )
         self.rule = as_member(rule, "Router", "rule")
         self.sampled = flag(sampled, "Router", "sampled")

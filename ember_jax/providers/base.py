@@ -23,6 +23,8 @@ from .quota import Quota
 EMBED = "embed"
 # The roles of a query that documents are to be scored for, and of each document.
 RANK, DOCUMENT = "rank", "document"
+# The role of a question about what is said before it, which is to be decided without words, see `decisions.py`.
+DECIDE = "decide"
 
 # Before the parts of a message where it is kept as words.
 _PARTS = "\x1eparts\x1e"
@@ -112,6 +114,9 @@ class Request:
     - `messages`: the conversation; or texts, each a message of the role `EMBED`, whose vectors are asked for. The
         answer's text is then the vectors of all in their order, see `vectors.py`. Or a query, of the role `RANK`, and
         documents, of the role `DOCUMENT`, whose scores are asked for. The answer's text is then one vector of those.
+        Or a conversation and, at its end, questions about it, each a message of the role `DECIDE`. The answer's text is
+        then the probabilities of the one question's options, or `Response.answers` are those of several, see
+        `decisions.py`.
     - `parameters`: JSON values by name, as the user set them (`temperature`, `max_tokens`, …).
     - `sample`: the bits of the caller's key in hex, or `None` without a key. It tells several samples of one prompt
         apart. Services are not sent it, but for what `seed` says; a simulated model draws from it.
@@ -144,9 +149,19 @@ class Request:
         return bool(self.messages) and self.messages[0].role == RANK
 
     @property
+    def decides(self) -> bool:
+        """Whether probabilities of given options are asked for, and no words."""
+        return bool(self.messages) and self.messages[-1].role == DECIDE
+
+    @property
+    def decides_several(self) -> bool:
+        """Whether several questions are to be decided."""
+        return self.decides and sum(message.role == DECIDE for message in self.messages) > 1
+
+    @property
     def asks_words(self) -> bool:
         """Whether words are asked for, and no numbers."""
-        return not (self.embeds or self.ranks)
+        return not (self.embeds or self.ranks or self.decides)
 
     def in_form(self, number: int) -> "Request":
         """The question in one of its forms; 0 is the first, this request."""
@@ -268,8 +283,9 @@ class Response(NamedTuple):
         which are to be given back with them as they came. Only requests with the parameter `tools` have such answers.
     - `fault`: why the answer is of no use to the call that asked for it; empty if it is. Providers leave it empty.
     - `quota`: what the provider said of its limits; no part of what is kept.
-    - `answers`: of a request for several answers, each of them without tokens and cost, or the error that came in its
-        place; there may be fewer than were asked for. All else is then about the request. No part of what is kept.
+    - `answers`: of a request for several answers, or of several questions, each of them without tokens and cost, or the
+        error that came in its place; of answers there may be fewer than were asked for. All else is then about the
+        request. No part of what is kept.
     """
 
     text: str
@@ -330,6 +346,21 @@ class BatchLimits(NamedTuple):
     texts: int = 96
     tokens: float = 300_000
     each: float = math.inf
+
+
+class Decisions(NamedTuple):
+    """What a service takes of questions that it decides without words, see `DECIDE`.
+
+    **Fields:**
+
+    - `questions`: how many questions about one conversation a request may have.
+    - `options`: the most options of a choice.
+    - `levels`: the most levels of a score.
+    """
+
+    questions: int
+    options: int
+    levels: int
 
 
 class Provider(abc.ABC):
@@ -405,6 +436,13 @@ class Provider(abc.ABC):
     def marks_prefix(self, request: Request) -> bool:
         """Whether its service keeps only what it is told to, as `Request.shared` says; by default it is not told."""
         return False
+
+    def decisions(self, request: Request) -> Decisions | None:
+        """What it takes of questions like the request's, which has the role `DECIDE`; `None`, if it decides none.
+
+        It may say so of a model that turns out to decide nothing: one that refuses is asked by letters.
+        """
+        return None
 
     async def models(self) -> tuple[str, ...]:
         """The names of its models. Raises `ModelError` if it has no list of them, or a `ProviderError`."""

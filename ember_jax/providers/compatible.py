@@ -10,6 +10,7 @@ import difflib
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError
+from . import decisions
 from .base import BatchLimits
 from .chat import mistral_content
 from .dialect import Service
@@ -27,7 +28,7 @@ class Compatible(Vendor):
     **Arguments:**
 
     - `name`: `azure`, `cerebras`, `deepseek`, `fireworks`, `groq`, `huggingface`, `mistral`, `nvidia`, `openrouter`,
-        `together`, `xai`; and on this machine `llamacpp`, `lmstudio`, `ollama`, `sglang`, `vllm`.
+        `together`, `xai`; and on this machine `llamacpp`, `lmstudio`, `ollama`, `sglang`, `transformers`, `vllm`.
     - `base_url`: the server's URL; `/v1`, or what the service has for it, is added to one that does not end with a
         version. By default the environment's, such as `GROQ_BASE_URL` or `AZURE_OPENAI_ENDPOINT`, else the service's
         own, or the port that a local server has if it is not told another.
@@ -82,6 +83,8 @@ _OLDER = Deviations(renamed=(_MAX_TOKENS,))
 # They are known to give one answer to a request, whatever its `n`. Of others that is found out.
 _OLDER_SINGLE = Deviations(renamed=(_MAX_TOKENS,), most_samples=1)
 _SINGLE = Deviations(most_samples=1)
+# They decide without words, if the model can. [transformers 5.24.0], [vLLM 0.32.0], [SGLang 0.5.23], llama.cpp.
+_DECIDES = Deviations(decisions=decisions.SYSTEMONE)
 
 SERVICES = dict(
     (
@@ -131,10 +134,11 @@ SERVICES = dict(
             deviations=Deviations(renamed=(_MAX_TOKENS,), counts_logprobs=True),
         ),
         _hosted("xai", "https://api.x.ai", "XAI_API_KEY"),
-        _local("llamacpp", 8080, "LLAMA_API_KEY"),
+        _local("llamacpp", 8080, "LLAMA_API_KEY", _DECIDES),
         _local("lmstudio", 1234, "LM_STUDIO_API_KEY", _OLDER_SINGLE),
         _local("ollama", 11434, "OLLAMA_API_KEY", _OLDER_SINGLE),
-        _local("sglang", 30000, "SGLANG_API_KEY"),
-        _local("vllm", 8000, "VLLM_API_KEY"),
+        _local("sglang", 30000, "SGLANG_API_KEY", Deviations(decisions=decisions.SGLANG)),
+        _local("transformers", 8000, "TRANSFORMERS_API_KEY", _DECIDES),
+        _local("vllm", 8000, "VLLM_API_KEY", Deviations(decisions=decisions.VLLM)),
     )
 )

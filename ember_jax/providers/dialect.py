@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from ..errors import MalformedResponseError, ProviderError
-from .base import BatchLimits, Request, Response, Tokens
+from .base import BatchLimits, Decisions, Request, Response, Tokens
 
 _Shape = TypeVar("_Shape")
 
@@ -257,6 +257,10 @@ class Dialect(abc.ABC):
     def marks_prefix(self, request: Request) -> bool:
         """Whether only what is marked is kept, see `Provider.marks_prefix`."""
         return False
+
+    def decisions(self, request: Request) -> Decisions | None:
+        """What the service takes of questions to decide, see `Provider.decisions`."""
+        return None
 
     @abc.abstractmethod
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:

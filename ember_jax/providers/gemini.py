@@ -18,8 +18,8 @@ from ..errors import (
     RefusedRequestError,
     ServerError,
 )
-from . import embeddings, prices, quota
-from .base import BatchLimits, Finish, Message, Part, Request, Response, Tokens
+from . import decisions, embeddings, prices, quota
+from .base import BatchLimits, Decisions, Finish, Message, Part, Request, Response, Tokens
 from .dialect import (
     Dialect,
     Failure,
@@ -27,6 +27,7 @@ from .dialect import (
     HTTPRequest,
     Listing,
     Meaning,
+    SampledAnswers,
     Service,
     count,
     decoded,
@@ -105,6 +106,8 @@ class GenerateContent(Dialect):
     def build(self, request: Request) -> HTTPRequest | Failure:
         if request.embeds:
             return _embed(request)
+        if request.decides:
+            return decisions.built(decisions.OF_GOOGLE, decisions.GOOGLE, request)
         asked = _asked(request)
         if isinstance(asked, str):
             return Failure(RefusedRequestError, asked)
@@ -118,9 +121,11 @@ class GenerateContent(Dialect):
             body["systemInstruction"] = {"parts": system, "role": "user"}
         return HTTPRequest(f"{_path(request)}:generateContent", {}, {**body, **asked})
 
-    def read(self, answer: HTTPAnswer, request: Request) -> Response | Failure:
+    def read(self, answer: HTTPAnswer, request: Request) -> Response | SampledAnswers | Failure:
         if request.embeds:
             return _embedded(answer, request)
+        if request.decides:
+            return decisions.read(decisions.OF_GOOGLE, answer, request)
         said = decoded(answer, _Generated, "of generateContent", "is the base URL right?")
         if isinstance(said, Failure):
             return said._replace(tokens=_tokens(usage_in(answer.body, _Usage, "usageMetadata")))
@@ -146,6 +151,10 @@ class GenerateContent(Dialect):
 
     def batch_limits(self, request: Request) -> BatchLimits:
         return BatchLimits(texts=100)  # "at most 100 requests can be in one batch"
+
+    def decisions(self, request: Request) -> Decisions | None:
+        # Which models do is not stated, so each of them is asked once.
+        return decisions.GOOGLE if decisions.takes(decisions.OF_GOOGLE, request) else None
 
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:
         details = list(_details(answer.body))

@@ -33,7 +33,7 @@ from ..errors import (
     ServerError,
 )
 from . import prices, quota, tokens
-from .base import BatchLimits, Finish, Provider, Request, Response, Tokens
+from .base import BatchLimits, Decisions, Finish, Provider, Request, Response, Tokens
 from .clouds import Cloud
 from .dialect import (
     Dialect,
@@ -123,6 +123,9 @@ class Vendor(Provider):
 
     def marks_prefix(self, request: Request) -> bool:
         return self._http.marks_prefix(request)
+
+    def decisions(self, request: Request) -> Decisions | None:
+        return self._http.decisions(request)
 
     def build(self, request: Request) -> tuple[str, dict[str, str], dict[str, Any]]:
         """The URL, the headers and the JSON body that are sent, see `HTTPProvider.build`."""
@@ -339,6 +342,9 @@ class HTTPProvider(Provider):
     def marks_prefix(self, request: Request) -> bool:
         return self._dialect.marks_prefix(request)
 
+    def decisions(self, request: Request) -> Decisions | None:
+        return self._dialect.decisions(request)
+
     def build(self, request: Request) -> tuple[str, dict[str, str], dict[str, Any]]:
         """The URL, the headers and the JSON body to send.
 
@@ -383,7 +389,10 @@ class HTTPProvider(Provider):
         """What a whole answer says."""
         dialect, access = self._dialect, self._access
         if not 200 <= answer.status < 300:
-            raise _failure(answer, _id(request), dialect, access, self._nearest(answer, request))
+            error = _failure(answer, _id(request), dialect, access, self._nearest(answer, request))
+            if request.decides and answer.status == 501:  # the model has no head for it, and will never have
+                raise RefusedRequestError(str(error), status=501, quota=error.quota)
+            raise error
         said = dialect.read(answer, request)
         if isinstance(said, Failure):
             raise _raised(said, access, _id(request), answer.status)
@@ -539,6 +548,8 @@ def _first_built(request: Request, dialect: Dialect) -> HTTPRequest | Failure:
     if request.ranks and not dialect.ranks:
         other = "take a model of another service, as `cohere/rerank-v3.5`"
         return Failure(RefusedRequestError, f"{maker} is not asked for scores of documents here; {other}.")
+    if request.decides and dialect.decisions(request) is None:
+        return Failure(RefusedRequestError, f"{maker} decides nothing without words; `llm.choose` asks.")
     built = dialect.build(request)
     if isinstance(built, Failure):
         others = (dialect.build(request.in_form(i + 1)) for i in range(len(request.forms)))

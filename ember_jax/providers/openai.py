@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from .._regex import regex
 from ..errors import MalformedResponseError, RefusedRequestError, ServerError
-from . import embeddings, prices, quota, rerank
-from .base import BatchLimits, Finish, Part, Request, Response, Tokens
+from . import decisions, embeddings, prices, quota, rerank
+from .base import BatchLimits, Decisions, Finish, Part, Request, Response, Tokens
 from .chat import PartForm, chat_content, chat_messages
 from .chunks import COUNTED, Chunks
 from .dialect import (
@@ -76,6 +76,8 @@ class OpenAI(Vendor):
         self._http = HTTPProvider(dialect, base_url, api_key, client, timeout)
 
 
+# OpenAI's models that decide without words [openai 3.57.0].
+_DECIDING = regex(r"gpt-6-luna\b")
 # OpenAI's models that are had by Responses alone.
 _RESPONSES_ALONE = regex(r"(?:o\d+|gpt-\d[\w.]*)-pro\b|.*-codex\b|codex-|.*deep-research|computer-use")
 
@@ -97,9 +99,13 @@ class ChatOrResponses(Dialect):
         return {"Authorization": f"Bearer {key}"}
 
     def build(self, request: Request) -> HTTPRequest | Failure:
+        if request.decides:
+            return decisions.built(decisions.OF_OPENAI, decisions.OPENAI, request)
         return self._of(request).build(request)
 
     def read(self, answer: HTTPAnswer, request: Request) -> Response | SampledAnswers | Failure:
+        if request.decides:
+            return decisions.read(decisions.OF_OPENAI, answer, request)
         return self._of(request).read(answer, request)
 
     def stream(self, request: Request) -> Stream | None:
@@ -110,6 +116,10 @@ class ChatOrResponses(Dialect):
 
     def most_samples(self, request: Request) -> int:
         return self._of(request).most_samples(request)
+
+    def decisions(self, request: Request) -> Decisions | None:
+        has_it = _DECIDING.match(request.model) and decisions.takes(decisions.OF_OPENAI, request)
+        return decisions.OPENAI if has_it else None
 
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:
         return ChatCompletions(self.service).meaning(answer)
@@ -131,6 +141,7 @@ class Deviations:
     - `batch`: how much may be in one request for vectors.
     - `content`: the form of a message's parts.
     - `has_stream_options`: whether it must be asked for the tokens of an answer that it streams.
+    - `decisions`: what its `/systemone` takes of questions, if it has that.
     """
 
     renamed: tuple[tuple[str, str], ...] = ()
@@ -140,6 +151,7 @@ class Deviations:
     batch: BatchLimits = _COMMON
     content: PartForm = chat_content
     has_stream_options: bool = True
+    decisions: Decisions | None = None
 
 
 @dataclass(frozen=True)
@@ -162,6 +174,8 @@ class ChatCompletions(Dialect):
             return embeddings.built(request, dict(self.deviations.renamed))
         if request.ranks:
             return rerank.built(request, "/rerank")
+        if request.decides and (limits := self.decisions(request)) is not None:
+            return decisions.built(decisions.OF_SYSTEMONE, limits, request)
         taken = sorted({"model", "messages", "n", "stream"} & request.parameters.keys())
         if taken:
             return Failure(
@@ -189,6 +203,8 @@ class ChatCompletions(Dialect):
             return embeddings.read(answer, request)
         if request.ranks:
             return rerank.read(answer, request)
+        if request.decides:
+            return decisions.read(decisions.OF_SYSTEMONE, answer, request)
         completion = decoded(answer, _Completion, "a chat completion", "does the base URL end with /v1?")
         if isinstance(completion, Failure):
             return completion._replace(tokens=_tokens(usage_in(answer.body, _Usage)))
@@ -217,6 +233,9 @@ class ChatCompletions(Dialect):
 
     def batch_limits(self, request: Request) -> BatchLimits:
         return self.deviations.batch
+
+    def decisions(self, request: Request) -> Decisions | None:
+        return self.deviations.decisions if decisions.takes(decisions.OF_SYSTEMONE, request) else None
 
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:
         # llama.cpp parses an answer before it sends it, and sends none that it cannot parse. Under a JSON schema that

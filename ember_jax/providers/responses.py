@@ -66,7 +66,7 @@ class Responses(Dialect):
             return Failure(RefusedRequestError, "Responses takes no audio. Ask another model, or say it in words.")
         body: dict[str, Any] = {
             "model": request.model,
-            "input": [item for message in request.messages for item in _items(message)],
+            "input": [item for message in request.messages for item in items(message)],
             "store": False,
             **{name: value for name, value in given.items() if name not in _MAPPED},
         }
@@ -137,7 +137,7 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _items(message: Message) -> list[dict[str, Any]]:
+def items(message: Message) -> list[dict[str, Any]]:
     """A message as items: what a model thought, the calls of tools and their results are items of their own."""
     if not message.parts:
         # The service takes a string of any role. llama.cpp's server takes what a model said as an item alone, as it is

@@ -5,22 +5,37 @@ an allowance is added for what a service adds: the marks of each message, and th
 begin with.
 """
 
+import dataclasses
 import json
 
 from .._text.lengths import span
 from ..errors import RefusedRequestError
 from .base import Message, Provider, Request
+from .questions import parted
 
 # The allowance in tokens, rounded up. OpenAI counts 3 or 4 tokens for a message's marks, and templates of open models
 # have up to 10. The system prompts of such templates, as the date of Llama 3.1 or that of gpt-oss, have up to 60.
 PER_MESSAGE, _PER_REQUEST = 16, 64
+# The allowance for the words around a question that is decided, which `transformers serve` writes some 60 of.
+_PER_QUESTION = 128
 # The allowance for an image, a file or audio, besides a token for each character of what is sent. Services count an
 # image by its tiles, some hundred tokens each; no service is known that counts more than this for one.
 _PER_MEDIUM = 20_000
 
 
 def bounds(request: Request) -> tuple[int, int]:
-    """The fewest and the most tokens that a request's input can have."""
+    """The fewest and the most tokens that a request's input can have.
+
+    Of several questions about one conversation some services bill the conversation once, and some for each of them.
+    """
+    if request.decides:
+        state, questions = parted(request)
+        least, most = bounds(dataclasses.replace(request, messages=state, parameters={}))
+        if len(state) > 1:  # it may be written as JSON
+            most += sum(len(json.dumps(message.content)) for message in state)
+        asked = [span(words) for question in questions for words in question.words]
+        beside = sum(_PER_QUESTION + len(question.options) * PER_MESSAGE for question in questions)
+        return least + sum(w.least for w in asked), len(questions) * most + beside + int(sum(w.most for w in asked))
     words = [span(message.content) for message in request.messages]
     added = PER_MESSAGE * len(words) + _PER_REQUEST + sum(map(_beside, request.messages))
     for name in ("response_format", "tools"):
@@ -65,9 +80,14 @@ def _beside(message: Message) -> int:
 
 
 def output_limit(request: Request) -> int | None:
-    """The most tokens that a request allows for its answer; `None` if it does not say. Numbers have none."""
-    if not request.asks_words:
+    """The most tokens that a request allows for its answer; `None` if it does not say.
+
+    Numbers have none; of a decision a service may count the place that it is read off at.
+    """
+    if request.embeds or request.ranks:
         return 0
+    if request.decides:
+        return len(parted(request)[1])
     given = [request.parameters.get(name) for name in ("max_tokens", "max_completion_tokens")]
     numbers = [n for n in given if type(n) is int and n > 0]
     # A request may give both parameters, and services differ in which one they heed. The larger bounds the answer of

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from . import anthropic, gemini, quota
 from .base import Request, Response
 from .clouds import GoogleCloud
-from .dialect import Dialect, Failure, HTTPAnswer, HTTPRequest, Listing, Meaning, Service
+from .dialect import Dialect, Failure, HTTPAnswer, HTTPRequest, Listing, Meaning, SampledAnswers, Service
 from .http import TIMEOUT, HTTPProvider, Vendor
 
 if TYPE_CHECKING:
@@ -105,11 +105,17 @@ class Published(Dialect):
         headers = {k: v for k, v in built.headers.items() if k != "anthropic-version"}
         return HTTPRequest(f"{_ANTHROPICS}/{name}:rawPredict", headers, body)
 
-    def read(self, answer: HTTPAnswer, request: Request) -> Response | Failure:
+    def read(self, answer: HTTPAnswer, request: Request) -> Response | SampledAnswers | Failure:
         return self._dialect(request).read(answer, request)
 
     def most_output(self, request: Request) -> float:
         return self._dialect(request).most_output(request)
+
+    def least_prefix(self, request: Request) -> float:
+        return self._dialect(request).least_prefix(request)
+
+    def marks_prefix(self, request: Request) -> bool:
+        return self._dialect(request).marks_prefix(request)
 
     def meaning(self, answer: HTTPAnswer) -> Meaning | None:
         # Errors of Google's are in its form, whosever the model is.

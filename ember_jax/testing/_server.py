@@ -1,6 +1,6 @@
 """A server on this machine that speaks OpenAI's protocol: simulated answers, and the faults that a test asks for.
 
-It has chat completions, embeddings, and scores of documents as vLLM has them.
+It has chat completions, embeddings, scores of documents as vLLM has them, and decisions.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from ..errors import RefusedRequestError
 from ..providers.base import DOCUMENT, EMBED, RANK, Message, Request, Response
 from ..providers.sim import SimModel, delay, reply, words_of
 from ..providers.vectors import packed, unpacked
+from . import _decisions
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -93,6 +94,8 @@ class ChatServer:
     - `api_key`: requests without it as bearer token get status 401; `None` lets all pass.
     - `together`: no answer is sent before this many requests have been in flight at once. It proves parallelism
         without a clock: a client that sends fewer waits until it gives up.
+    - `decides`: whether it serves decisions: OpenAI's and Google's `/v1/decisions`, and `/v1/systemone`. Their
+        probabilities are those of the letters that the model would choose by. If not, these are not found (404).
     - `tls`: serves over TLS, by this context of the standard library, which holds the server's certificate.
 
     **Attributes:**
@@ -119,6 +122,7 @@ class ChatServer:
         most_samples: int | None = 128,
         api_key: str | None = None,
         together: int = 1,
+        decides: bool = False,
         tls: ssl.SSLContext | None = None,
     ):
         self.requests: list[ReceivedRequest] = []
@@ -132,6 +136,7 @@ class ChatServer:
         self._most_samples = most_samples
         self._api_key = api_key
         self._together = together
+        self._decides = decides
         self._tls = tls
         self._in_flight = 0
         self._seen: Counter[str] = Counter()
@@ -186,6 +191,8 @@ class ChatServer:
         app.router.add_post("/v1/chat/completions", self._handle)
         app.router.add_post("/v1/embeddings", self._handle)
         app.router.add_post("/v1/rerank", self._handle)
+        app.router.add_post("/v1/decisions", self._handle)
+        app.router.add_post("/v1/systemone", self._handle)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
         await runner.setup()
         try:
@@ -264,6 +271,9 @@ class ChatServer:
             return status, _error("This fault was asked for.", "injected"), []
         if self._api_key is not None and request.headers.get("Authorization") != f"Bearer {self._api_key}":
             return 401, _error("The API key is missing or wrong.", "invalid_api_key"), []
+        if request.path.endswith(_decisions.PATHS):
+            await self._pause(self._latency or 0.0)
+            return _decision(self._model if self._decides else None, request.path, body)
         try:
             numbers = {"/v1/embeddings": _for_vectors, "/v1/rerank": _for_scores}.get(request.path)
             asked = self._samples(body) if numbers is None else [numbers(body)]
@@ -310,6 +320,17 @@ class ChatServer:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._stopping.wait()
+
+
+def _decision(model: SimModel | None, path: str, body: Any) -> tuple[int, str, list[Response]]:
+    """The status and the body of an answer to a request for decisions; a model that is `None` decides nothing."""
+    if model is None:
+        return 404, _error("Not Found", "not_found"), []
+    try:
+        decided, answers = _decisions.decided(model, path, body)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return 422, _error("The body is not a request of this endpoint.", "invalid_request_error"), []
+    return 200, json.dumps(decided), answers
 
 
 def _for_vectors(body: Any) -> Request:

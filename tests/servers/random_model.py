@@ -35,7 +35,7 @@ def write(folder: str) -> None:
             num_hidden_layers=2,
             num_attention_heads=2,
             num_key_value_heads=2,
-            max_position_embeddings=512,
+            max_position_embeddings=2048,
             bos_token_id=SPECIAL.index(TURN),
             eos_token_id=SPECIAL.index(END),
             pad_token_id=SPECIAL.index(PAD),

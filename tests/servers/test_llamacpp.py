@@ -231,6 +231,19 @@ def test_a_choice_has_the_probabilities_that_the_server_lists(plain):
             assert float(choice.probs.sum()) == pytest.approx(1.0) and float(choice.probs.min()) > 0.01
 
 
+def test_a_model_that_decides_nothing_is_asked_by_letters(plain):
+    provider = ember.providers.Compatible("llamacpp", plain.base_url, api_key=KEY, timeout=PATIENCE)
+    llm = ember.LLM("llamacpp/tiny", temperature=0, max_tokens=8)
+    with ember.session(providers={"llamacpp": provider}, journal=None) as run:
+        found = llm.decide("Two.", {str(i): ember.Options(f"Is {i} even?", ["yes", "no"]) for i in range(4)})
+        for i in range(4):
+            choice = llm.choose(f"Two.\n\nIs {i} even?", ["yes", "no"])
+            assert found[str(i)].index == choice.index
+            np.testing.assert_allclose(found[str(i)].probs, choice.probs, atol=1e-3)
+    (refused,) = {tried.error for call in run.calls() for tried in call.tried if tried.error}
+    assert "501" in refused and run.report().decided == 0 and run.report().requests == 9  # one of all four questions
+
+
 # -- refusals --------------------------------------------------------------------------------------------------------
 
 

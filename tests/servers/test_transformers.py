@@ -4,6 +4,7 @@ What the model says is nonsense, and by default always the same. The server runs
 `.ci/transformers` makes that, and names its Python in `EMBER_JAX_TRANSFORMERS`.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -13,12 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
 import pytest
 from servers.started import started
 
 import ember_jax as ember
 from ember_jax import errors
-from ember_jax.providers import OpenAI
+from ember_jax.providers import Compatible, OpenAI
 
 PYTHON = os.environ.get("EMBER_JAX_TRANSFORMERS", "")
 FOLDER = Path(__file__).parent
@@ -62,8 +64,12 @@ def llm(model, run):
 def raw(address, model, prompt, **parameters):
     """What the server itself says, without this package."""
     body = {"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": 4, **parameters}
+    return posted(address, "/v1/chat/completions", body)
+
+
+def posted(address, path, body):
     headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"{address}/v1/chat/completions", json.dumps(body).encode(), headers)
+    request = urllib.request.Request(f"{address}{path}", json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
         return json.loads(answer.read())
 
@@ -136,3 +142,59 @@ def test_an_unknown_model_is_the_servers_error(address):
     ):
         ember.LLM("openai/nobody/nothing", max_tokens=4)("hello")
     assert caught.value.status == 500 and run.report().requests == 1
+
+
+# -- decisions -------------------------------------------------------------------------------------------------------
+
+STATE = "Water is a liquid."
+TOPIC = ember.Options("What is it about?", {"water": "wet", "fire": None, "air": None})
+WARM = ember.Levels("How warm is it?", ["cold", "warm", "hot"])
+
+
+@pytest.fixture
+def deciding(address):
+    provider = Compatible("transformers", address, timeout=PATIENCE)
+    with (
+        ember.session(providers={"transformers": provider}, journal="memory") as run,
+        warnings.catch_warnings(action="ignore", category=errors.UnknownPriceWarning),
+    ):
+        yield run
+
+
+def decider(model):
+    return ember.LLM(f"transformers/{model}", temperature=0, max_tokens=4)
+
+
+def test_choices_and_levels_have_the_servers_own_probabilities(address, model, deciding):
+    found = decider(model).decide(STATE, {"topic": TOPIC, "warm": WARM})
+    criteria = {"water": "wet", "fire": None, "air": None}
+    questions = {
+        "a": {"type": "choice", "instructions": "What is it about?", "criteria": criteria},
+        "b": {"type": "score", "instructions": "How warm is it?", "criteria": ["cold", "warm", "hot"]},
+    }
+    told = posted(address, "/v1/systemone", {"model": model, "state": STATE, "questions": questions})
+    topic, warm = told["answers"]["a"], told["answers"]["b"]
+    np.testing.assert_allclose(found["topic"].probs, list(topic["probabilities"].values()), atol=1e-5)
+    np.testing.assert_allclose(found["warm"].probs, list(warm["probabilities"].values()), atol=1e-5)
+    assert str(found["topic"].text) == topic["choice"]
+    assert np.isclose(found["warm"].level, warm["score"], atol=1e-4)
+    assert deciding.report().requests == 1 and deciding.report().input_tokens == told["usage"]["input_tokens"]
+
+
+def test_lanes_share_requests_and_an_estimate_bounds_what_is_billed(address, model, deciding):
+    states = ember.text([f"{STATE} {i % 3}" for i in range(12)])
+    ask = jax.vmap(ember.jit(lambda state: decider(model).decide(state, {"topic": TOPIC, "warm": WARM}, orders=2)))
+    bounds = ember.lower(ask)(states).estimate()
+    found = ask(states)
+    assert deciding.report().requests == 3 and deciding.report().decided == 48
+    assert bounds.input_tokens.least <= deciding.report().input_tokens <= bounds.input_tokens.most
+    assert found["topic"].value.probs.shape == (12, 3) and (found["topic"].bias >= 0).all()
+
+
+def test_what_cannot_be_read_off_is_refused_and_asked_by_letters(address, model, deciding):
+    """The tokeniser has no token for `No`."""
+    with contextlib.suppress(ember.errors.ProviderError):  # the model's own letters are nonsense
+        decider(model).decide(STATE, "Is it wet?")
+    (call,) = deciding.calls()
+    assert "distinct single tokens" in call.tried[0].error and [m.role for m in call.messages] == ["user"]
+    assert not call.tried[-1].error and deciding.report().requests == 2
