@@ -118,7 +118,7 @@ SCHEMA = {
 ADD = {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": SCHEMA}}
 THOUGHT = {"reasoningContent": {"reasoningText": {"text": "Well.", "signature": "abc"}}}
 HIDDEN = {"reasoningContent": {"redactedContent": "aGlkZGVu"}}
-# The calls that `sdk/bedrock.py` makes of AWS's package, in our words.
+# The calls that `sdk/record_bedrock.py` makes of AWS's package, in our words.
 OURS = {
     "plain": request(),
     "by ARN": request(PROFILE),

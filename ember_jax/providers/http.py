@@ -354,6 +354,8 @@ class HTTPProvider(Provider):
         `RefusedRequestError` if an environment variable holds a base URL that is no URL, if the prompt is longer than
         the model can read, or if the dialect refuses the request.
         """
+        if (failure := _beyond(request, self._dialect)) is not None:
+            raise _raised(failure, self._access, _id(request), None)
         base, authorization = self._authorized(_id(request))
         window = prices.context_window(request.provider, request.model)
         if (overflow := tokens.overflow(request, window)) is not None:
@@ -536,12 +538,8 @@ class HTTPProvider(Provider):
         return client
 
 
-def _first_built(request: Request, dialect: Dialect) -> HTTPRequest | Failure:
-    """What to send for a request in the first of its forms that the dialect does not refuse; else why it refuses.
-
-    To raise the refusal would do as well: the next form would then be asked. But that would count as a request that
-    failed, of each call that asks before the first is answered.
-    """
+def _beyond(request: Request, dialect: Dialect) -> Failure | None:
+    """Why a service is not asked for numbers, whatever the key; `None` if it is, or words are asked for."""
     maker = dialect.service.maker
     if request.embeds and not dialect.embeds:
         return Failure(RefusedRequestError, f"{maker} is not asked for vectors here; take a model of another service.")
@@ -550,6 +548,15 @@ def _first_built(request: Request, dialect: Dialect) -> HTTPRequest | Failure:
         return Failure(RefusedRequestError, f"{maker} is not asked for scores of documents here; {other}.")
     if request.decides and dialect.decisions(request) is None:
         return Failure(RefusedRequestError, f"{maker} decides nothing without words; `llm.choose` asks.")
+    return None
+
+
+def _first_built(request: Request, dialect: Dialect) -> HTTPRequest | Failure:
+    """What to send for a request in the first of its forms that the dialect does not refuse; else why it refuses.
+
+    To raise the refusal would do as well: the next form would then be asked. But that would count as a request that
+    failed, of each call that asks before the first is answered.
+    """
     built = dialect.build(request)
     if isinstance(built, Failure):
         others = (dialect.build(request.in_form(i + 1)) for i in range(len(request.forms)))

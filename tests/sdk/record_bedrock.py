@@ -1,7 +1,9 @@
 """Writes `bedrock.json`: what AWS's own package sends for the calls that `test_bedrock.py` makes, signature and all.
 
-It needs boto3, in an environment of its own: `pip install boto3==1.44.8 && python tests/sdk/bedrock.py`. The keys are
-those of AWS's own examples, and the clock stands still, so that signatures can be compared.
+python -m venv sdk && sdk/bin/pip install boto3==1.44.8 && sdk/bin/python tests/sdk/record_bedrock.py
+
+The keys are those of AWS's own examples, and the clock stands still, so that signatures can be compared. For that the
+bodies are kept as they are sent, and the address is, which `loopback` does not keep.
 """
 
 import datetime
@@ -159,7 +161,7 @@ def main():
     boto3.client("bedrock-runtime", **place, **KEYS, aws_session_token=TOKEN).converse(**CALLS["plain"])
     boto3.client("bedrock", **place, **KEYS).list_foundation_models()
     sent = dict(zip([*CALLS, "session", "models"], Echo.seen, strict=True)) | {"bearer": bearer()}
-    out = Path(__file__).with_suffix(".json")
+    out = Path(__file__).with_name("bedrock.json")
     package = f"boto3 {boto3.__version__}"
     out.write_text(json.dumps({"package": package, "keys": KEYS, "token": TOKEN, "sent": sent}, indent=1) + "\n")
 
