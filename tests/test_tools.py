@@ -7,7 +7,7 @@ import json
 import signal
 import subprocess
 import sys
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import numpy as np
@@ -119,6 +119,38 @@ ANSWERS = {
 def test_what_a_tool_returns_is_told_in_words(name):
     function, told = ANSWERS[name]
     assert asyncio.run(ember.tool(function, name="tool").answer("{}")) == told
+
+
+def test_constraints_beside_an_annotation_are_told_and_checked():
+    pydantic = pytest.importorskip("pydantic")
+
+    def odd(value):
+        if value % 2 == 0:
+            raise ValueError("give an odd number")
+        return value
+
+    @ember.tool
+    def look(
+        days: Annotated[int, pydantic.Field(gt=0, le=9, description="How many days.")],
+        place: Annotated[str, pydantic.Field(pattern="^[A-Z]")] = "Paris",
+        lane: Annotated[int, pydantic.AfterValidator(odd)] = 1,
+    ) -> str:
+        return f"{days} {place} {lane}"
+
+    properties = json.loads(look.schema)["properties"]
+    assert properties["days"] == {
+        "type": "integer",
+        "exclusiveMinimum": 0,
+        "maximum": 9,
+        "description": "How many days.",
+    }
+    assert properties["place"]["pattern"] == "^[A-Z]" and json.loads(look.schema)["required"] == ["days"]
+    with ember.session(journal=None):
+        agent = ember.Agent(LLM, [look])
+        told = [str(agent(f"look({said})")) for said in ("3", '3, "Rome", 5', "0", '3, "rome"', '3, "Rome", 2')]
+    assert told[:2] == ["The answer is 3 Paris 1.", "The answer is 3 Rome 5."]
+    assert "greater than 0" in told[2] and "`$.days`" in told[2]
+    assert "pattern '^[A-Z]'" in told[3] and "give an odd number" in told[4]
 
 
 def test_what_goes_wrong_is_told_to_the_model():

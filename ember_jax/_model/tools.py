@@ -12,6 +12,7 @@ import functools
 import inspect
 import json
 import re
+import sys
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -300,6 +301,7 @@ def _arguments(function: Any, name: str, said: str) -> tuple[Any, str]:
         target = forward
         hints = typing.get_type_hints(getattr(target, "__func__", target), include_extras=True)
     fields: list[Any] = []
+    checkers: dict[str, Any] = {}
     for parameter in inspect.signature(target).parameters.values():
         if parameter.name == "self" and target is not function and parameter.annotation is parameter.empty:
             continue
@@ -312,19 +314,38 @@ def _arguments(function: Any, name: str, said: str) -> tuple[Any, str]:
             continue
         kind = str if kind is Text else kind
         default = () if parameter.default is parameter.empty else (parameter.default,)
+        if (checker := _checker(kind)) is not None:
+            checkers[parameter.name], kind = checker, Any
         fields.append((parameter.name, kind, *default))
     try:
-        made = msgspec.defstruct(name.replace("-", "_"), fields, kw_only=True, forbid_unknown_fields=True)
+        made = msgspec.defstruct(
+            name.replace("-", "_"),
+            fields,
+            namespace={"checkers": checkers},
+            kw_only=True,
+            forbid_unknown_fields=True,
+        )
         (root,), others = msgspec.json.schema_components([made], schema_hook=_schema_of)
     except (TypeError, ValueError) as error:
         raise AnnotationError(f"the tool {name} has arguments that a model cannot give as JSON: {error}") from None
     schema = dict(others.pop(root["$ref"].rpartition("/")[2]))
     schema.pop("title", None)
+    for field, checker in checkers.items():
+        schema["properties"][field] = checker.json_schema(ref_template="#/$defs/{model}")
     described = _descriptions(said, [field[0] for field in fields])
     for field, words in described.items():
         schema["properties"][field] = {**schema["properties"][field], "description": words}
     inner = {**others, **_hoisted(schema)}
     return made, json.dumps({**schema, "$defs": inner} if inner else schema)
+
+
+def _checker(kind: Any) -> Any:
+    """What pydantic reads an argument with whose annotation has constraints or validators of its; `None` for none."""
+    pydantic: Any = sys.modules.get("pydantic")  # no dependency: who writes such an annotation has imported it
+    beside = {type(one).__module__.partition(".")[0] for one in getattr(kind, "__metadata__", ())}
+    return (
+        None if pydantic is None or beside.isdisjoint({"pydantic", "annotated_types"}) else pydantic.TypeAdapter(kind)
+    )
 
 
 def _schema_of(kind: Any) -> dict[str, Any]:
@@ -365,7 +386,14 @@ def _converted(arguments: str, made: Any) -> dict[str, Any]:
             raise ValueError("that is no JSON object")
         return tree
     value = msgspec.convert(tree, made, strict=False, dec_hook=_decoded)
-    return {name: getattr(value, name) for name in made.__struct_fields__}
+    found = {name: getattr(value, name) for name in made.__struct_fields__}
+    for name, checker in made.checkers.items():
+        if name in tree:
+            try:
+                found[name] = checker.validate_python(found[name])
+            except ValueError as error:  # pydantic's is one
+                raise ValueError(f"{error} - at `$.{name}`") from None
+    return found
 
 
 def _decoded(kind: Any, value: Any) -> Any:
