@@ -21,6 +21,7 @@ import ember_jax as ember
 from ember_jax import _intervals, scores
 from ember_jax._evaluate import data as datasets
 from ember_jax._evaluate.latency import Spans
+from ember_jax._evaluate.scores import NAMED
 from ember_jax._runtime.events import CallEnded
 from ember_jax.providers.base import Request, Response
 from ember_jax.providers.callable import Callable
@@ -95,7 +96,7 @@ def llm(model):
 )
 def test_scores_by_hand(score, answer, gold, expected):
     assert score(answer, gold) == pytest.approx(expected)
-    assert scores.NAMED[score.__name__] is score
+    assert NAMED[score.__name__] is score
 
 
 def test_a_tolerance_is_relative():

@@ -1,5 +1,6 @@
 """What a user finds by a name: in an editor, in a notebook, in `help`, and after a slip."""
 
+import functools
 import importlib
 import pydoc
 import subprocess
@@ -92,6 +93,13 @@ def test_jitted_functions_have_the_methods_of_jax(is_mapped):
         assert "pure_callback" in str(fn.trace(asked).jaxpr)
         assert run.report().requests == 0
         assert fn(asked)["answer"].shape == asked.shape
+
+
+def test_what_wraps_a_jitted_function_keeps_its_own_methods():
+    fn = ember.jit(lambda x: jnp.sin(x))
+    assert type(jax.jit(fn).lower(jnp.ones(2))) is jax.stages.Lowered
+    assert not hasattr(functools.wraps(fn)(lambda x: fn(x)), "lower")
+    assert fn.__name__ == "<lambda>" and repr(fn) == "<ember.jit of <lambda>>"
 
 
 def test_a_cleared_cache_is_traced_again():

@@ -15,7 +15,7 @@ from ember_jax._plan.counts import count
 from ember_jax._plan.passes import arrange
 from ember_jax._plan.paths import paths
 from ember_jax._tell.bounds import Bounds
-from ember_jax._tell.known import Known, first_operands
+from ember_jax._tell.known import Known, operands
 from ember_jax._tell.longest import chain
 
 ENDLESS = 10**6  # turns of a loop that has no bound
@@ -144,7 +144,7 @@ def test_what_a_loop_hands_on_is_known_in_each_turn_and_what_it_makes_is_not():
     body = step.plan([0, calls[1]])
     scan = ir.Scan((0, 1, 2), (3, 4), "", body, 0, 2, 2, False)
     plan = ir.Plan(3, (INT,) * 5, {}, (scan,), (3, 4))
-    found = list(first_operands(plan, [kept, made, row]).values())
+    found = [first for first, *_ in operands(plan, [kept, made, row]).values()]
     assert found[0] is kept and found[1] is None
     assert found[2].chosen and found[2].rows() == row.rows()
 

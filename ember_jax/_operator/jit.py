@@ -2,8 +2,9 @@
 
 import functools
 import importlib
+import types
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
@@ -17,34 +18,56 @@ if TYPE_CHECKING:
     from .lower import Plan
 
 P = ParamSpec("P")
-R_co = TypeVar("R_co", covariant=True)
+R = TypeVar("R")
 
 
-class Jitted(Protocol[P, R_co]):
+class Jitted(Generic[P, R]):
     """What `jit` returns: a function, with what JAX's own compiled functions have beside it."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Runs the function."""
-        ...
+    # Methods of a class and no attributes of a function: who wraps a function takes its attributes along, as `jax.jit`
+    # does, whose own methods they would hide.
+
+    def __init__(self, fn: Callable[P, R], call: Callable[P, R], clear_cache: Callable[[], None]):
+        functools.update_wrapper(self, fn, updated=())
+        self._fn, self._call, self._clear_cache = fn, call, clear_cache
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._call(*args, **kwargs)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
+
+    def __repr__(self) -> str:
+        return f"<ember.jit of {name_of(self._fn)}>"
 
     def lower(self, *args: P.args, **kwargs: P.kwargs) -> "Plan":
         """Its plan for such arguments, as `ember.lower` gives it. Nothing is asked."""
-        ...
+        # Imported when it is first asked for: a program that only makes calls does not need it.
+        return importlib.import_module(f"{__package__}.lower").lower(self._fn)(*args, **kwargs)
 
     def trace(self, *args: P.args, **kwargs: P.kwargs) -> jax.stages.Traced:
         """The JAX program that it is for such arguments, of the arrays in them; `.jaxpr` shows it. Nothing is asked."""
-        ...
+        call: Any = self._call
+        arrays, rest = eqx.partition((args, kwargs), eqx.is_array)
+
+        def traced(arrays: Any) -> Any:
+            given, named = eqx.combine(arrays, rest)
+            return eqx.filter(call(*given, **named), eqx.is_array)
+
+        traced.__name__ = traced.__qualname__ = name_of(self._fn)
+        return jax.jit(traced).trace(arrays)
 
     def eval_shape(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Its result with a `jax.ShapeDtypeStruct` in place of each array. Nothing is asked."""
-        ...
+        call: Any = self._call
+        return eqx.filter_eval_shape(call, *args, **kwargs)
 
     def clear_cache(self) -> None:
         """Forgets what was traced and compiled for it."""
-        ...
+        self._clear_cache()
 
 
-def jit(fn: Callable[P, R_co]) -> Jitted[P, R_co]:
+def jit(fn: Callable[P, R]) -> Jitted[P, R]:
     """Compiles a function, or an operator, into a plan: its calls run at once where their data allow.
 
     Like `equinox.filter_jit` it takes and returns any pytrees: arrays (and Text) are traced, everything else is static.
@@ -63,39 +86,12 @@ def jit(fn: Callable[P, R_co]) -> Jitted[P, R_co]:
     if unmapped is not None:
         inner, how = unmapped
         compiled = jit(inner)
-        return _with_methods(jax.vmap(compiled, **how), fn, compiled.clear_cache)
+        return Jitted(fn, jax.vmap(compiled, **how), compiled.clear_cache)
     boundary = boundary_for(fn)
 
-    @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
         if jit_is_disabled() and _callback.all_concrete((args, kwargs)) and _callback.is_eager():
             return fn(*args, **kwargs)
         return boundary(*args, **kwargs)
 
-    return _with_methods(call, fn, boundary.clear_cache)
-
-
-def _with_methods(call: Callable[P, R_co], fn: Callable[..., Any], clear_cache: Callable[[], None]) -> Jitted[P, R_co]:
-    """A function with the methods of `Jitted`; it stays a function, so that it may be a method of a class."""
-    compiled: Any = call
-
-    def lower(*args: Any, **kwargs: Any) -> "Plan":
-        # Imported when it is first asked for: a program that only makes calls does not need it.
-        return importlib.import_module(f"{__package__}.lower").lower(fn)(*args, **kwargs)
-
-    def trace(*args: Any, **kwargs: Any) -> jax.stages.Traced:
-        arrays, rest = eqx.partition((args, kwargs), eqx.is_array)
-
-        def traced(arrays: Any) -> Any:
-            given, named = eqx.combine(arrays, rest)
-            return eqx.filter(compiled(*given, **named), eqx.is_array)
-
-        traced.__name__ = traced.__qualname__ = name_of(fn)
-        return jax.jit(traced).trace(arrays)
-
-    def eval_shape(*args: Any, **kwargs: Any) -> Any:
-        return eqx.filter_eval_shape(compiled, *args, **kwargs)
-
-    compiled.lower, compiled.trace, compiled.eval_shape = lower, trace, eval_shape
-    compiled.clear_cache = clear_cache
-    return cast("Jitted[P, R_co]", compiled)
+    return Jitted(fn, call, boundary.clear_cache)

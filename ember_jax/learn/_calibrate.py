@@ -335,7 +335,7 @@ def _table(cascade: Staged, data: Any, score: str | Score, key: Key | None, gold
     program = functools.partial(_row, _JudgedCascade(cascade.stages, scorers, by.in_program))
     # As `ember.evaluate` would call the cascade: without a key every row has the key 0, which is `non.Cascade`'s
     # default.
-    keys = jnp.broadcast_to(jax.random.key(0), len(columns[right])) if found.keys is None else found.keys
+    keys = jnp.broadcast_to(jax.random.key(0), len(columns[right])) if key is None or found.keys is None else found.keys
     with typed_errors():
         stages = jax.vmap(program)(keys, (found.arguments["question"], gold_array, found.keys))
         jax.block_until_ready(stages)

@@ -14,7 +14,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -249,19 +249,21 @@ class ChatServer:
                 if request.transport is not None:
                     request.transport.close()
                 return response
-            await self._write(response, content, fault.drip)
-            if answers:
-                self.answered.append(number)
-                self.input_tokens += answers[0].input_tokens
-                self.output_tokens += sum(answer.output_tokens for answer in answers)
+            async for piece, is_last in self._pieces(content, fault.drip):
+                if is_last and answers:  # before it is sent: who has all of it may look at the counts at once
+                    self.answered.append(number)
+                    self.input_tokens += answers[0].input_tokens
+                    self.output_tokens += sum(answer.output_tokens for answer in answers)
+                await response.write(piece)
+            await response.write_eof()
         return response
 
-    async def _write(self, response: "web.StreamResponse", content: bytes, drip: float) -> None:
+    async def _pieces(self, content: bytes, drip: float) -> AsyncIterator[tuple[bytes, bool]]:
+        """The pieces of a body, which come with so many seconds between them; and which of them is the last."""
         size = -(-len(content) // _PIECES) if drip else len(content)
         for start in range(0, len(content), max(size, 1)):
             await self._pause(drip if start else 0.0)
-            await response.write(content[start : start + size])
-        await response.write_eof()
+            yield content[start : start + size], start + size >= len(content)
 
     async def _content(
         self, request: "web.Request", number: int, body: Any, status: int
