@@ -31,11 +31,16 @@ YAML
 port=$("$folder/venv/bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 LITELLM_LOCAL_MODEL_COST_MAP=True venv/bin/litellm --config config.yaml --host 127.0.0.1 --port "$port" >log 2>&1 &
 server=$!
-until curl --silent --output /dev/null "http://127.0.0.1:$port/health/liveliness"; do sleep 1; done
+until curl --silent --output /dev/null "http://127.0.0.1:$port/health/liveliness"; do
+  kill -0 "$server"
+  sleep 1
+done
 ask() {
   curl --silent --write-out ' (%{http_code})\n' "http://127.0.0.1:$port/v1/chat/completions" \
     --header "Authorization: Bearer $1" --json '{"model": "m", "messages": [{"role": "user", "content": "hi"}]}'
 }
-echo "HTTPException: $(ask sk-http)"
-echo "Exception:     $(ask sk-other)"
+told=$(ask sk-http) failed=$(ask sk-other)
+echo "HTTPException: $told"
+echo "Exception:     $failed"
 grep --max-count 1 ModuleNotFoundError log
+[[ $told == *"(401)" && $failed == "Internal Server Error (500)" ]]
