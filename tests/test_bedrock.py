@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import loopback
 import pytest
 from replies import Replies, Reply
 
@@ -109,13 +110,7 @@ def complete(provider, asked=None):
 
 # -- what is sent ----------------------------------------------------------------------------------------------------
 
-SCHEMA = {
-    "type": "object",
-    "properties": {"a": {"type": "integer"}},
-    "required": ["a"],
-    "additionalProperties": False,
-}
-ADD = {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": SCHEMA}}
+ADD = {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": loopback.SCHEMA}}
 THOUGHT = {"reasoningContent": {"reasoningText": {"text": "Well.", "signature": "abc"}}}
 HIDDEN = {"reasoningContent": {"redactedContent": "aGlkZGVu"}}
 # The calls that `sdk/record_bedrock.py` makes of AWS's package, in our words.
@@ -133,7 +128,10 @@ OURS = {
     ),
     "structured": request(
         reasoning_effort="low",
-        response_format={"type": "json_schema", "json_schema": {"name": "A", "schema": SCHEMA, "strict": True}},
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "A", "schema": loopback.SCHEMA, "strict": True},
+        },
     ),
     "media": request(
         messages=(
@@ -294,7 +292,9 @@ def test_credentials_that_expire_are_renewed_before(signed):
             {"tools": [ADD], "tool_choice": {"type": "function", "function": {"name": "add"}}},
             {
                 "toolConfig": {
-                    "tools": [{"toolSpec": {"name": "add", "description": "Adds.", "inputSchema": {"json": SCHEMA}}}],
+                    "tools": [
+                        {"toolSpec": {"name": "add", "description": "Adds.", "inputSchema": {"json": loopback.SCHEMA}}}
+                    ],
                     "toolChoice": {"tool": {"name": "add"}},
                 }
             },

@@ -67,12 +67,6 @@ def config(**parameters):
 # -- what is sent ----------------------------------------------------------------------------------------------------
 
 # The calls that `sdk/record_gemini.py` makes of Google's package, in our words.
-SCHEMA = {
-    "type": "object",
-    "properties": {"a": {"type": "integer"}},
-    "required": ["a"],
-    "additionalProperties": False,
-}
 OURS = {
     "plain": request(),
     "sampled": request(
@@ -88,7 +82,10 @@ OURS = {
     "log-probabilities": request(logprobs=True, top_logprobs=5),
     "structured": request(
         "gemini-3-pro",
-        response_format={"type": "json_schema", "json_schema": {"name": "A", "schema": SCHEMA, "strict": True}},
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "A", "schema": loopback.SCHEMA, "strict": True},
+        },
     ),
     "budget": request(reasoning_effort="low", include_thoughts=True),
     "level": request("gemini-3-pro", reasoning_effort="low"),

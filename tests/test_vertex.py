@@ -76,19 +76,16 @@ def complete(provider, asked=None):
 
 # -- what is sent ----------------------------------------------------------------------------------------------------
 
-SCHEMA = {
-    "type": "object",
-    "properties": {"a": {"type": "integer"}},
-    "required": ["a"],
-    "additionalProperties": False,
-}
 # The calls that `sdk/record_vertex.py` makes of the vendors' packages, in our words.
 OURS = {
     "plain": request(),
     "sampled": request(temperature=0.5, top_p=0.9, max_tokens=100, stop="END", seed=7),
     "structured": request(
         "gemini-3-pro",
-        response_format={"type": "json_schema", "json_schema": {"name": "A", "schema": SCHEMA, "strict": True}},
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "A", "schema": loopback.SCHEMA, "strict": True},
+        },
     ),
     "budget": request(reasoning_effort="low", include_thoughts=True),
     "another's": request("meta/llama-4-scout"),

@@ -181,8 +181,8 @@ class ModelCall(HostCall):
         note = session.oddities.loose
         round_ = _Round(call, request, extra, note)
         instead = None
-        if (way := other and otherwise(other, bare, extra)) is not None:
-            instead = way, _Round(other or call, way, extra, note).read
+        if other is not None and (way := otherwise(other, bare, extra)) is not None:
+            instead = way, _Round(other, way, extra, note).read
         scope = caller.scope
         while True:
             # Counted where the session counts it, so that bar and report agree.

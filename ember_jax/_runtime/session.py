@@ -415,20 +415,19 @@ class Session:
                 other = asking(*instead)
                 if journal.get(other.digest) is not None:  # it was asked so before, and paid for
                     request, asked, instead = instead[0], other, None
-            found: tuple[Response, Ending] | RefusedRequestError
+            refused: RefusedRequestError | None = None
             try:
-                found = await self._answering.answer(request, asked)
+                response, how = await self._answering.answer(request, asked)
             except RefusedRequestError as refusal:
                 if instead is None or not self.deciding.is_undecided(refusal):
                     raise
-                found = refusal
-            if instead is not None and isinstance(found, RefusedRequestError):
-                undecided, refused, before = request, found, asked.attempts
+                refused = refusal
+            if instead is not None and refused is not None:
+                undecided, before = request, asked.attempts
                 request, asked = instead[0], asking(*instead)
-                found = await self._answering.answer(request, asked)
+                response, how = await self._answering.answer(request, asked)
                 self.deciding.lettered(undecided, refused)
-            assert not isinstance(found, RefusedRequestError)
-            response, how = found
+            assert response is not None
             # Of equal calls that were sent as one, one was paid for; of replayed and merged ones none was.
             if saved := stands_for - (how == "answered"):
                 self.count("saved_usd", saved * response.cost)

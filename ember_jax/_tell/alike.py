@@ -74,15 +74,12 @@ class CommonPrompts:
 
     def tokens(self, request: Request, provider: Provider) -> float:
         """How many tokens a prompt has, as estimated; 0 if no call waits for another one that begins so."""
-        text = self.prefixes.text(request, provider)
-        tokens = Sizes(request.model).of_characters(len(text))
-        return tokens if text and tokens >= provider.least_prefix(request) else 0.0
+        return Sizes(request.model).of_characters(len(self._text(request, provider)))
 
     def shared(self, request: Request, provider: Provider) -> str:
         """What a prompt begins with that one before it has begun with too; empty for nothing that counts."""
-        if not self.tokens(request, provider):
+        if not (text := self._text(request, provider)):
             return ""
-        text = self.prefixes.text(request, provider)
         tokens, least = Sizes(request.model).of_characters, provider.least_prefix(request)
         asked = self._asked.setdefault((request.provider, request.model), [])
         _, size = shared_with(asked, text)
@@ -90,3 +87,8 @@ class CommonPrompts:
             return text[:size]
         asked.append(text)
         return ""
+
+    def _text(self, request: Request, provider: Provider) -> str:
+        """The prompt as others are compared with it; empty if it is too short for any to wait."""
+        text = self.prefixes.text(request, provider)
+        return text if Sizes(request.model).of_characters(len(text)) >= provider.least_prefix(request) else ""

@@ -35,12 +35,13 @@ from .dialect import (
     count,
     decoded,
     dollars,
+    refused,
     stated,
     stated_in,
     tree_of,
     usage_in,
 )
-from .fitting import fitted, is_open
+from .fitting import fitted
 from .http import TIMEOUT, HTTPProvider, Vendor
 from .meanings import NO_CREDIT, of_litellm
 
@@ -249,14 +250,14 @@ def _refused(request: Request) -> Failure | None:
         )
     for name in _UNKNOWN:
         if name in given and given[name] is not False:  # `logprobs=False` wants none
-            return _without(name, f"Anthropic has no such parameter. {_UNKNOWN[name]}")
+            return refused(name, f"Anthropic has no such parameter. {_UNKNOWN[name]}")
     for name, other in _SAME:
         if name in given and other in given:
-            return _without(other, f"It means the same as {name!r}, which is given too.")
+            return refused(other, f"It means the same as {name!r}, which is given too.")
     if _DRAWS_ALONE.match(request.model):
         for name in ("temperature", "top_p", "top_k"):
             if name in given and not (name == "temperature" and given[name] == 1):
-                return _without(name, "This model takes none, and draws in its own way.")
+                return refused(name, "This model takes none, and draws in its own way.")
     return None
 
 
@@ -347,12 +348,6 @@ def _tool(tool: Any) -> Any:
     return tool
 
 
-def _without(name: str, why: str) -> Failure:
-    return Failure(
-        RefusedRequestError, f"the parameter {name!r} is refused. {why} Take it out: `llm.replace({name}=None)`."
-    )
-
-
 def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters that have another name here, by that name."""
     renamed: dict[str, Any] = {}
@@ -378,33 +373,25 @@ def _output_config(request: Request) -> dict[str, Any] | Failure:
     given = request.parameters
     config = given.get("output_config") or {}
     if not isinstance(config, dict):
-        return _without("output_config", "It is an object, with `effort` and `format`.")
+        return refused("output_config", "It is an object, with `effort` and `format`.")
     effort, form = given.get("reasoning_effort"), given.get("response_format")
     if effort == "minimal":
-        return _without("reasoning_effort", 'The least effort is "low"; "none" is no thinking.')
+        return refused("reasoning_effort", 'The least effort is "low"; "none" is no thinking.')
     wished: dict[str, Any] = {} if effort in (None, "none") else {"effort": effort}
     match form:
         case None | {"type": "text"}:
             pass
         case {"type": "json_schema", "json_schema": {"schema": dict() as schema}}:
-            try:
-                has_any, fits = is_open(schema), fitted(schema)
-            except (AttributeError, TypeError):  # it has no lists or objects where schemas have them
-                return _without("response_format", "Its schema is no JSON schema.")
-            if has_any:
-                return _without(
-                    "response_format",
-                    "Its schema has an object with fields of any name (`additionalProperties`), and the service takes "
-                    "only those whose fields are all named.",
-                )
+            if isinstance(fits := fitted(schema), Failure):
+                return fits
             wished["format"] = {"type": "json_schema", "schema": fits}
         case {"type": "json_object"}:
-            return _without("response_format", "Anthropic knows schemas, but not any JSON; ask for it in the prompt.")
+            return refused("response_format", "Anthropic knows schemas, but not any JSON; ask for it in the prompt.")
         case _:
             wished["format"] = form
     if both := sorted(config.keys() & wished.keys()):
         name = {"effort": "reasoning_effort", "format": "response_format"}[both[0]]
-        return _without(name, f"`output_config` says `{both[0]}` too.")
+        return refused(name, f"`output_config` says `{both[0]}` too.")
     return {**config, **wished}
 
 

@@ -38,11 +38,12 @@ from .dialect import (
     count,
     decoded,
     field_of,
+    refused,
     stated,
     tree_of,
     usage_in,
 )
-from .fitting import fitted, is_open
+from .fitting import fitted
 from .http import TIMEOUT, HTTPProvider, Vendor
 
 if TYPE_CHECKING:
@@ -217,6 +218,8 @@ _MAPPED = frozenset(
         "tools",
     )
 )
+# All that has a place of its own. The rest is the model's.
+_NOT_THE_MODELS = frozenset((*_BESIDE, *_INFERENCE, *_MAPPED))
 _TAKEN = frozenset(("messages", "model", "modelId", "model_id", "stream", "system"))
 _NO_PROBABILITIES = "It does not say how likely its words are."
 # What other services take, with what to do.
@@ -238,11 +241,11 @@ def _asked(request: Request) -> dict[str, Any] | Failure:
         )
     for name in _UNKNOWN:
         if name in given and given[name] is not False:  # `logprobs=False` wants none
-            return _without(name, f"Converse has no such parameter. {_UNKNOWN[name]}")
+            return refused(name, f"Converse has no such parameter. {_UNKNOWN[name]}")
     names: dict[str, str] = {}
     for name in (name for name in given if name in _INFERENCE):
         if (other := names.setdefault(_INFERENCE[name], name)) != name:
-            return _without(max(name, other), f"It means the same as {min(name, other)!r}, which is given too.")
+            return refused(max(name, other), f"It means the same as {min(name, other)!r}, which is given too.")
     config = {place: _listed(given[name]) if place == "stopSequences" else given[name] for place, name in names.items()}
     body = {_camel(name): value for name, value in given.items() if name in _BESIDE}
     body |= {"inferenceConfig": config} if config else {}
@@ -258,17 +261,16 @@ def _asked(request: Request) -> dict[str, Any] | Failure:
 def _fields(request: Request) -> dict[str, Any] | Failure:
     """What is the model's own."""
     given = request.parameters
-    known = {*_BESIDE, *_INFERENCE, *_MAPPED}
-    fields = {name: value for name, value in given.items() if name not in known}
+    fields = {name: value for name, value in given.items() if name not in _NOT_THE_MODELS}
     if "seed" in given:
         fields["seed"] = given["seed"] if (seed := request.seed()) is None else seed
     if given.get("reasoning_effort") == "none":
         if "claude" not in request.model:
-            return _without("reasoning_effort", "No thinking is asked for in a model's own words, which differ.")
+            return refused("reasoning_effort", "No thinking is asked for in a model's own words, which differ.")
         fields.setdefault("thinking", {"type": "disabled"})
     more = given.get("additional_model_request_fields") or {}
     if not isinstance(more, dict):
-        return _without("additional_model_request_fields", "It is an object.")
+        return refused("additional_model_request_fields", "It is an object.")
     return {**fields, **more}
 
 
@@ -281,43 +283,29 @@ def _camel(name: str) -> str:
     return first + "".join(word.capitalize() for word in rest)
 
 
-def _without(name: str, why: str) -> Failure:
-    return Failure(
-        RefusedRequestError, f"the parameter {name!r} is refused. {why} Take it out: `llm.replace({name}=None)`."
-    )
-
-
 def _output_config(given: Mapping[str, Any]) -> dict[str, Any] | Failure:
     """What is asked of the output: how much effort, and in which form."""
     config = given.get("output_config") or {}
     if not isinstance(config, dict):
-        return _without("output_config", "It is an object, with `effort` and `textFormat`.")
+        return refused("output_config", "It is an object, with `effort` and `textFormat`.")
     effort = given.get("reasoning_effort")
     if effort == "minimal":
-        return _without("reasoning_effort", 'The least effort is "low"; "none" is no thinking.')
+        return refused("reasoning_effort", 'The least effort is "low"; "none" is no thinking.')
     wished: dict[str, Any] = {} if effort in (None, "none") else {"effort": effort}
     match given.get("response_format"):
         case None | {"type": "text"}:
             pass
         case {"type": "json_schema", "json_schema": {"schema": dict() as schema, **rest}}:
-            try:
-                has_any, fits = is_open(schema), fitted(schema)
-            except (AttributeError, TypeError):  # it has no lists or objects where schemas have them
-                return _without("response_format", "Its schema is no JSON schema.")
-            if has_any:
-                return _without(
-                    "response_format",
-                    "Its schema has an object with fields of any name (`additionalProperties`), and the service takes "
-                    "only those whose fields are all named.",
-                )
+            if isinstance(fits := fitted(schema), Failure):
+                return fits
             named = {name: rest[name] for name in ("name", "description") if rest.get(name)}
             structure = {"jsonSchema": {**named, "schema": json.dumps(fits)}}
             wished["textFormat"] = {"type": "json_schema", "structure": structure}
         case _:
-            return _without("response_format", "Converse knows schemas, but not any JSON; ask for it in the prompt.")
+            return refused("response_format", "Converse knows schemas, but not any JSON; ask for it in the prompt.")
     if both := sorted(config.keys() & wished.keys()):
         name = {"effort": "reasoning_effort", "textFormat": "response_format"}[both[0]]
-        return _without(name, f"`output_config` says `{both[0]}` too.")
+        return refused(name, f"`output_config` says `{both[0]}` too.")
     return {**config, **wished}
 
 
@@ -335,7 +323,7 @@ def _tools(given: Mapping[str, Any]) -> dict[str, Any] | Failure:
         case "required":
             sent["toolChoice"] = {"any": {}}
         case "none":
-            return _without("tool_choice", 'There is no "none" here; leave `tools` out.')
+            return refused("tool_choice", 'There is no "none" here; leave `tools` out.')
         case {"type": "function", "function": {"name": name}}:
             sent["toolChoice"] = {"tool": {"name": name}}
         case choice:

@@ -31,7 +31,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from ..errors import MalformedResponseError, ProviderError
+from ..errors import MalformedResponseError, ProviderError, RefusedRequestError
 from .base import BatchLimits, Decisions, Request, Response, Tokens
 
 _Shape = TypeVar("_Shape")
@@ -106,6 +106,13 @@ class Failure(NamedTuple):
     words: str
     said: tuple[str, ...] = ()
     tokens: Tokens | None = None
+
+
+def refused(name: str, why: str) -> Failure:
+    """That a parameter is not sent, why, and how to leave it out."""
+    return Failure(
+        RefusedRequestError, f"the parameter {name!r} is refused. {why} Take it out: `llm.replace({name}=None)`."
+    )
 
 
 class SampledAnswers(NamedTuple):

@@ -7,6 +7,8 @@ answer is checked against the whole schema anyway.
 from collections.abc import Iterator
 from typing import Any
 
+from .dialect import Failure, refused
+
 # Of each type, what is taken besides `description` and `title`. This, and what becomes of the rest, is as
 # `transform_schema` of Anthropic's own SDK (2.14.0) has it.
 _FORMATS = frozenset(
@@ -15,14 +17,29 @@ _FORMATS = frozenset(
 _UNIONS = (("anyOf", "anyOf"), ("oneOf", "anyOf"), ("allOf", "allOf"))
 
 
-def fitted(schema: Any) -> Any:
+def fitted(schema: dict[str, Any]) -> dict[str, Any] | Failure:
+    """The schema of a `response_format` with the words that the services take, or why they cannot take it."""
+    try:
+        has_any, fits = _is_open(schema), _fitted(schema)
+    except (AttributeError, TypeError):  # it has no lists or objects where schemas have them
+        return refused("response_format", "Its schema is no JSON schema.")
+    if has_any:
+        return refused(
+            "response_format",
+            "Its schema has an object with fields of any name (`additionalProperties`), and the service takes only "
+            "those whose fields are all named.",
+        )
+    return fits
+
+
+def _fitted(schema: Any) -> Any:
     """A schema with the words that the services take. What is left of it is told in its description."""
     if not isinstance(schema, dict):
         return schema
     rest = dict(schema)
     kept: dict[str, Any] = {}
     if "$defs" in rest:
-        kept["$defs"] = {name: fitted(inner) for name, inner in rest.pop("$defs").items()}
+        kept["$defs"] = {name: _fitted(inner) for name, inner in rest.pop("$defs").items()}
     if "$ref" in rest:
         return {**kept, "$ref": rest["$ref"]}
     kind = rest.pop("type", None)
@@ -30,7 +47,7 @@ def fitted(schema: Any) -> Any:
     kept |= values
     unions = [(name, taken) for name, taken in _UNIONS if name in rest]
     for name, taken in unions[:1]:
-        kept[taken] = [fitted(inner) for inner in rest.pop(name)]
+        kept[taken] = [_fitted(inner) for inner in rest.pop(name)]
     if kind is not None and not values and not unions:
         kept["type"] = kind
         kept |= _parts_of(kind, rest)
@@ -45,7 +62,7 @@ def _parts_of(kind: Any, rest: dict[str, Any]) -> dict[str, Any]:
     """What belongs to the type of a schema, taken out of the rest."""
     if kind == "object":
         rest.pop("additionalProperties", None)
-        fields = {name: fitted(inner) for name, inner in rest.pop("properties", {}).items()}
+        fields = {name: _fitted(inner) for name, inner in rest.pop("properties", {}).items()}
         required = {"required": rest.pop("required")} if "required" in rest else {}
         return {"properties": fields, "additionalProperties": False, **required}
     if kind == "string" and rest.get("format") in _FORMATS:
@@ -56,11 +73,11 @@ def _parts_of(kind: Any, rest: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def is_open(schema: Any) -> bool:
+def _is_open(schema: Any) -> bool:
     """Whether an object in a schema may have fields that it does not name."""
     if not isinstance(schema, dict):
         return False
-    return bool(schema.get("additionalProperties")) or any(map(is_open, _inner(schema)))
+    return bool(schema.get("additionalProperties")) or any(map(_is_open, _inner(schema)))
 
 
 def _inner(schema: dict[str, Any]) -> Iterator[Any]:

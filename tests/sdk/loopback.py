@@ -17,6 +17,13 @@ from pathlib import Path
 from typing import Any
 
 KEY = "a-key-of-no-account"
+# What structured answers are asked for by, in the calls of several vendors.
+SCHEMA = {
+    "type": "object",
+    "properties": {"a": {"type": "integer"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
 # What tells of the client and of the connection, and nothing of the protocol.
 PASSED_OVER = (
     "accept-encoding",

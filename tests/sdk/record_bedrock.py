@@ -18,6 +18,7 @@ import boto3
 import botocore.auth
 import botocore.awsrequest
 import botocore.config
+import loopback
 
 KEYS = {"aws_access_key_id": "AKIDEXAMPLE", "aws_secret_access_key": "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"}
 TOKEN = "a-session-token-of-no-account"
@@ -27,12 +28,6 @@ PASSED_OVER = ("accept-encoding", "amz-sdk-", "connection", "content-length", "u
 HAIKU = "global.anthropic.claude-haiku-4-5-20251001-v1:0"
 PROFILE = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/a1b2c3"
 PNG = b"\x89PNG\r\n\x1a\n"
-SCHEMA = {
-    "type": "object",
-    "properties": {"a": {"type": "integer"}},
-    "required": ["a"],
-    "additionalProperties": False,
-}
 SYSTEM = [{"text": "Be brief."}]
 TURNS = [
     {"role": "user", "content": [{"text": "What is 2 + 2?"}]},
@@ -59,7 +54,7 @@ CALLS = {
             "effort": "low",
             "textFormat": {
                 "type": "json_schema",
-                "structure": {"jsonSchema": {"name": "A", "schema": json.dumps(SCHEMA)}},
+                "structure": {"jsonSchema": {"name": "A", "schema": json.dumps(loopback.SCHEMA)}},
             },
         },
     },
@@ -91,7 +86,7 @@ CALLS = {
             {"role": "user", "content": [{"toolResult": {"toolUseId": "id-1", "content": [{"text": "3"}]}}]},
         ],
         "toolConfig": {
-            "tools": [{"toolSpec": {"name": "add", "description": "Adds.", "inputSchema": {"json": SCHEMA}}}],
+            "tools": [{"toolSpec": {"name": "add", "description": "Adds.", "inputSchema": {"json": loopback.SCHEMA}}}],
             "toolChoice": {"any": {}},
         },
     },

@@ -7,12 +7,6 @@ import importlib
 
 import loopback
 
-SCHEMA = {
-    "type": "object",
-    "properties": {"a": {"type": "integer"}},
-    "required": ["a"],
-    "additionalProperties": False,
-}
 TURNS = [("user", "What is 2 + 2?"), ("model", "4"), ("user", "And 3 + 3?")]
 CALLS = {
     "plain": ("gemini-2.5-flash", {}),
@@ -30,7 +24,7 @@ CALLS = {
         },
     ),
     "log-probabilities": ("gemini-2.5-flash", {"response_logprobs": True, "logprobs": 5}),
-    "structured": ("gemini-3-pro", {"response_mime_type": "application/json", "response_json_schema": SCHEMA}),
+    "structured": ("gemini-3-pro", {"response_mime_type": "application/json", "response_json_schema": loopback.SCHEMA}),
     "budget": ("gemini-2.5-flash", {"thinking_config": {"thinking_budget": 1024, "include_thoughts": True}}),
     "level": ("gemini-3-pro", {"thinking_config": {"thinking_level": "low"}}),
     "its own": (

@@ -13,19 +13,13 @@ from google import genai
 from google.genai import types
 
 TURNS = [("user", "What is 2 + 2?"), ("model", "4"), ("user", "And 3 + 3?")]
-SCHEMA = {
-    "type": "object",
-    "properties": {"a": {"type": "integer"}},
-    "required": ["a"],
-    "additionalProperties": False,
-}
 CALLS = {
     "plain": ("gemini-2.5-flash", {}),
     "sampled": (
         "gemini-2.5-flash",
         {"temperature": 0.5, "top_p": 0.9, "max_output_tokens": 100, "stop_sequences": ["END"], "seed": 7},
     ),
-    "structured": ("gemini-3-pro", {"response_mime_type": "application/json", "response_json_schema": SCHEMA}),
+    "structured": ("gemini-3-pro", {"response_mime_type": "application/json", "response_json_schema": loopback.SCHEMA}),
     "budget": ("gemini-2.5-flash", {"thinking_config": {"thinking_budget": 1024, "include_thoughts": True}}),
     "another's": ("meta/llama-4-scout", {}),
     "tuned": ("projects/p-1/locations/us-central1/endpoints/7", {}),
