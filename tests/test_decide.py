@@ -624,3 +624,8 @@ def test_a_response_of_a_provider_of_ones_own_is_read():
     with ember.session(providers={"mine": Mine()}) as run:
         found = ember.LLM("mine/x").decide("s", {str(i): f"Is it {i}?" for i in range(3)})
     assert found == {"0": 0.75, "1": 0.75, "2": 0.75} and run.report().requests == 2
+
+
+def test_several_states_are_told_how_they_are_asked():
+    with pytest.raises(errors.TextError, match=r"jax\.vmap\(lambda prompt: llm\.decide\(prompt, questions\)\)"):
+        ember.LLM("sim/small").decide(ember.text(["a", "b"]), "Is it?")

@@ -102,6 +102,11 @@ def test_what_wraps_a_jitted_function_keeps_its_own_methods():
     assert fn.__name__ == "<lambda>" and repr(fn) == "<ember.jit of <lambda>>"
 
 
+def test_what_cannot_be_called_is_told_where_it_is_given():
+    with pytest.raises(TypeError, match=r"ember\.jit takes a function or an operator, not 3; call what it returns"):
+        ember.jit(3)
+
+
 def test_a_cleared_cache_is_traced_again():
     traced = []
 

@@ -294,7 +294,7 @@ class LLM(AskedModel):
         named = questions_of(questions)
         if not isinstance(orders, int) or isinstance(orders, bool) or orders < 1:
             raise ValueError(f"llm.decide(orders={orders!r}): give a whole number, at least 1.")
-        prompt = prompt_of(state, "decide(state, questions)")
+        prompt = prompt_of(state, "decide(prompt, questions)")
         if whole and isinstance(prompt, Conversation):
             raise TypeError("llm.decide(whole=True) takes a text as its state, which the instructions say again.")
         for question in named.values():

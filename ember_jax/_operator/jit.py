@@ -78,8 +78,10 @@ def jit(fn: Callable[P, R]) -> Jitted[P, R]:
     `jax.disable_jit()` it runs line by line. It has JAX's methods: `lower`, which gives its `Plan`, `trace`,
     `eval_shape` and `clear_cache`.
 
-    **Raises:** when called, what the calls raised, with its own type.
+    **Raises:** `TypeError` for what cannot be called; when called, what the calls raised, with its own type.
     """
+    if not callable(fn):
+        raise TypeError(f"ember.jit takes a function or an operator, not {fn!r:.40}; call what it returns.")
     # `jax.vmap(f)`, called in a function that is traced, batches `f`: its branches become selections, and each of its
     # steps waits for the slowest lane of the one before. The other way round lanes stay lanes; the values are the same.
     unmapped = mapped(fn)
